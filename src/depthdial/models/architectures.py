@@ -1,0 +1,216 @@
+"""What differs between Hugging Face architectures: where the layers are, and what their configuration says per layer.
+
+The only file that knows transformers' names of modules and configuration fields. Anything else asks here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from depthdial.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+# A layer and its attention find their slot of the KV cache by this attribute (`layer_id`: GPT-Neo).
+LAYER_INDEX_ATTRIBUTES = ("layer_idx", "layer_id")
+
+# Lists with one entry a layer. Cut by name and never by length alone: a list of L end-of-sequence ids looks the same.
+_PER_LAYER_LISTS = (
+    "activation_sparsity_pattern",
+    "attention_layers",
+    "block_configs",
+    "indexer_types",
+    "layer_rope_theta",
+    "layer_types",
+    "mlp_layer_types",
+    "no_rope_layers",
+    "num_attention_heads_per_layer",
+    "num_key_value_heads_per_layer",
+    "sliding_windows",
+)
+# Lists of layer positions: every position moves to where its layer now is, or goes with it.
+_LAYER_POSITION_LISTS = ("local_layer_ids", "mlp_only_layers", "moe_layers", "rope_scaling_layers")
+# "The first n layers are dense": n becomes the number of those that are kept.
+_PREFIX_COUNTS = ("first_k_dense_replace", "num_dense_layers")
+
+_ATTENTION_KINDS = ("attention", "full_attention", "sliding_attention", "chunked_attention")
+
+
+@dataclass(frozen=True)
+class DecoderStack:
+    """Where a model keeps its decoder layers.
+
+    Attributes:
+        path: names from the model down to the `ModuleList`, such as ("model", "layers").
+        layers: the list itself, L entries.
+        norm: the final norm after the last layer, or None where the architecture has none there (OPT-350m).
+    """
+
+    path: tuple[str, ...]
+    layers: nn.ModuleList
+    norm: nn.Module | None
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
+
+
+def unwrap(model: Any) -> PreTrainedModel:
+    """The PreTrainedModel inside `model`: itself, or the base of a PEFT wrapper with its adapter layers in place.
+
+    Raises:
+        InputError: if it is neither, or if the PEFT method works outside the layers (prompt and prefix tuning).
+    """
+    from transformers import PreTrainedModel
+
+    if hasattr(model, "get_base_model") and hasattr(model, "peft_config"):
+        method = next(iter(model.peft_config.values()))
+        if method.is_prompt_learning:
+            raise InputError(
+                f"A {method.peft_type.value} adapter lives outside the decoder layers, so it cannot follow a route: "
+                "use LoRA or another method that adapts the layers, or the model without it."
+            )
+        model = model.get_base_model()
+    if not isinstance(model, PreTrainedModel):
+        raise InputError(
+            f"{type(model).__name__} is not a Hugging Face model: pass a decoder-only PreTrainedModel, such as dd.load gives."
+        )
+    return model
+
+
+def decoder_stack(model: PreTrainedModel) -> DecoderStack:
+    """The one stack of decoder layers of a model.
+
+    Raises:
+        InputError: for an encoder-decoder, a hybrid or recurrent stack, or a model without a single list of layers.
+    """
+    config = model.config.get_text_config(decoder=True)
+    _refuse_unsupported(model, config)
+    n_layers = getattr(config, "num_hidden_layers", 0)
+    found = [(name, m) for name, m in _module_lists(model) if len(m) == n_layers and n_layers and _has_index(m[0])]
+    if len(found) != 1:
+        where = ", ".join(name for name, _ in found) or "none"
+        raise InputError(
+            f"{type(model).__name__} has no single stack of decoder layers (lists found: {where}): "
+            "routes need a decoder-only model with attention in every layer."
+        )
+    name, layers = found[0]
+    path = tuple(name.split("."))
+    owner = model.get_submodule(".".join(path[:-1]))
+    return DecoderStack(path, layers, _final_norm(owner))
+
+
+def count_layers(model: Any) -> int:
+    """L, the number of decoder layers of a model or PEFT-wrapped model."""
+    return decoder_stack(unwrap(model)).n_layers
+
+
+def cut_config(config: PreTrainedConfig, layers: Sequence[int]) -> dict[int, PreTrainedConfig]:
+    """Copies of a model's configuration objects that describe only `layers`.
+
+    Returns:
+        id of each old object -> its new one: the top configuration, and the text configuration where that is another.
+    """
+    text = config.get_text_config(decoder=True)
+    new_text = copy.copy(text)
+    fields = new_text.__dict__
+    n_layers, place = text.num_hidden_layers, {old: new for new, old in enumerate(layers)}
+    if fields.get("decoder_sparse_step"):
+        _make_sparsity_explicit(fields, n_layers)
+    for name in _PER_LAYER_LISTS:
+        value = fields.get(name)
+        if isinstance(value, list | tuple) and len(value) == n_layers:
+            fields[name] = type(value)(value[i] for i in layers)
+    for name in _LAYER_POSITION_LISTS:
+        value = fields.get(name)
+        if isinstance(value, list | tuple):
+            fields[name] = type(value)(place[i] for i in value if i in place)
+    for name in _PREFIX_COUNTS:
+        if isinstance(fields.get(name), int):
+            fields[name] = sum(i < fields[name] for i in layers)
+    if "attention_types" in fields and "attention_layers" in fields:  # GPT-Neo spells its list as [[kinds, repeats], ..]
+        fields["attention_types"] = [[list(fields["attention_layers"]), 1]]
+    fields[text.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = len(layers)
+    if text is config:
+        return {id(config): new_text}
+    new_top = copy.copy(config)
+    for name, value in config.__dict__.items():
+        if value is text:
+            new_top.__dict__[name] = new_text
+    return {id(config): new_top, id(text): new_text}
+
+
+def why_not_saved(config: PreTrainedConfig, layers: Sequence[int]) -> str | None:
+    """Why a folder of only `layers` could not be loaded again as the same model; None if it can.
+
+    A view runs the very modules of its base, so it is right all the same.
+    """
+    text = config.get_text_config(decoder=True)
+    moved = tuple(layers) != tuple(range(len(layers)))
+    if moved and getattr(text, "scale_attn_by_inverse_layer_idx", False):
+        return "its attention is scaled by each layer's place, which a saved configuration cannot keep"
+    if moved and getattr(text, "moe_layer_interval", 1) not in (None, 1):
+        return "its experts stand at every n-th layer, which a saved configuration cannot keep"
+    return None
+
+
+def accepts(model: nn.Module, argument: str) -> bool:
+    """Whether the model's forward takes `argument` by name (`position_ids`, `logits_to_keep`, ..)."""
+    import inspect
+
+    return argument in inspect.signature(type(model).forward).parameters
+
+
+def _module_lists(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
+    """Every ModuleList that is not inside another one, so that a layer's own experts do not count."""
+    pending: list[tuple[str, nn.Module]] = [("", model)]
+    while pending:
+        prefix, module = pending.pop()
+        for name, child in module._modules.items():
+            if isinstance(child, nn.ModuleList) and len(child):
+                yield prefix + name, child
+            elif child is not None:
+                pending.append((f"{prefix}{name}.", child))
+
+
+def _has_index(layer: nn.Module) -> bool:
+    return any(name in module.__dict__ for module in layer.modules() for name in LAYER_INDEX_ATTRIBUTES)
+
+
+def _final_norm(owner: nn.Module) -> nn.Module | None:
+    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
+        module = owner._modules.get(name)
+        if module is not None:
+            return module
+    return None
+
+
+def _refuse_unsupported(model: PreTrainedModel, config: PreTrainedConfig) -> None:
+    name = type(model).__name__
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise InputError(f"{name} is an encoder-decoder model: routes need a decoder-only model, such as Llama or GPT-2.")
+    kinds = set(getattr(config, "layer_types", None) or ()) | set(getattr(config, "layers_block_type", None) or ())
+    other = sorted(str(kind) for kind in kinds - set(_ATTENTION_KINDS))
+    if other or getattr(model, "_is_stateful", False):
+        what = f" ({', '.join(other)})" if other else ""
+        raise InputError(
+            f"{name} is a hybrid or recurrent stack{what}: routes need a decoder-only model with attention in every layer."
+        )
+    if getattr(config, "num_kv_shared_layers", 0) or getattr(config, "hidden_size_per_layer_input", 0):
+        raise InputError(
+            f"The layers of {name} share keys and values or per-layer embeddings with one another, so none can be "
+            "skipped alone: use a decoder-only model whose layers stand for themselves."
+        )
+
+
+def _make_sparsity_explicit(fields: dict[str, Any], n_layers: int) -> None:
+    # "Every n-th layer has experts" (Qwen-MoE) no longer holds once layers move: name the dense ones instead.
+    step, named = fields["decoder_sparse_step"], fields.get("mlp_only_layers") or ()
+    fields["mlp_only_layers"] = [i for i in range(n_layers) if i in named or (i + 1) % step]
+    fields["decoder_sparse_step"] = 1

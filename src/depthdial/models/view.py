@@ -1,0 +1,166 @@
+"""The depth view: a model of k layers made of another model's own layers, without copying or changing any weight.
+
+A view is a tree of shallow copies ("shells") of the base's modules: each has its own tables of sub-modules, hooks and
+attributes and the base's own tensors. So the layers can be numbered anew (a KV cache of k layers, masks, sliding windows
+and rotary types all follow from the number), `train()`, adapters and hooks put on the view stay on the view, and making
+one takes milliseconds. Swapping the layer list in place instead is silently wrong with padding or without layer 0, where
+the cache's length is read; forward hooks that undo a layer still compute it.
+
+Source: layer skipping after arXiv 2410.20022, section 3; the mechanism is this project's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import types
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from depthdial.errors import InputError
+from depthdial.models.architectures import (
+    LAYER_INDEX_ATTRIBUTES,
+    DecoderStack,
+    cut_config,
+    decoder_stack,
+    unwrap,
+    why_not_saved,
+)
+from depthdial.routes import RandomRoute, Route, require_depth
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+ROUTE_ATTRIBUTE = "depthdial_route"
+
+_TABLES = frozenset({dict, list, set, OrderedDict})
+
+
+def view(model: Any, route: Route | str | Sequence[int]) -> PreTrainedModel:
+    """A PreTrainedModel that runs only the layers of `route`, sharing every weight with `model`.
+
+    It is a model of `len(route.layers)` layers in every respect (generate, pipelines, caches, hidden states,
+    `save_pretrained`) and takes milliseconds to make, so make one whenever it is needed. It is a snapshot: hooks, adapters
+    and `train()` on it do not reach the base, nor those put on the base later the view. Weights are shared for good:
+    training, casting or moving one moves both.
+
+    Args:
+        model: a decoder-only model, another view, or a PEFT-wrapped model (the view then carries its adapter layers, and
+            `save_pretrained` writes them merged).
+        route: a Route for this model's depth, its text (`"uls:12"`), or layer indices.
+
+    Raises:
+        InputError: (a ValueError) if the route does not fit the model, is a random rule, or the model has no single stack
+            of decoder layers.
+    """
+    base = unwrap(model)
+    stack = decoder_stack(base)
+    route = as_route(route, stack.n_layers)
+    configs = cut_config(base.config, route.layers)
+    top = _Copier(configs, share_parameters=_is_fsdp(base)).model(base, stack, route.layers)
+    if getattr(base, "generation_config", None) is not None:
+        top.__dict__["generation_config"] = copy.deepcopy(base.generation_config)
+    top.__dict__[ROUTE_ATTRIBUTE] = route
+    if base is not model:
+        top.__dict__["save_pretrained"] = functools.partial(_save_merged, top, model)
+    elif (reason := why_not_saved(base.config, route.layers)) is not None:
+        top.__dict__["save_pretrained"] = functools.partial(_refuse_to_save, type(base).__name__, reason)
+    return top
+
+
+def as_route(route: Route | str | Sequence[int], n_layers: int) -> Route:
+    """`route` as a Route of a model of `n_layers` layers; InputError if it does not fit or is a random rule."""
+    if isinstance(route, str):
+        parsed = Route.parse(route, n_layers)
+    else:
+        parsed = route if isinstance(route, Route | RandomRoute) else Route(tuple(route), n_layers)
+    if isinstance(parsed, RandomRoute):
+        raise InputError(f"{parsed.name!r} is a rule, not one route: draw one with .for_sequence(id) first.")
+    return require_depth(parsed, n_layers)
+
+
+def route_of(model: nn.Module) -> Route | None:
+    """The route of a view; None for any other model."""
+    return model.__dict__.get(ROUTE_ATTRIBUTE)
+
+
+class _Copier:
+    """Makes the shells of one view."""
+
+    def __init__(self, configs: dict[int, PreTrainedConfig], *, share_parameters: bool) -> None:
+        self._configs = configs
+        self._share_parameters = share_parameters
+
+    def model(self, base: PreTrainedModel, stack: DecoderStack, layers: Sequence[int]) -> PreTrainedModel:
+        # The list is copied first, as if it had been met already, so that the walk over the rest finds its copy.
+        cut = self._shell(stack.layers)
+        cut._modules = {str(i): self._tree(stack.layers[old], {}, index=i) for i, old in enumerate(layers)}
+        return self._tree(base, {id(stack.layers): cut}, index=None)  # type: ignore[return-value]
+
+    def _tree(self, module: nn.Module, done: dict[int, nn.Module], index: int | None) -> nn.Module:
+        # `done` keeps a module that stands in two places one module.
+        shell = done.get(id(module))
+        if shell is not None:
+            return shell
+        shell = done[id(module)] = self._shell(module)
+        if index is not None:
+            for name in LAYER_INDEX_ATTRIBUTES:
+                if isinstance(shell.__dict__.get(name), int):
+                    shell.__dict__[name] = index
+        children = shell.__dict__["_modules"]
+        for name, child in children.items():
+            if child is not None:
+                children[name] = self._tree(child, done, index)
+        return shell
+
+    def _shell(self, module: nn.Module) -> nn.Module:
+        # Not type(module)(): constructors allocate weights, and FSDP's classes override __new__.
+        shell = object.__new__(type(module))
+        state = module.__dict__.copy()
+        for name, value in module.__dict__.items():
+            # Its own tables of sub-modules, buffers, hooks, adapter scales, ..: the tensors in them are not copied.
+            if type(value) in _TABLES:
+                state[name] = value.copy()
+        if self._share_parameters:
+            state["_parameters"] = module.__dict__["_parameters"]
+        config = state.get("config")
+        if config is not None:
+            state["config"] = self._configs.get(id(config), config)
+        object.__setattr__(shell, "__dict__", state)  # past nn.Module's own __setattr__, which takes longer than the rest
+        for name in ("forward", "_old_forward"):
+            if name in state:
+                state[name] = _rebind(state[name], module, shell)
+        return shell
+
+
+def _rebind(function: Any, old: nn.Module, new: nn.Module) -> Any:
+    """An instance's own forward (as accelerate's hooks install it), bound to `new` where it was bound to `old`."""
+    if isinstance(function, types.MethodType) and function.__self__ is old:
+        return types.MethodType(function.__func__, new)
+    if isinstance(function, functools.partial):
+        args = tuple(new if arg is old else arg for arg in function.args)
+        rebound = functools.partial(_rebind(function.func, old, new), *args, **function.keywords)
+        rebound.__dict__.update(function.__dict__)
+        return rebound
+    return function
+
+
+def _is_fsdp(model: nn.Module) -> bool:
+    # FSDP2 swaps sharded for gathered parameters in the tables of the modules that it knows: a view must see the swap.
+    return any(cls.__name__ == "FSDPModule" for cls in type(model).__mro__)
+
+
+def _save_merged(top: PreTrainedModel, peft_model: Any, *args: Any, **kwargs: Any) -> None:
+    """`save_pretrained` of a view of a PEFT model: the adapter is merged into a copy, which any loader reads."""
+    merged = copy.copy(top)
+    merged.__dict__ = {name: value for name, value in top.__dict__.items() if name != "save_pretrained"}
+    tuner = copy.copy(peft_model.base_model)
+    tuner.__dict__ = {**peft_model.base_model.__dict__, "_modules": {"model": copy.deepcopy(merged)}}
+    tuner.merge_and_unload().save_pretrained(*args, **kwargs)
+
+
+def _refuse_to_save(name: str, reason: str, *args: Any, **kwargs: Any) -> None:
+    raise InputError(f"This view of {name} cannot be saved: {reason}.")
