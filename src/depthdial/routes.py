@@ -20,6 +20,7 @@ The random ones are rules and not routes: `for_sequence(id)` draws the route of 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -334,7 +335,7 @@ def _check_depth(n_layers: int) -> None:
 def _check_layers(layers: Sequence[int], n_layers: int) -> None:
     if not layers:
         raise InputError("The route is empty: keep at least one layer.")
-    for before, after in zip(layers, layers[1:], strict=False):
+    for before, after in itertools.pairwise(layers):
         if after == before:
             raise InputError(f"Layer {after} stands twice in the route: name every layer once.")
         if after < before:

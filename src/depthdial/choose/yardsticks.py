@@ -1,0 +1,147 @@
+"""What an oracle is held against: fixed routes, their mixtures, chance, and how far the sample itself may be off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from depthdial.choose.hull import merge_increments
+from depthdial.choose.knapsack import prepare
+
+_BOOTSTRAP_CELLS = 4_000_000
+
+
+@dataclass(frozen=True)
+class FixedRoute:
+    """One route for every sequence: its mean cost and mean value, with a bootstrap interval of the mean value."""
+
+    route: str
+    cost: float
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Statistics of resampled sets of sequences, one row per resample.
+
+    `oracle`: (n_bootstrap, n_budgets), `fixed`: (n_bootstrap, n_routes), `matches_full_at`: (n_bootstrap,) or None.
+    """
+
+    oracle: np.ndarray
+    fixed: np.ndarray
+    matches_full_at: np.ndarray | None
+
+
+def mixture_curve(costs: np.ndarray, values: np.ndarray, budgets: np.ndarray) -> np.ndarray:
+    """Best value of drawing each sequence's route at random from one distribution, at each mean cost.
+
+    Args:
+        costs, values: (n_routes,), means of the fixed routes. Their upper concave hull is what mixing two can reach.
+        budgets: (n_budgets,), ascending. NaN where a budget is below the cheapest fixed route.
+    """
+    hull = merge_increments(values[None, :], costs[None, :])
+    mixed = np.interp(budgets, hull.total_costs, hull.total_values)
+    # The same rounding as for a budget: a mean of costs may come out a hair below itself.
+    return np.where(budgets >= costs.min() * (1 - 1e-12), mixed, np.nan)
+
+
+def crossing(costs: np.ndarray, values: np.ndarray, target: float) -> float | None:
+    """The lowest cost at which a rising curve, straight between its points, reaches the target; None if it does not."""
+    tolerance = 1e-12 * max(abs(target), abs(float(values[-1])))
+    reached = values >= target - tolerance
+    if not reached.any():
+        return None
+    first = int(reached.argmax())
+    if first == 0 or values[first] <= target:
+        return float(costs[first])
+    share = (target - values[first - 1]) / (values[first] - values[first - 1])
+    return float(costs[first - 1] + share * (costs[first] - costs[first - 1]))
+
+
+def permuted_curves(
+    values: np.ndarray,
+    costs: np.ndarray,
+    weights: np.ndarray | None,
+    budgets: np.ndarray,
+    target: float | None,
+    *,
+    n_permutations: int,
+    seed: int,
+) -> tuple[np.ndarray, list[float]]:
+    """The oracle on values shuffled over the sequences, independently within each route.
+
+    Every route keeps its mean and spread, but a sequence's scores no longer belong together: what such an oracle gains
+    over the mixture of fixed routes is the luck of taking the best of several independent draws.
+
+    Returns:
+        (n_permutations, n_budgets) best mean values, and the budget at which each shuffle reaches the target.
+    """
+    rng = np.random.default_rng([seed, 1])
+    curves = np.empty((n_permutations, len(budgets)))
+    crossings = []
+    for number in range(n_permutations):
+        problem = prepare(rng.permuted(values, axis=0), costs, weights)
+        curves[number] = np.interp(budgets, problem.breakpoint_costs, problem.breakpoint_values)
+        at = None if target is None else crossing(problem.breakpoint_costs, problem.breakpoint_values, target)
+        if at is not None:
+            crossings.append(at)
+    return curves, crossings
+
+
+def bootstrap_curves(
+    values: np.ndarray,
+    costs: np.ndarray,
+    weights: np.ndarray | None,
+    choices: np.ndarray,
+    budgets: np.ndarray,
+    full: int | None,
+    *,
+    n_bootstrap: int,
+    seed: int,
+) -> Bootstrap:
+    """Resample the sequences with replacement and redo the curve, the fixed routes and the match with the full model.
+
+    Args:
+        choices: (n_sequences, n_budgets), the oracle's choice at breakpoints of its curve.
+        budgets: (n_budgets,), where the resampled curves are read off.
+        full: index of the full route, or None.
+
+    A choice at a breakpoint maximises value - slope * cost for every sequence by itself, so it stays best for any
+    resample, at that resample's own mean cost: a resampled curve is two matrix products. It is straight between those
+    points, and a budget below a resample's cheapest assignment reads as that assignment.
+    """
+    n = len(values)
+    rng = np.random.default_rng([seed, 0])
+    rows = np.arange(n)[:, None]
+    weight = np.ones(n) if weights is None else weights
+    chosen_values, chosen_costs = values[rows, choices], costs[rows, choices] * weight[:, None]
+    oracle = np.empty((n_bootstrap, len(budgets)))
+    fixed = np.empty((n_bootstrap, values.shape[1]))
+    matches = None if full is None else np.empty(n_bootstrap)
+    chunk = max(1, _BOOTSTRAP_CELLS // n)
+    for start in range(0, n_bootstrap, chunk):
+        size = min(chunk, n_bootstrap - start)
+        counts = _resample_counts(rng, size, n, weight)
+        resampled_costs = counts @ chosen_costs / (counts @ weight)[:, None]
+        resampled_values = counts @ chosen_values / n
+        fixed[start : start + size] = counts @ values / n
+        for i in range(size):
+            oracle[start + i] = np.interp(budgets, resampled_costs[i], resampled_values[i])
+            if matches is not None and full is not None:
+                at = crossing(resampled_costs[i], resampled_values[i], fixed[start + i, full])
+                # The last point takes the best route of every sequence, so only rounding can miss the full model.
+                matches[start + i] = resampled_costs[i, -1] if at is None else at
+    return Bootstrap(oracle, fixed, matches)
+
+
+def _resample_counts(rng: np.random.Generator, size: int, n: int, weight: np.ndarray) -> np.ndarray:
+    """How often each sequence is drawn, (size, n); draws in which nothing weighs anything are redrawn."""
+    drawn = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(float)
+    weightless = np.flatnonzero(counts @ weight == 0)
+    if len(weightless):
+        counts[weightless] = _resample_counts(rng, len(weightless), n, weight)
+    return counts

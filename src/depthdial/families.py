@@ -1,0 +1,112 @@
+"""Route families as files: what a search writes and every verb takes with `--routes FILE`. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from depthdial.errors import InputError
+from depthdial.files import read_json, write_json
+from depthdial.routes import FAMILIES, AnyRoute, Route, family_routes, split_routes
+
+_FORMAT = "depthdial-routes"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RouteFamily:
+    """Named routes of one model depth, cheapest first, with the record of how they were found.
+
+    Attributes:
+        name: of the family, such as `greedy-kl`.
+        routes: each has its own name, such as `greedy-kl:24`.
+        made_by: JSON-ready record of the search (method, calibration data, model, seed, scores); may be empty.
+
+    Raises:
+        InputError: if there is no route, a route is for another depth, or two share a name.
+    """
+
+    name: str
+    n_layers: int
+    routes: tuple[Route, ...]
+    made_by: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.routes:
+            raise InputError(f"Route family {self.name!r} is empty: give it at least one route.")
+        names = [route.name for route in self.routes]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(f"Route family {self.name!r} has two routes called {twice!r}: give each its own name.")
+        deep = next((route for route in self.routes if route.n_layers != self.n_layers), None)
+        if deep is not None:
+            raise InputError(
+                f"Route {deep.name!r} of family {self.name!r} is for {deep.n_layers} layers, not {self.n_layers}: "
+                "put routes of one model depth in a family."
+            )
+
+    def cheapest_first(self) -> tuple[Route, ...]:
+        return tuple(sorted(self.routes, key=lambda route: route.cost_layers))
+
+    def save(self, path: Path | str) -> Path:
+        """Write the family as JSON, by atomic rename."""
+        routes = [{"name": route.name, "layers": str(route)} for route in self.routes]
+        document = {"format": _FORMAT, "version": _VERSION, "name": self.name, "n_layers": self.n_layers, "routes": routes}
+        return write_json(Path(path), {**document, "made_by": dict(self.made_by)})
+
+    @classmethod
+    def load(cls, path: Path | str) -> RouteFamily:
+        """Read a family that `save` wrote.
+
+        Raises:
+            InputError: if the file is missing, not such a file, or holds a route that does not fit its depth.
+        """
+        path = Path(path)
+        document = read_json(path, "route family")
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
+            raise InputError(f"{path} is not a route family file: make one with `depthdial search`.")
+        if document.get("version") != _VERSION:
+            raise InputError(
+                f"{path} is of version {document.get('version')!r}, this release reads {_VERSION}: search again."
+            )
+        try:
+            n_layers = document["n_layers"]
+            routes = tuple(_route(entry["layers"], n_layers, entry["name"]) for entry in document["routes"])
+            return cls(document["name"], n_layers, routes, document.get("made_by", {}))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is a damaged route family file ({error!r}): search again.") from error
+
+
+def read_routes(text: str, n_layers: int) -> tuple[AnyRoute, ...]:
+    """The routes that `--routes` names: a family file, or a list of routes and family names (`full,uls:50%,ee`).
+
+    Raises:
+        InputError: if one of them cannot be used for a model of `n_layers` layers.
+    """
+    path = Path(text)
+    if path.suffix == ".json" or path.is_file():
+        family = RouteFamily.load(path)
+        if family.n_layers != n_layers:
+            raise InputError(
+                f"{path} holds routes for {family.n_layers} layers but this model has {n_layers}: search again."
+            )
+        return tuple(family.routes)
+    routes: list[AnyRoute] = []
+    for part in split_routes(text):
+        if part.endswith(".json"):
+            routes.extend(read_routes(part, n_layers))
+        elif part.lower() in FAMILIES:
+            routes.extend(family_routes(part.lower(), n_layers))
+        else:
+            routes.append(Route.parse(part, n_layers))
+    if not routes:
+        raise InputError("No route was given: name at least one, such as full or uls:50%.")
+    return tuple(routes)
+
+
+def _route(layers: str, n_layers: int, name: str) -> Route:
+    parsed = Route.parse(layers, n_layers)
+    assert isinstance(parsed, Route)
+    return Route(parsed.layers, n_layers, name)

@@ -1,0 +1,67 @@
+"""Writing files so that a reader finds the old one, the new one, or none: never a half. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from depthdial.errors import InputError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
+    """Call `write` with a temporary sibling of `path`, then rename that to `path`.
+
+    Raises:
+        InputError: if the folder cannot be written to (read-only, disk full); `path` is then as it was before.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"Cannot write {path}: {error.strerror or error}; make room or choose another folder, "
+            "what was finished before is kept."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    return write_atomically(path, lambda part: _put(part, text))
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write JSON that strict readers take: a NaN raises ValueError."""
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, what: str) -> Any:
+    """The parsed JSON of `path`.
+
+    Raises:
+        InputError: if there is no such file or it is not JSON; `what` names it in the sentence ("route family").
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"There is no {what} file {path}: check the path.") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not a readable {what} file: {error}.") from error
+
+
+def _put(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

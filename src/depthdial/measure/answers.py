@@ -1,0 +1,27 @@
+"""The untouched full model's own greedy answers: what KL and agreement are measured on, made once a batch and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from depthdial.files import read_json, write_json
+from depthdial.measure.batches import Runner
+from depthdial.measure.results import UnitStore, unit_name
+from depthdial.measure.tasks import EncodedExample
+from depthdial.models.decode import Decoded
+from depthdial.models.prompt import Prefill
+
+
+def full_answers(
+    runner: Runner, store: UnitStore, batch: Sequence[EncodedExample], prefilled: Prefill, max_new_tokens: int
+) -> Decoded:
+    """The full model's answers to a batch, from the store where a run that was stopped has left them."""
+    path = store.note(unit_name([e.id for e in batch], "answers of the full model"))
+    if path is not None and path.exists():
+        kept = read_json(path, "answers")
+        return Decoded(tuple(map(tuple, kept["tokens"])), tuple(kept["finish_reasons"]), kept["decode_sec"], kept["steps"])
+    answers = runner.decode(runner.full, prefilled, max_new_tokens)
+    if path is not None:
+        write_json(path, asdict(answers))
+    return answers

@@ -1,0 +1,67 @@
+"""Batches of encoded sequences behind their prompts, and the full model's own answers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from depthdial.measure.tasks import EncodedExample
+from depthdial.models.architectures import count_layers, unwrap
+from depthdial.models.decode import Decoded, decode_greedy, eos_ids
+from depthdial.models.prompt import Prefill, left_padded, prefill
+from depthdial.routes import Route
+
+# KL and agreement are taken on at most this many tokens of the full model's own greedy answer.
+MAX_FIDELITY_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A model with what is needed to run prompts through it.
+
+    Attributes:
+        model: the base model, untouched.
+        eos_token_ids, pad_token_id: how answers end and batches are padded.
+    """
+
+    model: Any
+    n_layers: int
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any) -> Runner:
+        ends = eos_ids(model, tokenizer)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*ends, 0)[0]
+        return cls(model, count_layers(model), ends, pad)
+
+    @property
+    def device(self) -> torch.device:
+        return unwrap(self.model).get_input_embeddings().weight.device
+
+    @property
+    def full(self) -> Route:
+        return Route(tuple(range(self.n_layers)), self.n_layers, "full")
+
+    def prefill(self, batch: Sequence[EncodedExample], route: Route | None = None) -> Prefill:
+        ids, mask = left_padded([list(e.prompt_ids) for e in batch], self.pad_token_id, self.device)
+        return prefill(self.model, ids, mask, route)
+
+    def decode(self, route: Route, prefilled: Prefill, max_new_tokens: int) -> Decoded:
+        return decode_greedy(
+            self.model,
+            route,
+            prefilled,
+            max_new_tokens=max_new_tokens,
+            eos_token_ids=self.eos_token_ids,
+            pad_token_id=self.pad_token_id,
+        )
+
+
+def batched(examples: Sequence[EncodedExample], batch_size: int) -> Iterator[Sequence[EncodedExample]]:
+    """Consecutive batches, in order, so that a larger limit only adds batches."""
+    for start in range(0, len(examples), batch_size):
+        yield examples[start : start + batch_size]

@@ -1,0 +1,103 @@
+"""Teacher forcing: what a route predicts, and which hidden states it has, on a given continuation of each prompt.
+
+The prompt has been prefilled (at full depth by default); only the continuation runs on the route, so a route of k layers
+costs k layers. Token t of a continuation is predicted from the tokens before it, the first one by the prompt's own pass:
+with a full prompt all routes agree there, as they do when generating (arXiv 2410.20022, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from depthdial.models.architectures import accepts, decoder_stack
+from depthdial.models.prompt import Prefill, positions
+from depthdial.models.view import view
+from depthdial.routes import Route
+
+# Logits of one pass are kept under this size (0.13 GB in fp32): with a vocabulary of 150,000 they outweigh everything else.
+_MAX_LOGITS = 32_000_000
+
+
+@dataclass(frozen=True)
+class Forced:
+    """A teacher-forced pass over one batch.
+
+    Attributes:
+        logits: (n_sequences, n_tokens, vocabulary), those that predict each token of the continuation.
+        states: the hidden states at the continuation's tokens, k+1 of (n_sequences, n_tokens, width): the route's input,
+            then the output of each layer that ran, before the final norm. Empty if not asked for.
+        final: (n_sequences, n_tokens, width), after the final norm; None if not asked for.
+    """
+
+    logits: torch.Tensor
+    states: tuple[torch.Tensor, ...] = ()
+    final: torch.Tensor | None = None
+
+
+def force(
+    model: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor, *, with_states: bool = False
+) -> Forced:
+    """Run `tokens`, (n_sequences, n_tokens) and right-padded by `mask`, on `route` behind prefilled prompts."""
+    runner = view(model, route)
+    attention_mask = torch.cat([prefilled.attention_mask, mask], dim=1)
+    inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": attention_mask}
+    if accepts(runner, "position_ids"):
+        inputs["position_ids"] = positions(attention_mask, n_last=tokens.shape[1])
+    last_layer: list[torch.Tensor] = []
+    if with_states:
+        # The last of transformers' hidden states is after the final norm; the view's layers are its own to hook.
+        decoder_stack(runner).layers[-1].register_forward_hook(lambda _, __, output: last_layer.append(_tensor(output)))
+    with torch.no_grad():
+        output = runner(
+            **inputs, past_key_values=prefilled.cache_for(route), use_cache=True, output_hidden_states=with_states
+        )
+    logits = torch.cat([prefilled.logits.to(output.logits), output.logits[:, :-1]], dim=1)
+    if not with_states:
+        return Forced(logits)
+    return Forced(logits, (*output.hidden_states[:-1], last_layer[0]), output.hidden_states[-1])
+
+
+def right_padded(rows: Sequence[Sequence[int]], pad_token_id: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """(tokens, mask) of token lists, padded on the right to the longest."""
+    width = max(map(len, rows))
+    tokens = torch.tensor([[*row, *[pad_token_id] * (width - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    return tokens, mask
+
+
+def row_slices(n_rows: int, n_tokens: int, vocabulary: int) -> Iterator[torch.Tensor]:
+    """Index tensors that cut a batch so that the logits of each slice stay small."""
+    size = max(1, _MAX_LOGITS // max(1, n_tokens * vocabulary))
+    yield from torch.arange(n_rows).chunk(-(-n_rows // size))
+
+
+def fidelity(reference: torch.Tensor, logits: torch.Tensor) -> tuple[float, float]:
+    """(KL(reference || route) in nats, greedy agreement): means over the tokens of one sequence, at temperature 1.
+
+    Both arguments are logits, (n_tokens, vocabulary).
+    """
+    p, q = reference.float().log_softmax(-1), logits.float().log_softmax(-1)
+    kl = torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
+    # Rounding can leave a KL of equal distributions at -1e-9.
+    return kl.clamp(min=0).mean().item(), (reference.argmax(-1) == logits.argmax(-1)).float().mean().item()
+
+
+def nll(logits: torch.Tensor, tokens: torch.Tensor) -> float:
+    """Mean negative log-likelihood in nats of `tokens`, (n_tokens,), under `logits`, (n_tokens, vocabulary)."""
+    return torch.nn.functional.cross_entropy(logits.float(), tokens).item()
+
+
+def by_route(routes: Sequence[Route]) -> dict[Route, list[int]]:
+    """Rows of a batch by the route that each takes: one group for a fixed route, more for a random rule."""
+    groups: dict[Route, list[int]] = {}
+    for row, route in enumerate(routes):
+        groups.setdefault(route, []).append(row)
+    return groups
+
+
+def _tensor(output: Any) -> torch.Tensor:
+    return output[0] if isinstance(output, tuple) else output

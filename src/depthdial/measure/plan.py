@@ -1,0 +1,128 @@
+"""What every measurement starts with: sequences encoded, routes parsed and fitted to the model, settings written down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from depthdial.errors import InputError
+from depthdial.measure.batches import Runner
+from depthdial.measure.results import RunSettings
+from depthdial.measure.tasks import EncodedExample, Task, encode
+from depthdial.models.architectures import unwrap
+from depthdial.models.prompt import PROMPT_DEPTHS, PromptDepth
+from depthdial.models.weights import weights_hash
+from depthdial.routes import AnyRoute, Route, require_depth
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model, exactly: its name, the SHA-256 of its weights, and how it is held."""
+
+    name: str
+    weights_hash: str
+    dtype: str
+    device: str
+    attention: str
+
+    @classmethod
+    def of(cls, model: Any, name: str | None = None) -> ModelIdentity:
+        """Identify a model; `name` is what it was loaded by (its folder or id otherwise). Reads all weights once."""
+        base = unwrap(model)
+        attention = getattr(base.config, "_attn_implementation", None)
+        return cls(
+            name or base.config.name_or_path or type(base).__name__,
+            weights_hash(model),
+            str(base.dtype).removeprefix("torch."),
+            base.device.type,
+            str(attention),
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One measurement, ready to run.
+
+    Attributes:
+        examples: encoded sequences in the task's order.
+        routes: routes and random rules without repetition, in the order given.
+        run: the settings, by which rows of different runs are kept apart.
+    """
+
+    runner: Runner
+    examples: tuple[EncodedExample, ...]
+    routes: tuple[AnyRoute, ...]
+    prompt_depth: PromptDepth
+    run: RunSettings
+
+
+def make_plan(
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    routes: Iterable[AnyRoute | str],
+    *,
+    prompt_depth: str,
+    identity: ModelIdentity | None,
+    settings: Mapping[str, Any],
+) -> Plan:
+    """Check everything that can be checked before the first pass.
+
+    Raises:
+        InputError: for a route that does not fit, a prompt that does not fit the context, or an unknown prompt depth.
+    """
+    if prompt_depth not in PROMPT_DEPTHS:
+        raise InputError(f"Unknown prompt depth {prompt_depth!r}: use {' or '.join(PROMPT_DEPTHS)}.")
+    runner = Runner.of(model, tokenizer)
+    identity = identity or ModelIdentity.of(model)
+    context_tokens = getattr(unwrap(model).config.get_text_config(decoder=True), "max_position_embeddings", None)
+    examples = tuple(encode(task, tokenizer, context_tokens=context_tokens))
+    about_task = {
+        "task": task.name,
+        "split": task.split,
+        "template": task.template,
+        "seed": task.seed,
+        "source": task.source_fingerprint,
+        "max_prompt_tokens": task.max_prompt_tokens,
+        "max_response_tokens": task.max_response_tokens,
+    }
+    about_model = {"model": identity.name, **{k: v for k, v in vars(identity).items() if k != "name"}}
+    run = RunSettings({**about_model, **about_task, "prompt_depth": prompt_depth, **settings})
+    return Plan(runner, examples, unique_routes(routes, runner.n_layers), prompt_depth, run)  # type: ignore[arg-type]
+
+
+def unique_routes(routes: Iterable[AnyRoute | str], n_layers: int) -> tuple[AnyRoute, ...]:
+    """Routes parsed and checked; of two with the same layers the first is kept, under its name."""
+    kept: dict[AnyRoute, AnyRoute] = {}
+    for route in routes:
+        parsed = Route.parse(route, n_layers) if isinstance(route, str) else require_depth(route, n_layers)
+        kept.setdefault(parsed, parsed)
+    if not kept:
+        raise InputError("No route was given: name at least one, such as full or uls:50%.")
+    names = [route.name for route in kept]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"Two different routes are called {twice!r}: give each its own name.")
+    return tuple(kept)
+
+
+def route_columns(route: Route, name: str) -> dict[str, Any]:
+    """The columns of a row that say which route ran."""
+    return {
+        "route": name,
+        "route_layers": str(route),
+        "n_layers": route.n_layers,
+        "layers_run": route.cost_layers,
+        "cost": route.cost,
+    }
+
+
+def check_positive(value: int, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, not {value!r}.")
+    return value
+
+
+def cut(tokens: Sequence[int], most: int | None) -> tuple[int, ...]:
+    return tuple(tokens if most is None else tokens[:most])

@@ -1,0 +1,216 @@
+"""Result rows: their columns, and a folder of finished units that a killed run continues from.
+
+A row is one (sequence, route). Rows hold ids, hashes and scores, and no text unless asked. A unit, the rows of one batch on
+one route, is one Parquet file written by atomic rename: it is there whole or not at all. A folder belongs to one set of
+settings, so rows made under different ones can never mix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from depthdial.errors import InputError
+from depthdial.files import read_json, write_atomically, write_json
+from depthdial.measure.provenance import digest, environment
+
+_TEXT, _COUNT, _REAL = pa.string(), pa.int64(), pa.float64()
+
+# What every row starts with: which sequence, which route.
+KEY_COLUMNS: dict[str, pa.DataType] = {
+    "sequence_id": _TEXT,
+    "route": _TEXT,
+    "route_layers": _TEXT,
+    "n_layers": _COUNT,
+    "layers_run": _COUNT,
+    "cost": _REAL,
+}
+# Quality and cost of one greedily generated answer (`sweep`). Theory and measured time are columns of their own.
+SWEEP_COLUMNS: dict[str, pa.DataType] = {
+    **KEY_COLUMNS,
+    "prompt_tokens": _COUNT,
+    "reference_tokens": _COUNT,
+    "new_tokens": _COUNT,
+    "finish_reason": _TEXT,
+    "rouge_1": _REAL,
+    "rouge_2": _REAL,
+    "rouge_l": _REAL,
+    "nll": _REAL,
+    "kl": _REAL,
+    "agreement": _REAL,
+    "decode_flops": _REAL,
+    "prompt_flops": _REAL,
+    "head_flops": _REAL,
+    "weight_bytes": _REAL,
+    "head_bytes": _REAL,
+    "embedding_bytes": _REAL,
+    "kv_bytes": _REAL,
+    "batch_size": _COUNT,
+    "batch_steps": _COUNT,
+    "batch_decode_sec": _REAL,
+    "batch_prefill_sec": _REAL,
+    "step_sec": _REAL,
+    "decode_sec": _REAL,
+    "answer_hash": _TEXT,
+    "answer": _TEXT,
+}
+# Distance of a route's hidden states and predictions from the full model's (`similarity`).
+SIMILARITY_COLUMNS: dict[str, pa.DataType] = {
+    **KEY_COLUMNS,
+    "response_tokens": _COUNT,
+    "cosine_final": _REAL,
+    "cosine_pre_norm": _REAL,
+    "cosine_intermediate": _REAL,
+    "kl": _REAL,
+    "agreement": _REAL,
+}
+PROVENANCE_COLUMNS = (
+    "model",
+    "weights_hash",
+    "dtype",
+    "device",
+    "task",
+    "split",
+    "template",
+    "seed",
+    "settings_hash",
+    "versions",
+    "hardware",
+    "commit",
+)
+LOWER_IS_BETTER = frozenset({"nll", "kl", "decode_sec", "step_sec"})
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What decides about the rows of a run; another value of any of them is another run.
+
+    Attributes:
+        settings: JSON-ready; holds at least model, weights_hash, task, split, template and seed.
+    """
+
+    settings: Mapping[str, Any]
+
+    @property
+    def hash(self) -> str:
+        return digest(self.settings)
+
+    def provenance(self) -> dict[str, str]:
+        """One value for each of PROVENANCE_COLUMNS."""
+        known = {**self.settings, **environment(), "settings_hash": self.hash}
+        return {name: str(known.get(name, "")) for name in PROVENANCE_COLUMNS}
+
+
+@dataclass
+class UnitStore:
+    """Finished units of one run: in a folder, or in memory where `folder` is None.
+
+    Raises:
+        InputError: on opening a folder that holds rows made with other settings, or one that cannot be written.
+    """
+
+    run: RunSettings
+    columns: Mapping[str, pa.DataType]
+    folder: Path | None = None
+    _memory: dict[str, pa.Table] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        if self.folder is None:
+            return
+        path = self.folder / "settings.json"
+        if path.exists():
+            _require_same(self.folder, read_json(path, "settings"), dict(self.run.settings))
+        else:
+            write_json(path, dict(self.run.settings))
+
+    @property
+    def schema(self) -> pa.Schema:
+        fields = [pa.field(name, kind) for name, kind in self.columns.items()]
+        return pa.schema([*fields, *(pa.field(name, _TEXT) for name in PROVENANCE_COLUMNS)])
+
+    def has(self, unit: str) -> bool:
+        if self.folder is None:
+            return unit in self._memory
+        return self._path(unit).exists()
+
+    def write(self, unit: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Keep the rows of one unit; a column that a row lacks is null."""
+        rows, provenance = list(rows), self.run.provenance()
+        for row in rows:
+            _require_finite(row)
+        table = pa.Table.from_pylist([{**row, **provenance} for row in rows], schema=self.schema)
+        if self.folder is None:
+            self._memory[unit] = table
+        else:
+            write_atomically(self._path(unit), lambda part: pq.write_table(table, part))
+
+    def collect(self, units: Sequence[str], name: str = "rows.parquet") -> pa.Table:
+        """All rows of `units`, in order; in a folder also written there as one file."""
+        tables = [self._memory[unit] if self.folder is None else _read(self._path(unit)) for unit in units]
+        table = pa.concat_tables(tables) if tables else self.schema.empty_table()
+        if self.folder is not None:
+            write_atomically(self.folder / name, lambda part: pq.write_table(table, part))
+        return table
+
+    def note(self, unit: str) -> Path | None:
+        """A JSON file for what a unit needs besides rows; None in memory."""
+        return None if self.folder is None else self._path(unit).with_suffix(".json")
+
+    def _path(self, unit: str) -> Path:
+        assert self.folder is not None
+        return self.folder / "units" / f"{unit}.parquet"
+
+
+def unit_name(sequence_ids: Iterable[str], route_key: str) -> str:
+    """File name of a unit: legible, and different for any other sequences or route."""
+    chunk = hashlib.sha256("\n".join(sequence_ids).encode()).hexdigest()[:12]
+    legible = re.sub(r"[^a-z0-9]+", "-", route_key.lower()).strip("-")[:40]
+    return f"{chunk}-{legible}-{hashlib.sha256(route_key.encode()).hexdigest()[:8]}"
+
+
+def load_rows(path: Path | str, name: str = "rows.parquet") -> pa.Table:
+    """The rows in a Parquet file or in a folder that holds one.
+
+    Raises:
+        InputError: if there are none.
+    """
+    path = Path(path)
+    file = path / name if path.is_dir() else path
+    if not file.exists():
+        raise InputError(f"There are no result rows at {file}: run `depthdial sweep` with --out {path} first.")
+    return _read(file)
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path} is not a readable Parquet file ({error}): delete it and run again.") from error
+
+
+def _require_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    new = json.loads(json.dumps(new))
+    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    if changed:
+        told = ", ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed[:3])
+        raise InputError(
+            f"{folder} holds rows made with other settings ({told}): choose another --out, or delete the folder."
+        )
+
+
+def _require_finite(row: Mapping[str, Any]) -> None:
+    for name, value in row.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(
+                f"{name} is {value} for sequence {row.get('sequence_id')!r} on route {row.get('route')!r}: the model's "
+                "numbers are not finite there, try --dtype float32; finished units are kept."
+            )

@@ -1,0 +1,194 @@
+"""How close a route's hidden states stay to the full model's (arXiv 2410.20022, Figures 1a, 4 and 5).
+
+Teacher-forced over the response: cosine similarity of the final hidden states (after the final norm; the state before it
+reported beside) and the mean over the intermediate ones, 1 <= l <= L-1. A layer that does not run leaves the state as it
+is, so a route's states are repeated across the layers it skips. Beside the cosine, which saturates, KL and greedy
+agreement on the full model's own greedy answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from depthdial.measure.answers import full_answers
+from depthdial.measure.batches import MAX_FIDELITY_TOKENS, Runner, batched
+from depthdial.measure.forced import Forced, by_route, fidelity, force, right_padded, row_slices
+from depthdial.measure.plan import ModelIdentity, Plan, check_positive, cut, make_plan, route_columns
+from depthdial.measure.results import SIMILARITY_COLUMNS, UnitStore, unit_name
+from depthdial.measure.tasks import EncodedExample, Task
+from depthdial.models.prompt import Prefill
+from depthdial.progress import progress_bar
+from depthdial.routes import FAMILIES, AnyRoute, Route, family_routes
+
+
+def similarity(
+    model: Any,
+    tokenizer: Any,
+    *,
+    task: Task,
+    routes: Iterable[AnyRoute | str] | None = None,
+    out: Path | str | None = None,
+    batch_size: int = 8,
+    max_response_tokens: int | None = None,
+    fidelity_tokens: int = MAX_FIDELITY_TOKENS,
+    identity: ModelIdentity | None = None,
+    progress: bool = False,
+) -> pa.Table:
+    """Compare every route's hidden states and predictions with the full model's, sequence by sequence.
+
+    The prompt runs at full depth. The response is the reference where there is one, else the full model's own answer.
+    The full model's states are computed once a batch; all routes stream past them, so memory is bounded by a batch.
+
+    Args:
+        routes: default: every cost of early exit, ULS, RLS, RLS without layer 1, and unified.
+        max_response_tokens: use at most so many tokens of the reference.
+        fidelity_tokens: take KL and agreement on at most so many tokens of the full model's answer.
+
+    Returns:
+        One row for each (sequence, route); the columns are `SIMILARITY_COLUMNS` and the provenance.
+
+    Raises:
+        InputError: for bad arguments; for numbers that are not finite, with all finished rows kept.
+    """
+    check_positive(batch_size, "batch_size")
+    fidelity_tokens = min(check_positive(fidelity_tokens, "fidelity_tokens"), MAX_FIDELITY_TOKENS)
+    n_layers = Runner.of(model, tokenizer).n_layers
+    chosen = all_families(n_layers) if routes is None else routes
+    settings = {
+        "kind": "similarity",
+        "batch_size": batch_size,
+        "response_tokens": max_response_tokens,
+        "fidelity_tokens": fidelity_tokens,
+    }
+    plan = make_plan(model, tokenizer, task, chosen, prompt_depth="full", identity=identity, settings=settings)
+    store = UnitStore(plan.run, SIMILARITY_COLUMNS, None if out is None else Path(out))
+    batches = list(batched(plan.examples, batch_size))
+    job = _Similarity(plan, store, max_response_tokens, fidelity_tokens)
+    with progress_bar("similarity", len(batches) * len(plan.routes), show=progress) as advance:
+        for batch in batches:
+            job.run(batch, advance)
+    return store.collect([job.unit(batch, route) for route in plan.routes for batch in batches])
+
+
+def all_families(n_layers: int) -> list[AnyRoute]:
+    """Every cost of every family, without routes that two families share."""
+    return list(dict.fromkeys(route for name in FAMILIES for route in family_routes(name, n_layers)))
+
+
+def cosines(full: Forced, shallow: Forced, route: Route) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cosine similarities, each (n_sequences, n_tokens): final, final before the norm, mean over intermediate states."""
+    assert full.final is not None and shallow.final is not None
+    final = _cosine(full.final, shallow.final)
+    pre_norm = _cosine(full.states[-1], shallow.states[-1])
+    inner = range(1, route.n_layers)
+    if not inner:
+        return final, pre_norm, torch.full_like(final, torch.nan)
+    total = torch.zeros_like(final)
+    for level in inner:
+        executed = sum(layer < level for layer in route.layers)
+        total += _cosine(full.states[level], shallow.states[executed])
+    return final, pre_norm, total / len(inner)
+
+
+def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cosine_similarity(a.float(), b.float(), dim=-1)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Token ids by row of the batch: responses for the hidden states, the full model's answers for KL and agreement."""
+
+    responses: Sequence[Sequence[int]]
+    answers: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class _Similarity:
+    plan: Plan
+    store: UnitStore
+    max_response_tokens: int | None
+    fidelity_tokens: int
+
+    def unit(self, batch: Sequence[EncodedExample], route: AnyRoute) -> str:
+        return unit_name([e.id for e in batch], f"{route.name} {route}")
+
+    def run(self, batch: Sequence[EncodedExample], advance: Any) -> None:
+        missing = [route for route in self.plan.routes if not self.store.has(self.unit(batch, route))]
+        advance(len(self.plan.routes) - len(missing))
+        if not missing:
+            return
+        runner = self.plan.runner
+        prefilled = runner.prefill(batch)
+        answers = full_answers(runner, self.store, batch, prefilled, self.fidelity_tokens).tokens
+        responses = [cut(e.reference_ids or answers[i], self.max_response_tokens) for i, e in enumerate(batch)]
+        rows: dict[AnyRoute, dict[int, dict[str, Any]]] = {route: {} for route in missing}
+        width = max(len(text) for text in (*responses, *answers))
+        for part in row_slices(len(batch), width, prefilled.logits.shape[-1]):
+            self._compare(batch, part.tolist(), missing, prefilled, _Texts(responses, answers), rows)
+        for route in missing:
+            self.store.write(self.unit(batch, route), [self._row(e, route, rows[route][i]) for i, e in enumerate(batch)])
+            advance(1)
+
+    def _row(self, example: EncodedExample, route: AnyRoute, scores: dict[str, Any]) -> dict[str, Any]:
+        one = route.for_sequence(example.id)
+        return {"sequence_id": example.id, **route_columns(one, route.name), **scores}
+
+    def _compare(
+        self,
+        batch: Sequence[EncodedExample],
+        members: list[int],
+        routes: Sequence[AnyRoute],
+        prefilled: Prefill,
+        texts: _Texts,
+        rows: dict[AnyRoute, dict[int, dict[str, Any]]],
+    ) -> None:
+        """Fill in the scores of some rows of the batch, on every route."""
+        full = self.plan.runner.full
+        base = self._force(members, full, prefilled, texts.responses, with_states=True)
+        base_logits = self._force(members, full, prefilled, texts.answers).logits
+        for route in routes:
+            for one, places in by_route([route.for_sequence(batch[i].id) for i in members]).items():
+                group = [members[place] for place in places]
+                shallow = self._force(group, one, prefilled, texts.responses, with_states=True)
+                closeness = cosines(_select(base, places, shallow), shallow, one)
+                logits = self._force(group, one, prefilled, texts.answers).logits
+                for j, (place, i) in enumerate(zip(places, group, strict=True)):
+                    n_tokens, n_answer = len(texts.responses[i]), len(texts.answers[i])
+                    means = [tokens[j, :n_tokens].mean().item() for tokens in closeness]
+                    kl, agreement = fidelity(base_logits[place, :n_answer], logits[j, :n_answer])
+                    rows[route][i] = {
+                        "response_tokens": n_tokens,
+                        "cosine_final": means[0],
+                        "cosine_pre_norm": means[1],
+                        "cosine_intermediate": means[2] if one.n_layers > 1 else None,
+                        "kl": kl,
+                        "agreement": agreement,
+                    }
+
+    def _force(
+        self,
+        members: list[int],
+        route: Route,
+        prefilled: Prefill,
+        texts: Sequence[Sequence[int]],
+        *,
+        with_states: bool = False,
+    ) -> Forced:
+        runner = self.plan.runner
+        tokens, mask = right_padded([texts[i] for i in members], runner.pad_token_id, runner.device)
+        ready = prefilled.select(torch.tensor(members, device=runner.device))
+        return force(runner.model, route, ready, tokens, mask, with_states=with_states)
+
+
+def _select(full: Forced, places: list[int], like: Forced) -> Forced:
+    """Some sequences of a pass, cut to as many tokens as `like` has."""
+    assert full.final is not None and like.final is not None
+    width = like.final.shape[1]
+    states = tuple(state[places, :width] for state in full.states)
+    return Forced(full.logits, states, full.final[places, :width])

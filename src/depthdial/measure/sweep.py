@@ -1,0 +1,269 @@
+"""Sequences x routes -> rows: the quality of every route on every sequence, what it costs, and how long it took.
+
+The table that the oracle of arXiv 2410.20022 (section 4, Figure 2) chooses from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from depthdial.errors import InputError
+from depthdial.measure.answers import full_answers
+from depthdial.measure.batches import MAX_FIDELITY_TOKENS, Runner, batched
+from depthdial.measure.cost import ModelCost, model_cost
+from depthdial.measure.forced import by_route, fidelity, force, nll, right_padded, row_slices
+from depthdial.measure.plan import ModelIdentity, Plan, check_positive, make_plan, route_columns
+from depthdial.measure.quality import METRICS, ROUGE_METRICS, rouge
+from depthdial.measure.results import SWEEP_COLUMNS, UnitStore, unit_name
+from depthdial.measure.tasks import EncodedExample, Task
+from depthdial.models.decode import Decoded
+from depthdial.models.prompt import Prefill
+from depthdial.progress import progress_bar
+from depthdial.routes import AnyRoute, Route
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How answers are made and scored."""
+
+    metrics: tuple[str, ...]
+    max_new_tokens: int
+    use_stemmer: bool
+    keep_text: bool
+
+    @property
+    def generates(self) -> bool:
+        return any(metric in ROUGE_METRICS for metric in self.metrics)
+
+
+def sweep(
+    model: Any,
+    tokenizer: Any,
+    *,
+    task: Task,
+    routes: Iterable[AnyRoute | str],
+    metrics: Sequence[str] = METRICS,
+    out: Path | str | None = None,
+    batch_size: int = 16,
+    max_new_tokens: int = 128,
+    prompt_depth: str = "full",
+    use_stemmer: bool = False,
+    keep_text: bool = False,
+    identity: ModelIdentity | None = None,
+    progress: bool = False,
+) -> pa.Table:
+    """Run every sequence of a task on every route and score it.
+
+    With any ROUGE metric answers are generated greedily (and timed); `nll`, `kl` and `agreement` are teacher-forced: the
+    first on the reference, the others on the full model's own greedy answer (at most 128 tokens). Rows of a sequence
+    without a reference have null ROUGE and NLL.
+
+    Args:
+        routes: routes, random rules (drawn once per sequence) or their texts.
+        out: a folder for the rows. A run that was stopped goes on there, whatever moment it was stopped at.
+        prompt_depth: `full` (the paper's: the prompt runs every layer) or `route`.
+        keep_text: put the answers themselves in the rows, beside their hashes.
+        identity: which model this is, where the caller knows; found out otherwise.
+
+    Returns:
+        One row for each (sequence, route); the columns are `SWEEP_COLUMNS` and the provenance.
+
+    Raises:
+        InputError: for bad arguments, before anything runs; for numbers that are not finite, or a folder that cannot be
+            written, with all finished rows kept.
+    """
+    options = SweepOptions(check_metrics(metrics), check_positive(max_new_tokens, "max_new_tokens"), use_stemmer, keep_text)
+    check_positive(batch_size, "batch_size")
+    settings = {"kind": "sweep", "batch_size": batch_size, **vars(options)}
+    plan = make_plan(model, tokenizer, task, routes, prompt_depth=prompt_depth, identity=identity, settings=settings)
+    store = UnitStore(plan.run, SWEEP_COLUMNS, None if out is None else Path(out))
+    job = _Sweep(plan, options, tokenizer, store, model_cost(model))
+    batches = list(batched(plan.examples, batch_size))
+    with progress_bar("sweep", len(batches) * len(plan.routes), show=progress) as advance:
+        for batch in batches:
+            job.run(batch, advance)
+    return store.collect([job.unit(batch, route) for route in plan.routes for batch in batches])
+
+
+def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
+    unknown = [m for m in metrics if m not in METRICS]
+    if unknown or not metrics or isinstance(metrics, str):
+        raise InputError(f"Unknown metric {unknown[0] if unknown else metrics!r}: use some of {', '.join(METRICS)}.")
+    return tuple(m for m in METRICS if m in metrics)
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    plan: Plan
+    options: SweepOptions
+    tokenizer: Any
+    store: UnitStore
+    cost: ModelCost
+
+    @property
+    def runner(self) -> Runner:
+        return self.plan.runner
+
+    def unit(self, batch: Sequence[EncodedExample], route: AnyRoute) -> str:
+        # The layers are in the key: a route file may call other layers by the same name tomorrow.
+        return unit_name([e.id for e in batch], f"{route.name} {route}")
+
+    def run(self, batch: Sequence[EncodedExample], advance: Any) -> None:
+        missing = [route for route in self.plan.routes if not self.store.has(self.unit(batch, route))]
+        advance(len(self.plan.routes) - len(missing))
+        if not missing:
+            return
+        prefilled = self.runner.prefill(batch)
+        answers = None
+        if {"kl", "agreement"} & set(self.options.metrics) or self.runner.full in missing:
+            answers = full_answers(self.runner, self.store, batch, prefilled, self.options.max_new_tokens)
+        forced = self._forced_scores(batch, missing, prefilled, answers)
+        for route in missing:
+            rows = self._rows(batch, route, prefilled, answers, forced[route])
+            self.store.write(self.unit(batch, route), rows)
+            advance(1)
+
+    def _groups(self, batch: Sequence[EncodedExample], route: AnyRoute) -> dict[Route, list[int]]:
+        return by_route([route.for_sequence(e.id) for e in batch])
+
+    def _prefilled(self, batch: Sequence[EncodedExample], rows: list[int], route: Route, full: Prefill) -> Prefill:
+        if self.plan.prompt_depth == "full" or route.is_full:
+            return full.select(torch.tensor(rows, device=full.input_ids.device))
+        return self.runner.prefill([batch[i] for i in rows], route)
+
+    def _forced_scores(
+        self, batch: Sequence[EncodedExample], routes: Sequence[AnyRoute], prefilled: Prefill, answers: Decoded | None
+    ) -> dict[AnyRoute, list[dict[str, float]]]:
+        """Teacher-forced metrics of every route, a dictionary for each row of the batch."""
+        scores: dict[AnyRoute, list[dict[str, float]]] = {route: [{} for _ in batch] for route in routes}
+        if "nll" in self.options.metrics:
+            with_reference = [i for i, e in enumerate(batch) if e.reference_ids]
+            self._score_references(batch, with_reference, routes, prefilled, scores)
+        if answers is not None and {"kl", "agreement"} & set(self.options.metrics):
+            self._score_fidelity(batch, routes, prefilled, answers, scores)
+        return scores
+
+    def _score_references(
+        self,
+        batch: Sequence[EncodedExample],
+        rows: list[int],
+        routes: Sequence[AnyRoute],
+        prefilled: Prefill,
+        scores: dict[AnyRoute, list[dict[str, float]]],
+    ) -> None:
+        if not rows:
+            return
+        texts = {i: batch[i].reference_ids for i in rows}
+        for route in routes:
+            for one, members in self._groups(batch, route).items():
+                members = [i for i in members if i in texts]
+                for i, logits in self._logits(batch, one, members, prefilled, texts):
+                    scores[route][i]["nll"] = nll(logits, torch.tensor(texts[i], device=logits.device))
+
+    def _score_fidelity(
+        self,
+        batch: Sequence[EncodedExample],
+        routes: Sequence[AnyRoute],
+        prefilled: Prefill,
+        answers: Decoded,
+        scores: dict[AnyRoute, list[dict[str, float]]],
+    ) -> None:
+        texts = {i: answers.tokens[i][:MAX_FIDELITY_TOKENS] for i in range(len(batch))}
+        width, vocabulary = max(map(len, texts.values())), prefilled.logits.shape[-1]
+        for part in row_slices(len(batch), width, vocabulary):  # the full model's logits of a slice serve all routes
+            rows = part.tolist()
+            full = dict(self._logits(batch, self.runner.full, rows, prefilled, texts))
+            for route in routes:
+                for one, members in self._groups(batch, route).items():
+                    members = [i for i in members if i in full]
+                    for i, logits in self._logits(batch, one, members, prefilled, texts):
+                        scores[route][i]["kl"], scores[route][i]["agreement"] = fidelity(full[i], logits)
+
+    def _logits(
+        self,
+        batch: Sequence[EncodedExample],
+        route: Route,
+        rows: list[int],
+        prefilled: Prefill,
+        texts: dict[int, tuple[int, ...]],
+    ) -> Iterable[tuple[int, torch.Tensor]]:
+        """(row, logits of its own tokens) for some rows of the batch, a slice of them in memory at a time."""
+        if not rows:
+            return
+        width = max(len(texts[i]) for i in rows)
+        for part in row_slices(len(rows), width, prefilled.logits.shape[-1]):
+            members = [rows[i] for i in part.tolist()]
+            tokens, mask = right_padded([texts[i] for i in members], self.runner.pad_token_id, self.runner.device)
+            ready = self._prefilled(batch, members, route, prefilled)
+            logits = force(self.runner.model, route, ready, tokens, mask).logits
+            for i, row_logits in zip(members, logits, strict=True):
+                yield i, row_logits[: len(texts[i])]
+
+    def _rows(
+        self,
+        batch: Sequence[EncodedExample],
+        route: AnyRoute,
+        prefilled: Prefill,
+        answers: Decoded | None,
+        forced: list[dict[str, float]],
+    ) -> list[dict[str, Any]]:
+        rows: dict[int, dict[str, Any]] = {}
+        for one, members in self._groups(batch, route).items():
+            generated: dict[int, dict[str, Any]] = {}
+            if self.options.generates:
+                ready = self._prefilled(batch, members, one, prefilled)
+                # The full model has answered already, where its answers are what others are compared with.
+                known = answers if one.is_full and len(members) == len(batch) else None
+                decoded = known or self.runner.decode(one, ready, self.options.max_new_tokens)
+                generated = self._score_answers(batch, members, one, ready, decoded)
+            for i in members:
+                example = batch[i]
+                rows[i] = {
+                    "sequence_id": example.id,
+                    **route_columns(one, route.name),
+                    "prompt_tokens": len(example.prompt_ids),
+                    "reference_tokens": len(example.reference_ids),
+                    **generated.get(i, {}),
+                    **forced[i],
+                }
+        return [rows[i] for i in range(len(batch))]
+
+    def _score_answers(
+        self, batch: Sequence[EncodedExample], members: list[int], route: Route, ready: Prefill, decoded: Decoded
+    ) -> dict[int, dict[str, Any]]:
+        timing = {
+            "batch_size": len(members),
+            "batch_steps": decoded.steps,
+            "batch_decode_sec": decoded.decode_sec,
+            "batch_prefill_sec": ready.prefill_sec,
+            "step_sec": decoded.decode_sec / decoded.steps if decoded.steps else None,
+            "decode_sec": decoded.decode_sec / len(members),
+        }
+        rows = {}
+        for i, tokens, reason in zip(members, decoded.tokens, decoded.finish_reasons, strict=True):
+            example = batch[i]
+            answer = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            prompt_route = None if self.plan.prompt_depth == "full" else route
+            cost = self.cost.of(
+                route, prompt_tokens=len(example.prompt_ids), new_tokens=len(tokens), prompt_route=prompt_route
+            )
+            scores = {}
+            if example.reference is not None:
+                scores = rouge(answer, example.reference, use_stemmer=self.options.use_stemmer)
+            rows[i] = {
+                **timing,
+                **scores,
+                **{name: value for name, value in vars(cost).items() if name != "layers"},
+                "new_tokens": len(tokens),
+                "finish_reason": reason,
+                "answer_hash": hashlib.sha256(answer.encode()).hexdigest()[:16],
+                "answer": answer if self.options.keep_text else None,
+            }
+        return rows

@@ -1,0 +1,219 @@
+"""Which files make up a checkpoint, in a local folder and on the Hugging Face Hub, told apart before any is loaded.
+
+Everything that `load` refuses about a checkpoint's files is refused here, by name: a checkpoint that holds only pickled
+weights, an adapter where a model is meant, a missing shard, an id that the Hub does not know.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from depthdial.errors import InputError
+
+# Long enough for a slow line; transformers' own look-ups retry for minutes when the Hub is out of reach.
+HUB_TIMEOUT_SEC = 10.0
+
+_SHARD = {
+    "safetensors": re.compile(r"model-\d{5}-of-\d{5}\.safetensors"),
+    "bin": re.compile(r"pytorch_model-\d{5}-of-\d{5}\.bin"),
+}
+_WHOLE = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}
+_INDEX = {name: f"{whole}.index.json" for name, whole in _WHOLE.items()}
+# What a tokenizer or a config may need beside the weights; code (.py) only where it may run.
+_SMALL_FILE = re.compile(r"[^/]+\.(json|txt|model|jinja|tiktoken)|additional_chat_templates/[^/]+\.jinja")
+
+WeightFormat = Literal["safetensors", "bin"]
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The weight files of one checkpoint: their format, and the names of the file or the shards with their index."""
+
+    format: WeightFormat
+    names: tuple[str, ...]
+
+
+def choose_weights(names: Collection[str], label: str, *, allow_bin: bool) -> WeightFiles:
+    """The weights to load among a checkpoint's file names: safetensors, or pickled ones where they are allowed.
+
+    Raises:
+        InputError: there are none, or only pickled ones and `allow_bin` is false.
+    """
+    safe, pickled = _weights_of("safetensors", names), _weights_of("bin", names)
+    if safe is not None:
+        return safe
+    if pickled is not None:
+        if allow_bin:
+            return pickled
+        raise InputError(
+            f"{label} has only pickled weights ({pickled.names[0]}): pass allow_bin=True (--allow-bin) to load them"
+            " with PyTorch's weights_only reader, which runs no code"
+        )
+    if "adapter_config.json" in names:
+        raise InputError(f"{label} is a PEFT adapter and not a model: load its base model with adapter= set to it")
+    if any(name.endswith(".gguf") for name in names):
+        raise InputError(f"{label} has only GGUF weights: give the path of one .gguf file (from the Hub, download it)")
+    raise InputError(f"{label} has no weights: expected model.safetensors (or its shards with their index)")
+
+
+def _weights_of(weight_format: WeightFormat, names: Collection[str]) -> WeightFiles | None:
+    whole, index = _WHOLE[weight_format], _INDEX[weight_format]
+    if whole in names:
+        return WeightFiles(weight_format, (whole,))
+    if index in names:
+        shards = sorted(name for name in names if _SHARD[weight_format].fullmatch(name))
+        return WeightFiles(weight_format, (index, *shards))
+    return None
+
+
+def check_folder(folder: Path, label: str, *, allow_bin: bool) -> WeightFiles:
+    """The weights of a local checkpoint folder, after checks that need no model.
+
+    Raises:
+        InputError: no config.json, an adapter, no usable weights, or a shard that the index names is missing.
+    """
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    if "adapter_config.json" in names:
+        # transformers would follow the adapter's config to a base model elsewhere, or inject it without a word
+        raise InputError(
+            f"{label} holds a PEFT adapter{_base_of(folder)}: load the base model with adapter={label!r},"
+            " or merge the adapter into the model first"
+        )
+    weights = choose_weights(names, label, allow_bin=allow_bin)
+    if "config.json" not in names:
+        raise InputError(f"{label} has no config.json: give a folder written by save_pretrained")
+    index = _INDEX[weights.format]
+    if index in weights.names:
+        missing = sorted(set(_shards(folder / index, weights.format)) - names)
+        if missing:
+            raise InputError(f"{label} lacks {missing[0]}, which {index} names: copy or download the checkpoint again")
+    return weights
+
+
+def _shards(index: Path, weight_format: WeightFormat) -> Iterable[str]:
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{index} cannot be read as the index of a sharded checkpoint: write it again") from error
+    for shard in shards:
+        if not _SHARD[weight_format].fullmatch(str(shard)):
+            raise InputError(f"{index} names {shard!r}, which is not a {weight_format} shard: write it again")
+    return shards
+
+
+def _base_of(folder: Path) -> str:
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return f" of {config['base_model_name_or_path']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def check_adapter(adapter: Path) -> Path:
+    """A folder that holds a PEFT adapter with safetensors weights.
+
+    Raises:
+        InputError: no such folder, not an adapter, or only pickled weights.
+    """
+    if not adapter.is_dir():
+        raise InputError(f"there is no adapter folder {adapter}: give a folder written by PEFT's save_pretrained")
+    if not (adapter / "adapter_config.json").is_file():
+        raise InputError(f"{adapter} has no adapter_config.json: give a folder written by PEFT's save_pretrained")
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise InputError(f"{adapter} has no adapter_model.safetensors: save the adapter again with safe_serialization=True")
+    return adapter
+
+
+def hub_snapshot(repo_id: str, *, revision: str | None, allow_bin: bool, trust_remote_code: bool) -> Path:
+    """The local folder of a Hub model's files, downloading those that are not there yet.
+
+    Only what a decoder-only model needs is fetched. When the Hub is out of reach (or HF_HUB_OFFLINE is set), what
+    earlier downloads left in the Hub's cache is taken.
+
+    Raises:
+        InputError: unknown, private or gated id, unknown revision, no usable weights, or the Hub is out of reach and
+            the cache does not hold the model.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        info = HfApi().model_info(repo_id, revision=revision, timeout=HUB_TIMEOUT_SEC)
+    except HFValidationError as error:
+        raise InputError(
+            f"{repo_id!r} is neither a local folder, a .gguf file, a built-in alias nor a Hub id (owner/name)"
+        ) from error
+    except GatedRepoError as error:
+        raise InputError(
+            f"{repo_id} is gated: accept its licence on the Hugging Face Hub and log in with `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"there is no folder {repo_id!r} here and no such model on the Hugging Face Hub (or it is private):"
+            " check the name"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"{repo_id} has no revision {revision!r} on the Hugging Face Hub: check it") from error
+    except Exception as error:  # the HTTP library, and so the type of a connection error, differs between versions
+        return _cached_snapshot(repo_id, revision, error)
+
+    names = [sibling.rfilename for sibling in info.siblings or []]
+    if "adapter_config.json" in names:
+        raise InputError(f"{repo_id} is a PEFT adapter and not a model: download it and pass its folder as adapter=")
+    wanted = wanted_files(names, repo_id, allow_bin=allow_bin, trust_remote_code=trust_remote_code)
+    complete = _complete_snapshot(repo_id, info.sha, wanted)
+    if complete is not None:
+        return complete
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted, etag_timeout=HUB_TIMEOUT_SEC))
+    except Exception as error:
+        raise InputError(f"the download of {repo_id} failed ({type(error).__name__}): run it again") from error
+
+
+def wanted_files(names: Collection[str], label: str, *, allow_bin: bool, trust_remote_code: bool) -> list[str]:
+    """The files of a Hub repository that loading needs: config, tokenizer, one format of weights, code if trusted.
+
+    Raises:
+        InputError: no usable weights.
+    """
+    weights = set(choose_weights(names, label, allow_bin=allow_bin).names)
+    small = {name for name in names if _SMALL_FILE.fullmatch(name) and not name.endswith(".index.json")}
+    code = {name for name in names if name.endswith(".py")} if trust_remote_code else set()
+    return sorted(weights | small | code)
+
+
+def _complete_snapshot(repo_id: str, commit: str | None, wanted: Collection[str]) -> Path | None:
+    """The cached snapshot of a commit if it holds every wanted file; asks the disk only, so it prints no progress."""
+    from huggingface_hub import snapshot_download
+
+    if commit is None:
+        return None
+    try:
+        folder = Path(snapshot_download(repo_id, revision=commit, local_files_only=True, allow_patterns=list(wanted)))
+    except Exception:  # not there or not whole: both mean that it must be downloaded
+        return None
+    return folder if all((folder / name).is_file() for name in wanted) else None
+
+
+def _cached_snapshot(repo_id: str, revision: str | None, cause: Exception) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        # A snapshot holds only the files that were asked for, and some versions refuse one that lacks any other: ask
+        # for the one that must be there, and leave the weights to `check_folder`.
+        return Path(snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=["config.json"]))
+    except Exception:
+        raise InputError(
+            f"the Hugging Face Hub is out of reach ({type(cause).__name__}) and {repo_id} is neither a folder here"
+            " nor in the Hub's cache: check the name and the connection"
+        ) from cause

@@ -1,0 +1,181 @@
+"""Full prefill, shallow decoding: the prompt runs every layer, the response only those of a route.
+
+In all of the paper's experiments only response tokens follow the route (arXiv 2410.20022, section 3): the prompt, and so
+the first generated token, goes through every layer, and the layers that later run find the prompt's true keys and values.
+A view continues on a cache made of the full cache's layers at its route's indices, so one prefill serves any number of
+routes, whose caches share its tensors until they grow.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from depthdial.errors import InputError
+from depthdial.models.architectures import accepts, count_layers, unwrap
+from depthdial.models.view import as_route, view
+from depthdial.routes import Route
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.cache_utils import Cache
+
+PromptDepth = Literal["full", "route"]
+PROMPT_DEPTHS: tuple[PromptDepth, ...] = ("full", "route")
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """A batch of prompts after one pass through a model.
+
+    Attributes:
+        input_ids, attention_mask: (n_sequences, n_tokens), left-padded.
+        cache: keys and values of the prompt, one layer for each that ran.
+        logits: (n_sequences, 1, vocabulary), those of the first response token.
+        route: the layers that ran; their entries in `cache` are in this order.
+        prefill_sec: measured seconds of the pass, for the whole batch.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    cache: Cache
+    logits: torch.Tensor
+    route: Route
+    prefill_sec: float
+
+    @property
+    def n_sequences(self) -> int:
+        return self.input_ids.shape[0]
+
+    def select(self, rows: torch.Tensor) -> Prefill:
+        """The same for some of the sequences; `rows` are their indices. The whole batch costs no copy."""
+        if torch.equal(rows.cpu(), torch.arange(self.n_sequences)):
+            return self
+        cache = _fork(self.cache, range(len(self.cache.layers)))
+        cache.batch_select_indices(rows)
+        return replace(
+            self,
+            input_ids=self.input_ids[rows],
+            attention_mask=self.attention_mask[rows],
+            cache=cache,
+            logits=self.logits[rows],
+        )
+
+    def cache_for(self, route: Route) -> Cache:
+        """A cache of `route`'s layers for a view to continue on; this prefill stays as it is.
+
+        Raises:
+            InputError: if a layer of `route` did not see the prompt.
+        """
+        place = {layer: i for i, layer in enumerate(self.route.layers)}
+        missing = next((layer for layer in route.layers if layer not in place), None)
+        if missing is not None:
+            raise InputError(
+                f"Layer {missing} of route {route.name!r} did not see the prompt, which ran {self.route.name!r}: "
+                "run the prompt at full depth or through the same route."
+            )
+        return _fork(self.cache, [place[layer] for layer in route.layers])
+
+
+def prefill(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, route: Route | None = None) -> Prefill:
+    """Run a left-padded batch of prompts, (n_sequences, n_tokens), through `route` of the model (default: every layer)."""
+    base = unwrap(model)
+    n_layers = count_layers(base)
+    route = route or Route(tuple(range(n_layers)), n_layers, "full")
+    inputs = prompt_inputs(base, input_ids, attention_mask)
+    runner = base if route.is_full else view(model, route)
+    started = _now(input_ids.device)
+    with torch.no_grad():
+        output = runner(**inputs, use_cache=True)
+    prefill_sec = _now(input_ids.device) - started
+    return Prefill(input_ids, attention_mask, output.past_key_values, output.logits[:, -1:], route, prefill_sec)
+
+
+def prompted_view(model: Any, route: Route | str, prefilled: Prefill | None = None) -> PreTrainedModel:
+    """A view of `route` whose first forward pass runs the prompt through every layer of `model`.
+
+    For `generate`, pipelines and whatever else calls a model with a cache: sampling, beam search, streaming and logits
+    processors work as they are, for the switch is in `forward`. Hidden states of the first step are those of every layer.
+
+    Args:
+        prefilled: the prompt's pass where it is at hand already; the first forward then only looks it up.
+
+    Raises:
+        InputError: from `view`; or, when called without a cache or with a static one.
+    """
+    base = unwrap(model)
+    route = as_route(route, count_layers(base))
+    shallow = view(model, route)
+    step = functools.partial(_switch, base, shallow, route, prefilled)
+    # generate() reads the signature of forward to learn what it may pass.
+    shallow.__dict__["forward"] = functools.update_wrapper(step, type(shallow).forward.__get__(shallow))
+    return shallow
+
+
+def prompt_inputs(model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, Any]:
+    """Arguments for one pass over left-padded prompts of which only the last logits matter."""
+    inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if accepts(model, "position_ids"):
+        inputs["position_ids"] = positions(attention_mask)
+    if accepts(model, "logits_to_keep"):
+        inputs["logits_to_keep"] = 1
+    return inputs
+
+
+def positions(attention_mask: torch.Tensor, n_last: int | None = None) -> torch.Tensor:
+    """Position of each token among the real ones, as transformers' `generate` counts them; of the last `n_last` columns."""
+    places = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+    return places if n_last is None else places[:, -n_last:]
+
+
+def left_padded(prompts: list[list[int]], pad_token_id: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """(input_ids, attention_mask) of token lists, padded on the left to the longest."""
+    width = max(map(len, prompts))
+    ids = [[pad_token_id] * (width - len(p)) + list(p) for p in prompts]
+    mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def _switch(
+    base: PreTrainedModel, shallow: PreTrainedModel, route: Route, prefilled: Prefill | None, *args: Any, **kwargs: Any
+) -> Any:
+    """The forward of a prompted view: every layer while the cache is empty, the route's from then on."""
+    cache = kwargs.get("past_key_values")
+    if cache is not None and cache.get_seq_length() > 0:
+        return type(shallow).forward(shallow, *args, **kwargs)
+    if kwargs.get("use_cache") is False or getattr(cache, "is_compileable", False):
+        raise InputError(
+            "A prompt at full depth needs a dynamic KV cache, which the route then continues on: "
+            "leave use_cache and cache_implementation as they are, or use prompt_depth='route'."
+        )
+    if prefilled is not None:
+        from transformers.modeling_outputs import CausalLMOutputWithPast
+
+        output: Any = CausalLMOutputWithPast(logits=prefilled.logits, past_key_values=prefilled.cache)  # type: ignore[arg-type]
+        shallow_cache = prefilled.cache_for(route)
+    else:
+        output = base(*args, **{**kwargs, "past_key_values": None, "use_cache": True})
+        shallow_cache = _fork(output.past_key_values, route.layers)
+    if cache is not None:
+        cache.layers = shallow_cache.layers  # generate() holds on to the cache that it passed
+        shallow_cache = cache
+    output["past_key_values"] = shallow_cache
+    return output
+
+
+def _fork(cache: Cache, indices: Any) -> Cache:
+    """A cache of some layers of `cache` that may grow by itself: growing replaces a dynamic layer's tensors."""
+    fork = copy.copy(cache)
+    fork.layers = [copy.copy(cache.layers[i]) for i in indices]
+    return fork
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

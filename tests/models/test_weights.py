@@ -1,0 +1,123 @@
+"""The fingerprint of the weights: the same for the same weights, another for any change."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from depthdial.errors import InputError
+from depthdial.models.weights import weights_hash
+
+
+def small(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2, bias=False))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model.to(dtype)
+
+
+def _hash_in_child(queue: multiprocessing.Queue) -> None:
+    queue.put(weights_hash(small()))
+
+
+def test_the_hash_is_the_same_in_another_process() -> None:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    child = context.Process(target=_hash_in_child, args=(queue,))
+    child.start()
+    other = queue.get(timeout=60)
+    child.join()
+    assert other == weights_hash(small())
+
+
+def test_the_hash_is_pinned() -> None:
+    # Rows of results carry this value: a change of the recipe would part old rows from new ones without a word.
+    model = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, -2.0]]))
+    assert weights_hash(model) == "6094a7fc149a0d942b5eb03b0615131e3ef70dbfd6c47254a5cef642c6518661"
+
+
+@settings(max_examples=25, deadline=None)
+@given(tensor=st.integers(0, 4), data=st.data())
+def test_one_changed_number_changes_the_hash(tensor: int, data: st.DataObject) -> None:
+    model = small()
+    before = weights_hash(model)
+    flat = list(model.parameters())[tensor].detach().view(-1)
+    place = data.draw(st.integers(0, flat.numel() - 1))
+    old = flat[place].item()
+    flat[place] += 1.0
+    assert weights_hash(model) != before
+    flat[place] = old
+    assert weights_hash(model) == before
+
+
+def test_dtype_shape_and_name_count() -> None:
+    base = weights_hash(small())
+    assert weights_hash(small().double()) != base
+    renamed = nn.Sequential(*small().children(), nn.Identity())
+    assert weights_hash(renamed) == base
+    assert weights_hash(nn.ModuleDict({"a": small()})) != base
+    flat, square = nn.Embedding(1, 4), nn.Embedding(2, 2)
+    with torch.no_grad():
+        flat.weight.zero_(), square.weight.zero_()
+    assert weights_hash(flat) != weights_hash(square)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_dtypes_are_hashed(dtype: torch.dtype) -> None:
+    assert weights_hash(small(0, dtype)) == weights_hash(small(0, dtype)) != weights_hash(small(1, dtype))
+
+
+def test_memory_layout_does_not_count() -> None:
+    model, other = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+    other.weight = nn.Parameter(model.weight.detach().t().contiguous().t())
+    assert not other.weight.is_contiguous()
+    assert weights_hash(other) == weights_hash(model)
+
+
+def test_tied_weights_are_read_once_and_hash_like_untied_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.ModuleDict({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 5, bias=False)})
+    model["head"].weight = model["embed"].weight
+    untied = nn.ModuleDict({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 5, bias=False)})
+    untied.load_state_dict(model.state_dict())
+    read: list[str] = []
+    import depthdial.models.weights as module
+
+    original = module._as_bytes
+    monkeypatch.setattr(module, "_as_bytes", lambda name, tensor: (read.append(name), original(name, tensor))[1])
+    tied_hash = weights_hash(model)
+    assert read == ["embed.weight"]
+    assert weights_hash(untied) == tied_hash
+    assert read == ["embed.weight", "embed.weight", "head.weight"]
+
+
+def test_buffers_scalars_and_empty_tensors_are_hashed() -> None:
+    model = nn.BatchNorm1d(2)
+    model.register_buffer("empty", torch.empty(0, 3))
+    before = weights_hash(model)
+    model.num_batches_tracked += 1
+    assert weights_hash(model) != before
+
+
+def test_offloaded_weights_hash_like_the_others(tmp_path) -> None:
+    from accelerate import cpu_offload, disk_offload
+
+    base = weights_hash(small())
+    assert weights_hash(cpu_offload(small(), execution_device=torch.device("cpu"))) == base
+    on_disk = disk_offload(small(), str(tmp_path), execution_device=torch.device("cpu"))
+    assert next(on_disk.parameters()).is_meta
+    assert weights_hash(on_disk) == base
+    assert next(on_disk.parameters()).is_meta
+
+
+def test_a_model_without_data_is_refused() -> None:
+    with pytest.raises(InputError, match="meta device"):
+        weights_hash(small().to("meta"))
