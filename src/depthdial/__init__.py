@@ -1,0 +1,94 @@
+"""Depthdial: run only a chosen subset of a decoder-only model's layers, and know what that costs.
+
+    import depthdial as dd
+
+    model, tokenizer = dd.load("smollm2-135m")
+    route = dd.Route.parse("uls:50%", n_layers=30)
+    shallow = dd.view(model, route)
+
+Names are imported when they are first used, so that importing the package loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from depthdial.choose.knapsack import solve_budget
+    from depthdial.choose.oracle import OracleCurve, oracle
+    from depthdial.choose.search import search_routes
+    from depthdial.errors import InputError
+    from depthdial.families import RouteFamily
+    from depthdial.generation.engine import Generation, generate
+    from depthdial.measure.cost import model_cost
+    from depthdial.measure.similarity import similarity
+    from depthdial.measure.sweep import sweep
+    from depthdial.measure.tasks import Task, task
+    from depthdial.models.load import load
+    from depthdial.models.prompt import prompted_view
+    from depthdial.models.view import view
+    from depthdial.report.page import write_report
+    from depthdial.routes import RandomRoute, Route, family_routes
+    from depthdial.studies import study
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Generation": "generation.engine",
+    "InputError": "errors",
+    "OracleCurve": "choose.oracle",
+    "RandomRoute": "routes",
+    "Route": "routes",
+    "RouteFamily": "families",
+    "Task": "measure.tasks",
+    "family_routes": "routes",
+    "generate": "generation.engine",
+    "load": "models.load",
+    "model_cost": "measure.cost",
+    "oracle": "choose.oracle",
+    "prompted_view": "models.prompt",
+    "search_routes": "choose.search",
+    "similarity": "measure.similarity",
+    "solve_budget": "choose.knapsack",
+    "study": "studies",
+    "sweep": "measure.sweep",
+    "task": "measure.tasks",
+    "view": "models.view",
+    "write_report": "report.page",
+}
+
+__all__ = [
+    "Generation",
+    "InputError",
+    "OracleCurve",
+    "RandomRoute",
+    "Route",
+    "RouteFamily",
+    "Task",
+    "family_routes",
+    "generate",
+    "load",
+    "model_cost",
+    "oracle",
+    "prompted_view",
+    "search_routes",
+    "similarity",
+    "solve_budget",
+    "study",
+    "sweep",
+    "task",
+    "view",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'depthdial' has no attribute {name!r}")
+    return getattr(import_module(f"depthdial.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -68,9 +68,7 @@ class RouteFamily:
         if not isinstance(document, dict) or document.get("format") != _FORMAT:
             raise InputError(f"{path} is not a route family file: make one with `depthdial search`.")
         if document.get("version") != _VERSION:
-            raise InputError(
-                f"{path} is of version {document.get('version')!r}, this release reads {_VERSION}: search again."
-            )
+            raise InputError(f"{path} is of version {document.get('version')!r}, not {_VERSION}: search again.")
         try:
             n_layers = document["n_layers"]
             routes = tuple(_route(entry["layers"], n_layers, entry["name"]) for entry in document["routes"])
@@ -89,9 +87,7 @@ def read_routes(text: str, n_layers: int) -> tuple[AnyRoute, ...]:
     if path.suffix == ".json" or path.is_file():
         family = RouteFamily.load(path)
         if family.n_layers != n_layers:
-            raise InputError(
-                f"{path} holds routes for {family.n_layers} layers but this model has {n_layers}: search again."
-            )
+            raise InputError(f"{path} is for {family.n_layers} layers but this model has {n_layers}: search again.")
         return tuple(family.routes)
     routes: list[AnyRoute] = []
     for part in split_routes(text):

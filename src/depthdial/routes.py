@@ -75,8 +75,6 @@ class Route:
             InputError: if the text is not in the grammar or names layers that the model does not have.
         """
         _check_depth(n_layers)
-        if isinstance(text, Route | RandomRoute):
-            return require_depth(text, n_layers)
         if not isinstance(text, str):
             raise InputError(f"A route is written as text, not {text!r}: use {GRAMMAR}.")
         spec = text.strip().lower()
@@ -182,7 +180,7 @@ class RandomRoute:
 
 
 AnyRoute = Route | RandomRoute
-R = TypeVar("R", Route, RandomRoute)
+R = TypeVar("R", bound=AnyRoute)
 
 
 def _early_exit(cost_layers: int, n_layers: int) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ import numpy as np
 
 _FIRST_OPTIONS, _GROWTH = 32, 4
 # The two limits keep one search under about 100 MB and a second or two.
-_MAX_DENSE_CELLS, _MAX_DENSE_WORK = 100_000_000, 2_000_000_000
+_MAX_DENSE_CELLS, _MAX_DENSE_WORK = 100_000_000, 500_000_000
 _MIN_STATES, _MAX_STATES, _MAX_SPARSE_WORK = 256, 40_000, 4_000_000
 
 
@@ -70,7 +70,7 @@ def search(options: Options, residual: float, slope: float, tolerance: float, gr
 
     Args:
         options: every move whose loss is at most `slope * residual`; integer changes (an integer dtype) are solved
-            exactly while the window that they need is moderate (a spread of costs up to about 60 units always is).
+            exactly while the window that they need is moderate (a spread of costs up to about 50 units always is).
         residual: cost to spare, at least 0, in the units and dtype kind of the changes.
         slope: value per cost at the break, above 0.
         tolerance: shortfalls this close are equal.

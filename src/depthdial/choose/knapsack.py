@@ -216,7 +216,7 @@ def solve_budget(values: ArrayLike, costs: ArrayLike, budget: float, *, weights:
     Returns:
         (n_sequences,) route indices; of equally good choices a cheaper one. Integer costs, and real ones that are
         multiples of a common unit such as 1/30, are solved exactly (proven while a sequence's costs span up to about
-        60 units, and in practice far beyond); `solve_budget_bounded` tells, and gives the gap for other costs.
+        50 units, and in practice far beyond); `solve_budget_bounded` tells, and gives the gap for other costs.
 
     Raises:
         InputError: NaN or infinite numbers, wrong shapes, an empty table, negative costs or weights, a budget that is

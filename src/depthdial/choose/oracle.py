@@ -33,7 +33,7 @@ _HEADLINE_SHARES = (0.25, 0.5, 0.75)
 
 
 class WholeCurve(NamedTuple):
-    """The oracle at breakpoints of its curve.
+    """The oracle at breakpoints of its curve, and where the costliest fixed route lies beyond the last one, there.
 
     `budgets` and `values` are (n_budgets,), `shares` (n_budgets, n_routes), `choices` (n_sequences, n_budgets).
     """
@@ -52,9 +52,10 @@ class OracleCurve:
     mean costs per sequence, in the units of the cost column.
 
     Attributes:
-        budgets: (n_budgets,) ascending; from the cheapest assignment to the one that is best everywhere.
-        value: (n_budgets,) best mean value within each budget. Every budget is a breakpoint of the concave curve, so
-            it is reached by a choice of one route per sequence, and none is better.
+        budgets: (n_budgets,) ascending, at most 201: from the cheapest assignment to the one that is best everywhere,
+            and on to the costliest fixed route, where the oracle leaves budget unspent.
+        value: (n_budgets,) best mean value within each budget. Every budget but that last one is a breakpoint of the
+            concave curve: a choice of one route per sequence spends just that and reaches the value, and none is better.
         shares: (n_budgets, n_routes) share of the sequences that go to each route.
         value_interval: (n_budgets, 2) bootstrap interval over sequences; None without bootstrap.
         full_value, full_cost: mean value and mean cost of the full route; None where the rows have none.
@@ -68,7 +69,7 @@ class OracleCurve:
             the fixed points; NaN below the cheapest fixed route.
         random: (n_budgets,) the oracle's own shares at each budget handed to the sequences at random (expected
             value): what is left when nobody knows which sequence needs which route. `random_cost` is the expected
-            cost: the budget itself when a route costs the same on every sequence.
+            cost: what the oracle itself spends when a route costs the same on every sequence.
         permuted: (n_budgets,) the oracle on scores shuffled over the sequences within each route, mean over
             `n_permutations`: how good it is to take the best of unrelated scores, by luck. None without permutations.
         permuted_matches_full_at: mean budget at which those match the full route's mean value.
@@ -223,6 +224,8 @@ def oracle_curve(
 ) -> WholeCurve:
     """The whole curve from arrays, read off at no more than `n_points` of its breakpoints, evenly spread in cost.
 
+    If the costliest fixed route costs more than the last breakpoint, its cost is added with the same choices.
+
     Args:
         values, costs, weights: as in `depthdial.solve_budget`, more is better.
 
@@ -329,7 +332,12 @@ def _read_off(problem: BudgetProblem, n_points: int) -> WholeCurve:
     n_routes = problem.values.shape[1]
     cells = choices + n_routes * np.arange(len(at))
     shares = np.bincount(cells.ravel(), minlength=len(at) * n_routes).reshape(len(at), n_routes) / len(choices)
-    return WholeCurve(costs[at], problem.breakpoint_values[at], shares, choices)
+    budgets, values = costs[at], problem.breakpoint_values[at]
+    costliest = float(problem.costs.sum(axis=0).max() / problem.total_weight)
+    if costliest > budgets[-1] * (1 + 1e-12):
+        budgets, values = np.append(budgets, costliest), np.append(values, values[-1])
+        shares, choices = np.vstack([shares, shares[-1:]]), np.hstack([choices, choices[:, -1:]])
+    return WholeCurve(budgets, values, shares, choices)
 
 
 def _interval(samples: np.ndarray, tails: np.ndarray) -> np.ndarray | None:

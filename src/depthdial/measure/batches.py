@@ -40,14 +40,24 @@ class Runner:
 
     @property
     def device(self) -> torch.device:
-        return unwrap(self.model).get_input_embeddings().weight.device
+        return next(unwrap(self.model).get_input_embeddings().parameters()).device
 
     @property
     def full(self) -> Route:
         return Route(tuple(range(self.n_layers)), self.n_layers, "full")
 
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest sequence that the model was made for; None if its configuration does not say."""
+        config = unwrap(self.model).config.get_text_config(decoder=True)
+        return getattr(config, "max_position_embeddings", None)
+
     def prefill(self, batch: Sequence[EncodedExample], route: Route | None = None) -> Prefill:
-        ids, mask = left_padded([list(e.prompt_ids) for e in batch], self.pad_token_id, self.device)
+        """One pass over the prompts of a batch, through `route` (default: every layer)."""
+        return self.prefill_ids([example.prompt_ids for example in batch], route)
+
+    def prefill_ids(self, prompts: Sequence[Sequence[int]], route: Route | None = None) -> Prefill:
+        ids, mask = left_padded(prompts, self.pad_token_id, self.device)
         return prefill(self.model, ids, mask, route)
 
     def decode(self, route: Route, prefilled: Prefill, max_new_tokens: int) -> Decoded:

@@ -76,8 +76,7 @@ def make_plan(
         raise InputError(f"Unknown prompt depth {prompt_depth!r}: use {' or '.join(PROMPT_DEPTHS)}.")
     runner = Runner.of(model, tokenizer)
     identity = identity or ModelIdentity.of(model)
-    context_tokens = getattr(unwrap(model).config.get_text_config(decoder=True), "max_position_embeddings", None)
-    examples = tuple(encode(task, tokenizer, context_tokens=context_tokens))
+    examples = tuple(encode(task, tokenizer, context_tokens=runner.context_tokens))
     about_task = {
         "task": task.name,
         "split": task.split,

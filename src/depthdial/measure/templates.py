@@ -1,19 +1,20 @@
 """Templates: how an example becomes the tokens of a prompt, and how a long document is cut to a token budget.
 
-| template | the prompt                                                                                                |
-| -------- | --------------------------------------------------------------------------------------------------------- |
-| `chat`   | the tokenizer's own chat template around one user message (instruction and input; for a document to        |
-|          | summarise, a line that asks for it)                                                                        |
-| `paper`  | the forms of the paper (arXiv 2410.20022, section 4): Alpaca's instruction/input/response,                 |
-|          | "### Article:" / "### Summary:"; a bare prompt stays as it is                                              |
-| `plain`  | the text as it is                                                                                          |
-| `auto`   | `chat` where the tokenizer has a chat template, else `paper`                                               |
+| template | the prompt                                                                                              |
+| -------- | ------------------------------------------------------------------------------------------------------- |
+| `chat`   | the tokenizer's own chat template around one user message: instruction and input, or a request to       |
+|          | summarise and the document                                                                              |
+| `paper`  | the paper's forms (arXiv 2410.20022): Stanford Alpaca's instruction/input/response, and                 |
+|          | "### Article:" / "### Summary:"; a bare prompt stays as it is                                           |
+| `plain`  | the text as it is                                                                                       |
+| `auto`   | `chat` where the tokenizer has a chat template, else `paper`                                            |
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from depthdial.errors import InputError
 
@@ -23,24 +24,16 @@ if TYPE_CHECKING:
 Template = Literal["auto", "chat", "paper", "plain"]
 TEMPLATES: tuple[Template, ...] = get_args(Template)
 
+# What an example is: an instruction (with or without an input), a document to summarise, or a prompt to leave alone.
 Form = Literal["instruction", "article", "dialogue", "prompt"]
-"""What an example is: an instruction with or without an input, a document to summarise, or a prompt to leave alone."""
 
-# Stanford Alpaca's two forms, word for word: models were fine-tuned on exactly this text.
+# Stanford Alpaca's words to the letter: models were fine-tuned on exactly these.
 _ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Input:\n{document}\n\n### Response:"
+    "Write a response that appropriately completes the request."
 )
-_ALPACA_WITHOUT_INPUT = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Response:"
-)
-_SUMMARY = {
-    "article": "### Article:\n{document}\n### Summary:\n",
-    "dialogue": "### Dialogue:\n{document}\n### Summary:\n",
-}
+_ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+_SUMMARY_HEADING = {"article": "### Article:", "dialogue": "### Dialogue:"}
 _SUMMARY_REQUEST = {
     "article": "Summarize the following article in three or four sentences.",
     "dialogue": "Summarize the following dialogue in one or two sentences.",
@@ -66,18 +59,18 @@ def resolve_template(template: str, tokenizer: PreTrainedTokenizerBase) -> Templ
     if known == "auto":
         return "chat" if has_chat else "paper"
     if known == "chat" and not has_chat:
-        raise InputError("This tokenizer has no chat template: use template='paper' or 'plain'.")
+        raise InputError("This tokenizer has no chat template: use the template 'paper' or 'plain'.")
     return known
 
 
 @dataclass(frozen=True)
 class Prompter:
-    """Makes prompts of one form with one template.
+    """Makes the prompts of one form of examples with one template.
 
     Attributes:
         template: a resolved one (see `resolve_template`).
         form: what the examples are.
-        tokenizer: of the model that will read the prompts.
+        tokenizer: that of the model which will read the prompts.
     """
 
     template: Template
@@ -86,12 +79,8 @@ class Prompter:
 
     def text(self, instruction: str, document: str = "") -> str:
         """The prompt as text; with `chat`, the user message that the chat template then wraps."""
-        if self.template == "paper" and self.form != "prompt":
-            # str.replace and not str.format: the texts may hold braces, and one may hold the other's placeholder.
-            before, after = self._paper_form(document).split(
-                "{document}" if document or not instruction else "{instruction}"
-            )
-            return before.replace("{instruction}", instruction) + (document or instruction) + after
+        if self.template == "paper":
+            return self._paper_text(instruction, document)
         request = _SUMMARY_REQUEST.get(self.form, "") if self.template == "chat" else ""
         return "\n\n".join(part for part in (request, instruction, document) if part)
 
@@ -99,14 +88,92 @@ class Prompter:
         """Token ids of the prompt, ready for the response to follow.
 
         A chat prompt is exactly what `apply_chat_template(..., add_generation_prompt=True)` gives. The others carry the
-        special tokens that the tokenizer puts first; one that it puts last (an end of sequence) would end the answer
-        before it starts and is left out.
+        special tokens that the tokenizer puts first; an end of sequence that it puts last is left out, for it would tell
+        the model that there is nothing to answer.
+
+        Raises:
+            InputError: if the chat template refuses the message.
         """
         text = self.text(instruction, document)
         if self.template == "chat":
             return self._chat_ids(text)
         ids = list(self.tokenizer(text, verbose=False)["input_ids"])
-        eos_id, eos = self.tokenizer.eos_token_id, self.tokenizer.eos_token
-        if len(ids) > 1 and ids[-1] == eos_id and not text.endswith(str(eos)):
+        eos = str(self.tokenizer.eos_token)
+        if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id and not text.endswith(eos):
             ids.pop()
         return ids
+
+    def fitted_ids(self, instruction: str, document: str, max_tokens: int | None) -> tuple[list[int], bool]:
+        """Token ids of the prompt within a budget, and whether something had to be cut.
+
+        What is cut is the end of the document, or of the instruction where there is no document or cutting all of it is
+        not enough. Never the template around them: the prompt still ends with its cue for the response.
+
+        Args:
+            max_tokens: the budget in tokens of the whole prompt, template and special tokens counted; None for any length.
+
+        Raises:
+            InputError: if the template alone takes more than the budget.
+        """
+        ids = self.ids(instruction, document)
+        if max_tokens is None or len(ids) <= max_tokens:
+            return ids, False
+        if document and (kept := _longest_fit(document, lambda part: self.ids(instruction, part), max_tokens)):
+            return kept, True
+        if kept := _longest_fit(instruction, self.ids, max_tokens):
+            return kept, True
+        raise InputError(
+            f"The {self.template} template alone takes {len(self.ids('', ''))} tokens, "
+            f"more than the {max_tokens} of max_prompt_tokens: raise it."
+        )
+
+    def _paper_text(self, instruction: str, document: str) -> str:
+        if self.form == "prompt":
+            return instruction
+        if self.form in _SUMMARY_HEADING:
+            return f"{_SUMMARY_HEADING[self.form]}\n{document}\n### Summary:\n"
+        if document:
+            task = f"{_ALPACA_WITH_INPUT}\n\n### Instruction:\n{instruction}\n\n### Input:\n{document}"
+        else:
+            task = f"{_ALPACA}\n\n### Instruction:\n{instruction}"
+        return f"{task}\n\n### Response:"
+
+    def _chat_ids(self, text: str) -> list[int]:
+        from jinja2 import TemplateError
+
+        try:
+            encoded: Any = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                tokenizer_kwargs={"verbose": False},
+            )
+        except TemplateError as error:
+            raise InputError(
+                f"The tokenizer's chat template refused a user message ({error}): use the template 'paper' or 'plain'."
+            ) from error
+        return list(encoded["input_ids"])
+
+
+def _longest_fit(text: str, ids_of: Callable[[str], list[int]], max_tokens: int) -> list[int]:
+    """Ids made of the longest beginning of `text` that keeps them within `max_tokens`; empty if none does.
+
+    Works with any tokenizer, for it only counts; every other guess is by interpolation, so that a long document takes a
+    handful of passes and the worst case is that of halving.
+    """
+    short, best = 0, ids_of("")
+    long, long_tokens = len(text), len(ids_of(text))
+    if len(best) > max_tokens:
+        return []
+    by_interpolation = True
+    while long - short > 1 and len(best) < max_tokens:
+        share = (max_tokens - len(best)) / (long_tokens - len(best)) if by_interpolation else 0.5
+        guess = min(max(short + round(share * (long - short)), short + 1), long - 1)
+        ids = ids_of(text[:guess])
+        if len(ids) <= max_tokens:
+            short, best = guess, ids
+        else:
+            long, long_tokens = guess, len(ids)
+        by_interpolation = not by_interpolation
+    return best

@@ -36,6 +36,7 @@ _FORMAT = 1
 _SAMPLE_BYTES, _N_SAMPLES = 64 * 1024, 64
 _LOCK_TIMEOUT_SEC = 1800.0
 _FETCH_TIMEOUT_SEC = 1800.0
+_DISK_FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name)]  # Windows has no EDQUOT
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,7 @@ def _disk_errors(root: Path, model: Builtin) -> Iterator[None]:
         raise
     except Exception as error:
         # safetensors reports a full disk as an error of its own type, in words
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        if getattr(error, "errno", None) in _DISK_FULL or "No space left" in str(error):
             raise InputError(
                 f"the disk of {root} is too full for {model.alias}: free {model.disk_bytes / 1e6:.0f} MB"
                 " or set DEPTHDIAL_CACHE to a folder elsewhere"

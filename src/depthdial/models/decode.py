@@ -57,10 +57,10 @@ def decode_greedy(
         bos_token_id=getattr(unwrap(model).generation_config, "bos_token_id", None),
     )
     started = _clock(prefilled.input_ids.device)
-    output = runner.generate(prefilled.input_ids, attention_mask=prefilled.attention_mask)
+    output: Any = runner.generate(prefilled.input_ids, attention_mask=prefilled.attention_mask)
     decode_sec = _clock(prefilled.input_ids.device) - started
     new = output[:, prefilled.input_ids.shape[1] :].tolist()
-    answers = [_cut(row, eos_token_ids) for row in new]
+    answers = [cut_at_end(row, eos_token_ids) for row in new]
     return Decoded(
         tuple(tuple(tokens) for tokens, _ in answers),
         tuple(reason for _, reason in answers),
@@ -76,7 +76,8 @@ def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(sorted({i for i in (*ids, tokenizer.eos_token_id) if i is not None}))
 
 
-def _cut(tokens: list[int], eos_token_ids: Sequence[int]) -> tuple[list[int], FinishReason]:
+def cut_at_end(tokens: list[int], eos_token_ids: Sequence[int]) -> tuple[list[int], FinishReason]:
+    """The tokens up to and with the first end token, and why they end there."""
     for i, token in enumerate(tokens):
         if token in eos_token_ids:
             return tokens[: i + 1], "eos"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -133,7 +134,7 @@ def positions(attention_mask: torch.Tensor, n_last: int | None = None) -> torch.
     return places if n_last is None else places[:, -n_last:]
 
 
-def left_padded(prompts: list[list[int]], pad_token_id: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(prompts: Sequence[Sequence[int]], pad_token_id: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """(input_ids, attention_mask) of token lists, padded on the left to the longest."""
     width = max(map(len, prompts))
     ids = [[pad_token_id] * (width - len(p)) + list(p) for p in prompts]

