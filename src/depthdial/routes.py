@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TypeVar
 
 from depthdial.errors import InputError
@@ -33,7 +34,10 @@ GRAMMAR = (
     "full, ee:12, uls:12, unified:12, rls:12@0, rls-wo1:12@0, drop:20-24 or layers such as 0-3,8,12-29 "
     "(a count may be a percentage, as in uls:50%)"
 )
-_LAYER_ITEM = re.compile(r"\d+(?:\s*-\s*\d+)?")
+# Numbers of at most nine digits: Python refuses to read those of thousands, with an error of its own.
+_LAYER_ITEM = re.compile(r"\d{1,9}(?:\s*-\s*\d{1,9})?")
+# A typing slip such as 1000000000 layers must be an error, not a full memory.
+_MOST_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,9 @@ class RandomRoute:
         _check_depth(self.n_layers)
         if self.kind not in RANDOM_FAMILIES:
             raise InputError(f"Unknown random family {self.kind!r}: use one of {', '.join(RANDOM_FAMILIES)}.")
+        for name, value in (("cost_layers", self.cost_layers), ("seed", self.seed)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise InputError(f"The {name} of a random route is a whole number from 0, not {value!r}: write rls:12@0.")
         _check_count(self.cost_layers, self.n_layers, self.name)
 
     @property
@@ -247,6 +254,7 @@ def split_routes(text: str) -> list[str]:
     in a row are separated by `;` or a space.
     """
     routes: list[str] = []
+    text = re.sub(r"\s*,\s*", ",", text)  # "0-3, 8" is one layer list
     for part in re.split(r"[;\s]+", text.strip()):
         joins = False
         for item in filter(None, part.split(",")):
@@ -260,11 +268,11 @@ def split_routes(text: str) -> list[str]:
 
 
 def _parse_layers(spec: str, n_layers: int) -> Route:
-    return Route(_layer_items(spec, spec), n_layers)
+    return Route(_layer_items(spec, spec, n_layers), n_layers)
 
 
 def _parse_drop(argument: str, n_layers: int) -> Route:
-    dropped = _layer_items(argument, f"drop:{argument}")
+    dropped = _layer_items(argument, f"drop:{argument}", n_layers)
     _check_layers(dropped, n_layers)
     if len(dropped) == n_layers:
         raise InputError(f"Route 'drop:{argument}' leaves no layer to run: keep at least one of the {n_layers}.")
@@ -275,19 +283,19 @@ def _parse_drop(argument: str, n_layers: int) -> Route:
 def _parse_random(kind: str, argument: str, n_layers: int) -> RandomRoute:
     count, at, seed = argument.partition("@")
     spec = f"{kind}:{argument}"
-    if at and not re.fullmatch(r"\d+", seed.strip()):
-        raise InputError(f"Route {spec!r} has no whole number as its seed: write it as {kind}:{count or 12}@0.")
+    if at and not re.fullmatch(r"\d{1,18}", seed.strip()):
+        raise InputError(f"Route {spec!r} needs a whole number from 0 as its seed: write it as {kind}:{count or 12}@0.")
     return RandomRoute(kind, _parse_count(count, n_layers, spec), n_layers, int(seed) if at else 0)
 
 
 def _parse_count(text: str, n_layers: int, spec: str) -> int:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(%?)\s*", text)
     if match is None or ("." in match[1] and not match[2]):
         raise InputError(
             f"Route {spec!r} needs a number of layers from 1 to {n_layers} or a percentage after the colon: use {GRAMMAR}."
         )
-    # Half a layer rounds up: 50% of 15 layers are 8.
-    count = math.floor(float(match[1]) / 100 * n_layers + 0.5) if match[2] else int(match[1])
+    # Half a layer rounds up: 50% of 15 layers are 8. In fractions, for in floats 29% of 50 is less than 14.5.
+    count = int(Fraction(match[1]) * n_layers / 100 + Fraction(1, 2)) if match[2] else int(match[1])
     return _check_count(count, n_layers, spec)
 
 
@@ -299,7 +307,7 @@ def _check_count(count: int, n_layers: int, spec: str) -> int:
     return count
 
 
-def _layer_items(text: str, spec: str) -> tuple[int, ...]:
+def _layer_items(text: str, spec: str, n_layers: int) -> tuple[int, ...]:
     layers: list[int] = []
     for item in (part.strip() for part in text.split(",")):
         if _LAYER_ITEM.fullmatch(item) is None:
@@ -307,27 +315,25 @@ def _layer_items(text: str, spec: str) -> tuple[int, ...]:
         first, _, last = (part.strip() for part in item.partition("-"))
         if last and int(last) < int(first):
             raise InputError(f"The range {item!r} in route {spec!r} runs backwards: write it as {last}-{first}.")
-        layers.extend(_span(int(first), int(last or first), spec))
+        _check_exists(int(last or first), n_layers)  # before the range is written out
+        layers.extend(range(int(first), int(last or first) + 1))
     return tuple(layers)
 
 
-def _span(first: int, last: int, spec: str) -> range:
-    # A typing slip such as 0-99999999999 must be an error, not a full memory.
-    if last - first > 100_000:
-        raise InputError(f"Route {spec!r} names layers up to {last}, which no model has: shorten the range.")
-    return range(first, last + 1)
-
-
 def _as_index(layer: object) -> int:
-    index = getattr(layer, "__index__", None)
-    if index is None or isinstance(layer, bool):
-        raise InputError(f"Layer indices are whole numbers, not {layer!r}: write the route as (0, 1, 5).")
-    return int(index())
+    try:
+        if not isinstance(layer, bool):
+            return operator.index(layer)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise InputError(f"Layer indices are whole numbers, not {layer!r}: write the route as (0, 1, 5).")
 
 
 def _check_depth(n_layers: int) -> None:
     if not isinstance(n_layers, int) or isinstance(n_layers, bool) or n_layers < 1:
         raise InputError(f"n_layers must be a whole number of at least 1, not {n_layers!r}.")
+    if n_layers > _MOST_LAYERS:
+        raise InputError(f"n_layers is {n_layers}, which no model has: use at most {_MOST_LAYERS}.")
 
 
 def _check_layers(layers: Sequence[int], n_layers: int) -> None:
@@ -341,6 +347,10 @@ def _check_layers(layers: Sequence[int], n_layers: int) -> None:
                 f"The layers of a route must rise, but {after} follows {before}: write it as "
                 f"{format_layers(sorted(set(layers)))!r}."
             )
-    outside = next((i for i in layers if not 0 <= i < n_layers), None)
-    if outside is not None:
-        raise InputError(f"Layer {outside} does not exist: this model has layers 0 to {n_layers - 1}.")
+    for layer in (layers[0], layers[-1]):
+        _check_exists(layer, n_layers)
+
+
+def _check_exists(layer: int, n_layers: int) -> None:
+    if not 0 <= layer < n_layers:
+        raise InputError(f"Layer {layer} does not exist: this model has layers 0 to {n_layers - 1}.")

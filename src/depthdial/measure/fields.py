@@ -199,7 +199,7 @@ def _text(row: Row, field: str, where: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise InputError(f"{where} holds a {type(value).__name__} in field {field!r}: give text.")
+        raise InputError(f"{where} has a value of type {type(value).__name__} in field {field!r}: give text.")
     return value
 
 

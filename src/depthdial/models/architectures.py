@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from depthdial.errors import InputError
@@ -29,13 +30,14 @@ _PER_LAYER_LISTS = (
     "layer_rope_theta",
     "layer_types",
     "mlp_layer_types",
+    "moe_topk",
     "no_rope_layers",
     "num_attention_heads_per_layer",
     "num_key_value_heads_per_layer",
     "sliding_windows",
 )
 # Lists of layer positions: every position moves to where its layer now is, or goes with it.
-_LAYER_POSITION_LISTS = ("local_layer_ids", "mlp_only_layers", "moe_layers", "rope_scaling_layers")
+_LAYER_POSITION_LISTS = ("full_attn_idxs", "local_layer_ids", "mlp_only_layers", "moe_layers", "rope_scaling_layers")
 # "The first n layers are dense": n becomes the number of those that are kept.
 _PREFIX_COUNTS = ("first_k_dense_replace", "num_dense_layers")
 
@@ -69,17 +71,19 @@ def unwrap(model: Any) -> PreTrainedModel:
     """
     from transformers import PreTrainedModel
 
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     if hasattr(model, "get_base_model") and hasattr(model, "peft_config"):
-        method = next(iter(model.peft_config.values()))
-        if method.is_prompt_learning:
-            raise InputError(
-                f"A {method.peft_type.value} adapter lives outside the decoder layers, so it cannot follow a route: "
-                "use LoRA or another method that adapts the layers, or the model without it."
-            )
+        for method in model.peft_config.values():
+            if method.is_prompt_learning:
+                raise InputError(
+                    f"A {method.peft_type.value} adapter lives outside the decoder layers, so it cannot follow a route: "
+                    "use LoRA or another method that adapts the layers, or the model without it."
+                )
         model = model.get_base_model()
     if not isinstance(model, PreTrainedModel):
         raise InputError(
-            f"{type(model).__name__} is not a Hugging Face model: pass a decoder-only PreTrainedModel, such as dd.load gives."
+            f"{type(model).__name__} is not a Hugging Face model: pass a decoder-only PreTrainedModel, such as "
+            "dd.load gives."
         )
     return model
 
@@ -101,6 +105,7 @@ def decoder_stack(model: PreTrainedModel) -> DecoderStack:
             "routes need a decoder-only model with attention in every layer."
         )
     name, layers = found[0]
+    _refuse_encoder(model, config, layers[0])
     path = tuple(name.split("."))
     owner = model.get_submodule(".".join(path[:-1]))
     return DecoderStack(path, layers, _final_norm(owner))
@@ -115,12 +120,20 @@ def cut_config(config: PreTrainedConfig, layers: Sequence[int]) -> dict[int, Pre
     """Copies of a model's configuration objects that describe only `layers`.
 
     Returns:
-        id of each old object -> its new one: the top configuration, and the text configuration where that is another.
+        id of each old object -> its new one: the top configuration, and every configuration inside it.
     """
+    from transformers import PreTrainedConfig
+
+    copies: dict[int, Any] = {}
+    copy.deepcopy(config, copies)  # the copier's own memo says which copy stands for which object
     text = config.get_text_config(decoder=True)
-    new_text = copy.copy(text)
-    fields = new_text.__dict__
-    n_layers, place = text.num_hidden_layers, {old: new for new, old in enumerate(layers)}
+    _cut(copies[id(text)], layers, text.num_hidden_layers)
+    return {old: new for old, new in copies.items() if isinstance(new, PreTrainedConfig)}
+
+
+def _cut(config: PreTrainedConfig, layers: Sequence[int], n_layers: int) -> None:
+    fields, place = config.__dict__, {old: new for new, old in enumerate(layers)}
+    per_layer = fields.pop("_heterogeneity_spec", None)  # fields that differ from layer to layer (`per_layer_config`)
     if fields.get("decoder_sparse_step"):
         _make_sparsity_explicit(fields, n_layers)
     for name in _PER_LAYER_LISTS:
@@ -136,27 +149,33 @@ def cut_config(config: PreTrainedConfig, layers: Sequence[int]) -> dict[int, Pre
             fields[name] = sum(i < fields[name] for i in layers)
     if "attention_types" in fields and "attention_layers" in fields:  # GPT-Neo spells its list as [[kinds, repeats], ..]
         fields["attention_types"] = [[list(fields["attention_layers"]), 1]]
-    fields[text.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = len(layers)
-    if text is config:
-        return {id(config): new_text}
-    new_top = copy.copy(config)
-    for name, value in config.__dict__.items():
-        if value is text:
-            new_top.__dict__[name] = new_text
-    return {id(config): new_top, id(text): new_text}
+    fields[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = len(layers)
+    if config.num_hidden_layers != len(layers):  # a property over other fields (ProphetNet)
+        raise InputError(
+            f"{type(config).__name__} cannot describe a model of {len(layers)} layers: use another decoder-only model."
+        )
+    if per_layer is not None:
+        overrides = {place[i]: fields for i, fields in per_layer.per_layer_overrides.items() if i in place}
+        config.per_layer_config = overrides  # type: ignore[attr-defined]
 
 
-def why_not_saved(config: PreTrainedConfig, layers: Sequence[int]) -> str | None:
-    """Why a folder of only `layers` could not be loaded again as the same model; None if it can.
+def why_not_saved(model: PreTrainedModel) -> str | None:
+    """Why a folder of this view could not be loaded again as the same model; None if it can.
 
-    A view runs the very modules of its base, so it is right all the same.
+    Some layers are built by their place in the whole model (GPT-2's attention scaled by the layer's number, experts in
+    every other layer). A view runs the very modules of its base and is right all the same, but a configuration cannot say
+    so. Builds the model that the configuration describes, without weights, and compares the layers.
     """
-    text = config.get_text_config(decoder=True)
-    moved = tuple(layers) != tuple(range(len(layers)))
-    if moved and getattr(text, "scale_attn_by_inverse_layer_idx", False):
-        return "its attention is scaled by each layer's place, which a saved configuration cannot keep"
-    if moved and getattr(text, "moe_layer_interval", 1) not in (None, 1):
-        return "its experts stand at every n-th layer, which a saved configuration cannot keep"
+    from transformers.initialization import no_init_weights
+
+    with torch.device("meta"), no_init_weights():
+        rebuilt = type(model)(copy.deepcopy(model.config))
+    is_quantized = getattr(model, "hf_quantizer", None) is not None  # then the modules differ until weights are loaded
+    pairs = zip(decoder_stack(model).layers, decoder_stack(rebuilt).layers, strict=True)
+    for index, (layer, again) in enumerate(pairs):
+        name = _first_difference(layer, again, compare_weights=not is_quantized)
+        if name is not None:
+            return f"{name} of its layer {index} depends on the place in the whole model, which a saved one would lose"
     return None
 
 
@@ -191,6 +210,34 @@ def _final_norm(owner: nn.Module) -> nn.Module | None:
     return None
 
 
+def _first_difference(layer: nn.Module, again: nn.Module, *, compare_weights: bool) -> str | None:
+    if compare_weights and (only_one := layer.state_dict().keys() ^ again.state_dict().keys()):
+        return min(only_one)
+    modules = dict(again.named_modules())
+    for prefix, module in layer.named_modules():
+        theirs = modules[prefix].__dict__ if prefix in modules else {}
+        for name in module.__dict__.keys() & theirs.keys() - {"training", "gradient_checkpointing"}:
+            value = module.__dict__[name]
+            is_plain = value is None or isinstance(value, bool | int | float | str)
+            if is_plain and not name.startswith("_") and value != theirs[name]:
+                return f"{prefix}.{name}".lstrip(".")
+    return None
+
+
+def _refuse_encoder(model: PreTrainedModel, config: PreTrainedConfig, layer: nn.Module) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    # A decoder's cross-attention is not causal either, so that one causal module is enough. Those without the flag
+    # (RoFormer, XLM) are known by their kind.
+    flags = {module.__dict__["is_causal"] for module in layer.modules() if "is_causal" in module.__dict__}
+    masked_kind = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    if (flags and True not in flags) or (not flags and masked_kind):
+        raise InputError(
+            f"{type(model).__name__} is not a decoder, since its tokens attend to later ones: routes need a decoder-only "
+            "model, such as Llama or GPT-2."
+        )
+
+
 def _refuse_unsupported(model: PreTrainedModel, config: PreTrainedConfig) -> None:
     name = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
@@ -202,9 +249,18 @@ def _refuse_unsupported(model: PreTrainedModel, config: PreTrainedConfig) -> Non
         raise InputError(
             f"{name} is a hybrid or recurrent stack{what}: routes need a decoder-only model with attention in every layer."
         )
-    if getattr(config, "num_kv_shared_layers", 0) or getattr(config, "hidden_size_per_layer_input", 0):
+    if getattr(config, "cross_attention_layers", None) or getattr(config, "cross_layer_interval", None):
         raise InputError(
-            f"The layers of {name} share keys and values or per-layer embeddings with one another, so none can be "
+            f"{name} has cross-attention to images at fixed places between its layers, which a route would move: "
+            "use a decoder-only model or one that puts images among the tokens, such as LLaVA."
+        )
+    if (
+        getattr(config, "num_kv_shared_layers", 0)
+        or getattr(config, "hidden_size_per_layer_input", 0)
+        or "shared" in (getattr(config, "indexer_types", None) or ())
+    ):
+        raise InputError(
+            f"The layers of {name} share keys and values, chosen tokens or embeddings with one another, so none can be "
             "skipped alone: use a decoder-only model whose layers stand for themselves."
         )
 

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -330,7 +331,9 @@ def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         from peft import PeftModel
     except ImportError as error:
         raise InputError("adapters need PEFT: run `pip install 'depthdial[peft]'`") from error
-    with _quiet_transformers(), _refusing(f"the adapter {folder} does not fit the model"):
+    with _quiet_transformers(), _refusing(f"the adapter {folder} does not fit the model"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing that a user can change
+        warnings.filterwarnings("error", "Found missing adapter keys")  # they would stay random
         # PEFT's wrapper passes every attribute on, and views accept it, but it is no subclass
         return cast("PreTrainedModel", PeftModel.from_pretrained(model, str(folder)))
 

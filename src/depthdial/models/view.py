@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 import types
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 ROUTE_ATTRIBUTE = "depthdial_route"
 
 _TABLES = frozenset({dict, list, set, OrderedDict})
+_FUNCTIONS = frozenset({types.MethodType, types.FunctionType, functools.partial})
 
 
 def view(model: Any, route: Route | str | Sequence[int]) -> PreTrainedModel:
@@ -44,17 +46,19 @@ def view(model: Any, route: Route | str | Sequence[int]) -> PreTrainedModel:
 
     It is a model of `len(route.layers)` layers in every respect (generate, pipelines, caches, hidden states,
     `save_pretrained`) and takes milliseconds to make, so make one whenever it is needed. It is a snapshot: hooks, adapters
-    and `train()` on it do not reach the base, nor those put on the base later the view. Weights are shared for good:
-    training, casting or moving one moves both.
+    and `train()` on it do not reach the base, nor those put on the base later the view. Weights are shared for good, so
+    that training the view, or merging an adapter into it, changes the base; buffers are not, so cast or move the base
+    first and make the view after.
 
     Args:
-        model: a decoder-only model, another view, or a PEFT-wrapped model (the view then carries its adapter layers, and
-            `save_pretrained` writes them merged).
+        model: a decoder-only model, another view, or a PEFT-wrapped model or one with adapters added (the view
+            then carries the adapter layers, and `save_pretrained` writes them merged).
         route: a Route for this model's depth, its text (`"uls:12"`), or layer indices.
 
     Raises:
         InputError: (a ValueError) if the route does not fit the model, is a random rule, or the model has no single stack
-            of decoder layers.
+            of decoder layers. `save_pretrained` raises it where a folder could not keep what the layers are (GPT-2's
+            attention scaled by the layer's number).
     """
     base = unwrap(model)
     stack = decoder_stack(base)
@@ -64,10 +68,8 @@ def view(model: Any, route: Route | str | Sequence[int]) -> PreTrainedModel:
     if getattr(base, "generation_config", None) is not None:
         top.__dict__["generation_config"] = copy.deepcopy(base.generation_config)
     top.__dict__[ROUTE_ATTRIBUTE] = route
-    if base is not model:
-        top.__dict__["save_pretrained"] = functools.partial(_save_merged, top, model)
-    elif (reason := why_not_saved(base.config, route.layers)) is not None:
-        top.__dict__["save_pretrained"] = functools.partial(_refuse_to_save, type(base).__name__, reason)
+    save = _save_merged if _has_adapters(base) else _save
+    top.__dict__["save_pretrained"] = types.MethodType(save, top)
     return top
 
 
@@ -121,19 +123,30 @@ class _Copier:
         shell = object.__new__(type(module))
         state = module.__dict__.copy()
         for name, value in module.__dict__.items():
-            # Its own tables of sub-modules, buffers, hooks, adapter scales, ..: the tensors in them are not copied.
-            if type(value) in _TABLES:
+            kind = type(value)
+            if kind in _TABLES:
+                # Its own tables of sub-modules, buffers, hooks, adapter scales, ..: the tensors in them are not copied.
                 state[name] = value.copy()
+            elif kind in _FUNCTIONS:
+                if _wraps_method_of(module, value):
+                    del state[name]
+                else:
+                    state[name] = _rebind(value, module, shell)
         if self._share_parameters:
             state["_parameters"] = module.__dict__["_parameters"]
         config = state.get("config")
         if config is not None:
             state["config"] = self._configs.get(id(config), config)
         object.__setattr__(shell, "__dict__", state)  # past nn.Module's own __setattr__, which takes longer than the rest
-        for name in ("forward", "_old_forward"):
-            if name in state:
-                state[name] = _rebind(state[name], module, shell)
         return shell
+
+
+def _wraps_method_of(module: nn.Module, function: Any) -> bool:
+    """Whether an attribute is a wrapped method of the base: what `compile()` and compiled decoding leave on a model, and
+    accelerate's `to`. Kept, it would run the whole base in the view's place; without it the class's own method serves.
+    """
+    wrapped = getattr(function, "__wrapped__", None)
+    return isinstance(function, types.FunctionType) and getattr(wrapped, "__self__", None) is module
 
 
 def _rebind(function: Any, old: nn.Module, new: nn.Module) -> Any:
@@ -153,14 +166,47 @@ def _is_fsdp(model: nn.Module) -> bool:
     return any(cls.__name__ == "FSDPModule" for cls in type(model).__mro__)
 
 
-def _save_merged(top: PreTrainedModel, peft_model: Any, *args: Any, **kwargs: Any) -> None:
-    """`save_pretrained` of a view of a PEFT model: the adapter is merged into a copy, which any loader reads."""
-    merged = copy.copy(top)
-    merged.__dict__ = {name: value for name, value in top.__dict__.items() if name != "save_pretrained"}
-    tuner = copy.copy(peft_model.base_model)
-    tuner.__dict__ = {**peft_model.base_model.__dict__, "_modules": {"model": copy.deepcopy(merged)}}
-    tuner.merge_and_unload().save_pretrained(*args, **kwargs)
+def _has_adapters(model: nn.Module) -> bool:
+    if "peft" not in sys.modules:
+        return False
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return any(isinstance(module, BaseTunerLayer) for module in model.modules())
 
 
-def _refuse_to_save(name: str, reason: str, *args: Any, **kwargs: Any) -> None:
-    raise InputError(f"This view of {name} cannot be saved: {reason}.")
+def _save(top: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
+    """`save_pretrained` of a view: a plain folder of its layers, or InputError where that would not be the same model."""
+    # With an adapter added to the view itself, transformers writes that adapter alone, and no layers.
+    if not getattr(top, "_hf_peft_config_loaded", False):
+        reason = why_not_saved(top)
+        if reason is not None:
+            raise InputError(f"This view of {type(top).__name__} cannot be saved: {reason}.")
+    type(top).save_pretrained(top, *args, **kwargs)
+
+
+def _save_merged(top: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
+    """`save_pretrained` of a view whose base has adapters: they are merged into a copy, which any loader reads."""
+    plain = copy.deepcopy(top)
+    for parent in list(plain.modules()):
+        for name, child in parent._modules.items():
+            if child is not None:
+                parent._modules[name] = _without_adapter(child)
+    for name in ("peft_config", "_hf_peft_config_loaded"):
+        plain.__dict__.pop(name, None)
+    _save(plain, *args, **kwargs)
+
+
+def _without_adapter(module: Any) -> nn.Module:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    if not isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+        return module
+    is_on = not module.disable_adapters
+    if isinstance(module, AuxiliaryTrainingWrapper) and not is_on:  # a module trained whole, beside the adapters
+        return module.original_module
+    if hasattr(module, "unload_and_optionally_merge_module"):
+        return module.unload_and_optionally_merge_module(merge=is_on, safe_merge=False, adapter_names=None)
+    if is_on:
+        module.merge()
+    return module.get_base_layer()

@@ -1,0 +1,218 @@
+"""Result rows, gathered by route: what every table and figure of a report is made from. Numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from depthdial.errors import InputError
+from depthdial.measure.stats import Interval, mean_interval
+from depthdial.routes import FIXED_FAMILIES, RANDOM_FAMILIES, Route
+
+# Families in the order in which tables name them; a searched one, whose name is its own, follows the full model.
+_ORDER = ("full", "", "uls", "unified", "rls", "rls-wo1", "ee", "listed")
+HEADLINE_METRICS = ("rouge_l", "agreement", "kl", "nll")
+_NAMES = ("sequence_id", "route", "route_layers")
+
+
+@dataclass(frozen=True)
+class RouteRows:
+    """All rows of one route.
+
+    Attributes:
+        family: `full`, `uls`, .., the name of a searched family, or `listed` for routes written as layers.
+        share_run: (n_layers,) on which share of the sequences each layer ran; 0 or 1 but for random rules.
+        columns: (n_sequences,) arrays by column; NaN where a number is missing.
+    """
+
+    name: str
+    family: str
+    n_layers: int
+    share_run: np.ndarray
+    columns: Mapping[str, np.ndarray]
+
+    @property
+    def n_sequences(self) -> int:
+        return len(self.columns["sequence_id"])
+
+    @property
+    def cost_layers(self) -> float:
+        """Mean number of layers run."""
+        return float(self.share_run.sum())
+
+    @property
+    def cost(self) -> float:
+        """Mean fraction of the layers that run."""
+        return self.cost_layers / self.n_layers
+
+    @property
+    def fixed_layers(self) -> tuple[int, ...] | None:
+        """The layers that run; None where they differ between sequences."""
+        if not np.isin(self.share_run, (0.0, 1.0)).all():
+            return None
+        return tuple(int(i) for i in np.flatnonzero(self.share_run))
+
+    @property
+    def is_full(self) -> bool:
+        return bool((self.share_run == 1).all())
+
+    def values(self, column: str) -> np.ndarray:
+        """The numbers of a column, without the missing ones; empty where there is no such column."""
+        values = self.columns.get(column)
+        return np.empty(0) if values is None else values[np.isfinite(values)]
+
+    def interval(self, column: str) -> Interval | None:
+        """Mean and 95% interval over sequences; None without a number."""
+        values = self.values(column)
+        return mean_interval(values) if len(values) else None
+
+    def mean(self, column: str) -> float | None:
+        values = self.values(column)
+        return float(values.mean()) if len(values) else None
+
+    @property
+    def step_ms(self) -> float | None:
+        """Measured milliseconds per decoding step: the time of all batches over their steps.
+
+        Rows of a batch share its time, so each row stands for its part of the batch.
+        """
+        size, steps, seconds = (self.columns.get(name) for name in ("batch_size", "batch_steps", "batch_decode_sec"))
+        if size is None or steps is None or seconds is None:
+            return None
+        ran = np.isfinite(size) & np.isfinite(steps) & np.isfinite(seconds) & (size > 0) & (steps > 0)
+        if not ran.any():
+            return None
+        return float(1000 * (seconds[ran] / size[ran]).sum() / (steps[ran] / size[ran]).sum())
+
+    @property
+    def step_ms_range(self) -> tuple[float, float] | None:
+        """Fastest and slowest batch, in milliseconds per decoding step."""
+        values = 1000 * self.values("step_sec")
+        return (float(values.min()), float(values.max())) if len(values) else None
+
+    def is_timed_like(self, other: RouteRows) -> bool:
+        """Whether both ran in batches of the same sizes, without which their times say nothing about each other."""
+        mine, others = np.sort(self.values("batch_size")), np.sort(other.values("batch_size"))
+        return bool(len(mine)) and np.array_equal(mine, others)
+
+
+def gather(rows: Any) -> list[RouteRows]:
+    """Rows by route: the full model first, then searched routes, then the others; costliest first within a family.
+
+    Args:
+        rows: a pyarrow.Table, a pandas.DataFrame or a dict of arrays, with the columns of a sweep or a similarity run.
+
+    Raises:
+        InputError: if a column is missing, there is no row, or rows of different models are mixed.
+    """
+    columns = _columns(rows)
+    if not len(columns["route"]):
+        raise InputError("The table has no rows: run `depthdial sweep` first.")
+    depths = sorted({int(n) for n in columns["n_layers"]})
+    if len(depths) > 1:
+        raise InputError(f"The rows are of models with {depths[0]} and {depths[-1]} layers: report on one model at a time.")
+    names, codes = _coded(columns["route"])
+    found = []
+    for i, name in enumerate(names):
+        chosen = codes == i
+        share_run = _share_run(columns["route_layers"][chosen], depths[0])
+        found.append(RouteRows(name, family_of(name), depths[0], share_run, {k: v[chosen] for k, v in columns.items()}))
+    return sorted(found, key=_rank)
+
+
+def family_of(route_name: str) -> str:
+    """The family that a route's name stands for: what precedes the colon; `listed` for layer lists and `drop:`."""
+    if route_name == "full":
+        return "full"
+    prefix, colon, _ = route_name.partition(":")
+    return prefix if colon and prefix != "drop" else "listed"
+
+
+def full_of(routes: Sequence[RouteRows]) -> RouteRows | None:
+    """The full model's rows, under whatever name its route went."""
+    return next((route for route in routes if route.is_full and route.family not in RANDOM_FAMILIES), None)
+
+
+def headline_metric(routes: Sequence[RouteRows]) -> str | None:
+    """ROUGE-L where there are references, else agreement with the full model, else what there is."""
+    return next((name for name in HEADLINE_METRICS if any(len(route.values(name)) for route in routes)), None)
+
+
+def family_lines(routes: Sequence[RouteRows]) -> dict[str, dict[float, list[RouteRows]]]:
+    """By family and number of layers run, the routes that are a point of the family's curve.
+
+    Measurements run a route once, whatever its names (early exit and uniform skipping share several), so each curve takes
+    the rows of an equal route of another family, the full model's among them.
+    """
+    families = [family for family in dict.fromkeys(route.family for route in routes) if family != "full"]
+    lines: dict[str, dict[float, list[RouteRows]]] = {}
+    for family in families:
+        points: dict[float, list[RouteRows]] = {}
+        for route in sorted(routes, key=lambda r: r.cost_layers):
+            if route.family == family or _also_in(route, family):
+                points.setdefault(route.cost_layers, []).append(route)
+        lines[family] = points
+    return lines
+
+
+def pooled(routes: Sequence[RouteRows], column: str) -> Interval | None:
+    """The interval over sequences of the mean over `routes` (the seeds of one random rule) for each sequence."""
+    by_sequence: dict[Any, list[float]] = {}
+    for route in routes:
+        values = route.columns.get(column, np.full(route.n_sequences, np.nan))
+        for sequence, value in zip(route.columns["sequence_id"].tolist(), values.tolist(), strict=True):
+            if np.isfinite(value):
+                by_sequence.setdefault(sequence, []).append(value)
+    return mean_interval([float(np.mean(values)) for values in by_sequence.values()]) if by_sequence else None
+
+
+def _also_in(route: RouteRows, family: str) -> bool:
+    if route.is_full:
+        return family != "listed" and route.family not in RANDOM_FAMILIES
+    if family not in FIXED_FAMILIES or route.fixed_layers is None:
+        return False
+    return route.fixed_layers == FIXED_FAMILIES[family](len(route.fixed_layers), route.n_layers)
+
+
+def _rank(route: RouteRows) -> tuple[int, str, float]:
+    is_known = route.family in _ORDER
+    return _ORDER.index(route.family if is_known else ""), "" if is_known else route.family, -route.cost_layers
+
+
+def _columns(rows: Any) -> dict[str, np.ndarray]:
+    names = [str(name) for name in getattr(rows, "column_names", None) or getattr(rows, "columns", None) or list(rows)]
+    missing = [name for name in (*_NAMES, "n_layers") if name not in names]
+    if missing:
+        raise InputError(f"The table has no column {missing[0]!r}: give the rows of `depthdial sweep` or `similarity`.")
+    return {name: _as_array(rows[name]) for name in names}
+
+
+def _as_array(column: Any) -> np.ndarray:
+    values = np.asarray(column)
+    if values.dtype == object:
+        try:
+            return np.array([np.nan if value is None else value for value in values], dtype=float)
+        except (TypeError, ValueError):
+            return values
+    return values.astype(float) if values.dtype.kind in "iuf" else values
+
+
+def _coded(names: np.ndarray) -> tuple[list[str], np.ndarray]:
+    order = {name: i for i, name in enumerate(dict.fromkeys(str(name) for name in names))}
+    return list(order), np.array([order[str(name)] for name in names])
+
+
+def _share_run(texts: np.ndarray, n_layers: int) -> np.ndarray:
+    counts: dict[str, int] = {}
+    for text in texts:
+        counts[str(text)] = counts.get(str(text), 0) + 1
+    total = np.zeros(n_layers)
+    for text, count in counts.items():
+        route = Route.parse(text, n_layers)
+        if not isinstance(route, Route):
+            raise InputError(f"The column 'route_layers' holds the rule {text!r}: give the layers that ran.")
+        total[list(route.layers)] += count
+    return total / len(texts)

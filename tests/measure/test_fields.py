@@ -1,0 +1,119 @@
+"""Fields: the known shapes of rows, mappings by the user, and what is said of a row that does not fit."""
+
+import pytest
+
+from depthdial.errors import InputError
+from depthdial.measure.fields import Record, find_columns, parse_fields
+
+
+def read(row, fields=None):
+    columns = find_columns(tuple(row), fields, "data.jsonl")
+    return columns.form, columns.read(row, "Row 1 of 'data.jsonl'")
+
+
+@pytest.mark.parametrize(
+    ("row", "form", "record"),
+    [
+        ({"instruction": "I", "input": "X", "output": "O", "text": "T"}, "instruction", (None, "I", "X", "O")),
+        ({"instruction": "I", "output": "O"}, "instruction", (None, "I", "", "O")),
+        ({"instruction": "I", "context": "X", "response": "O", "category": "c"}, "instruction", (None, "I", "X", "O")),
+        ({"article": "A", "highlights": "H", "id": "f00"}, "article", ("f00", "", "A", "H")),
+        ({"id": "13", "dialogue": "D", "summary": "S"}, "dialogue", ("13", "", "D", "S")),
+        ({"id": 0, "prompt": "P", "summary": "S"}, "prompt", ("0", "P", "", "S")),
+        ({"prompt": "P", "completion": "C"}, "prompt", (None, "P", "", "C")),
+        ({"prompt": "P", "response": "C"}, "prompt", (None, "P", "", "C")),
+        ({"prompt": "P", "answer": "C"}, "prompt", (None, "P", "", "C")),
+        ({"prompt": "P", "reference": "C"}, "prompt", (None, "P", "", "C")),
+        ({"prompt": "P"}, "prompt", (None, "P", "", None)),
+        ({"question": "Q", "answer": "A"}, "instruction", (None, "Q", "", "A")),
+        ({"question_id": 81, "turns": ["first", "second"], "reference": ["r"]}, "prompt", ("81", "first", "", None)),
+        ({"text": "T", "summary": "not of a text"}, "prompt", (None, "T", "", None)),
+    ],
+)
+def test_known_shapes(row, form, record):
+    assert read(row) == (form, Record(*record))
+
+
+@pytest.mark.parametrize("empty", ["", "  \n", None])
+def test_an_empty_reference_is_none_and_an_empty_input_is_no_input(empty):
+    assert read({"instruction": "I", "input": None, "output": empty})[1] == Record(None, "I", "", None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "form", "record"),
+    [
+        ({"prompt": "a", "reference": "b"}, "prompt", (None, "A", "", "B")),
+        ({"instruction": "a", "input": "b", "output": "c"}, "instruction", (None, "A", "B", "C")),
+        ({"article": "a", "reference": "b"}, "article", (None, "", "A", "B")),
+        ({"dialogue": "a", "id": "c"}, "dialogue", ("C", "", "A", None)),
+        ({"prompt": "article", "reference": "b"}, "article", (None, "", "T", "B")),
+    ],
+)
+def test_mapped_fields(fields, form, record):
+    assert read({"a": "A", "b": "B", "c": "C", "article": "T", "output": "unused"}, fields) == (form, Record(*record))
+
+
+def test_parse_fields_reads_what_the_command_line_writes():
+    assert parse_fields(" prompt=article, reference = highlights") == {"prompt": "article", "reference": "highlights"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "Cannot read ''"),
+        ("prompt", "Cannot read 'prompt'"),
+        ("prompt=a,", "Cannot read ''"),
+        ("prompt=a,prompt=b", "'prompt' twice"),
+        ("question=a", "Unknown role 'question' in the fields: use prompt, instruction"),
+        ("reference=a", "name no prompt: give one of prompt, instruction, article, dialogue"),
+        ("prompt=a,article=b", "name prompt and article: give one"),
+        ("prompt=a,input=b", "input without an instruction"),
+        ("prompt=a,reference=b,output=c", "the same role"),
+    ],
+)
+def test_unsuitable_fields_are_input_errors(text, message):
+    with pytest.raises(InputError, match=message):
+        parse_fields(text)
+
+
+def test_a_mapping_to_something_else_than_names_is_an_input_error():
+    with pytest.raises(InputError, match="map each role to the name of a field"):
+        find_columns(("a",), {"prompt": 3}, "data.jsonl")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_mapped_field_that_no_row_has_is_an_input_error():
+    with pytest.raises(InputError, match=r"'data\.jsonl' has no field 'contxt', only a, b"):
+        find_columns(("a", "b"), {"instruction": "a", "input": "contxt"}, "data.jsonl")
+
+
+def test_rows_of_an_unknown_shape_are_an_input_error():
+    with pytest.raises(InputError, match="none of the known prompt fields, only a, b: say which"):
+        find_columns(("a", "b"), None, "data.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"instruction": "I", "output": 42}, "^Row 1 of 'data.jsonl' has a value of type int in field 'output'"),
+        ({"instruction": "I", "input": ["x"], "output": "O"}, "of type list in field 'input'"),
+        ({"prompt": {"role": "user"}}, "of type dict in field 'prompt'"),
+        ({"turns": []}, "of type list in field 'turns'"),
+    ],
+)
+def test_a_value_that_is_not_text_is_an_input_error(row, message):
+    with pytest.raises(InputError, match=message):
+        read(row)
+
+
+def test_a_row_that_lacks_a_field_is_told_what_it_has():
+    columns = find_columns(("instruction", "input", "output"), None, "data.jsonl")
+    assert columns.read({"instruction": "I", "output": "O"}, "Row 1").document == ""  # an input is optional
+    with pytest.raises(InputError, match=r"^Row 3 of 'data\.jsonl' has no field 'output', only instruction, input"):
+        columns.read({"instruction": "I", "input": ""}, "Row 3 of 'data.jsonl'")
+    with pytest.raises(InputError, match="has no field 'instruction', only nothing"):
+        columns.read({}, "Row 3 of 'data.jsonl'")
+
+
+def test_blank_records_are_recognised():
+    assert Record(None, " ", "\n", "answer").is_blank
+    assert not Record(None, "", "document", None).is_blank
