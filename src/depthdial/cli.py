@@ -419,7 +419,8 @@ def _task(
     max_prompt_tokens: int | None,
     max_response_tokens: int | None,
 ) -> Task:
-    from depthdial.measure.tasks import parse_fields, task
+    from depthdial.measure.fields import parse_fields
+    from depthdial.measure.tasks import task
 
     if data is not None and name is not None:
         raise InputError("--data and --task both say what to measure on: give one of them.")

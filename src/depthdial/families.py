@@ -72,9 +72,10 @@ class RouteFamily:
         try:
             n_layers = document["n_layers"]
             routes = tuple(_route(entry["layers"], n_layers, entry["name"]) for entry in document["routes"])
-            return cls(document["name"], n_layers, routes, document.get("made_by", {}))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is a damaged route family file ({error!r}): search again.") from error
+            return cls(_text(document["name"]), n_layers, routes, dict(document.get("made_by", {})))
+        except (KeyError, TypeError, ValueError) as error:
+            reason = error if isinstance(error, InputError) else repr(error)
+            raise InputError(f"{path} is a damaged route family file ({reason}): search again.") from error
 
 
 def read_routes(text: str, n_layers: int) -> tuple[AnyRoute, ...]:
@@ -83,16 +84,12 @@ def read_routes(text: str, n_layers: int) -> tuple[AnyRoute, ...]:
     Raises:
         InputError: if one of them cannot be used for a model of `n_layers` layers.
     """
-    path = Path(text)
-    if path.suffix == ".json" or path.is_file():
-        family = RouteFamily.load(path)
-        if family.n_layers != n_layers:
-            raise InputError(f"{path} is for {family.n_layers} layers but this model has {n_layers}: search again.")
-        return tuple(family.routes)
+    if _is_file(text):  # as a whole, for the name of a file may hold commas and spaces
+        return _file_routes(text, n_layers)
     routes: list[AnyRoute] = []
     for part in split_routes(text):
-        if part.endswith(".json"):
-            routes.extend(read_routes(part, n_layers))
+        if part.lower().endswith(".json") or _is_file(part):
+            routes.extend(_file_routes(part, n_layers))
         elif part.lower() in FAMILIES:
             routes.extend(family_routes(part.lower(), n_layers))
         else:
@@ -102,7 +99,28 @@ def read_routes(text: str, n_layers: int) -> tuple[AnyRoute, ...]:
     return tuple(routes)
 
 
+def _file_routes(path: str, n_layers: int) -> tuple[Route, ...]:
+    family = RouteFamily.load(path)
+    if family.n_layers != n_layers:
+        raise InputError(f"{path} is for {family.n_layers} layers but this model has {n_layers}: search again.")
+    return family.routes
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # a long list of routes is no file name
+        return False
+
+
 def _route(layers: str, n_layers: int, name: str) -> Route:
     parsed = Route.parse(layers, n_layers)
-    assert isinstance(parsed, Route)
-    return Route(parsed.layers, n_layers, name)
+    if not isinstance(parsed, Route):
+        raise InputError(f"{layers} is a random rule and no route")
+    return Route(parsed.layers, n_layers, _text(name))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"a name is text, not {value!r}")
+    return value

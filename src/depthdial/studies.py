@@ -30,7 +30,7 @@ from depthdial.routes import AnyRoute, Route
 # Fractions of the layers at which a study looks when it is not told: where untouched models still answer, and below.
 SEARCHED_COSTS = (0.94, 0.87, 0.8, 0.7, 0.6)
 BASELINE_COSTS = (0.8, 0.5)
-SIMILARITY_COSTS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
+SIMILARITY_COSTS = (0.1, 0.25, 0.5, 0.75, 0.9)
 SIMILARITY_FAMILIES = ("ee", "uls", "rls", "rls-wo1")
 
 

@@ -76,6 +76,11 @@ def test_a_csv_field_may_be_long_and_the_limit_of_others_stays(tmp_path):
     assert csv.field_size_limit() == before
 
 
+def test_a_csv_row_with_too_few_values_lacks_the_last_fields(tmp_path):
+    (tmp_path / "a.csv").write_text("text,x\na,\nb\n")
+    assert rows_of(open_source(tmp_path / "a.csv", None, 0)) == [{"text": "a", "x": ""}, {"text": "b"}]
+
+
 @given(st.integers(7, 300), st.integers(-5, 1000))
 def test_splits_are_disjoint_cover_everything_and_keep_the_order(n_rows, seed):
     parts = [split_rows(n_rows, split, seed) for split in SEEDED_SPLITS]

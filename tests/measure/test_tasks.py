@@ -202,7 +202,7 @@ def test_a_reference_is_cut_to_what_the_prompt_leaves_of_the_context(tokenizer):
 
 def test_a_prompt_has_to_leave_room_for_a_token(tokenizer):
     assert len(encode(one(), tokenizer, context_tokens=4)[0].prompt_ids) == 3
-    with pytest.raises(InputError, match="'x-1' is 3 tokens long and the model's context 3, .*set max_prompt_tokens"):
+    with pytest.raises(InputError, match=r"'x-1' is 3 tokens long and the model's context 3, .*set max_prompt_tokens"):
         encode(one(), tokenizer, context_tokens=3)
 
 

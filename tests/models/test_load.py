@@ -610,7 +610,7 @@ def test_smollm_sets_digits_apart(tmp_path: Path) -> None:
     assert smollm.tokenize("a\n\n1  2") == ["a", "ĊĊ", "1", "ĠĠ", "2"]
     assert plain.tokenize("a\n\n1  2") == ["a", "Ċ", "Ċ", "1", "Ġ", "Ġ", "2"]
     for text in TEXTS:
-        assert smollm.decode(smollm(text)["input_ids"]) == plain.decode(plain(text)["input_ids"]) == text
+        assert smollm.decode(smollm(text)["input_ids"]) == text
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.0001, 0.01, 0.3, 0.6, 0.95])

@@ -22,7 +22,7 @@ from depthdial.errors import InputError
 from depthdial.families import RouteFamily
 from depthdial.files import read_json, write_json
 from depthdial.measure.batches import Runner, batched
-from depthdial.measure.forced import fidelity, force, right_padded
+from depthdial.measure.forced import Predictions, forced_logits, right_padded
 from depthdial.measure.plan import ModelIdentity, check_positive, make_plan
 from depthdial.measure.provenance import environment
 from depthdial.measure.tasks import Task
@@ -140,7 +140,7 @@ class _Calibration:
     """Prefilled calibration prompts with the full model's answers and logits."""
 
     runner: Runner
-    batches: tuple[tuple[Prefill, torch.Tensor, torch.Tensor, tuple[int, ...], torch.Tensor], ...]
+    batches: tuple[tuple[Prefill, torch.Tensor, torch.Tensor, tuple[Predictions, ...]], ...]
     n_sequences: int
     n_tokens: int
 
@@ -151,18 +151,18 @@ class _Calibration:
             prefilled = runner.prefill(batch)
             answers = runner.decode(runner.full, prefilled, answer_tokens).tokens
             tokens, mask = right_padded(answers, runner.pad_token_id, runner.device)
-            logits = force(runner.model, runner.full, prefilled, tokens, mask).logits
-            lengths = tuple(map(len, answers))
-            batches.append((prefilled, tokens, mask, lengths, logits))
-            n_tokens += sum(lengths)
+            logits = forced_logits(runner.model, runner.full, prefilled, tokens, mask)
+            full = tuple(Predictions.of(row[: len(answer)]) for row, answer in zip(logits, answers, strict=True))
+            batches.append((prefilled, tokens, mask, full))
+            n_tokens += sum(map(len, answers))
         return cls(runner, tuple(batches), len(examples), n_tokens)
 
     def kl(self, route: Route) -> float:
         """Mean over sequences of the mean KL over their tokens."""
         total = 0.0
-        for prefilled, tokens, mask, lengths, full in self.batches:
-            logits = force(self.runner.model, route, prefilled, tokens, mask).logits
-            total += sum(fidelity(full[i, :n], logits[i, :n])[0] for i, n in enumerate(lengths))
+        for prefilled, tokens, mask, full in self.batches:
+            logits = forced_logits(self.runner.model, route, prefilled, tokens, mask)
+            total += sum(p.fidelity(row[: len(p.greedy)])[0] for p, row in zip(full, logits, strict=True))
         mean = total / self.n_sequences
         if mean != mean:
             raise InputError(

@@ -145,8 +145,9 @@ def _active_weights(layer: nn.Module, config: Any) -> tuple[float, float]:
         share = chosen / experts if experts and is_expert else 1.0
         own = list(module.parameters(recurse=False))
         weight_bytes += share * sum(p.numel() * p.element_size() for p in own)
-        if hasattr(module, "in_features") and hasattr(module, "out_features"):
-            matrices += share * module.in_features * module.out_features  # packed (quantised) weights hide their shape
+        n_in, n_out = getattr(module, "in_features", None), getattr(module, "out_features", None)
+        if isinstance(n_in, int) and isinstance(n_out, int):
+            matrices += share * n_in * n_out  # packed (quantised) weights hide their shape
         else:
             matrices += share * sum(p.numel() for p in own if p.ndim >= 2)
     return matrices, weight_bytes

@@ -120,7 +120,7 @@ def find_columns(names: Collection[str], fields: Mapping[str, str] | None, what:
         what: the data set's name, for the error message.
 
     Raises:
-        InputError: if a role is unknown, unsuitable or missing, a field that it names is in no row, or no known field is there.
+        InputError: if a role is unknown, unsuitable or missing, the field given for one is in no row, or no known field is.
     """
     if fields is not None:
         check_roles(fields)

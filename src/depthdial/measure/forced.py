@@ -18,47 +18,81 @@ from depthdial.models.prompt import Prefill, positions
 from depthdial.models.view import view
 from depthdial.routes import Route
 
-# Logits of one pass are kept under this size (0.13 GB in fp32): with a vocabulary of 150,000 they outweigh everything else.
+# Logits of one pass are kept under this size (0.13 GB in fp32): with a large vocabulary they outweigh everything else.
 _MAX_LOGITS = 32_000_000
 
 
 @dataclass(frozen=True)
-class Forced:
-    """A teacher-forced pass over one batch.
+class HiddenStates:
+    """Hidden states of a teacher-forced pass over one batch.
 
     Attributes:
-        logits: (n_sequences, n_tokens, vocabulary), those that predict each token of the continuation.
         states: the hidden states at the continuation's tokens, k+1 of (n_sequences, n_tokens, width): the route's input,
-            then the output of each layer that ran, before the final norm. Empty if not asked for.
-        final: (n_sequences, n_tokens, width), after the final norm; None if not asked for.
+            then the output of each layer that ran, before the final norm.
+        final: (n_sequences, n_tokens, width), after the final norm.
     """
 
-    logits: torch.Tensor
-    states: tuple[torch.Tensor, ...] = ()
-    final: torch.Tensor | None = None
+    states: tuple[torch.Tensor, ...]
+    final: torch.Tensor
 
 
-def force(
-    model: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor, *, with_states: bool = False
-) -> Forced:
-    """Run `tokens`, (n_sequences, n_tokens) and right-padded by `mask`, on `route` behind prefilled prompts."""
+@dataclass(frozen=True)
+class Predictions:
+    """The full model's predictions on one continuation, ready to be compared with many routes'.
+
+    Attributes:
+        log_probabilities, probabilities: (n_tokens, vocabulary), in fp32.
+        greedy: (n_tokens,), the most likely tokens.
+    """
+
+    log_probabilities: torch.Tensor
+    probabilities: torch.Tensor
+    greedy: torch.Tensor
+
+    @classmethod
+    def of(cls, logits: torch.Tensor) -> Predictions:
+        log_probabilities = logits.float().log_softmax(-1)
+        return cls(log_probabilities, log_probabilities.exp(), logits.argmax(-1))
+
+    def fidelity(self, logits: torch.Tensor) -> tuple[float, float]:
+        """(KL(full || route) in nats, greedy agreement) of a route's logits, (n_tokens, vocabulary): means over tokens.
+
+        At temperature 1. Exactly (0, 1) for the full model's own logits.
+        """
+        difference = self.log_probabilities - logits.float().log_softmax(-1)
+        kl = torch.linalg.vecdot(self.probabilities, difference)
+        # Rounding can leave the KL of nearly equal distributions at -1e-9.
+        return kl.clamp(min=0).mean().item(), (self.greedy == logits.argmax(-1)).float().mean().item()
+
+
+def forced_logits(model: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Logits that predict each of `tokens`, (n_sequences, n_tokens) and right-padded by `mask`, behind prefilled prompts.
+
+    Returns:
+        (n_sequences, n_tokens, vocabulary).
+    """
+    output = _run(view(model, route), route, prefilled, tokens, mask)
+    return torch.cat([prefilled.logits.to(output.logits), output.logits[:, :-1]], dim=1)
+
+
+def forced_states(model: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor) -> HiddenStates:
+    """Hidden states at each of `tokens`, (n_sequences, n_tokens) and right-padded by `mask`, behind prefilled prompts."""
     runner = view(model, route)
+    last_layer: list[torch.Tensor] = []
+    # The last of transformers' hidden states is after the final norm; the view's layers are its own to hook.
+    decoder_stack(runner).layers[-1].register_forward_hook(lambda _, __, output: last_layer.append(_tensor(output)))
+    few_logits = {"logits_to_keep": 1} if accepts(runner, "logits_to_keep") else {}
+    output = _run(runner, route, prefilled, tokens, mask, output_hidden_states=True, **few_logits)
+    return HiddenStates((*output.hidden_states[:-1], last_layer[0]), output.hidden_states[-1])
+
+
+def _run(runner: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor, **options: Any) -> Any:
     attention_mask = torch.cat([prefilled.attention_mask, mask], dim=1)
     inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": attention_mask}
     if accepts(runner, "position_ids"):
         inputs["position_ids"] = positions(attention_mask, n_last=tokens.shape[1])
-    last_layer: list[torch.Tensor] = []
-    if with_states:
-        # The last of transformers' hidden states is after the final norm; the view's layers are its own to hook.
-        decoder_stack(runner).layers[-1].register_forward_hook(lambda _, __, output: last_layer.append(_tensor(output)))
     with torch.no_grad():
-        output = runner(
-            **inputs, past_key_values=prefilled.cache_for(route), use_cache=True, output_hidden_states=with_states
-        )
-    logits = torch.cat([prefilled.logits.to(output.logits), output.logits[:, :-1]], dim=1)
-    if not with_states:
-        return Forced(logits)
-    return Forced(logits, (*output.hidden_states[:-1], last_layer[0]), output.hidden_states[-1])
+        return runner(**inputs, past_key_values=prefilled.cache_for(route), use_cache=True, **options)
 
 
 def right_padded(rows: Sequence[Sequence[int]], pad_token_id: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,17 +107,6 @@ def row_slices(n_rows: int, n_tokens: int, vocabulary: int) -> Iterator[torch.Te
     """Index tensors that cut a batch so that the logits of each slice stay small."""
     size = max(1, _MAX_LOGITS // max(1, n_tokens * vocabulary))
     yield from torch.arange(n_rows).chunk(-(-n_rows // size))
-
-
-def fidelity(reference: torch.Tensor, logits: torch.Tensor) -> tuple[float, float]:
-    """(KL(reference || route) in nats, greedy agreement): means over the tokens of one sequence, at temperature 1.
-
-    Both arguments are logits, (n_tokens, vocabulary).
-    """
-    p, q = reference.float().log_softmax(-1), logits.float().log_softmax(-1)
-    kl = torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
-    # Rounding can leave a KL of equal distributions at -1e-9.
-    return kl.clamp(min=0).mean().item(), (reference.argmax(-1) == logits.argmax(-1)).float().mean().item()
 
 
 def nll(logits: torch.Tensor, tokens: torch.Tensor) -> float:

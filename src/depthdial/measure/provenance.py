@@ -43,12 +43,12 @@ def hardware() -> str:
 @functools.cache
 def commit() -> str:
     """Git revision of this package's checkout (`+` where files differ from it), or `release VERSION` outside one."""
-    here = Path(__file__).parent
-    revision = _git(here, "rev-parse", "--short=12", "HEAD")
+    package = Path(__file__).parents[1]
+    revision = _git(package, "rev-parse", "--short=12", "HEAD")
     # A virtual environment inside somebody else's checkout must not pass for that checkout.
-    if not revision or _git(here, "ls-files", "--error-unmatch", Path(__file__).name) is None:
+    if not revision or _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return f"release {_version('depthdial')}"
-    return revision + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no", ".") else "")
+    return revision + ("+" if _git(package, "status", "--porcelain", "--untracked-files=no", ".") else "")
 
 
 def environment() -> dict[str, str]:

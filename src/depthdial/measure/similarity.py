@@ -8,17 +8,25 @@ agreement on the full model's own greedy answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import torch
 
 from depthdial.measure.answers import full_answers
 from depthdial.measure.batches import MAX_FIDELITY_TOKENS, Runner, batched
-from depthdial.measure.forced import Forced, by_route, fidelity, force, right_padded, row_slices
+from depthdial.measure.forced import (
+    HiddenStates,
+    Predictions,
+    by_route,
+    forced_logits,
+    forced_states,
+    right_padded,
+    row_slices,
+)
 from depthdial.measure.plan import ModelIdentity, Plan, check_positive, cut, make_plan, route_columns
 from depthdial.measure.results import SIMILARITY_COLUMNS, UnitStore, unit_name
 from depthdial.measure.tasks import EncodedExample, Task
@@ -81,9 +89,8 @@ def all_families(n_layers: int) -> list[AnyRoute]:
     return list(dict.fromkeys(route for name in FAMILIES for route in family_routes(name, n_layers)))
 
 
-def cosines(full: Forced, shallow: Forced, route: Route) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def cosines(full: HiddenStates, shallow: HiddenStates, route: Route) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Cosine similarities, each (n_sequences, n_tokens): final, final before the norm, mean over intermediate states."""
-    assert full.final is not None and shallow.final is not None
     final = _cosine(full.final, shallow.final)
     pre_norm = _cosine(full.states[-1], shallow.states[-1])
     inner = range(1, route.n_layers)
@@ -98,6 +105,9 @@ def cosines(full: Forced, shallow: Forced, route: Route) -> tuple[torch.Tensor, 
 
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cosine_similarity(a.float(), b.float(), dim=-1)
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -150,18 +160,19 @@ class _Similarity:
     ) -> None:
         """Fill in the scores of some rows of the batch, on every route."""
         full = self.plan.runner.full
-        base = self._force(members, full, prefilled, texts.responses, with_states=True)
-        base_logits = self._force(members, full, prefilled, texts.answers).logits
+        base = self._forced(forced_states, members, full, prefilled, texts.responses)
+        base_logits = self._forced(forced_logits, members, full, prefilled, texts.answers)
+        predictions = [Predictions.of(base_logits[p, : len(texts.answers[i])]) for p, i in enumerate(members)]
         for route in routes:
             for one, places in by_route([route.for_sequence(batch[i].id) for i in members]).items():
                 group = [members[place] for place in places]
-                shallow = self._force(group, one, prefilled, texts.responses, with_states=True)
+                shallow = self._forced(forced_states, group, one, prefilled, texts.responses)
                 closeness = cosines(_select(base, places, shallow), shallow, one)
-                logits = self._force(group, one, prefilled, texts.answers).logits
+                logits = self._forced(forced_logits, group, one, prefilled, texts.answers)
                 for j, (place, i) in enumerate(zip(places, group, strict=True)):
                     n_tokens, n_answer = len(texts.responses[i]), len(texts.answers[i])
                     means = [tokens[j, :n_tokens].mean().item() for tokens in closeness]
-                    kl, agreement = fidelity(base_logits[place, :n_answer], logits[j, :n_answer])
+                    kl, agreement = predictions[place].fidelity(logits[j, :n_answer])
                     rows[route][i] = {
                         "response_tokens": n_tokens,
                         "cosine_final": means[0],
@@ -171,24 +182,22 @@ class _Similarity:
                         "agreement": agreement,
                     }
 
-    def _force(
+    def _forced(
         self,
+        what: Callable[..., T],
         members: list[int],
         route: Route,
         prefilled: Prefill,
         texts: Sequence[Sequence[int]],
-        *,
-        with_states: bool = False,
-    ) -> Forced:
+    ) -> T:
         runner = self.plan.runner
         tokens, mask = right_padded([texts[i] for i in members], runner.pad_token_id, runner.device)
         ready = prefilled.select(torch.tensor(members, device=runner.device))
-        return force(runner.model, route, ready, tokens, mask, with_states=with_states)
+        return what(runner.model, route, ready, tokens, mask)
 
 
-def _select(full: Forced, places: list[int], like: Forced) -> Forced:
+def _select(full: HiddenStates, places: list[int], like: HiddenStates) -> HiddenStates:
     """Some sequences of a pass, cut to as many tokens as `like` has."""
-    assert full.final is not None and like.final is not None
     width = like.final.shape[1]
     states = tuple(state[places, :width] for state in full.states)
-    return Forced(full.logits, states, full.final[places, :width])
+    return HiddenStates(states, full.final[places, :width])

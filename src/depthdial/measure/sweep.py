@@ -18,7 +18,7 @@ from depthdial.errors import InputError
 from depthdial.measure.answers import full_answers
 from depthdial.measure.batches import MAX_FIDELITY_TOKENS, Runner, batched
 from depthdial.measure.cost import ModelCost, model_cost
-from depthdial.measure.forced import by_route, fidelity, force, nll, right_padded, row_slices
+from depthdial.measure.forced import Predictions, by_route, forced_logits, nll, right_padded, row_slices
 from depthdial.measure.plan import ModelIdentity, Plan, check_positive, make_plan, route_columns
 from depthdial.measure.quality import METRICS, ROUGE_METRICS, rouge
 from depthdial.measure.results import SWEEP_COLUMNS, UnitStore, unit_name
@@ -179,12 +179,13 @@ class _Sweep:
         width, vocabulary = max(map(len, texts.values())), prefilled.logits.shape[-1]
         for part in row_slices(len(batch), width, vocabulary):  # the full model's logits of a slice serve all routes
             rows = part.tolist()
-            full = dict(self._logits(batch, self.runner.full, rows, prefilled, texts))
+            logits_of = self._logits(batch, self.runner.full, rows, prefilled, texts)
+            full = {i: Predictions.of(logits) for i, logits in logits_of}
             for route in routes:
                 for one, members in self._groups(batch, route).items():
                     members = [i for i in members if i in full]
                     for i, logits in self._logits(batch, one, members, prefilled, texts):
-                        scores[route][i]["kl"], scores[route][i]["agreement"] = fidelity(full[i], logits)
+                        scores[route][i]["kl"], scores[route][i]["agreement"] = full[i].fidelity(logits)
 
     def _logits(
         self,
@@ -202,7 +203,7 @@ class _Sweep:
             members = [rows[i] for i in part.tolist()]
             tokens, mask = right_padded([texts[i] for i in members], self.runner.pad_token_id, self.runner.device)
             ready = self._prefilled(batch, members, route, prefilled)
-            logits = force(self.runner.model, route, ready, tokens, mask).logits
+            logits = forced_logits(self.runner.model, route, ready, tokens, mask)
             for i, row_logits in zip(members, logits, strict=True):
                 yield i, row_logits[: len(texts[i])]
 

@@ -171,8 +171,8 @@ def _encode_example(example: Example, task: Task, prompter: Prompter, context_to
     prompt_ids, is_cut = prompter.fitted_ids(example.instruction, example.document, task.max_prompt_tokens)
     if context_tokens is not None and len(prompt_ids) >= context_tokens:
         raise InputError(
-            f"The prompt of example {example.id!r} is {len(prompt_ids)} tokens long and the model's context {context_tokens}, "
-            "which leaves no room for an answer: set max_prompt_tokens to cut long prompts."
+            f"The prompt of example {example.id!r} is {len(prompt_ids)} tokens long and the model's context "
+            f"{context_tokens}, which leaves no room for an answer: set max_prompt_tokens to cut long prompts."
         )
     whole: list[int] = []
     if example.reference is not None:

@@ -48,7 +48,7 @@ def decode_greedy(
     """
     from transformers import GenerationConfig
 
-    runner = prompted_view(model, route, prefilled)
+    runner: Any = prompted_view(model, route, prefilled)
     runner.generation_config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,

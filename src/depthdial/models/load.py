@@ -18,6 +18,7 @@ import torch
 from depthdial.errors import InputError
 from depthdial.models import builtin
 from depthdial.models.checkpoint import check_adapter, check_folder, hub_snapshot
+from depthdial.models.gguf_file import check_gguf, read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -225,13 +226,9 @@ def _load_folder(
 
 def _load_gguf(file: Path, options: _Options) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     import transformers
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    with file.open("rb") as start:
-        if start.read(4) != b"GGUF":
-            raise InputError(f"{file} is not a GGUF file (it does not start with GGUF): download it again")
-    if (file.parent / "adapter_config.json").exists():
-        raise InputError(f"{file} lies in the folder of a PEFT adapter, which would be applied: move it elsewhere")
+    check_gguf(file)
     # An absolute path: transformers looks a bare file name up in the current folder first.
     folder, source = str(file.parent), {"gguf_file": str(file.absolute())}
     keywords: dict[str, Any] = options.keywords() | source
@@ -245,27 +242,9 @@ def _load_gguf(file: Path, options: _Options) -> tuple[PreTrainedModel, PreTrain
             loaded = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **keywords)
         model = _complete(loaded, str(file))
         with _refusing(f"the tokenizer of {file} cannot be loaded"):
-            tokenizer = AutoTokenizer.from_pretrained(folder, **source)
-            _split_digits(tokenizer, file)
+            tokenizer = read_tokenizer(file)
     model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(file)
     return model, _prepare(tokenizer, model, str(file))
-
-
-def _split_digits(tokenizer: Any, file: Path) -> None:
-    """Restore a pre-tokenizer that transformers drops when it reads SmolLM's from a GGUF file.
-
-    The file names its pre-tokenizer (`tokenizer.ggml.pre`): "smollm" is GPT-2's splitting after every digit has been
-    set apart (so in llama.cpp). transformers keeps GPT-2's only, and then a blank line or several spaces before a digit
-    come out as tokens that the model was not trained on: on a numbered list SmolLM2-135M loses 0.3 nats a token.
-    """
-    from gguf import GGUFReader
-    from tokenizers import pre_tokenizers
-
-    field = GGUFReader(file).fields.get("tokenizer.ggml.pre")
-    if field is not None and field.contents() == "smollm":
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        )
 
 
 def _convert(gguf: Path, out: Path) -> None:

@@ -167,11 +167,7 @@ def _is_fsdp(model: nn.Module) -> bool:
 
 
 def _has_adapters(model: nn.Module) -> bool:
-    if "peft" not in sys.modules:
-        return False
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return any(isinstance(module, BaseTunerLayer) for module in model.modules())
+    return "peft" in sys.modules and any(_is_tuner(module) for module in model.modules())
 
 
 def _save(top: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
@@ -197,16 +193,20 @@ def _save_merged(top: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
 
 
 def _without_adapter(module: Any) -> nn.Module:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    if not isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+    if not _is_tuner(module):
         return module
     is_on = not module.disable_adapters
-    if isinstance(module, AuxiliaryTrainingWrapper) and not is_on:  # a module trained whole, beside the adapters
+    if hasattr(module, "original_module") and not is_on:  # a module trained whole, beside the adapters
         return module.original_module
     if hasattr(module, "unload_and_optionally_merge_module"):
         return module.unload_and_optionally_merge_module(merge=is_on, safe_merge=False, adapter_names=None)
     if is_on:
         module.merge()
     return module.get_base_layer()
+
+
+def _is_tuner(module: object) -> bool:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    return isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)

@@ -183,7 +183,7 @@ def _rank(route: RouteRows) -> tuple[int, str, float]:
 
 
 def _columns(rows: Any) -> dict[str, np.ndarray]:
-    names = [str(name) for name in getattr(rows, "column_names", None) or getattr(rows, "columns", None) or list(rows)]
+    names = list(rows.column_names if hasattr(rows, "column_names") else rows.keys())
     missing = [name for name in (*_NAMES, "n_layers") if name not in names]
     if missing:
         raise InputError(f"The table has no column {missing[0]!r}: give the rows of `depthdial sweep` or `similarity`.")
@@ -191,12 +191,10 @@ def _columns(rows: Any) -> dict[str, np.ndarray]:
 
 
 def _as_array(column: Any) -> np.ndarray:
+    """Numbers as floats with NaN for null; text as it is, even where it looks like a number."""
     values = np.asarray(column)
-    if values.dtype == object:
-        try:
-            return np.array([np.nan if value is None else value for value in values], dtype=float)
-        except (TypeError, ValueError):
-            return values
+    if values.dtype == object and not any(isinstance(value, str) for value in values):
+        return np.array([np.nan if value is None else value for value in values], dtype=float)
     return values.astype(float) if values.dtype.kind in "iuf" else values
 
 

@@ -1,0 +1,193 @@
+"""Pictures of routes: which layers run, for a family at every cost (arXiv 2410.20022, Figure 3) or for any list of routes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from depthdial.errors import InputError
+from depthdial.report.style import BLUE, SKIPPED, figure_style, new_figure, save_figure, shortened
+from depthdial.routes import AnyRoute, RandomRoute, Route
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# A random rule is shown by what it draws for this sequence.
+_SHOWN_SEQUENCE = "0"
+_RUN, _SKIPPED = "█", "·"
+
+
+@dataclass(frozen=True)
+class RouteBar:
+    """One route of a picture: its name and, layer by layer, the share of sequences on which the layer runs."""
+
+    name: str
+    share_run: tuple[float, ...]
+
+    @classmethod
+    def of(cls, route: AnyRoute) -> RouteBar:
+        layers = set(route.for_sequence(_SHOWN_SEQUENCE).layers)
+        return cls(route.name, tuple(float(i in layers) for i in range(route.n_layers)))
+
+    @property
+    def cost_layers(self) -> float:
+        return sum(self.share_run)
+
+
+def plot_family(routes: Sequence[AnyRoute], path: Path | str, *, title: str | None = None) -> Path:
+    """Draw which layers run: layer against cost for routes of one family, layer by route for a mixed list.
+
+    Args:
+        routes: all for one model depth. A random rule is shown as it is drawn for sequence "0".
+        path: a .png, .svg or .pdf file.
+
+    Raises:
+        InputError: if there is no route, depths differ, or the file cannot be written.
+    """
+    n_layers = _require_one_depth(routes)
+    path = Path(path)
+    costs = [len(route) for route in routes]
+    families = {route.name.partition(":")[0] for route in routes if not route.is_full}
+    if len(set(costs)) == len(costs) > 1 and len(families) == 1 and all(":" in r.name or r.is_full for r in routes):
+        figure = draw_family(routes, title or _family_title(families.pop(), routes, n_layers))
+    else:
+        figure = draw_routes([RouteBar.of(route) for route in routes], title or f"Layers that run, of {n_layers}")
+    return save_figure(figure, path)
+
+
+def family_text(routes: Sequence[AnyRoute]) -> str:
+    """The same picture as text for a terminal: a row for each route, a column for each layer.
+
+    Raises:
+        InputError: if there is no route or depths differ.
+    """
+    n_layers = _require_one_depth(routes)
+    width = max(len(route.name) for route in routes)
+    costs = [f"{len(route)}/{n_layers} ({route.cost:.0%})" for route in routes]
+    indent = " " * (width + 2)
+    cost_width = max(max(map(len, costs)), len("layers"))
+    ruler = "".join(f"{i:<10}" for i in range(0, n_layers, 10)).rstrip()
+    lines = [f"{indent}{'layers':>{cost_width}}  {ruler}"]
+    for route, cost in zip(routes, costs, strict=True):
+        bar = "".join(_RUN if share else _SKIPPED for share in RouteBar.of(route).share_run)
+        lines.append(f"{route.name:<{width}}  {cost:>{cost_width}}  {bar}")
+    lines.append(f"{indent}{_RUN} runs  {_SKIPPED} skipped" + _random_note(routes))
+    return "\n".join(lines)
+
+
+def draw_family(routes: Sequence[AnyRoute], title: str) -> Figure:
+    """Layer against cost, one column for each number of layers run (the paper's Figure 3)."""
+    ordered = sorted(routes, key=len)
+    n_layers = ordered[0].n_layers
+    grid = np.array([RouteBar.of(route).share_run for route in ordered])
+    with figure_style():
+        cell_in = min(0.2, 5.8 / max(len(ordered), n_layers))
+        figure = new_figure(max(2.4, 1.2 + cell_in * n_layers), max(3.2, 1.0 + cell_in * len(ordered)))
+        axes = figure.add_subplot()
+        _cells(axes, grid)
+        _tick_numbers(axes, "x", [len(route) for route in ordered])
+        _tick_numbers(axes, "y", list(range(n_layers)))
+        axes.set_xlabel("cost (layers run)")
+        axes.set_ylabel("layer")
+        axes.set_title(title)
+        _key(figure, graded=False)
+    return figure
+
+
+def draw_routes(bars: Sequence[RouteBar], title: str) -> Figure:
+    """Layer by route, a row for each route with its number of layers."""
+    n_layers = len(bars[0].share_run)
+    grid = np.array([bar.share_run for bar in bars])
+    with figure_style():
+        figure = new_figure(1.1 + 0.21 * len(bars))
+        axes = figure.add_subplot()
+        _cells(axes, grid.T)
+        axes.invert_yaxis()
+        _tick_numbers(axes, "x", list(range(n_layers)))
+        axes.set_yticks(range(len(bars)), [shortened(bar.name) for bar in bars])
+        counts = axes.secondary_yaxis("right")
+        counts.set_yticks(range(len(bars)), [f"{bar.cost_layers:g}" for bar in bars])
+        counts.set_ylabel("layers run")
+        counts.tick_params(length=0)
+        counts.spines[:].set_visible(False)
+        axes.set_xlabel("layer")
+        axes.set_title(title)
+        _key(figure, graded=bool(((grid > 0) & (grid < 1)).any()))
+    return figure
+
+
+def _cells(axes: Axes, grid: np.ndarray) -> None:
+    """Cell (x, y) filled by `grid[x, y]`, from skipped (pale) to run (dark)."""
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+
+    n_across, n_up = grid.shape
+    patches, colors = [], []
+    for x in range(n_across):
+        y = 0
+        for share, run in groupby(grid[x].tolist()):  # one rectangle for equal neighbours keeps the file small
+            length = len(list(run))
+            if share > 0:
+                patches.append(Rectangle((x - 0.5, y - 0.5), 1, length))
+                colors.append(_shade(share))
+            y += length
+    axes.set_facecolor(SKIPPED)
+    axes.add_collection(PatchCollection(patches, facecolors=colors, edgecolors="none", zorder=1))
+    axes.set(xlim=(-0.5, n_across - 0.5), ylim=(-0.5, n_up - 0.5))
+    axes.set_xticks(np.arange(n_across + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(n_up + 1) - 0.5, minor=True)
+    axes.set_axisbelow(False)  # the white lines between cells lie on them
+    axes.grid(False, which="major")
+    axes.grid(True, which="minor", color="white", linewidth=0.9)
+    axes.tick_params(which="minor", length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _shade(share: float) -> tuple[float, float, float]:
+    from matplotlib.colors import to_rgb
+
+    pale, dark = to_rgb(SKIPPED), to_rgb(BLUE)
+    red, green, blue = (p + share * (d - p) for p, d in zip(pale, dark, strict=True))
+    return red, green, blue
+
+
+def _tick_numbers(axes: Axes, which: str, numbers: Sequence[int]) -> None:
+    """Number every cell where there is room, else every 2nd, 5th, 10th .. number."""
+    every = next(step for step in (1, 2, 5, 10, 20, 50, 10**6) if len(numbers) / step <= 16)
+    places = [i for i, number in enumerate(numbers) if number % every == 0]
+    set_ticks = axes.set_xticks if which == "x" else axes.set_yticks
+    set_ticks(places, [str(numbers[i]) for i in places])
+
+
+def _key(figure: Figure, *, graded: bool) -> None:
+    from matplotlib.patches import Patch
+
+    shades = [(1.0, "runs"), (0.0, "skipped")]
+    if graded:
+        shades = [(1.0, "runs"), (0.5, "runs on half of the sequences"), (0.0, "skipped")]
+    handles = [Patch(facecolor=_shade(share), label=label) for share, label in shades]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handlelength=1, handleheight=1)
+
+
+def _family_title(family: str, routes: Sequence[AnyRoute], n_layers: int) -> str:
+    return f"{shortened(family)}: layers that run, of {n_layers}" + _random_note(routes)
+
+
+def _random_note(routes: Sequence[Route | RandomRoute]) -> str:
+    rules = any(isinstance(route, RandomRoute) for route in routes)
+    return f' (random rules as drawn for sequence "{_SHOWN_SEQUENCE}")' if rules else ""
+
+
+def _require_one_depth(routes: Sequence[AnyRoute]) -> int:
+    if not routes:
+        raise InputError("There is no route to show: name at least one, such as full or uls:50%.")
+    depths = sorted({route.n_layers for route in routes})
+    if len(depths) > 1:
+        raise InputError(f"The routes are for models of {depths[0]} and {depths[-1]} layers: show one depth at a time.")
+    return depths[0]
