@@ -74,7 +74,7 @@ class RouteFamily:
             routes = tuple(_route(entry["layers"], n_layers, entry["name"]) for entry in document["routes"])
             return cls(_text(document["name"]), n_layers, routes, dict(document.get("made_by", {})))
         except (KeyError, TypeError, ValueError) as error:
-            reason = error if isinstance(error, InputError) else repr(error)
+            reason = str(error).rstrip(".") if isinstance(error, InputError) else repr(error)
             raise InputError(f"{path} is a damaged route family file ({reason}): search again.") from error
 
 

@@ -1,5 +1,6 @@
 """Tasks: what a name or file becomes, that a limit only adds, fingerprints, budgets, and the built-in set itself."""
 
+import copy
 import json
 import re
 import sys
@@ -10,7 +11,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from depthdial.errors import InputError
@@ -153,8 +154,9 @@ def test_the_source_fingerprint_follows_every_text_and_the_fields_read(tmp_path)
         of(ROWS[::-1]),
         of(ROWS, fields={"prompt": "instruction", "reference": "output"}),
         of(ROWS, split="train"),
+        of([{**row, "id": i} for i, row in enumerate(ROWS)]),
     ]
-    assert len({base, *others}) == 7
+    assert len({base, *others}) == 8
 
 
 def test_the_fingerprint_follows_whatever_changes_a_prompt_or_reference():
@@ -193,6 +195,13 @@ def test_what_just_fits_is_not_called_truncated(tokenizer):
 def test_without_a_reference_there_are_no_reference_ids(tokenizer):
     (encoded,) = encode(one(reference=None), tokenizer)
     assert encoded.reference_ids == () and encoded.reference is None and not encoded.truncated
+
+
+def test_only_the_prompt_carries_special_tokens(tokenizer):
+    with_bos = copy.deepcopy(tokenizer)
+    with_bos.backend_tokenizer.post_processor = processors.TemplateProcessing(single="j $A", special_tokens=[("j", 9)])
+    (encoded,) = encode(one(), with_bos)
+    assert (encoded.prompt_ids, encoded.reference_ids) == ((9, 0, 1, 2), (3, 4, 5))
 
 
 def test_a_reference_is_cut_to_what_the_prompt_leaves_of_the_context(tokenizer):

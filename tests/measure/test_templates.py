@@ -41,8 +41,8 @@ documents = st.text(
 )
 
 
-def decoded(ids):
-    return TOKENIZER.decode(ids, clean_up_tokenization_spaces=False)
+def decoded(ids: list[int]) -> str:
+    return str(TOKENIZER.decode(ids, clean_up_tokenization_spaces=False))
 
 
 def test_an_instruction_with_input_is_the_alpaca_form():
@@ -97,7 +97,10 @@ def test_a_prompt_without_chat_begins_with_the_usual_special_token_and_ends_with
 def test_an_end_of_sequence_that_the_tokenizer_appends_is_left_out():
     plain = Prompter("plain", "prompt", make_tokenizer(appends_eos=True))
     assert plain.ids("the sea") == Prompter("plain", "prompt", TOKENIZER).ids("the sea")
-    assert plain.ids("the sea<eos>")[-1] == TOKENIZER.eos_token_id  # the user's own stays
+
+
+def test_an_end_of_sequence_that_the_user_wrote_stays():
+    assert Prompter("plain", "prompt", TOKENIZER).ids("the sea<eos>")[-1] == TOKENIZER.eos_token_id
 
 
 def test_auto_is_chat_where_there_is_a_chat_template():
@@ -193,4 +196,4 @@ def test_an_instruction_is_cut_when_dropping_the_whole_input_is_not_enough():
 @pytest.mark.parametrize(("form", "texts"), [("article", ("", "the sea")), ("instruction", ("the river", "the sea"))])
 def test_a_budget_below_the_template_is_an_input_error(form, texts):
     with pytest.raises(InputError, match=r"paper template alone takes .* more than the 5 of max_prompt_tokens"):
-        Prompter("paper", form, TOKENIZER).fitted_ids(*texts, 5)
+        Prompter("paper", form, TOKENIZER).fitted_ids(texts[0], texts[1], 5)

@@ -360,7 +360,7 @@ def test_code_in_a_checkpoint_runs_only_on_request(tmp_path: Path, monkeypatch: 
     (folder / "own.py").write_text(CODE.format(marker=str(marker)))
     mapping = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
     edit_config(folder, model_type="own-llama", auto_map=mapping)
-    with pytest.raises(InputError, match=r"Python code of its own: pass trust_remote_code=True"):
+    with pytest.raises(InputError, match="own needs Python code of its own: pass trust_remote_code=True"):
         load(folder)
     assert not marker.exists()
     model, _ = load(folder, trust_remote_code=True)
@@ -462,7 +462,7 @@ def test_weights_of_another_shape(folder: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model_type": "never-heard-of"}'])
 def test_a_config_that_cannot_be_read(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)
-    with pytest.raises(InputError, match=r"configuration of .* cannot be read"):
+    with pytest.raises(InputError, match="has a configuration that cannot be read"):
         load(folder)
 
 
@@ -633,7 +633,7 @@ def test_a_gguf_file_with_a_wrong_byte_loads_or_is_refused(tmp_path: Path, place
     try:
         load(wrong)
     except InputError as error:
-        assert "\n" not in str(error)
+        assert "\n" not in str(error)  # one sentence; any other exception fails the test
 
 
 def test_a_gguf_file_beside_an_adapter(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 from depthdial.errors import InputError
 from depthdial.measure.batches import Runner
+from depthdial.measure.provenance import digest
 from depthdial.measure.results import RunSettings
 from depthdial.measure.tasks import EncodedExample, Task, encode
+from depthdial.measure.templates import resolve_template
 from depthdial.models.architectures import unwrap
 from depthdial.models.prompt import PROMPT_DEPTHS, PromptDepth
 from depthdial.models.weights import weights_hash
@@ -80,7 +82,9 @@ def make_plan(
     about_task = {
         "task": task.name,
         "split": task.split,
-        "template": task.template,
+        "template": resolve_template(task.template, tokenizer),
+        # A chat template may print the date, or change with the tokenizer: rows of other prompts must not mix.
+        "first_prompt": digest({"ids": examples[0].prompt_ids}),
         "seed": task.seed,
         "source": task.source_fingerprint,
         "max_prompt_tokens": task.max_prompt_tokens,

@@ -147,6 +147,8 @@ class UnitStore:
         rows, provenance = list(rows), self.run.provenance()
         for row in rows:
             _require_finite(row)
+            if unknown := row.keys() - self.columns.keys():  # from_pylist would drop it without a word
+                raise ValueError(f"rows have columns that are not in the schema: {', '.join(sorted(unknown))}")
         table = pa.Table.from_pylist([{**row, **provenance} for row in rows], schema=self.schema)
         if self.folder is None:
             self._memory[unit] = table

@@ -205,10 +205,10 @@ def _load_folder(
     weights = check_folder(folder, label, allow_bin=allow_bin)
     source, trust = str(folder), options.trust_remote_code
     with _quiet_transformers():
-        with _refusing(f"the configuration of {label} cannot be read"):
+        with _refusing(label, "has a configuration that cannot be read"):
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust, local_files_only=True)
         _check_decoder(config, label, options)
-        with _refusing(f"{label} cannot be loaded"):
+        with _refusing(label, "cannot be loaded"):
             # weights_only concerns .bin files alone; torch's reader then builds tensors and refuses everything else
             loaded = AutoModelForCausalLM.from_pretrained(
                 source,
@@ -219,7 +219,7 @@ def _load_folder(
                 **options.keywords(),
             )
         model = _complete(loaded, label)
-        with _refusing(f"the tokenizer of {label} cannot be loaded"):
+        with _refusing(label, "has a tokenizer that cannot be loaded"):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
     return model, _prepare(tokenizer, model, label)
 
@@ -235,13 +235,14 @@ def _load_gguf(file: Path, options: _Options) -> tuple[PreTrainedModel, PreTrain
     if hasattr(transformers, "GgufConfig"):  # older versions always dequantise
         keywords["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with _quiet_transformers():
-        with _refusing(f"{file} cannot be loaded (is it damaged?)"):
+        with _refusing(str(file), "cannot be loaded (is it damaged?)"):
             config = AutoConfig.from_pretrained(folder, **source)
         _check_decoder(config, str(file), options)
-        with _refusing(f"{file} cannot be loaded (is it damaged?)"):
+        keywords["config"] = config  # reading it again takes seconds
+        with _refusing(str(file), "cannot be loaded (is it damaged?)"):
             loaded = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **keywords)
         model = _complete(loaded, str(file))
-        with _refusing(f"the tokenizer of {file} cannot be loaded"):
+        with _refusing(str(file), "has a tokenizer that cannot be loaded"):
             tokenizer = read_tokenizer(file)
     model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(file)
     return model, _prepare(tokenizer, model, str(file))
@@ -310,7 +311,7 @@ def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         from peft import PeftModel
     except ImportError as error:
         raise InputError("adapters need PEFT: run `pip install 'depthdial[peft]'`") from error
-    with _quiet_transformers(), _refusing(f"the adapter {folder} does not fit the model"), warnings.catch_warnings():
+    with _quiet_transformers(), _refusing(f"the adapter {folder}", "does not fit the model"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing that a user can change
         warnings.filterwarnings("error", "Found missing adapter keys")  # they would stay random
         # PEFT's wrapper passes every attribute on, and views accept it, but it is no subclass
@@ -322,17 +323,17 @@ def _needs_trust(label: str) -> str:
 
 
 @contextmanager
-def _refusing(what: str) -> Iterator[None]:
+def _refusing(label: str, verdict: str) -> Iterator[None]:
     """Turn whatever transformers, PEFT, safetensors or gguf raise over a bad checkpoint into one sentence."""
     try:
         yield
     except Exception as error:
         if "trust_remote_code" in str(error):
-            raise InputError(_needs_trust(what.removesuffix(" cannot be loaded"))) from error
+            raise InputError(_needs_trust(label)) from error
         if type(error).__name__ == "UnpicklingError":
-            raise InputError(f"{what}: its pickle holds more than tensors, and Depthdial runs no pickled code") from error
+            raise InputError(f"{label} {verdict}: it holds more than tensors, and Depthdial runs no pickled code") from error
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{what}: {lines[0].strip().rstrip('.:')[:300]}") from error
+        raise InputError(f"{label} {verdict}: {lines[0].strip().rstrip('.:')[:300]}") from error
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class RouteRows:
     @property
     def cost_layers(self) -> float:
         """Mean number of layers run."""
-        return float(self.share_run.sum())
+        return round(float(self.share_run.sum()), 9)
 
     @property
     def cost(self) -> float:

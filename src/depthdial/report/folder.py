@@ -1,0 +1,87 @@
+"""What a result folder holds, read once: a study's, a sweep's own, or a similarity run's own. Nothing is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from depthdial.choose.oracle import OracleCurve
+from depthdial.errors import InputError
+from depthdial.families import RouteFamily
+from depthdial.files import read_json
+from depthdial.measure.results import load_rows
+
+
+@dataclass(frozen=True)
+class ResultFolder:
+    """The files of a folder; None or empty for what is not there, of rows at least one kind is.
+
+    Attributes:
+        sweep, similarity: rows, as pyarrow tables.
+        family: the searched routes.
+        curves: oracles by name: the metric, and what is spent where that is not layers.
+        settings: by what they are of (`study`, `sweep`, `similarity`).
+    """
+
+    path: Path
+    sweep: Any = None
+    similarity: Any = None
+    family: RouteFamily | None = None
+    curves: Mapping[str, OracleCurve] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def read_folder(folder: Path | str) -> ResultFolder:
+    """Read DIR/sweep, DIR/similarity (or rows in DIR itself), routes.json, oracle.json, study.json and the runs' settings.
+
+    Raises:
+        InputError: if the folder holds no rows, or one of its files is damaged.
+    """
+    path = Path(folder)
+    rows: dict[str, Any] = {}
+    settings: dict[str, Mapping[str, Any]] = {}
+    for kind, place in (("sweep", path / "sweep"), ("similarity", path / "similarity"), ("", path)):
+        if not (place / "rows.parquet").exists() or (not kind and "sweep" in rows):
+            continue
+        table = load_rows(place)
+        kind = _kind(table, place)
+        if table.num_rows == 0:
+            raise InputError(f"{place / 'rows.parquet'} holds no row: run the measurement again, with at least one sequence.")
+        rows.setdefault(kind, table)
+        settings.setdefault(kind, _read(place / "settings.json", "settings"))
+    if not rows:
+        load_rows(path)  # says that there are none, and what to do
+    return ResultFolder(
+        path,
+        rows.get("sweep"),
+        rows.get("similarity"),
+        RouteFamily.load(path / "routes.json") if (path / "routes.json").exists() else None,
+        _curves(path / "oracle.json"),
+        {name: value for name, value in {"study": _read(path / "study.json", "study"), **settings}.items() if value},
+    )
+
+
+def _kind(table: Any, place: Path) -> str:
+    names = set(table.column_names)
+    if "route" not in names or not {"cosine_final", "rouge_l", "agreement", "kl", "nll"} & names:
+        raise InputError(f"{place / 'rows.parquet'} holds no result rows: give the --out folder of a sweep or a study.")
+    return "similarity" if "cosine_final" in names else "sweep"
+
+
+def _read(path: Path, what: str) -> Mapping[str, Any]:
+    document = read_json(path, what) if path.exists() else {}
+    if not isinstance(document, dict):
+        raise InputError(f"{path} is not a {what} file: delete it and run again.")
+    return document
+
+
+def _curves(path: Path) -> dict[str, OracleCurve]:
+    curves = {}
+    for name, stored in _read(path, "oracle").items():
+        try:
+            curves[name] = OracleCurve.from_dict(stored)
+        except InputError as error:
+            raise InputError(f"{path} is damaged at {name!r}: run `depthdial oracle` again.") from error
+    return curves

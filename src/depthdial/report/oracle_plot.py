@@ -1,0 +1,152 @@
+"""Budget against quality, over the shares of routes that the oracle chooses (arXiv 2410.20022, Figure 2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from depthdial.choose.oracle import OracleCurve
+from depthdial.report.style import (
+    BLACK,
+    BLUE,
+    GRAY,
+    ORANGE,
+    PURPLE,
+    YELLOW,
+    figure_style,
+    looks,
+    new_figure,
+    place_labels,
+    shortened,
+)
+from depthdial.report.summary import family_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# With more routes than this, labels beside the points would cover each other: the legend of the shares names them.
+_LABELLED_ROUTES = 14
+METRIC_NAMES = {
+    "rouge_l": "ROUGE-L (F1)",
+    "rouge_1": "ROUGE-1 (F1)",
+    "rouge_2": "ROUGE-2 (F1)",
+    "agreement": "greedy agreement",
+    "kl": "KL to the full model (nats)",
+    "nll": "NLL of the reference (nats per token)",
+}
+COST_NAMES = {
+    "layers_run": "mean layers run per sequence",
+    "decode_flops": "mean FLOPs of the layers per sequence",
+    "decode_sec": "mean measured decoding time per sequence (s)",
+    "step_sec": "mean measured time per decoding step (s)",
+}
+
+
+def draw_oracle(curve: OracleCurve) -> Figure:
+    """Two panels over one budget axis: quality of the oracle and what it is held against; shares of the routes below."""
+    with figure_style():
+        figure = new_figure(6.4)
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        colors = _route_colors(len(curve.routes))
+        _quality(top, curve)
+        _shares(bottom, curve, colors)
+        _star(top, bottom, curve)
+        figure.suptitle(_title(curve), x=0.01, ha="left")
+        bottom.set_xlabel(f"budget: {COST_NAMES.get(curve.cost, f'mean {curve.cost} per sequence')}")
+        figure.legend(
+            *top.get_legend_handles_labels(), loc="outside upper center", ncols=3, handlelength=2.6, columnspacing=1.4
+        )
+        handles, labels = bottom.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=1.4, columnspacing=1.4)
+        _fixed(top, curve, colors)
+    return figure
+
+
+def star_of(curve: OracleCurve) -> tuple[float, float] | None:
+    """(budget, quality) of the star: where the oracle first is as good as the full model."""
+    if curve.matches_full_at is None or curve.full_value is None:
+        return None
+    return curve.matches_full_at, curve.full_value
+
+
+def _quality(axes: Axes, curve: OracleCurve) -> None:
+    if curve.value_interval is not None:
+        low, high = curve.value_interval[:, 0], curve.value_interval[:, 1]
+        axes.fill_between(curve.budgets, low, high, color=BLUE, alpha=0.18, linewidth=0)
+    axes.plot(curve.budgets, curve.value, color=BLUE, linewidth=2.2, label="oracle", gid="oracle")
+    if curve.permuted is not None:
+        label = "oracle on shuffled scores (luck)"
+        axes.plot(curve.budgets, curve.permuted, color=PURPLE, linestyle=":", linewidth=1.8, label=label)
+    axes.plot(curve.budgets, curve.mixture, color=ORANGE, linestyle="--", label="best mixture of fixed routes")
+    order = np.argsort(curve.random_cost, kind="stable")
+    label = "oracle's shares at random"
+    axes.plot(curve.random_cost[order], curve.random[order], color=GRAY, linestyle="-.", linewidth=1.2, label=label)
+    if curve.full_value is not None:
+        axes.axhline(curve.full_value, color=BLACK, linewidth=0.8, label="full model")
+    axes.set_ylabel(METRIC_NAMES.get(curve.metric, curve.metric))
+
+
+def _shares(axes: Axes, curve: OracleCurve, colors: list[Any]) -> None:
+    labels = [shortened(name) for name in curve.routes]
+    budgets, shares = curve.budgets, 100 * curve.shares
+    if len(budgets) == 1:  # every assignment costs the same: a strip instead of an area without width
+        budgets, shares = np.array([budgets[0] - 0.5, budgets[0] + 0.5]), np.repeat(shares, 2, axis=0)
+    areas = axes.stackplot(budgets, shares.T, colors=colors, labels=labels, edgecolor="white", linewidth=0.4)
+    for i, area in enumerate(areas):
+        area.set_hatch(("", "////", "", "....")[i % 4])  # neighbours differ in grayscale print too
+    axes.set_ylim(0, 100)
+    axes.margins(x=0)
+    axes.grid(False)
+    axes.set_ylabel("sequences sent to each route (%)")
+
+
+def _star(top: Axes, bottom: Axes, curve: OracleCurve) -> None:
+    star = star_of(curve)
+    if star is None:
+        return
+    for axes in (top, bottom):
+        axes.axvline(star[0], color=BLACK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=4)
+    if curve.matches_full_interval is not None:
+        top.plot(curve.matches_full_interval, [star[1], star[1]], color=BLACK, linewidth=3, alpha=0.55, zorder=7)
+    star_style: dict[str, Any] = {"marker": "*", "markersize": 17, "markerfacecolor": YELLOW, "linestyle": "none"}
+    label = "oracle as good as full"
+    top.plot(*star, **star_style, markeredgecolor=BLACK, zorder=8, label=label, gid="star")
+    bottom.plot(star[0], 94, **star_style, markeredgecolor=BLACK, zorder=8, clip_on=False)
+
+
+def _fixed(axes: Axes, curve: OracleCurve, colors: list[Any]) -> None:
+    styles = looks(list(dict.fromkeys(family_of(route.route) for route in curve.fixed)))
+    for route, color in zip(curve.fixed, colors, strict=True):
+        if route.low is not None and route.high is not None:
+            axes.plot([route.cost, route.cost], [route.low, route.high], color=GRAY, linewidth=1, zorder=4)
+        marker = styles[family_of(route.route)].marker
+        size = 9 if marker == "*" else 6
+        axes.plot(route.cost, route.value, marker=marker, color=color, markeredgecolor=BLACK, markersize=size, zorder=5)
+    if len(curve.fixed) <= _LABELLED_ROUTES:
+        named = [route for route in curve.fixed if route.route != curve.full_route]
+        curves = [(b, v) for line in (curve.value, curve.mixture) for b, v in zip(curve.budgets, line, strict=True)]
+        star = star_of(curve)
+        avoid = [place for place in [*curves, *([star] * 12 if star else [])] if np.isfinite(place).all()]
+        places = [(route.cost, route.value) for route in named]
+        place_labels(axes, places, [shortened(route.route) for route in named], avoid=avoid)
+
+
+def _route_colors(n_routes: int) -> list[Any]:
+    """From dark to light with rising cost, so that the order survives grayscale; the brightest yellow is the star's."""
+    from matplotlib import colormaps
+
+    return [tuple(color) for color in colormaps["viridis"](np.linspace(0.0, 0.93, n_routes))]
+
+
+def _title(curve: OracleCurve) -> str:
+    what = METRIC_NAMES.get(curve.metric, curve.metric).partition(" (")[0]
+    star = star_of(curve)
+    if star is None:
+        return f"{what} of the best route for each sequence, by budget"
+    if curve.cost == "layers_run" and curve.full_cost:
+        share = f"{star[0]:.1f} of {curve.full_cost:g} layers on average ({star[0] / curve.full_cost:.0%})"
+        return f"{what}: choosing the route per sequence, an oracle needs {share} to equal the full model"
+    share = f"{star[0] / curve.full_cost:.0%} of the full cost" if curve.full_cost else f"a mean cost of {star[0]:.4g}"
+    return f"{what}: choosing the route per sequence, an oracle needs {share} to equal the full model"

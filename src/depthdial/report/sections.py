@@ -1,0 +1,350 @@
+"""The sections of the page, each from what its result files hold: text, tables and figures, or a sentence that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from depthdial.report import tables
+from depthdial.report.folder import ResultFolder
+from depthdial.report.oracle_plot import METRIC_NAMES, draw_oracle
+from depthdial.report.routes_plot import RouteBar, draw_routes
+from depthdial.report.search_plot import draw_importance, draw_search
+from depthdial.report.similarity_plot import draw_fidelity, draw_similarity
+from depthdial.report.summary import RouteRows, gather, headline_metric
+from depthdial.report.time_plot import draw_quality_time, draw_time_layers, timed_routes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SAMPLE_SEQUENCES, _SAMPLE_ROUTES, _SAMPLE_CHARACTERS = 4, 5, 1200
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as the template prints it: every cell a text; the first column heads its row."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    is_text: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, the name of its files, its caption, and what it shows for who cannot see it."""
+
+    name: str
+    figure: Figure
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Answers of several routes to one sequence."""
+
+    sequence_id: str
+    answers: Sequence[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Printed in the order of the fields.
+
+    Attributes:
+        paragraphs: before pictures and tables; `notes`: after them.
+    """
+
+    anchor: str
+    title: str
+    paragraphs: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Table] = ()
+    samples: Sequence[Sample] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A folder's results with its rows gathered by route."""
+
+    files: ResultFolder
+
+    @cached_property
+    def routes(self) -> list[RouteRows]:
+        return gather(self.files.sweep) if self.files.sweep is not None else []
+
+    @cached_property
+    def compared(self) -> list[RouteRows]:
+        return gather(self.files.similarity) if self.files.similarity is not None else []
+
+    @property
+    def metric(self) -> str | None:
+        return headline_metric(self.routes)
+
+
+def build_sections(files: ResultFolder) -> list[Section]:
+    """All sections of a page, in reading order."""
+    contents = Contents(files)
+    makers: tuple[Callable[[Contents], Section], ...] = (
+        _headline,
+        _oracle,
+        _route_pictures,
+        _similarity,
+        _time,
+        _importance,
+        _samples,
+        _provenance,
+    )
+    return [make(contents) for make in makers]
+
+
+def _headline(contents: Contents) -> Section:
+    anchor, title = "headline", "What each route costs and keeps"
+    if not contents.routes:
+        return Section(anchor, title, ["No sweep is in this folder: `depthdial sweep` measures the quality of routes."])
+    table = tables.headline(contents.files.sweep, contents.files.curves)
+    notes = [
+        "Layers run: layers that run for each response token; cost: their share of the model's layers. "
+        f"{_metric_text(contents)} "
+        "Agreement: share of the full model's own greedy tokens that the route would have chosen too. KL: divergence of "
+        "the route's predictions from the full model's on those tokens. NLL: of the reference answer. All are means over "
+        "sequences. Time: measured time of all batches over their decoding steps; speed: its ratio to the full model's "
+        "in the same run, left out where batches had other sizes.",
+    ]
+    if any(str(row["route"]).startswith("★") for row in table):
+        notes.append(
+            "The oracle knows every route's score on every sequence and chooses the best route for each within a mean cost: "
+            "a bound on what a controller could reach, not a method. ★ is the lowest mean cost at which it is as good as "
+            "the full model for every sequence."
+        )
+    caption = f"{contents.routes[0].n_sequences} sequences; means over them, in brackets 95% intervals"
+    return Section(anchor, title, tables=[_as_table(caption, table)], notes=notes)
+
+
+def _metric_text(contents: Contents) -> str:
+    if contents.metric == "rouge_l":
+        return "ROUGE-L: F-measure of the greedily generated answer against the reference, with its 95% interval."
+    return f"No sequence has a ROUGE score, so the headline is {_name(contents.metric)}, with its 95% interval."
+
+
+def _name(metric: str | None) -> str:
+    return METRIC_NAMES.get(metric or "", metric or "no metric")
+
+
+def _oracle(contents: Contents) -> Section:
+    anchor, title = "oracle", "The best route for every sequence, under a global budget"
+    curves = contents.files.curves
+    if not curves:
+        return Section(anchor, title, ["No oracle is in this folder: `depthdial oracle` makes one from the sweep's rows."])
+    pictures, held = [], []
+    for i, (name, curve) in enumerate(curves.items()):
+        caption = (
+            f"Above: budget (mean cost of a sequence) against {_name(curve.metric)}. Oracle: the best mean with one route "
+            f"for each sequence and the mean cost within the budget; the band is its {curve.confidence:.0%} bootstrap "
+            "interval over sequences. Points: one route for all sequences, with intervals. Best mixture: routes drawn at "
+            "random in the best proportions. Shares at random: the oracle's proportions, handed out blindly. Shuffled "
+            "scores: an oracle over scores that no longer belong together, which is what luck alone gives. Below: the share "
+            "of sequences that the oracle sends to each route. ★: the lowest budget at which the oracle is as good as the "
+            "full model, the bar its interval."
+        )
+        row = tables.oracle_table(curve)[0]
+        alt = f"Two panels over the budget: quality of the oracle and of {len(curve.routes)} fixed routes; shares of routes. "
+        if curve.matches_full_at is not None:
+            alt += f"The oracle is as good as the full model at {tables.cell_text('budget', row['budget'])}."
+        pictures.append(Picture(f"oracle-{_file_name(name)}", draw_oracle(curve), caption, alt))
+        held.append(_as_table(f"Oracle by {name}: budgets and what it is held against", tables.oracle_table(curve)))
+        if i == 0 and curve.metric == "agreement" and contents.metric == "rouge_l":
+            continue
+    return Section(anchor, title, pictures=pictures, tables=held)
+
+
+def _route_pictures(contents: Contents) -> Section:
+    anchor, title = "routes", "Which layers the routes run"
+    routes = contents.routes or contents.compared
+    n_layers = routes[0].n_layers
+    bars = [RouteBar(route.name, tuple(route.share_run.tolist())) for route in routes]
+    is_long = len(bars) > 40
+    bars = bars[:40]
+    caption = (
+        "A row for each route, a column for each layer. A filled cell runs; a pale one is skipped, which leaves the hidden "
+        "state as it is. A random rule draws layers for each sequence: its shade is the share of sequences on which the "
+        "layer ran."
+    )
+    alt = "Layers that run: " + "; ".join(f"{bar.name} runs {bar.cost_layers:g}" for bar in bars) + f", of {n_layers}."
+    picture = Picture("routes", draw_routes(bars, f"Layers that run, of {n_layers}"), caption, alt)
+    return Section(anchor, title, [f"The first 40 of {len(routes)} routes."] if is_long else [], [picture])
+
+
+def _similarity(contents: Contents) -> Section:
+    anchor, title = "similarity", "How close routes stay to the full model"
+    if not contents.compared:
+        return Section(anchor, title, ["No similarity run is in this folder: `depthdial similarity` makes one."])
+    n = contents.compared[0].n_sequences
+    common = f"Mean over the response tokens of a sequence, then over {n} sequences; bands are 95% intervals over sequences."
+    states = Picture(
+        "similarity",
+        draw_similarity(contents.compared),
+        "Cosine similarity between a route's hidden states and the full model's, teacher-forced on the response, with the "
+        "prompt at full depth. Final: after the last norm. Intermediate: mean over the states after layers 1 to L-1, where "
+        f"a skipped layer hands on its input. {common}",
+        "Two panels, cosine similarity of final and of intermediate hidden states against cost, one line for each family.",
+    )
+    predictions = Picture(
+        "fidelity",
+        draw_fidelity(contents.compared),
+        "KL(full || route) of the next-token distributions at temperature 1, and the share of tokens on which both would "
+        f"choose the same one, teacher-forced on the full model's own greedy answer. {common} The full model itself, whose "
+        "KL is 0, has no place on the log scale.",
+        "Two panels, KL divergence on a log scale and greedy agreement against cost, one line for each family.",
+    )
+    table = tables.similarity_table(contents.files.similarity, tables.SIMILARITY_COSTS)
+    held = [_as_table("At 75%, 50% and 25% of the layers (the nearest measured cost), with 95% intervals", table)]
+    return Section(anchor, title, pictures=[states, predictions], tables=held if table else [])
+
+
+def _time(contents: Contents) -> Section:
+    anchor, title = "time", "Quality and measured time"
+    routes = timed_routes(contents.routes)
+    if not routes:
+        return Section(anchor, title, ["No measured decoding time is in this folder: a sweep with a ROUGE metric measures it."])
+    left_out = [route.name for route in contents.routes if route.step_ms and route not in routes]
+    paragraphs = [f"Timed in batches of other sizes, and so left out here: {', '.join(left_out)}."] if left_out else []
+    machines = contents.files.sweep.column("hardware").unique().to_pylist()
+    if len(machines) > 1:
+        paragraphs.append("The rows were measured on more than one machine, so times may not be comparable.")
+    pictures = []
+    if contents.metric is not None:
+        pictures.append(
+            Picture(
+                "quality-time",
+                draw_quality_time(routes, contents.metric),
+                f"{_name(contents.metric)} (95% interval over sequences) against measured milliseconds per decoding step: "
+                "the time of all batches over their steps, with a bar from the fastest to the slowest batch. Upper and right "
+                "axes: the same, divided by the full model's in the same run.",
+                "Quality against measured time: "
+                + "; ".join(f"{r.name} {r.step_ms:.2f} ms" for r in routes if r.step_ms)
+                + ".",
+            )
+        )
+    pictures.append(
+        Picture(
+            "time-layers",
+            draw_time_layers(routes),
+            "Measured time of a decoding step of a batch against the number of layers run, with the least-squares line and "
+            "a bar from the fastest to the slowest batch. What the line leaves at zero layers (embeddings, head, overhead) "
+            "no route can save.",
+            "Measured time per decoding step against layers run, close to a straight line.",
+        )
+    )
+    return Section(anchor, title, paragraphs, pictures)
+
+
+def _importance(contents: Contents) -> Section:
+    anchor, title = "importance", "Which layers matter"
+    family = contents.files.family
+    made_by = family.made_by if family is not None else {}
+    importance, order, kl = (list(made_by.get(name) or []) for name in ("importance", "drop_order", "kl"))
+    if family is None or not (any(value is not None for value in importance) or kl):
+        return Section(anchor, title, ["No route search is in this folder: `depthdial search` finds which layers can go."])
+    pictures = []
+    if any(value is not None for value in importance):
+        caption = (
+            "KL(full || route) in nats per token when one layer alone is dropped, on the calibration prompts (log scale). "
+            "The number above a bar is the round in which the search dropped that layer; a question mark stands for a "
+            "layer that was not tried."
+        )
+        alt = "Bars: KL when each layer alone is dropped. Drop order: " + (", ".join(map(str, order)) or "none") + "."
+        pictures.append(Picture("importance", draw_importance(importance, order), caption, alt))
+    if kl:
+        measured = [route for route in contents.routes if route.family == family.name]
+        caption = (
+            "KL(full || route) in nats per token as layers are dropped one after the other, each time the one whose loss "
+            "adds least. Calibration prompts are never among the evaluation sequences; answers compared may be shorter."
+        )
+        alt = f"KL rises from {kl[0]:.3g} with {family.n_layers - 1} layers to {kl[-1]:.3g} with {family.n_layers - len(kl)}."
+        pictures.append(Picture("search", draw_search(made_by, family.n_layers, measured), caption, alt))
+    table = _as_table("Layer by layer", tables.importance_table(made_by))
+    return Section(anchor, title, pictures=pictures, tables=[table])
+
+
+def _samples(contents: Contents) -> Section:
+    anchor, title = "answers", "Sample answers"
+    answered = [route for route in contents.routes if _answers(route)]
+    if not answered:
+        return Section(anchor, title, ["The rows hold no text: `--keep-text` keeps the answers."])
+    shown = _spread(answered, _SAMPLE_ROUTES)
+    first = list(_answers(answered[0]))[:_SAMPLE_SEQUENCES]
+    samples = []
+    for sequence in first:
+        answers = []
+        for route in shown:
+            text, score = _answers(route).get(sequence, (None, None))
+            if text is not None:
+                scored = "" if score is None else f"ROUGE-L {score:.2f}"
+                cut = text if len(text) <= _SAMPLE_CHARACTERS else f"{text[:_SAMPLE_CHARACTERS]}…"
+                answers.append((f"{route.name} ({route.cost_layers:g} of {route.n_layers} layers)", scored, cut))
+        samples.append(Sample(str(sequence), answers))
+    text = "The first sequences of the rows, not picked ones; greedy decoding, cut at the sweep's longest answer."
+    return Section(anchor, title, [text], samples=samples)
+
+
+def _answers(route: RouteRows) -> dict[Any, tuple[str, float | None]]:
+    texts, scores = route.columns.get("answer"), route.columns.get("rouge_l")
+    if texts is None:
+        return {}
+    found: dict[Any, tuple[str, float | None]] = {}
+    for i, (sequence, text) in enumerate(zip(route.columns["sequence_id"].tolist(), texts.tolist(), strict=True)):
+        if isinstance(text, str):
+            score = None if scores is None or scores[i] != scores[i] else float(scores[i])
+            found[sequence] = (text, score)
+    return found
+
+
+def _spread(routes: Sequence[RouteRows], most: int) -> list[RouteRows]:
+    """The full model and the costliest route of each family, then further ones from the costly end."""
+    first_of_family = {route.family: route for route in reversed(routes)}
+    chosen = [route for route in routes if first_of_family[route.family] is route][:most]
+    rest = sorted((route for route in routes if route not in chosen), key=lambda route: -route.cost_layers)
+    wanted = [*chosen, *rest[: most - len(chosen)]]
+    return [route for route in routes if route in wanted]
+
+
+def _provenance(contents: Contents) -> Section:
+    files = contents.files
+    counts = [
+        (f"{kind} rows", f"{rows.num_rows} ({routes[0].n_sequences} sequences, {len(routes)} routes)")
+        for kind, rows, routes in (("sweep", files.sweep, contents.routes), ("similarity", files.similarity, contents.compared))
+        if rows is not None
+    ]
+    intervals = [("95% intervals of means", "Student's t over sequences")]
+    if files.curves:
+        curve = next(iter(files.curves.values()))
+        how = f"percentile bootstrap over sequences, {curve.n_bootstrap} resamples, seed {curve.seed}"
+        intervals += [("intervals of the oracle", how if curve.n_bootstrap else "none")]
+        intervals += [("shuffles for the shuffled oracle", str(curve.n_permutations))]
+    rows = files.sweep if files.sweep is not None else files.similarity
+    held = [_pairs("Provenance of the rows", [*tables.provenance_table(rows), *counts, *intervals])]
+    named: dict[str, Mapping[str, Any]] = dict(files.settings)
+    if files.family is not None and files.family.made_by:
+        made_by = files.family.made_by
+        named["search"] = {k: v for k, v in made_by.items() if k not in ("drop_order", "kl", "importance")}
+    held += [_pairs(f"Settings: {name}", tables.settings_table(settings)) for name, settings in named.items()]
+    return Section("provenance", "Settings and provenance", tables=held)
+
+
+def _as_table(caption: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    names = list(rows[0]) if rows else []
+    body = [[tables.cell_text(name, row[name]) for name in names] for row in rows]
+    return Table(caption, [tables.COLUMN_LABELS.get(name, name) for name in names], body)
+
+
+def _pairs(caption: str, pairs: Sequence[tuple[str, str]]) -> Table:
+    return Table(caption, ["setting", "value"], [list(pair) for pair in pairs], is_text=True)
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name.lower())[:60]

@@ -1,0 +1,80 @@
+"""How close routes stay to the full model, against their cost (arXiv 2410.20022, Figures 1a, 4 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from depthdial.measure.stats import Interval
+from depthdial.report.style import Look, figure_style, looks, new_figure
+from depthdial.report.summary import RouteRows, family_lines, pooled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COST_LABEL = "cost (% of the layers run)"
+
+
+def draw_similarity(routes: Sequence[RouteRows]) -> Figure:
+    """Cosine similarity of the final and of the intermediate hidden states against cost, with 95% bands."""
+    panels = (("cosine_final", "final hidden states"), ("cosine_intermediate", "intermediate hidden states, mean"))
+    title = "Hidden states: cosine similarity to the full model's"
+    return _draw(routes, panels, "cosine similarity", title + _finding(routes, "cosine_final"))
+
+
+def draw_fidelity(routes: Sequence[RouteRows]) -> Figure:
+    """KL divergence from the full model's predictions (log scale) and greedy agreement, against cost."""
+    panels = (("kl", "KL divergence (log scale)"), ("agreement", "greedy agreement"))
+    return _draw(routes, panels, None, "Predictions: distance from the full model's" + _finding(routes, "agreement"))
+
+
+def _draw(
+    routes: Sequence[RouteRows], panels: Sequence[tuple[str, str]], label: str | None, title: str
+) -> Figure:
+    lines = family_lines(routes)
+    styles = looks(list(lines))
+    with figure_style():
+        figure = new_figure(3.5)
+        axes_row = figure.subplots(1, len(panels), sharex=True)
+        for axes, (column, name) in zip(axes_row, panels, strict=True):
+            for family, points in lines.items():
+                costs = [100 * group[0].cost for group in points.values()]
+                _line(axes, costs, [pooled(group, column) for group in points.values()], styles[family], column == "kl")
+            axes.set_title(name, fontsize=9)
+            axes.set_xlabel(_COST_LABEL)
+            axes.set_ylabel(label or {"kl": "KL (nats per token)", "agreement": "share of tokens"}[column])
+            if column == "kl":
+                axes.set_yscale("log")
+        figure.suptitle(title, x=0.01, ha="left")
+        handles, labels = axes_row[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), handlelength=3.2)
+    return figure
+
+
+def _line(axes: Axes, costs: Sequence[float], intervals: Sequence[Interval | None], look: Look, is_log: bool) -> None:
+    # Zero, the full model's KL to itself, has no place on a log scale.
+    there = [(c, i) for c, i in zip(costs, intervals, strict=True) if i is not None and not (is_log and i.mean <= 0)]
+    if not there:
+        return
+    x = np.array([cost for cost, _ in there])
+    mean, low, high = (np.array([getattr(i, name) for _, i in there]) for name in ("mean", "low", "high"))
+    if is_log:
+        low = np.maximum(low, mean / 10)
+    axes.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)
+    axes.plot(x, mean, color=look.color, marker=look.marker, linestyle=look.line, label=look.label, markeredgewidth=0)
+
+
+def _finding(routes: Sequence[RouteRows], column: str) -> str:
+    """What uniform skipping and early exit reach at half of the layers, where both were measured there."""
+    lines, told = family_lines(routes), []
+    for family, name in (("uls", "ULS"), ("ee", "early exit")):
+        near = {layers: group for layers, group in lines.get(family, {}).items() if abs(group[0].cost - 0.5) <= 0.05}
+        if near:
+            group = near[min(near, key=lambda layers: (abs(near[layers][0].cost - 0.5), layers))]
+            interval = pooled(group, column)
+            if interval is not None:
+                told.append(f"{name} {interval.mean:.2f}")
+    return f" (at half the layers: {', '.join(told)})" if len(told) == 2 else ""

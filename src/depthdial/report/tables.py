@@ -1,0 +1,256 @@
+"""The tables of a report, as lists of dictionaries with equal keys, and how their cells are written.
+
+A cell is a text, a number, None, or an `Interval` (which prints as `mean [low, high]`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from depthdial.choose.oracle import OracleCurve
+from depthdial.measure.results import PROVENANCE_COLUMNS
+from depthdial.measure.stats import Interval
+from depthdial.report.summary import RouteRows, full_of, gather, headline_metric
+
+COLUMN_LABELS = {
+    "route": "route",
+    "family": "family",
+    "layers": "layers run",
+    "cost_percent": "cost (%)",
+    "rouge_l": "ROUGE-L",
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "agreement": "agreement",
+    "kl": "KL (nats)",
+    "nll": "NLL (nats/token)",
+    "step_ms": "ms per step, measured",
+    "speed": "speed, relative to full",
+    "cosine_final": "cosine, final state",
+    "cosine_pre_norm": "cosine, before the norm",
+    "cosine_intermediate": "cosine, intermediate states",
+    "point": "budget",
+    "budget": "mean cost",
+    "oracle": "oracle",
+    "best_fixed": "best fixed route",
+    "best_fixed_value": "its value",
+    "mixture": "best mixture",
+    "random": "shares at random",
+    "permuted": "shuffled oracle",
+    "full": "full model",
+    "layer": "layer",
+    "kl_alone": "KL when it alone is dropped (nats)",
+    "dropped": "dropped in round",
+    "kl_then": "KL after that round (nats)",
+}
+SIMILARITY_COSTS = (0.75, 0.5, 0.25)
+_HALF_LAYER = 0.5
+_DECIMALS = {"cost_percent": 1, "step_ms": 2, "layers": 2, "budget": 2}
+# Up to so many routes are listed one by one, more only at SIMILARITY_COSTS.
+_LISTED_ROUTES = 12
+
+Cells = dict[str, Any]
+
+
+def headline(rows: Any, curves: OracleCurve | Mapping[str, OracleCurve] | None = None) -> list[Cells]:
+    """What each route costs and keeps: a row for each, and the oracle's below them.
+
+    Keys: `route`; `layers` run for a response token; `cost_percent` of the model's layers; the headline metric
+    (`rouge_l`, or `agreement` without references) as an `Interval`; means of `agreement`, `kl` (nats) and `nll` (nats
+    per token); `step_ms`, measured per decoding step; `speed`, how many times faster than the full model's steps in the
+    same rows (None where batch sizes differ). Columns without any number are left out.
+
+    Args:
+        rows: what `sweep` returned (a pyarrow.Table, a pandas.DataFrame or a dict of arrays).
+        curves: the oracle by layers run, or oracles by metric; the one by the headline metric adds the star (the
+            cheapest budget as good as the full model) and the oracle and the best mixture at half of the full cost.
+
+    Raises:
+        InputError: if there are no rows or they are no sweep's.
+    """
+    routes = gather(rows)
+    metric, full = headline_metric(routes), full_of(routes)
+    table = [_route_cells(route, metric, full) for route in routes]
+    curve = headline_curve(curves, metric)
+    if curve is not None and metric is not None:
+        table += [{**dict.fromkeys(table[0]), **cells} for cells in _oracle_cells(curve, metric)]
+    return _without_empty_columns(table, keep=("route", "layers", "cost_percent"))
+
+
+def headline_curve(curves: OracleCurve | Mapping[str, OracleCurve] | None, metric: str | None) -> OracleCurve | None:
+    """The curve that spends layers and maximises `metric`, if it is among them."""
+    curve = curves if isinstance(curves, OracleCurve) else (curves or {}).get(metric or "")
+    return curve if curve is not None and curve.cost == "layers_run" and curve.metric == metric else None
+
+
+def similarity_table(rows: Any, costs: Sequence[float] | None = None) -> list[Cells]:
+    """Closeness to the full model, with 95% intervals over sequences.
+
+    Args:
+        rows: what `similarity` returned.
+        costs: fractions of the layers to report, each at the nearest route of each family that lies within half a
+            layer or 5% of the layers; None for every route, or 75%, 50% and 25% where there are more than 12 routes.
+
+    Raises:
+        InputError: if there are no rows or they are no similarity run's.
+    """
+    routes = gather(rows)
+    if costs is None and len(routes) > _LISTED_ROUTES:
+        costs = SIMILARITY_COSTS
+    if costs is not None:
+        routes = _near(routes, costs)
+    table = []
+    for route in routes:
+        cells: Cells = {"route": route.name, "layers": _number_of_layers(route), "cost_percent": 100 * route.cost}
+        for column in ("cosine_final", "cosine_pre_norm", "cosine_intermediate", "kl", "agreement"):
+            cells[column] = route.interval(column)
+        table.append(cells)
+    return _without_empty_columns(table, keep=("route", "layers", "cost_percent"))
+
+
+def oracle_table(curve: OracleCurve) -> list[Cells]:
+    """The oracle at the star and at 25, 50 and 75% of the full cost, and what it is held against."""
+    table = []
+    for row in curve.table():
+        star = row["point"] == "matches full"
+        table.append(
+            {
+                "point": "as good as full (star)" if star else f"{row['point']} of full",
+                "budget": _interval(row["budget"], row["budget_low"], row["budget_high"], curve),
+                "cost_percent": None if row["share_of_full"] is None else 100 * row["share_of_full"],
+                "oracle": _interval(row["oracle"], row["oracle_low"], row["oracle_high"], curve),
+                "best_fixed": row["best_fixed"],
+                **{name: row[name] for name in ("best_fixed_value", "mixture", "random", "permuted", "full")},
+            }
+        )
+    return _without_empty_columns(table, keep=("point", "budget", "oracle"))
+
+
+def importance_table(made_by: Mapping[str, Any]) -> list[Cells]:
+    """Layer by layer: the KL of dropping it alone, and in which round the search dropped it."""
+    importance, order, kl = (list(made_by.get(name) or []) for name in ("importance", "drop_order", "kl"))
+    n_layers = max(len(importance), max(order, default=-1) + 1)
+    rounds = {layer: i for i, layer in enumerate(order)}
+    return [
+        {
+            "layer": str(layer),
+            "kl_alone": importance[layer] if layer < len(importance) else None,
+            "dropped": rounds[layer] + 1 if layer in rounds else None,
+            "kl_then": kl[rounds[layer]] if layer in rounds and rounds[layer] < len(kl) else None,
+        }
+        for layer in range(n_layers)
+    ]
+
+
+def provenance_table(rows: Any) -> list[tuple[str, str]]:
+    """Where the rows come from: (name, value) for each provenance column, with every value that it takes."""
+    names = list(rows.column_names if hasattr(rows, "column_names") else rows.keys())
+    table = []
+    for name in PROVENANCE_COLUMNS:
+        if name in names:
+            values = sorted({str(value) for value in _as_list(rows[name]) if value not in (None, "")})
+            table.append((name.replace("_", " "), "; ".join(values) or "not recorded"))
+    return table
+
+
+def settings_table(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A flat view of nested settings: (name, value), nested names joined by a dot; long lists by their length."""
+    table: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            table += [(f"{name}.{inner}", text) for inner, text in settings_table(value)]
+        elif isinstance(value, list | tuple) and len(value) > 40:
+            table.append((name, f"{len(value)} entries"))
+        elif isinstance(value, list | tuple):
+            table.append((name, ", ".join(_plain(item) for item in value) or "none"))
+        else:
+            table.append((name, _plain(value)))
+    return table
+
+
+def cell_text(column: str, value: Any) -> str:
+    """A cell as it is printed: fixed decimals by column, intervals in brackets, a dash for what is not there."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, str | bool | int):
+        return str(value)
+    decimals = _DECIMALS.get(column, 3)
+    if isinstance(value, Interval):
+        mean = f"{value.mean:.{decimals}f}"
+        return mean if math.isnan(value.low) else f"{mean} [{value.low:.{decimals}f}, {value.high:.{decimals}f}]"
+    if column == "speed":
+        return f"{value:.2f}×"
+    return f"{value:.{decimals}f}"
+
+
+def _route_cells(route: RouteRows, metric: str | None, full: RouteRows | None) -> Cells:
+    step_ms, full_ms = route.step_ms, full.step_ms if full is not None else None
+    is_comparable = full is not None and step_ms and full_ms and route.is_timed_like(full)
+    cells: Cells = {"route": route.name, "layers": _number_of_layers(route), "cost_percent": 100 * route.cost}
+    for name in ("rouge_l", "agreement", "kl", "nll"):
+        cells[name] = route.interval(name) if name == metric else route.mean(name)
+    cells["step_ms"] = step_ms
+    cells["speed"] = full_ms / step_ms if is_comparable and full_ms and step_ms else None
+    return cells
+
+
+def _oracle_cells(curve: OracleCurve, metric: str) -> list[Cells]:
+    table = {row["point"]: row for row in curve.table()}
+    star, half = table.get("matches full"), table.get("50%")
+    cells: list[Cells] = []
+    if star is not None:
+        budget = _interval(star["budget"], star["budget_low"], star["budget_high"], curve)
+        cost_percent = _percent(star["share_of_full"])
+        value = _interval(star["oracle"], star["oracle_low"], star["oracle_high"], curve)
+        cells.append({"route": "★ oracle, as good as full", "layers": budget, "cost_percent": cost_percent, metric: value})
+    if half is not None and half["oracle"] is not None:
+        where: Cells = {"layers": half["budget"], "cost_percent": _percent(half["share_of_full"])}
+        value = _interval(half["oracle"], half["oracle_low"], half["oracle_high"], curve)
+        cells.append({"route": "oracle at 50%", **where, metric: value})
+        if half["mixture"] is not None and not math.isnan(half["mixture"]):
+            cells.append({"route": "best mixture at 50%", **where, metric: half["mixture"]})
+    return cells
+
+
+def _interval(mean: float | None, low: float | None, high: float | None, curve: OracleCurve) -> Interval | float | None:
+    if mean is None or low is None or high is None:
+        return mean
+    return Interval(mean, low, high, len(curve.sequence_ids))
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _number_of_layers(route: RouteRows) -> int | float:
+    return int(route.cost_layers) if float(route.cost_layers).is_integer() else route.cost_layers
+
+
+def _near(routes: Sequence[RouteRows], costs: Sequence[float]) -> list[RouteRows]:
+    """For each cost, costliest first, the nearest route of each family, if it is near enough."""
+    found: list[RouteRows] = []
+    for cost in sorted(costs, reverse=True):
+        nearest: dict[str, RouteRows] = {}
+        for route in (route for route in routes if not route.is_full):
+            distance = abs(route.cost - cost)
+            is_near = distance <= max(0.05, _HALF_LAYER / route.n_layers) + 1e-9
+            if is_near and (route.family not in nearest or distance < abs(nearest[route.family].cost - cost)):
+                nearest[route.family] = route
+        found += [route for route in nearest.values() if route not in found]
+    return found
+
+
+def _without_empty_columns(table: list[Cells], keep: Sequence[str]) -> list[Cells]:
+    columns = [name for name in (table[0] if table else ()) if name in keep or any(row[name] is not None for row in table)]
+    return [{name: row[name] for name in columns} for row in table]
+
+
+def _as_list(column: Any) -> list[Any]:
+    return column.to_pylist() if hasattr(column, "to_pylist") else list(column)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import depthdial as dd
+from depthdial.errors import InputError
+from depthdial.routes import Route
+
+PROMPTS = ["the cat", "a dog sat on the mat", "one two three", "it was", "the dog ran to the cat and sat"]
+
+
+def texts(model, tokenizer, **options):
+    return [g.text for g in dd.generate(model, tokenizer, PROMPTS, **{"max_new_tokens": 6, **options})]
+
+
+def test_full_depth_is_the_untouched_models_generation(model, tokenizer):
+    answers = dd.generate(model, tokenizer, PROMPTS, max_new_tokens=6, batch_size=2)
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
+        assert answer.tokens == tuple(out[0, ids.shape[1] :].tolist())
+        assert answer.prompt == prompt and answer.route.is_full
+        assert answer.new_tokens == len(answer.tokens)
+
+
+def test_batches_do_not_change_answers(model, tokenizer):
+    for depth in ("uls:3", Route((1, 2, 4), 6), "rls:3@1"):
+        assert texts(model, tokenizer, depth=depth, batch_size=1) == texts(model, tokenizer, depth=depth, batch_size=5)
+
+
+def test_a_random_rule_draws_one_route_for_each_prompt(model, tokenizer):
+    rule = Route.parse("rls:3@1", 6)
+    answers = dd.generate(model, tokenizer, PROMPTS, depth=rule, max_new_tokens=4)
+    assert [a.route for a in answers] == [rule.for_sequence(i) for i in range(len(PROMPTS))]
+    for i, answer in enumerate(answers):
+        alone = dd.generate(model, tokenizer, PROMPTS[i], depth=answer.route, max_new_tokens=4)[0]
+        assert alone.tokens == answer.tokens
+
+
+def test_the_prompt_on_the_route_is_the_view(model, tokenizer):
+    answer = dd.generate(model, tokenizer, PROMPTS[1], depth="ee:3", prompt_depth="route", max_new_tokens=5)[0]
+    ids = torch.tensor([tokenizer(PROMPTS[1])["input_ids"]])
+    out = dd.view(model, "ee:3").generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False)
+    assert answer.tokens == tuple(out[0, ids.shape[1] :].tolist())
+
+
+def test_streamed_pieces_make_up_the_text(model, tokenizer):
+    lengths = []
+    for prompt in PROMPTS:
+        pieces: list[str] = []
+        answer = dd.generate(model, tokenizer, prompt, depth="uls:4", max_new_tokens=6, on_text=pieces.append)[0]
+        assert "".join(pieces) == answer.text
+        lengths.append(len(pieces))
+    assert max(lengths) > 1
+
+
+def test_sampling_is_seeded_by_torch(model, tokenizer):
+    def sample(seed):
+        torch.manual_seed(seed)
+        return texts(model, tokenizer, depth="uls:4", do_sample=True, temperature=2.0)
+
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
+
+
+def test_the_base_is_bit_identical_afterwards(model, tokenizer, weights_of, assert_same):
+    before = weights_of(model)
+    texts(model, tokenizer, depth="drop:0,3")
+    assert_same(before, weights_of(model))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        ([], {}, "at least one"),
+        ([7], {}, "at least one"),
+        ("", {}, "A prompt is empty"),
+        ("the " * 200, {}, "128"),
+        ("the cat", {"depth": "uls:9"}, "asks for 9 of 6 layers"),
+        ("the cat", {"depth": Route((0,), 3)}, "for a model of 3 layers"),
+        ("the cat", {"depth": 7.5}, "depth is a route"),
+        ("the cat", {"prompt_depth": "none"}, "Unknown prompt depth"),
+        ("the cat", {"max_new_tokens": 0}, "max_new_tokens"),
+        ("the cat", {"template": "chat"}, "no chat template"),
+        ("the cat", {"temprature": 1.0}, "no argument 'temprature'"),
+        (["a", "b"], {"on_text": print}, "one prompt at a time"),
+    ],
+)
+def test_bad_arguments(model, tokenizer, prompts, options, message):
+    with pytest.raises(InputError, match=message):
+        dd.generate(model, tokenizer, prompts, **options)

@@ -1,0 +1,97 @@
+"""Means and their intervals, against published quantiles and against what an interval promises."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depthdial.measure.stats import Interval, mean_interval, student_t
+
+# Two-sided quantiles of Student's t as printed in tables: degrees of freedom, at 90%, 95% and 99%.
+TABLE = [
+    (1, 6.313752, 12.706205, 63.656741),
+    (2, 2.919986, 4.302653, 9.924843),
+    (3, 2.353363, 3.182446, 5.840909),
+    (4, 2.131847, 2.776445, 4.604095),
+    (5, 2.015048, 2.570582, 4.032143),
+    (7, 1.894579, 2.364624, 3.499483),
+    (10, 1.812461, 2.228139, 3.169273),
+    (30, 1.697261, 2.042272, 2.749996),
+    (100, 1.660234, 1.983972, 2.625891),
+]
+
+
+@pytest.mark.parametrize(("degrees", "at_90", "at_95", "at_99"), TABLE)
+def test_quantiles_of_student_t(degrees: int, at_90: float, at_95: float, at_99: float) -> None:
+    tolerance = 1e-6 if degrees < 3 else 0.01  # as promised: closed forms, then within 1%
+    for confidence, exact in ((0.9, at_90), (0.95, at_95), (0.99, at_99)):
+        assert student_t(confidence, degrees) == pytest.approx(exact, rel=tolerance)
+    if degrees >= 10:
+        assert student_t(0.95, degrees) == pytest.approx(at_95, rel=1e-5)
+
+
+def test_many_degrees_are_the_normal_distribution() -> None:
+    assert student_t(0.95, 10**7) == pytest.approx(1.959964, rel=1e-6)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95, 0.99])
+def test_quantiles_fall_with_the_degrees_and_rise_with_the_confidence(confidence: float) -> None:
+    quantiles = [student_t(confidence, degrees) for degrees in range(1, 60)]
+    assert all(more > less for more, less in pairwise(quantiles))
+    assert all(student_t(confidence + 0.005, degrees) > student_t(confidence, degrees) for degrees in range(1, 60))
+
+
+def test_a_worked_example() -> None:
+    # Mean 5, standard deviation 2.138090, t(0.975; 7) = 2.364624: half a width of 1.787481.
+    interval = mean_interval([2, 4, 4, 4, 5, 5, 7, 9])
+    assert (interval.mean, interval.n) == (5, 8)
+    assert interval.low == pytest.approx(5 - 1.787481, rel=1e-4)
+    assert interval.high == pytest.approx(5 + 1.787481, rel=1e-4)
+    assert str(interval) == "5.000 [3.213, 6.787]"
+
+
+def test_one_value_has_no_interval() -> None:
+    interval = mean_interval([0.25])
+    assert (interval.mean, interval.n) == (0.25, 1)
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
+
+
+def test_no_value_is_an_error() -> None:
+    with pytest.raises(ValueError, match="at least one value"):
+        mean_interval([])
+
+
+def test_equal_values_have_an_interval_of_no_width() -> None:
+    assert mean_interval(np.full(5, 0.5)) == Interval(0.5, 0.5, 0.5, 5)
+
+
+VALUES = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30)
+
+
+@given(VALUES, st.floats(-100, 100), st.floats(0.01, 100))
+def test_intervals_move_and_stretch_with_the_values(values: list[float], shift: float, scale: float) -> None:
+    before, after = mean_interval(values), mean_interval([scale * value + shift for value in values])
+    for name in ("mean", "low", "high"):
+        moved = scale * getattr(before, name) + shift
+        assert getattr(after, name) == pytest.approx(moved, rel=1e-6, abs=1e-6 * scale + 1e-6)
+
+
+@given(VALUES)
+def test_more_confidence_is_a_wider_interval_around_the_same_mean(values: list[float]) -> None:
+    narrow, wide = mean_interval(values, 0.8), mean_interval(values, 0.99)
+    assert narrow.mean == wide.mean == pytest.approx(np.mean(values), abs=1e-9)
+    assert wide.low <= narrow.low <= narrow.mean <= narrow.high <= wide.high
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 40])
+def test_intervals_cover_the_true_mean_as_often_as_they_say(n: int) -> None:
+    draws = np.random.default_rng(0).normal(3.0, 2.0, size=(4000, n))
+    intervals = [mean_interval(row) for row in draws]
+    covered = np.mean([interval.low <= 3.0 <= interval.high for interval in intervals])
+    assert covered == pytest.approx(0.95, abs=0.012)  # 3.5 standard errors of the count; the draws are seeded

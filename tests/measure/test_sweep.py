@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+import torch
+
+import depthdial as dd
+from depthdial.errors import InputError
+from depthdial.measure.results import UnitStore
+from depthdial.measure.sweep import sweep
+from depthdial.routes import Route
+
+ROUTES = ["full", "uls:4", "ee:3", "rls:3@5"]
+MEASURED = {"batch_decode_sec", "batch_prefill_sec", "step_sec", "decode_sec"}
+
+
+def run(model, tokenizer, task, **options):
+    return sweep(model, tokenizer, task=task, **{"routes": ROUTES, "max_new_tokens": 6, "batch_size": 3, **options})
+
+
+def scores(table: pa.Table) -> list[dict]:
+    return [{k: v for k, v in row.items() if k not in MEASURED} for row in table.to_pylist()]
+
+
+def test_a_row_for_every_sequence_and_route(model, tokenizer, small_task):
+    rows = run(model, tokenizer, small_task).to_pylist()
+    assert [(r["route"], r["sequence_id"]) for r in rows] == [(n, f"small-{i}") for n in ROUTES for i in range(7)]
+    for row in rows:
+        assert row["layers_run"] == {"full": 6, "uls:4": 4, "ee:3": 3, "rls:3@5": 3}[row["route"]]
+        assert row["cost"] == row["layers_run"] / 6
+        assert 1 <= row["new_tokens"] <= 6
+        assert row["finish_reason"] == "eos" or row["new_tokens"] == 6
+        assert row["answer"] is None and len(row["answer_hash"]) == 16
+        assert 0 <= row["agreement"] <= 1 and row["kl"] >= 0
+        assert row["decode_sec"] > 0
+        has_reference = row["sequence_id"] != "small-5"
+        assert (row["rouge_l"] is not None) == (row["nll"] is not None) == has_reference
+    assert all((r["kl"], r["agreement"]) == (0.0, 1.0) for r in rows if r["route"] == "full")
+    assert max(r["kl"] for r in rows) > 0.1
+    drawn = {r["route_layers"] for r in rows if r["route"] == "rls:3@5"}
+    rule = Route.parse("rls:3@5", 6)
+    assert drawn == {str(rule.for_sequence(f"small-{i}")) for i in range(7)}
+
+
+def test_scores_do_not_depend_on_batching(model, tokenizer, small_task):
+    small, large = (scores(run(model, tokenizer, small_task, batch_size=n)) for n in (1, 7))
+    exact = ("sequence_id", "route_layers", "new_tokens", "answer_hash", "rouge_l", "agreement", "decode_flops")
+    for a, b in zip(small, large, strict=True):
+        assert [a[name] for name in exact] == [b[name] for name in exact]
+        assert a["kl"] == pytest.approx(b["kl"], abs=1e-4)
+
+
+def test_nll_of_the_full_route_is_the_plain_models(model, tokenizer, small_task):
+    rows = run(model, tokenizer, small_task, routes=["full"], metrics=("nll",)).to_pylist()
+    for row, example in zip(rows, small_task.examples, strict=True):
+        if example.reference is None:
+            continue
+        prompt, answer = tokenizer(example.instruction)["input_ids"], tokenizer(example.reference)["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        assert row["nll"] == pytest.approx(torch.nn.functional.cross_entropy(logits, torch.tensor(answer)).item(), abs=1e-4)
+        assert row["new_tokens"] is None and row["kl"] is None  # nothing was generated for this
+
+
+def test_the_prompt_on_the_route_is_the_views_own_generation(model, tokenizer, small_task):
+    rows = run(model, tokenizer, small_task, routes=["ee:3"], prompt_depth="route", keep_text=True).to_pylist()
+    shallow = dd.view(model, "ee:3")
+    for row, example in zip(rows, small_task.examples, strict=True):
+        ids = torch.tensor([tokenizer(example.instruction)["input_ids"]])
+        out = shallow.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
+        assert row["answer"] == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+    full = run(model, tokenizer, small_task, routes=["ee:3"]).to_pylist()
+    assert rows[0]["prompt_flops"] == pytest.approx(full[0]["prompt_flops"] / 2)
+
+
+@pytest.mark.parametrize("killed_after", [0, 1, 4, 9])
+def test_a_killed_sweep_goes_on_and_ends_with_the_same_table(tmp_path, model, tokenizer, small_task, monkeypatch, killed_after):
+    whole = run(model, tokenizer, small_task)
+    written, real = [], UnitStore.write
+
+    def dies(self, unit, rows):
+        if len(written) == killed_after:
+            raise KeyboardInterrupt
+        real(self, unit, rows)
+        written.append(unit)
+
+    monkeypatch.setattr(UnitStore, "write", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, tokenizer, small_task, out=tmp_path)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("units/*.parquet")}
+    assert len(kept) == killed_after
+    redone = []
+    monkeypatch.setattr(UnitStore, "write", lambda self, unit, rows: (redone.append(unit), real(self, unit, rows)))
+    again = run(model, tokenizer, small_task, out=tmp_path)
+    assert scores(again) == scores(whole)
+    assert len(redone) == 12 - killed_after  # 3 batches x 4 routes
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
+
+
+def test_more_routes_and_sequences_are_added_to_a_folder(tmp_path, model, tokenizer, small_task, monkeypatch):
+    from dataclasses import replace
+
+    few = replace(small_task, examples=small_task.examples[:3])
+    run(model, tokenizer, few, routes=["full"], out=tmp_path)
+    redone, real = [], UnitStore.write
+    monkeypatch.setattr(UnitStore, "write", lambda self, unit, rows: (redone.append(unit), real(self, unit, rows)))
+    table = run(model, tokenizer, small_task, routes=["full", "ee:2"], out=tmp_path)
+    assert table.num_rows == 14 and len(redone) == 5
+
+
+def test_other_settings_never_mix(tmp_path, model, tokenizer, small_task):
+    run(model, tokenizer, small_task, routes=["full"], out=tmp_path)
+    with pytest.raises(InputError, match="max_new_tokens: 6 then, 7 now"):
+        run(model, tokenizer, small_task, routes=["full"], out=tmp_path, max_new_tokens=7)
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 1
+    with pytest.raises(InputError, match="weights_hash"):
+        run(model, tokenizer, small_task, routes=["full"], out=tmp_path)
+
+
+def test_a_read_only_folder_is_told(tmp_path, model, tokenizer, small_task):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="Cannot write"):
+        run(model, tokenizer, small_task, out=tmp_path / "file" / "out")
+
+
+def test_logits_that_are_not_finite_stop_the_sweep_with_its_rows_kept(tmp_path, model, tokenizer, small_task):
+    with torch.no_grad():
+        model.model.layers[5].mlp.down_proj.weight.fill_(torch.nan)
+    options = {"routes": ["ee:3", "full"], "out": tmp_path, "metrics": ("rouge_l", "nll")}
+    with pytest.raises(InputError, match="nll is nan .* on route 'full'.* float32"):
+        run(model, tokenizer, small_task, prompt_depth="route", **options)
+    assert len(list(tmp_path.glob("units/*.parquet"))) == 1  # early exit never met the broken layer
+
+
+def test_the_base_is_bit_identical_afterwards(model, tokenizer, small_task, weights_of, assert_same):
+    before = weights_of(model)
+    run(model, tokenizer, small_task)
+    assert_same(before, weights_of(model))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metrics": ("bleu",)}, "Unknown metric 'bleu'"),
+        ({"metrics": ()}, "Unknown metric"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be"),
+        ({"prompt_depth": "half"}, "Unknown prompt depth 'half'"),
+        ({"routes": []}, "No route was given"),
+        ({"routes": ["uls:7"]}, "asks for 7 of 6 layers"),
+        ({"routes": [Route((0, 1), 4)]}, "for a model of 4 layers but this one has 6"),
+        ({"routes": [Route((0, 1), 6, "x"), Route((0, 2), 6, "x")]}, "Two different routes are called 'x'"),
+    ],
+)
+def test_bad_arguments(model, tokenizer, small_task, options, message):
+    with pytest.raises(InputError, match=message):
+        run(model, tokenizer, small_task, **options)
+
+
+def test_unknown_arguments_raise(model, tokenizer, small_task):
+    with pytest.raises(TypeError, match="temperature"):
+        run(model, tokenizer, small_task, temperature=1.0)
+
+
+def test_routes_with_the_same_layers_run_once(model, tokenizer, small_task):
+    rows = run(model, tokenizer, small_task, routes=["ee:3", "0-2", "uls:6", "full"])
+    assert list(dict.fromkeys(rows["route"].to_pylist())) == ["ee:3", "uls:6"]
+
+
+def test_an_oracle_reads_the_rows(model, tokenizer, small_task):
+    rows = run(model, tokenizer, small_task)
+    curve = dd.oracle(rows, metric="agreement")
+    assert curve.matches_full_at is not None and curve.matches_full_at <= 6
+    with pytest.raises(InputError):
+        dd.oracle(rows, metric="rouge_l")  # one sequence has no reference
