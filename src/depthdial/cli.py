@@ -5,16 +5,46 @@ Bad input ends with exit status 2 and one sentence; anything else that goes wron
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from depthdial.cli_options import (
+    Adapter,
+    AllowBin,
+    AnswerTokens,
+    BatchSize,
+    CalibrationLimit,
+    CalibrationSplit,
+    Data,
+    Device,
+    DeviceMap,
+    Dtype,
+    FidelityTokens,
+    Fields,
+    Limit,
+    ModelName,
+    NewTokens,
+    OutFolder,
+    PromptDepth,
+    PromptTokens,
+    RemoteCode,
+    ResponseTokens,
+    Routes,
+    Seed,
+    Split,
+    TaskName,
+    TemplateName,
+    held_out_split,
+    load_model,
+    print_rows,
+    print_table,
+    read_task,
+)
 from depthdial.errors import InputError
-
-if TYPE_CHECKING:
-    from depthdial.measure.tasks import Task
 
 app = typer.Typer(
     name="depthdial",
@@ -24,44 +54,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-_MODEL, _DATA, _SIZE = "Model", "Data", "Size"
-
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, .gguf file, or smollm2-135m.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=_MODEL)]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps; default: CUDA if there is any.", rich_help_panel=_MODEL)]
-DeviceMap = Annotated[str | None, typer.Option(help="accelerate's placement, such as auto.", rich_help_panel=_MODEL)]
-AllowBin = Annotated[
-    bool, typer.Option("--allow-bin", help="Also load .bin weights (weights_only).", rich_help_panel=_MODEL)
-]
-RemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.", rich_help_panel=_MODEL)
-]
-Adapter = Annotated[str | None, typer.Option(help="Folder of a PEFT adapter.", rich_help_panel=_MODEL)]
-
-Data = Annotated[Path | None, typer.Option(help="JSONL, CSV or Parquet file, or a folder of splits.", rich_help_panel=_DATA)]
-TaskName = Annotated[
-    str | None,
-    typer.Option("--task", help="builtin, alpaca, cnn_dailymail, samsum or dolly.", rich_help_panel=_DATA),
-]
-Split = Annotated[
-    str | None, typer.Option(help="train, validation, test, ..; default: see the docs.", rich_help_panel=_DATA)
-]
-Fields = Annotated[
-    str | None, typer.Option(help="Names of fields: prompt=article,reference=highlights", rich_help_panel=_DATA)
-]
-TemplateName = Annotated[str | None, typer.Option("--template", help="auto, chat, paper or plain.", rich_help_panel=_DATA)]
-PromptTokens = Annotated[int | None, typer.Option("--max-prompt-tokens", help="Cut prompts to this.", rich_help_panel=_DATA)]
-ResponseTokens = Annotated[
-    int | None, typer.Option("--max-response-tokens", help="Cut references to this.", rich_help_panel=_DATA)
-]
-Seed = Annotated[int, typer.Option(help="Divides a file into splits.", rich_help_panel=_DATA)]
-Limit = Annotated[int | None, typer.Option(help="Use the first so many sequences.", rich_help_panel=_SIZE)]
-BatchSize = Annotated[int, typer.Option(help="Sequences run together.", rich_help_panel=_SIZE)]
-NewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Longest answer, in tokens.", rich_help_panel=_SIZE)]
-Routes = Annotated[str, typer.Option(help="Routes such as full,uls:50%,ee:12, or a route family file.")]
-PromptDepth = Annotated[str, typer.Option(help="full (the prompt runs every layer) or route.")]
-OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the results; a stopped run goes on there.")]
 
 
 @app.command()
@@ -103,7 +95,7 @@ def generate(
     """Answer one prompt on one route; the text streams, then layers run and tokens per second."""
     from depthdial.generation.engine import generate as answer
 
-    loaded, tokenizer = _load(model, dtype, device, device_map, allow_bin, trust_remote_code, adapter)
+    loaded, tokenizer = load_model(model, dtype, device, device_map, allow_bin, trust_remote_code, adapter)
     result = answer(
         loaded,
         tokenizer,
@@ -136,7 +128,7 @@ def search(
     limit: Limit = 24,
     min_layers: Annotated[int | None, typer.Option(help="Search down to so many; default: half.")] = None,
     screen: Annotated[int, typer.Option(help="Layers tried in each round after the first; 0: all.")] = 8,
-    answer_tokens: Annotated[int, typer.Option(help="Length of the answers compared.", rich_help_panel=_SIZE)] = 16,
+    answer_tokens: AnswerTokens = 16,
     batch_size: BatchSize = 16,
     dtype: Dtype = "auto",
     device: Device = None,
@@ -149,8 +141,10 @@ def search(
     from depthdial.choose.search import search_routes
     from depthdial.measure.plan import ModelIdentity
 
-    prompts = _task(data, task, split or _held_out(data, task), fields, template, limit, seed, max_prompt_tokens, None)
-    loaded, tokenizer = _load(model, dtype, device, device_map, allow_bin, trust_remote_code, adapter)
+    prompts = read_task(
+        data, task, split or held_out_split(data, task), fields, template, limit, seed, max_prompt_tokens, None
+    )
+    loaded, tokenizer = load_model(model, dtype, device, device_map, allow_bin, trust_remote_code, adapter)
     family = search_routes(
         loaded,
         tokenizer,
@@ -165,7 +159,9 @@ def search(
     )
     steps = zip(family.made_by["drop_order"], family.made_by["kl"], strict=True)
     n_left = [(family.n_layers - i, *step) for i, step in enumerate(steps, start=1)]
-    _table("Layers dropped", ["layers left", "dropped", "KL (nats)"], [[n, layer, f"{kl:.3f}"] for n, layer, kl in n_left])
+    print_table(
+        "Layers dropped", ["layers left", "dropped", "KL (nats)"], [[n, layer, f"{kl:.3f}"] for n, layer, kl in n_left]
+    )
     typer.echo(f"routes: {out}")
 
 
@@ -184,7 +180,7 @@ def similarity(
     seed: Seed = 0,
     limit: Limit = None,
     batch_size: BatchSize = 8,
-    fidelity_tokens: Annotated[int, typer.Option(help="Tokens of the answers for KL.", rich_help_panel=_SIZE)] = 128,
+    fidelity_tokens: FidelityTokens = 128,
     dtype: Dtype = "auto",
     device: Device = None,
     device_map: DeviceMap = None,
@@ -199,8 +195,8 @@ def similarity(
     from depthdial.models.architectures import count_layers
     from depthdial.report.tables import similarity_table
 
-    sequences = _task(data, task, split, fields, template, limit, seed, max_prompt_tokens, max_response_tokens)
-    loaded, tokenizer = _load(model, dtype, device, device_map, allow_bin, trust_remote_code, adapter)
+    sequences = read_task(data, task, split, fields, template, limit, seed, max_prompt_tokens, max_response_tokens)
+    loaded, tokenizer = load_model(model, dtype, device, device_map, allow_bin, trust_remote_code, adapter)
     rows = compare(
         loaded,
         tokenizer,
@@ -213,7 +209,7 @@ def similarity(
         identity=ModelIdentity.of(loaded, model),
         progress=True,
     )
-    _print_rows("Similarity to the full model (mean and 95% interval over sequences)", similarity_table(rows))
+    print_rows("Similarity to the full model (mean and 95% interval over sequences)", similarity_table(rows))
     typer.echo(f"rows: {out / 'rows.parquet'}")
 
 
@@ -234,6 +230,7 @@ def sweep(
     limit: Limit = None,
     batch_size: BatchSize = 16,
     max_new_tokens: NewTokens = 128,
+    fidelity_tokens: FidelityTokens = 128,
     prompt_depth: PromptDepth = "full",
     use_stemmer: Annotated[bool, typer.Option("--use-stemmer", help="ROUGE with stems; the paper does without.")] = False,
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Keep the answers in the rows.")] = False,
@@ -251,8 +248,8 @@ def sweep(
     from depthdial.models.architectures import count_layers
     from depthdial.report.tables import headline
 
-    sequences = _task(data, task, split, fields, template, limit, seed, max_prompt_tokens, max_response_tokens)
-    loaded, tokenizer = _load(model, dtype, device, device_map, allow_bin, trust_remote_code, adapter)
+    sequences = read_task(data, task, split, fields, template, limit, seed, max_prompt_tokens, max_response_tokens)
+    loaded, tokenizer = load_model(model, dtype, device, device_map, allow_bin, trust_remote_code, adapter)
     rows = run(
         loaded,
         tokenizer,
@@ -262,13 +259,14 @@ def sweep(
         out=out,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
+        fidelity_tokens=fidelity_tokens,
         prompt_depth=prompt_depth,
         use_stemmer=use_stemmer,
         keep_text=keep_text,
         identity=ModelIdentity.of(loaded, model),
         progress=True,
     )
-    _print_rows(f"{sequences.name}: {len(sequences.examples)} sequences", headline(rows))
+    print_rows(f"{sequences.name}: {len(sequences.examples)} sequences", headline(rows))
     typer.echo(f"rows: {out / 'rows.parquet'}")
 
 
@@ -286,7 +284,7 @@ def oracle(
     from depthdial.studies import keep_oracle, read_study_rows
 
     curve = choose(read_study_rows(folder), metric=metric, cost=cost, weight_by=weight_by, seed=seed)
-    _print_rows(f"Oracle by {metric}, spending {cost}", curve.table())
+    print_rows(f"Oracle by {metric}, spending {cost}", curve.table())
     if budget is not None:
         choice = curve.pick(budget)
         counts = {name: int((choice == i).sum()) for i, name in enumerate(curve.routes)}
@@ -310,16 +308,14 @@ def study(
     task: TaskName = None,
     routes: Annotated[str | None, typer.Option(help="Beside the searched ones; default: full, ULS, EE.")] = None,
     split: Split = None,
-    calibration_split: Annotated[
-        str | None, typer.Option(help="Default: calibration or train.", rich_help_panel=_DATA)
-    ] = None,
+    calibration_split: CalibrationSplit = None,
     fields: Fields = None,
     template: TemplateName = None,
     max_prompt_tokens: PromptTokens = None,
     max_response_tokens: ResponseTokens = None,
     seed: Seed = 0,
     limit: Limit = None,
-    calibration_limit: Annotated[int, typer.Option(help="Prompts to search on.", rich_help_panel=_SIZE)] = 16,
+    calibration_limit: CalibrationLimit = 16,
     batch_size: BatchSize = 16,
     max_new_tokens: NewTokens = 48,
     prompt_depth: PromptDepth = "full",
@@ -345,10 +341,12 @@ def study(
         routes=tuple(split_routes(routes or "")),
         keep_text=keep_text or is_builtin,  # the built-in texts are this project's own
     )
-    sequences = _task(data, task, split or "test", fields, template, limit, seed, max_prompt_tokens, max_response_tokens)
-    held_out = calibration_split or _held_out(data, task) or "train"
-    prompts = _task(data, task, held_out, fields, template, calibration_limit, seed, max_prompt_tokens, max_response_tokens)
-    loaded, tokenizer = _load(model, dtype, device, device_map, allow_bin, trust_remote_code, adapter)
+    sequences = read_task(data, task, split or "test", fields, template, limit, seed, max_prompt_tokens, max_response_tokens)
+    held_out = calibration_split or held_out_split(data, task) or "train"
+    prompts = read_task(
+        data, task, held_out, fields, template, calibration_limit, seed, max_prompt_tokens, max_response_tokens
+    )
+    loaded, tokenizer = load_model(model, dtype, device, device_map, allow_bin, trust_remote_code, adapter)
     result = run(
         loaded,
         tokenizer,
@@ -360,12 +358,13 @@ def study(
         say=lambda line: typer.echo(line, err=True),
         progress=True,
     )
-    _print_rows(f"{model} on {sequences.name}: {len(sequences.examples)} sequences", headline(result.rows, result.oracles))
+    print_rows(f"{model} on {sequences.name}: {len(sequences.examples)} sequences", headline(result.rows, result.oracles))
     typer.echo(f"report: {result.report}")
 
 
 def main() -> None:
     """Run the command line; bad input exits with 2, a stop by Ctrl-C with 130."""
+    _show_notices()
     try:
         app(standalone_mode=False, prog_name="depthdial")
     except InputError as error:
@@ -381,82 +380,15 @@ def main() -> None:
         raise
 
 
+def _show_notices() -> None:
+    """Print what the library logs for its user, such as the one download of the built-in model."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("depthdial: %(message)s"))
+    logger = logging.getLogger("depthdial")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+
+
 def _fail(message: str, status: int) -> NoReturn:
     typer.echo(f"depthdial: {message}", err=True)
     sys.exit(status)
-
-
-def _load(
-    name: str,
-    dtype: str,
-    device: str | None,
-    device_map: str | None,
-    allow_bin: bool,
-    trust_remote_code: bool,
-    adapter: str | None,
-) -> Any:
-    from depthdial.models.load import load
-
-    return load(
-        name,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        allow_bin=allow_bin,
-        trust_remote_code=trust_remote_code,
-        adapter=adapter,
-    )
-
-
-def _task(
-    data: Path | None,
-    name: str | None,
-    split: str | None,
-    fields: str | None,
-    template: str | None,
-    limit: int | None,
-    seed: int,
-    max_prompt_tokens: int | None,
-    max_response_tokens: int | None,
-) -> Task:
-    from depthdial.measure.fields import parse_fields
-    from depthdial.measure.tasks import task
-
-    if data is not None and name is not None:
-        raise InputError("--data and --task both say what to measure on: give one of them.")
-    return task(
-        data if data is not None else name or "builtin",
-        split=split,
-        limit=limit,
-        seed=seed,
-        template=template,
-        fields=None if fields is None else parse_fields(fields),
-        max_prompt_tokens=max_prompt_tokens,
-        max_response_tokens=max_response_tokens,
-    )
-
-
-def _held_out(data: Path | None, name: str | None) -> str | None:
-    """The split to search on by default: never the one to evaluate on. A file given to a search is used whole."""
-    if data is not None:
-        return None
-    return "calibration" if name in (None, "builtin") else "train"
-
-
-def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    if rows:
-        _table(title, list(rows[0]), [list(row.values()) for row in rows])
-
-
-def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(
-            *("" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value) for value in row)
-        )
-    Console().print(table)

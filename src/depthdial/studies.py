@@ -29,7 +29,7 @@ from depthdial.routes import AnyRoute, Route
 
 # Fractions of the layers at which a study looks when it is not told: where untouched models still answer, and below.
 SEARCHED_COSTS = (0.94, 0.87, 0.8, 0.7, 0.6)
-BASELINE_COSTS = (0.8, 0.5)
+BASELINE_COSTS = (0.8,)
 SIMILARITY_COSTS = (0.1, 0.25, 0.5, 0.75, 0.9)
 SIMILARITY_FAMILIES = ("ee", "uls", "rls", "rls-wo1")
 
@@ -41,7 +41,8 @@ class StudySettings:
     Attributes:
         similarity_sequences: the first so many sequences of the task are used for hidden-state similarity.
         min_layers_fraction: the search stops at this fraction of the layers.
-        routes: texts of routes to sweep beside the searched family; empty for full, ULS and early exit at 80% and 50%.
+        routes: texts of routes to sweep beside the searched family; empty for full, ULS and early exit at 80%.
+        fidelity_tokens: see `sweep`.
         screen, search_tokens: see `search_routes`.
     """
 
@@ -51,13 +52,22 @@ class StudySettings:
     similarity_tokens: int = 48
     min_layers_fraction: float = 0.6
     routes: tuple[str, ...] = ()
-    screen: int = 6
-    search_tokens: int = 16
+    fidelity_tokens: int = 24
+    screen: int = 4
+    search_tokens: int = 12
     prompt_depth: str = "full"
     keep_text: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_size", "similarity_sequences", "similarity_tokens", "screen", "search_tokens"):
+        for name in (
+            "max_new_tokens",
+            "batch_size",
+            "similarity_sequences",
+            "similarity_tokens",
+            "fidelity_tokens",
+            "screen",
+            "search_tokens",
+        ):
             check_positive(getattr(self, name), name)
         if not 0 < self.min_layers_fraction < 1:
             raise InputError(f"min_layers_fraction must lie between 0 and 1, not {self.min_layers_fraction}.")
@@ -112,7 +122,7 @@ def study(
         out=folder / "similarity",
         batch_size=settings.batch_size,
         max_response_tokens=settings.similarity_tokens,
-        fidelity_tokens=settings.similarity_tokens,
+        fidelity_tokens=settings.fidelity_tokens,
         **common,
     )
     routes = sweep_routes(family, n_layers, settings.routes)
@@ -125,6 +135,7 @@ def study(
         out=folder / "sweep",
         batch_size=settings.batch_size,
         max_new_tokens=settings.max_new_tokens,
+        fidelity_tokens=settings.fidelity_tokens,
         prompt_depth=settings.prompt_depth,
         keep_text=settings.keep_text,
         **common,

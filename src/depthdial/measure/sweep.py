@@ -35,6 +35,7 @@ class SweepOptions:
 
     metrics: tuple[str, ...]
     max_new_tokens: int
+    fidelity_tokens: int
     use_stemmer: bool
     keep_text: bool
 
@@ -53,6 +54,7 @@ def sweep(
     out: Path | str | None = None,
     batch_size: int = 16,
     max_new_tokens: int = 128,
+    fidelity_tokens: int = MAX_FIDELITY_TOKENS,
     prompt_depth: str = "full",
     use_stemmer: bool = False,
     keep_text: bool = False,
@@ -68,6 +70,7 @@ def sweep(
     Args:
         routes: routes, random rules (drawn once per sequence) or their texts.
         out: a folder for the rows. A run that was stopped goes on there, whatever moment it was stopped at.
+        fidelity_tokens: take KL and agreement on at most so many tokens of the full model's answer (never over 128).
         prompt_depth: `full` (the paper's: the prompt runs every layer) or `route`.
         keep_text: put the answers themselves in the rows, beside their hashes.
         identity: which model this is, where the caller knows; found out otherwise.
@@ -79,7 +82,13 @@ def sweep(
         InputError: for bad arguments, before anything runs; for numbers that are not finite, or a folder that cannot be
             written, with all finished rows kept.
     """
-    options = SweepOptions(check_metrics(metrics), check_positive(max_new_tokens, "max_new_tokens"), use_stemmer, keep_text)
+    options = SweepOptions(
+        check_metrics(metrics),
+        check_positive(max_new_tokens, "max_new_tokens"),
+        min(check_positive(fidelity_tokens, "fidelity_tokens"), MAX_FIDELITY_TOKENS),
+        use_stemmer,
+        keep_text,
+    )
     check_positive(batch_size, "batch_size")
     settings = {"kind": "sweep", "batch_size": batch_size, **vars(options)}
     plan = make_plan(model, tokenizer, task, routes, prompt_depth=prompt_depth, identity=identity, settings=settings)
@@ -175,7 +184,7 @@ class _Sweep:
         answers: Decoded,
         scores: dict[AnyRoute, list[dict[str, float]]],
     ) -> None:
-        texts = {i: answers.tokens[i][:MAX_FIDELITY_TOKENS] for i in range(len(batch))}
+        texts = {i: answers.tokens[i][: self.options.fidelity_tokens] for i in range(len(batch))}
         width, vocabulary = max(map(len, texts.values())), prefilled.logits.shape[-1]
         for part in row_slices(len(batch), width, vocabulary):  # the full model's logits of a slice serve all routes
             rows = part.tolist()

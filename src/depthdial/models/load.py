@@ -219,7 +219,7 @@ def _load_folder(
                 **options.keywords(),
             )
         model = _complete(loaded, label)
-        with _refusing(label, "has a tokenizer that cannot be loaded"):
+        with _refusing(label, "has no tokenizer that can be loaded (save one beside the model)"):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
     return model, _prepare(tokenizer, model, label)
 
@@ -332,6 +332,8 @@ def _refusing(label: str, verdict: str) -> Iterator[None]:
             raise InputError(_needs_trust(label)) from error
         if type(error).__name__ == "UnpicklingError":
             raise InputError(f"{label} {verdict}: it holds more than tensors, and Depthdial runs no pickled code") from error
+        if "ignore_mismatched_sizes" in str(error):
+            raise InputError(f"{label} {verdict}: its weights have other shapes than its config.json says") from error
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{label} {verdict}: {lines[0].strip().rstrip('.:')[:300]}") from error
 

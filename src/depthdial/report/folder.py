@@ -48,7 +48,9 @@ def read_folder(folder: Path | str) -> ResultFolder:
         table = load_rows(place)
         kind = _kind(table, place)
         if table.num_rows == 0:
-            raise InputError(f"{place / 'rows.parquet'} holds no row: run the measurement again, with at least one sequence.")
+            raise InputError(
+                f"{place / 'rows.parquet'} holds no row: run the measurement again, with at least one sequence."
+            )
         rows.setdefault(kind, table)
         settings.setdefault(kind, _read(place / "settings.json", "settings"))
     if not rows:

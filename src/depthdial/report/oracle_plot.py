@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depthdial.choose.oracle import OracleCurve
+from depthdial.report.labels import between, place_labels
 from depthdial.report.style import (
     BLACK,
     BLUE,
@@ -17,8 +18,8 @@ from depthdial.report.style import (
     figure_style,
     looks,
     new_figure,
-    place_labels,
     shortened,
+    wrapped,
 )
 from depthdial.report.summary import family_of
 
@@ -46,6 +47,8 @@ COST_NAMES = {
 
 def draw_oracle(curve: OracleCurve) -> Figure:
     """Two panels over one budget axis: quality of the oracle and what it is held against; shares of the routes below."""
+    from matplotlib.font_manager import FontProperties
+
     with figure_style():
         figure = new_figure(6.4)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -53,11 +56,12 @@ def draw_oracle(curve: OracleCurve) -> Figure:
         _quality(top, curve)
         _shares(bottom, curve, colors)
         _star(top, bottom, curve)
-        figure.suptitle(_title(curve), x=0.01, ha="left")
         bottom.set_xlabel(f"budget: {COST_NAMES.get(curve.cost, f'mean {curve.cost} per sequence')}")
-        figure.legend(
-            *top.get_legend_handles_labels(), loc="outside upper center", ncols=3, handlelength=2.6, columnspacing=1.4
-        )
+        handles, labels = top.get_legend_handles_labels()
+        key = figure.legend(handles, labels, loc="outside upper left", ncols=3, handlelength=2.6, columnspacing=1.4)
+        # As the legend's own title: the layout would put a title of the figure over the legend.
+        key.set_title(wrapped(_title(curve)), prop=FontProperties(size=10))
+        key.set_alignment("left")
         handles, labels = bottom.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=1.4, columnspacing=1.4)
         _fixed(top, curve, colors)
@@ -95,11 +99,11 @@ def _shares(axes: Axes, curve: OracleCurve, colors: list[Any]) -> None:
         budgets, shares = np.array([budgets[0] - 0.5, budgets[0] + 0.5]), np.repeat(shares, 2, axis=0)
     areas = axes.stackplot(budgets, shares.T, colors=colors, labels=labels, edgecolor="white", linewidth=0.4)
     for i, area in enumerate(areas):
-        area.set_hatch(("", "////", "", "....")[i % 4])  # neighbours differ in grayscale print too
+        area.set_hatch(("", "////", "", "\\\\\\\\")[i % 4])  # neighbours differ in grayscale print too
     axes.set_ylim(0, 100)
     axes.margins(x=0)
     axes.grid(False)
-    axes.set_ylabel("sequences sent to each route (%)")
+    axes.set_ylabel("share of sequences (%)")
 
 
 def _star(top: Axes, bottom: Axes, curve: OracleCurve) -> None:
@@ -122,15 +126,29 @@ def _fixed(axes: Axes, curve: OracleCurve, colors: list[Any]) -> None:
         if route.low is not None and route.high is not None:
             axes.plot([route.cost, route.cost], [route.low, route.high], color=GRAY, linewidth=1, zorder=4)
         marker = styles[family_of(route.route)].marker
-        size = 9 if marker == "*" else 6
-        axes.plot(route.cost, route.value, marker=marker, color=color, markeredgecolor=BLACK, markersize=size, zorder=5)
+        axes.plot(route.cost, route.value, marker=marker, color=color, markeredgecolor=BLACK, markersize=6, zorder=5)
     if len(curve.fixed) <= _LABELLED_ROUTES:
         named = [route for route in curve.fixed if route.route != curve.full_route]
-        curves = [(b, v) for line in (curve.value, curve.mixture) for b, v in zip(curve.budgets, line, strict=True)]
-        star = star_of(curve)
-        avoid = [place for place in [*curves, *([star] * 12 if star else [])] if np.isfinite(place).all()]
         places = [(route.cost, route.value) for route in named]
-        place_labels(axes, places, [shortened(route.route) for route in named], avoid=avoid)
+        place_labels(axes, places, [shortened(route.route) for route in named], avoid=_drawn(axes, curve))
+
+
+def _drawn(axes: Axes, curve: OracleCurve) -> list[tuple[float, float]]:
+    """Points along everything that a label should not cover."""
+    lines = ((curve.budgets, curve.value), (curve.budgets, curve.mixture), (curve.random_cost, curve.random))
+    places: list[tuple[float, float]] = []
+    for budgets, values in lines:  # evenly, for a long straight stretch has points only at its ends
+        evenly = np.linspace(budgets.min(), budgets.max(), 200)
+        order = np.argsort(budgets, kind="stable")
+        places += zip(evenly.tolist(), np.interp(evenly, budgets[order], values[order]).tolist(), strict=True)
+    for route in curve.fixed:
+        if route.low is not None and route.high is not None:
+            places += between((route.cost, route.low), (route.cost, route.high))
+    star = star_of(curve)
+    if star is not None:
+        (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+        places += between((left, star[1]), (right, star[1]), 80) + between((star[0], low), (star[0], high), 40) + [star] * 12
+    return [place for place in places if np.isfinite(place).all()]
 
 
 def _route_colors(n_routes: int) -> list[Any]:
@@ -141,12 +159,11 @@ def _route_colors(n_routes: int) -> list[Any]:
 
 
 def _title(curve: OracleCurve) -> str:
-    what = METRIC_NAMES.get(curve.metric, curve.metric).partition(" (")[0]
-    star = star_of(curve)
+    what, star = METRIC_NAMES.get(curve.metric, curve.metric).partition(" (")[0], star_of(curve)
     if star is None:
-        return f"{what} of the best route for each sequence, by budget"
+        return f"{what[0].upper()}{what[1:]} of the best route for each sequence, by budget"
     if curve.cost == "layers_run" and curve.full_cost:
-        share = f"{star[0]:.1f} of {curve.full_cost:g} layers on average ({star[0] / curve.full_cost:.0%})"
-        return f"{what}: choosing the route per sequence, an oracle needs {share} to equal the full model"
-    share = f"{star[0] / curve.full_cost:.0%} of the full cost" if curve.full_cost else f"a mean cost of {star[0]:.4g}"
-    return f"{what}: choosing the route per sequence, an oracle needs {share} to equal the full model"
+        where = f"{star[0]:.1f} of {curve.full_cost:g} layers on average ({star[0] / curve.full_cost:.0%})"
+    else:
+        where = f"{star[0] / curve.full_cost:.0%} of the full cost" if curve.full_cost else f"a mean cost of {star[0]:.4g}"
+    return f"{what[0].upper()}{what[1:]}: the oracle equals the full model at {where}"

@@ -1,4 +1,4 @@
-"""Pictures of routes: which layers run, for a family at every cost (arXiv 2410.20022, Figure 3) or for any list of routes."""
+"""Pictures of routes: which layers run, for a family at every cost (arXiv 2410.20022, Figure 3) or for any routes."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthdial.report.style import BLUE, ORANGE, VERMILION, figure_style, new_figure
+from depthdial.report.style import BLUE, ORANGE, VERMILION, figure_style, headed, log_heights, new_figure
 from depthdial.report.summary import RouteRows
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def draw_importance(importance: Sequence[float | None], drop_order: Sequence[int
             axes.set_ylim(floor, 3 * max(known.values(), default=1.0))
             axes.set_ylabel("KL (nats per token)")
         panels[-1].set_xlabel("layer dropped alone (number above a bar: round in which the search dropped it)")
-        panels[0].set_title(_importance_title(known))
+        headed(figure, _importance_title(known))
         _legend(figure)
     return figure
 
@@ -48,6 +48,8 @@ def draw_search(made_by: Mapping[str, Any], n_layers: int, measured: Sequence[Ro
     Args:
         measured: rows of the searched routes on other sequences, with a `kl` column.
     """
+    from matplotlib.ticker import MaxNLocator
+
     kl = np.array(made_by["kl"], dtype=float)
     layers = n_layers - np.arange(1, len(kl) + 1)
     with figure_style():
@@ -69,12 +71,12 @@ def draw_search(made_by: Mapping[str, Any], n_layers: int, measured: Sequence[Ro
                 capsize=2.5,
                 label="evaluation sequences, 95% interval",
             )
-        axes.set_yscale("log")
+        log_heights(axes)
         axes.set_xlabel("layers run")
         axes.set_ylabel("KL to the full model (nats per token)")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_title(
-            f"Dropping {len(kl)} of {n_layers} layers one by one takes the KL from {kl[0]:.3g} to {kl[-1]:.3g} nats"
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        headed(
+            figure, f"Dropping {len(kl)} of {n_layers} layers one by one: KL from {kl[0]:.2g} to {kl[-1]:.2g} nats per token"
         )
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
@@ -86,7 +88,7 @@ def _bars(axes: Axes, layers: range, known: Mapping[int, float], rounds: Mapping
     hatches = ["////" if layer in rounds else "" for layer in there]
     heights = [known[layer] - floor for layer in there]
     axes.bar(there, heights, bottom=floor, color=colors, hatch=hatches, width=0.75, edgecolor="white", linewidth=0)
-    axes.set_yscale("log")
+    log_heights(axes)
     axes.grid(False, axis="x")
     axes.set_xticks(list(layers), [str(layer) for layer in layers])
     for layer in there:
@@ -119,4 +121,5 @@ def _importance_title(known: Mapping[int, float]) -> str:
     if not known:
         return "Layer importance"
     least, most = min(known, key=lambda layer: known[layer]), max(known, key=lambda layer: known[layer])
-    return f"Dropping layer {least} alone moves predictions least ({known[least]:.2g} nats), layer {most} most ({known[most]:.2g})"
+    ends = f"least for layer {least} ({known[least]:.2g}), most for layer {most} ({known[most]:.2g})"
+    return f"KL when one layer is dropped: {ends}"

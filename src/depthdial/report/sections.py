@@ -1,4 +1,4 @@
-"""The sections of the page, each from what its result files hold: text, tables and figures, or a sentence that says why not."""
+"""The sections of the page, each from what the result files hold: text, tables and figures, or a sentence why not."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _SAMPLE_SEQUENCES, _SAMPLE_ROUTES, _SAMPLE_CHARACTERS = 4, 5, 1200
 
 @dataclass(frozen=True)
 class Table:
-    """A table as the template prints it: every cell a text; the first column heads its row."""
+    """A table as the template prints it: every cell a (text, interval); the first column heads its row."""
 
     caption: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[tuple[str, str]]]
     is_text: bool = False
 
 
@@ -119,7 +119,7 @@ def _headline(contents: Contents) -> Section:
         notes.append(
             "The oracle knows every route's score on every sequence and chooses the best route for each within a mean cost: "
             "a bound on what a controller could reach, not a method. ★ is the lowest mean cost at which it is as good as "
-            "the full model for every sequence."
+            "running the full model on every sequence."
         )
     caption = f"{contents.routes[0].n_sequences} sequences; means over them, in brackets 95% intervals"
     return Section(anchor, title, tables=[_as_table(caption, table)], notes=notes)
@@ -151,14 +151,16 @@ def _oracle(contents: Contents) -> Section:
             "of sequences that the oracle sends to each route. ★: the lowest budget at which the oracle is as good as the "
             "full model, the bar its interval."
         )
-        row = tables.oracle_table(curve)[0]
-        alt = f"Two panels over the budget: quality of the oracle and of {len(curve.routes)} fixed routes; shares of routes. "
+        if i > 0:
+            caption = f"The same for {name}: budget against {_name(curve.metric)} above, shares of the routes below."
+        rows = tables.oracle_table(curve)
+        alt = (
+            f"Two panels over the budget: quality of the oracle and of {len(curve.routes)} fixed routes; shares of routes. "
+        )
         if curve.matches_full_at is not None:
-            alt += f"The oracle is as good as the full model at {tables.cell_text('budget', row['budget'])}."
+            alt += f"The oracle is as good as the full model at {tables.cell_text('budget', rows[0]['budget'])}."
         pictures.append(Picture(f"oracle-{_file_name(name)}", draw_oracle(curve), caption, alt))
-        held.append(_as_table(f"Oracle by {name}: budgets and what it is held against", tables.oracle_table(curve)))
-        if i == 0 and curve.metric == "agreement" and contents.metric == "rouge_l":
-            continue
+        held.append(_as_table(f"Oracle by {name}: budgets and what it is held against", rows))
     return Section(anchor, title, pictures=pictures, tables=held)
 
 
@@ -210,7 +212,9 @@ def _time(contents: Contents) -> Section:
     anchor, title = "time", "Quality and measured time"
     routes = timed_routes(contents.routes)
     if not routes:
-        return Section(anchor, title, ["No measured decoding time is in this folder: a sweep with a ROUGE metric measures it."])
+        return Section(
+            anchor, title, ["No measured decoding time is in this folder: a sweep with a ROUGE metric measures it."]
+        )
     left_out = [route.name for route in contents.routes if route.step_ms and route not in routes]
     paragraphs = [f"Timed in batches of other sizes, and so left out here: {', '.join(left_out)}."] if left_out else []
     machines = contents.files.sweep.column("hardware").unique().to_pylist()
@@ -223,8 +227,8 @@ def _time(contents: Contents) -> Section:
                 "quality-time",
                 draw_quality_time(routes, contents.metric),
                 f"{_name(contents.metric)} (95% interval over sequences) against measured milliseconds per decoding step: "
-                "the time of all batches over their steps, with a bar from the fastest to the slowest batch. Upper and right "
-                "axes: the same, divided by the full model's in the same run.",
+                "the time of all batches over their steps, with a bar from the fastest to the slowest batch. Upper and "
+                "right axes: the same, divided by the full model's in the same run.",
                 "Quality against measured time: "
                 + "; ".join(f"{r.name} {r.step_ms:.2f} ms" for r in routes if r.step_ms)
                 + ".",
@@ -265,7 +269,9 @@ def _importance(contents: Contents) -> Section:
             "KL(full || route) in nats per token as layers are dropped one after the other, each time the one whose loss "
             "adds least. Calibration prompts are never among the evaluation sequences; answers compared may be shorter."
         )
-        alt = f"KL rises from {kl[0]:.3g} with {family.n_layers - 1} layers to {kl[-1]:.3g} with {family.n_layers - len(kl)}."
+        alt = (
+            f"KL rises from {kl[0]:.3g} with {family.n_layers - 1} layers to {kl[-1]:.3g} with {family.n_layers - len(kl)}."
+        )
         pictures.append(Picture("search", draw_search(made_by, family.n_layers, measured), caption, alt))
     table = _as_table("Layer by layer", tables.importance_table(made_by))
     return Section(anchor, title, pictures=pictures, tables=[table])
@@ -317,7 +323,10 @@ def _provenance(contents: Contents) -> Section:
     files = contents.files
     counts = [
         (f"{kind} rows", f"{rows.num_rows} ({routes[0].n_sequences} sequences, {len(routes)} routes)")
-        for kind, rows, routes in (("sweep", files.sweep, contents.routes), ("similarity", files.similarity, contents.compared))
+        for kind, rows, routes in (
+            ("sweep", files.sweep, contents.routes),
+            ("similarity", files.similarity, contents.compared),
+        )
         if rows is not None
     ]
     intervals = [("95% intervals of means", "Student's t over sequences")]
@@ -338,12 +347,12 @@ def _provenance(contents: Contents) -> Section:
 
 def _as_table(caption: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     names = list(rows[0]) if rows else []
-    body = [[tables.cell_text(name, row[name]) for name in names] for row in rows]
+    body = [[tables.cell_parts(name, row[name]) for name in names] for row in rows]
     return Table(caption, [tables.COLUMN_LABELS.get(name, name) for name in names], body)
 
 
 def _pairs(caption: str, pairs: Sequence[tuple[str, str]]) -> Table:
-    return Table(caption, ["setting", "value"], [list(pair) for pair in pairs], is_text=True)
+    return Table(caption, ["setting", "value"], [[(text, "") for text in pair] for pair in pairs], is_text=True)
 
 
 def _file_name(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from depthdial.measure.stats import Interval
-from depthdial.report.style import Look, figure_style, looks, new_figure
+from depthdial.report.style import Look, figure_style, headed, log_heights, looks, new_figure
 from depthdial.report.summary import RouteRows, family_lines, pooled
 
 if TYPE_CHECKING:
@@ -21,19 +21,22 @@ _COST_LABEL = "cost (% of the layers run)"
 def draw_similarity(routes: Sequence[RouteRows]) -> Figure:
     """Cosine similarity of the final and of the intermediate hidden states against cost, with 95% bands."""
     panels = (("cosine_final", "final hidden states"), ("cosine_intermediate", "intermediate hidden states, mean"))
-    title = "Hidden states: cosine similarity to the full model's"
-    return _draw(routes, panels, "cosine similarity", title + _finding(routes, "cosine_final"))
+    told = _finding(routes, "cosine_final")
+    title = (
+        f"Cosine similarity of the final states{told}" if told else "Hidden states: cosine similarity to the full model's"
+    )
+    return _draw(routes, panels, "cosine similarity", title)
 
 
 def draw_fidelity(routes: Sequence[RouteRows]) -> Figure:
     """KL divergence from the full model's predictions (log scale) and greedy agreement, against cost."""
     panels = (("kl", "KL divergence (log scale)"), ("agreement", "greedy agreement"))
-    return _draw(routes, panels, None, "Predictions: distance from the full model's" + _finding(routes, "agreement"))
+    told = _finding(routes, "agreement")
+    title = f"Agreement with the full model{told}" if told else "Predictions: distance from the full model's"
+    return _draw(routes, panels, None, title)
 
 
-def _draw(
-    routes: Sequence[RouteRows], panels: Sequence[tuple[str, str]], label: str | None, title: str
-) -> Figure:
+def _draw(routes: Sequence[RouteRows], panels: Sequence[tuple[str, str]], label: str | None, title: str) -> Figure:
     lines = family_lines(routes)
     styles = looks(list(lines))
     with figure_style():
@@ -47,8 +50,8 @@ def _draw(
             axes.set_xlabel(_COST_LABEL)
             axes.set_ylabel(label or {"kl": "KL (nats per token)", "agreement": "share of tokens"}[column])
             if column == "kl":
-                axes.set_yscale("log")
-        figure.suptitle(title, x=0.01, ha="left")
+                log_heights(axes)
+        headed(figure, title)
         handles, labels = axes_row[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), handlelength=3.2)
     return figure
@@ -77,4 +80,4 @@ def _finding(routes: Sequence[RouteRows], column: str) -> str:
             interval = pooled(group, column)
             if interval is not None:
                 told.append(f"{name} {interval.mean:.2f}")
-    return f" (at half the layers: {', '.join(told)})" if len(told) == 2 else ""
+    return f" at half the layers: {', '.join(told)}" if len(told) == 2 else ""

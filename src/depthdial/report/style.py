@@ -6,6 +6,7 @@ report leaves no trace in the process that calls it.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 WIDTH_IN = 6.9  # the text width of a page, so that a font size below is the size in print
 PNG_DPI = 200
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -81,7 +82,7 @@ _LOOKS: dict[str, Look] = {
     "listed": Look("listed layers", GRAY, "X", "none"),
 }
 # Searched families come with names of their own; the first gets the first look.
-_SEARCHED = ((BLACK, "*", "-"), (ORANGE, "h", (0, (4, 1))), (GRAY, "p", (0, (2, 1))))
+_SEARCHED = ((BLACK, "h", "-"), (ORANGE, "p", (0, (4, 1))), (GRAY, "d", (0, (2, 1))))
 
 
 def looks(families: Sequence[str]) -> dict[str, Look]:
@@ -138,65 +139,22 @@ def save_figure(figure: Figure, path: Path) -> Path:
     return write_atomically(path, write)
 
 
-def place_labels(axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str], *, avoid: Any = ()) -> None:
-    """Write a label beside each point, where it covers the fewest other labels, points and curves.
-
-    Args:
-        points: (x, y) in the units of the axes, one for each text.
-        avoid: further (x, y) that labels should not cover, such as the points of a curve.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.transforms import Bbox
-
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    figure.draw_without_rendering()  # the layout must stand before places can be compared
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    marks = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in axes.transData.transform(list(points))] if points else []
-    curve = axes.transData.transform(list(avoid)) if len(avoid) else []
-    frame, taken = axes.get_window_extent(renderer), list(marks)
-    for (x, y), text in zip(points, texts, strict=True):
-        note = axes.annotate(
-            text,
-            (x, y),
-            xytext=(0, 0),
-            textcoords="offset points",
-            fontsize=8,
-            zorder=6,
-            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.4},
-        )
-        best: tuple[float, tuple[float, float], Any] | None = None
-        for rank, (dx, dy, across, up) in enumerate(_OFFSETS):
-            note.set(position=(dx, dy), horizontalalignment=across, verticalalignment=up)
-            box = note.get_window_extent(renderer)
-            covered = sum(_overlap(box, other) for other in taken)
-            covered += 12.0 * sum(box.contains(*place) for place in curve)
-            outside = box.width * box.height - _overlap(box, frame)
-            badness = covered + 3 * outside + 0.5 * rank
-            if best is None or badness < best[0]:
-                best = (badness, (dx, dy), (across, up))
-        assert best is not None
-        note.set(position=best[1], horizontalalignment=best[2][0], verticalalignment=best[2][1])
-        taken.append(note.get_window_extent(renderer))
+def headed(figure: Figure, title: str) -> None:
+    """Write the title over the whole figure, from its left edge: an axes' own title would start at the axis."""
+    figure.suptitle(wrapped(title), x=0.01, ha="left")
 
 
-_OFFSETS = tuple(
-    (dx * far, dy * far, across, up)
-    for far in (1, 2, 3.2)
-    for dx, dy, across, up in (
-        (6, 0, "left", "center"),
-        (-6, 0, "right", "center"),
-        (0, 6, "center", "bottom"),
-        (0, -6, "center", "top"),
-        (5, 5, "left", "bottom"),
-        (-5, 5, "right", "bottom"),
-        (5, -5, "left", "top"),
-        (-5, -5, "right", "top"),
-    )
-)
+def wrapped(title: str) -> str:
+    """A title in lines that fit the width of a figure."""
+    return textwrap.fill(title, 90)
 
 
-def _overlap(a: Any, b: Any) -> float:
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    return float(width * height) if width > 0 and height > 0 else 0.0
+def log_heights(axes: Axes) -> None:
+    """A log scale for y, numbered 0.1, 0.2, 0.5, 1 .. in plain figures."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axis = axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -18,18 +18,18 @@ COLUMN_LABELS = {
     "route": "route",
     "family": "family",
     "layers": "layers run",
-    "cost_percent": "cost (%)",
+    "cost_percent": "cost, %",
     "rouge_l": "ROUGE-L",
     "rouge_1": "ROUGE-1",
     "rouge_2": "ROUGE-2",
     "agreement": "agreement",
-    "kl": "KL (nats)",
-    "nll": "NLL (nats/token)",
-    "step_ms": "ms per step, measured",
-    "speed": "speed, relative to full",
-    "cosine_final": "cosine, final state",
+    "kl": "KL, nats",
+    "nll": "NLL, nats",
+    "step_ms": "ms per step",
+    "speed": "speed",
+    "cosine_final": "cosine, final",
     "cosine_pre_norm": "cosine, before the norm",
-    "cosine_intermediate": "cosine, intermediate states",
+    "cosine_intermediate": "cosine, intermediate",
     "point": "budget",
     "budget": "mean cost",
     "oracle": "oracle",
@@ -40,9 +40,9 @@ COLUMN_LABELS = {
     "permuted": "shuffled oracle",
     "full": "full model",
     "layer": "layer",
-    "kl_alone": "KL when it alone is dropped (nats)",
+    "kl_alone": "KL when it alone is dropped, nats",
     "dropped": "dropped in round",
-    "kl_then": "KL after that round (nats)",
+    "kl_then": "KL after that round, nats",
 }
 SIMILARITY_COSTS = (0.75, 0.5, 0.25)
 _HALF_LAYER = 0.5
@@ -110,13 +110,13 @@ def similarity_table(rows: Any, costs: Sequence[float] | None = None) -> list[Ce
 
 
 def oracle_table(curve: OracleCurve) -> list[Cells]:
-    """The oracle at the star and at 25, 50 and 75% of the full cost, and what it is held against."""
+    """The oracle, and what it is held against, at the star and at 25, 50 and 75% of the full cost where that can be met."""
     table = []
-    for row in curve.table():
+    for row in (row for row in curve.table() if row["oracle"] is not None):
         star = row["point"] == "matches full"
         table.append(
             {
-                "point": "as good as full (star)" if star else f"{row['point']} of full",
+                "point": "★ as good as full" if star else f"{row['point']} of full",
                 "budget": _interval(row["budget"], row["budget_low"], row["budget_high"], curve),
                 "cost_percent": None if row["share_of_full"] is None else 100 * row["share_of_full"],
                 "oracle": _interval(row["oracle"], row["oracle_low"], row["oracle_high"], curve),
@@ -171,17 +171,20 @@ def settings_table(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def cell_text(column: str, value: Any) -> str:
     """A cell as it is printed: fixed decimals by column, intervals in brackets, a dash for what is not there."""
+    return " ".join(part for part in cell_parts(column, value) if part)
+
+
+def cell_parts(column: str, value: Any) -> tuple[str, str]:
+    """The same in two parts: the value and its interval, which is empty for what has none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
+        return "–", ""
     if isinstance(value, str | bool | int):
-        return str(value)
+        return str(value), ""
     decimals = _DECIMALS.get(column, 3)
     if isinstance(value, Interval):
-        mean = f"{value.mean:.{decimals}f}"
-        return mean if math.isnan(value.low) else f"{mean} [{value.low:.{decimals}f}, {value.high:.{decimals}f}]"
-    if column == "speed":
-        return f"{value:.2f}×"
-    return f"{value:.{decimals}f}"
+        interval = "" if math.isnan(value.low) else f"[{value.low:.{decimals}f}, {value.high:.{decimals}f}]"
+        return f"{value.mean:.{decimals}f}", interval
+    return (f"{value:.2f}×", "") if column == "speed" else (f"{value:.{decimals}f}", "")
 
 
 def _route_cells(route: RouteRows, metric: str | None, full: RouteRows | None) -> Cells:

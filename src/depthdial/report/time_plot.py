@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from depthdial.report.labels import between, place_labels
 from depthdial.report.oracle_plot import METRIC_NAMES
-from depthdial.report.style import GRAY, figure_style, looks, new_figure, place_labels, shortened
+from depthdial.report.style import GRAY, Look, figure_style, headed, looks, new_figure, shortened
 from depthdial.report.summary import RouteRows, full_of
 
 if TYPE_CHECKING:
@@ -55,22 +56,23 @@ def draw_quality_time(routes: Sequence[RouteRows], metric: str) -> Figure:
         figure = new_figure(4.2)
         axes = figure.add_subplot()
         scored = [route for route in routes if route.mean(metric) is not None]
+        styles = looks(list(dict.fromkeys(route.family for route in scored)))
+        bars: list[tuple[float, float]] = []
         for route in scored:
             interval = route.interval(metric)
             assert interval is not None
             low, high = (interval.low, interval.high) if np.isfinite(interval.low) else (interval.mean, interval.mean)
-            _point(axes, route, interval.mean, low, high)
+            _point(axes, route, styles[route.family], interval.mean, low, high)
+            bars += between((route.step_ms or 0.0, low), (route.step_ms or 0.0, high))
         axes.set_xlabel("measured time per decoding step (ms)")
         axes.set_ylabel(METRIC_NAMES.get(metric, metric))
-        axes.set_xlim(left=0)
-        if metric not in ("kl", "nll"):
-            axes.set_ylim(bottom=0)
+        axes.margins(0.12)
         if full is not None and full.step_ms and full.mean(metric):
             _relative_axes(axes, full.step_ms, full.mean(metric) or 1.0)
-        axes.set_title(_quality_title(scored, full, metric), pad=8)
+        headed(figure, _quality_title(scored, full, metric))
         _legend(figure, axes, scored)
         places = [(route.step_ms or 0.0, route.mean(metric) or 0.0) for route in scored]
-        place_labels(axes, places, [shortened(route.name) for route in scored])
+        place_labels(axes, places, [shortened(route.name) for route in scored], avoid=bars)
     return figure
 
 
@@ -79,12 +81,15 @@ def draw_time_layers(routes: Sequence[RouteRows]) -> Figure:
     with figure_style():
         figure = new_figure(3.6)
         axes = figure.add_subplot()
+        styles = looks(list(dict.fromkeys(route.family for route in routes)))
         for route in routes:
             spread = route.step_ms_range
             if spread is not None:
                 axes.plot([route.cost_layers] * 2, spread, color=GRAY, linewidth=1, zorder=3)
-            look = looks([r.family for r in routes])[route.family]
-            axes.plot(route.cost_layers, route.step_ms or 0.0, marker=look.marker, color=look.color, linestyle="none")
+            look = styles[route.family]
+            # Hollow, so that routes of equal depth, which take about the same time, do not hide each other.
+            hollow: dict[str, Any] = {"markerfacecolor": "none", "markeredgewidth": 1.3, "markersize": 7}
+            axes.plot(route.cost_layers, route.step_ms or 0.0, marker=look.marker, color=look.color, zorder=4, **hollow)
         fit = affine_fit(routes)
         if fit is not None:
             x = np.array([0.0, routes[0].n_layers])
@@ -93,26 +98,28 @@ def draw_time_layers(routes: Sequence[RouteRows]) -> Figure:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("layers run for a response token")
         axes.set_ylabel("measured time per decoding step (ms)")
-        axes.set_title("Measured time of a decoding step, by layers run" if fit is None else _fit_title(fit))
+        headed(figure, "Measured time of a decoding step, by layers run" if fit is None else _fit_title(fit))
         _legend(figure, axes, routes)
     return figure
 
 
-def _point(axes: Axes, route: RouteRows, mean: float, low: float, high: float) -> None:
-    look = looks([route.family])[route.family]
+def _point(axes: Axes, route: RouteRows, look: Look, mean: float, low: float, high: float) -> None:
     step_ms = route.step_ms or 0.0
     axes.plot([step_ms, step_ms], [low, high], color=GRAY, linewidth=1, zorder=3)
     if route.step_ms_range is not None:
         axes.plot(route.step_ms_range, [mean, mean], color=GRAY, linewidth=1, zorder=3)
-    size = 9 if look.marker == "*" else 6
-    axes.plot(step_ms, mean, marker=look.marker, color=look.color, markersize=size, linestyle="none", zorder=4)
+    axes.plot(step_ms, mean, marker=look.marker, color=look.color, markersize=6, linestyle="none", zorder=4)
 
 
 def _relative_axes(axes: Axes, full_ms: float, full_value: float) -> None:
-    time = axes.secondary_xaxis("top", functions=(lambda x: x / full_ms, lambda x: x * full_ms))
+    time = axes.secondary_xaxis("top", functions=_in_units_of(full_ms))
     time.set_xlabel("time, relative to the full model")
-    quality = axes.secondary_yaxis("right", functions=(lambda y: y / full_value, lambda y: y * full_value))
+    quality = axes.secondary_yaxis("right", functions=_in_units_of(full_value))
     quality.set_ylabel("quality, relative to the full model")
+
+
+def _in_units_of(unit: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    return lambda value: value / unit, lambda ratio: ratio * unit
 
 
 def _legend(figure: Figure, axes: Axes, routes: Sequence[RouteRows]) -> None:
@@ -127,12 +134,21 @@ def _legend(figure: Figure, axes: Axes, routes: Sequence[RouteRows]) -> None:
 
 
 def _quality_title(routes: Sequence[RouteRows], full: RouteRows | None, metric: str) -> str:
+    """The fastest route that keeps nine tenths of the full model's quality, where quality is a share of something."""
     what = METRIC_NAMES.get(metric, metric).partition(" (")[0]
-    return f"{what} and measured time of each route"
+    target = None if full is None or metric in ("kl", "nll") else full.mean(metric)
+    if full is None or not target or not full.step_ms:
+        return f"{what} and measured time of each route"
+    keeping = [route for route in routes if (route.mean(metric) or 0.0) >= 0.9 * target]
+    best = min(keeping, key=lambda route: route.step_ms or 0.0)
+    if best.is_full:
+        return f"{what} and measured time: no shallower route keeps 90% of the full model's {what}"
+    time_share, quality_share = (best.step_ms or 0.0) / full.step_ms, (best.mean(metric) or 0.0) / target
+    return f"{what} and time: {shortened(best.name)} keeps {quality_share:.0%} in {time_share:.0%} of the full model's time"
 
 
 def _fit_title(fit: AffineFit) -> str:
     return (
-        f"A decoding step takes {fit.base_ms:.2f} ms and {fit.layer_ms:.2f} ms for each layer run "
-        f"(fit within {fit.worst_error:.0%})"
+        f"Decoding step: {fit.base_ms:.2f} ms + {fit.layer_ms:.2f} ms for each layer run "
+        f"(all points within {100 * fit.worst_error:.1f}% of the line)"
     )

@@ -1,0 +1,439 @@
+"""A view shares every weight with its base, changes nothing else of it, and works wherever a transformers model does."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+    SiglipVisionConfig,
+    pipeline,
+)
+
+from depthdial.models.view import route_of, view
+from tests.models.test_view import FULL, assert_same, padded_prompts, states, written
+from tests.models.tiny import ARCHITECTURES, VOCAB, cut_by_hand, tiny
+
+ROUTE = (1, 2, 4)
+
+
+def everything(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """All that the modules of a model hold, attribute by attribute, its tables and lists copied one level deep."""
+    return {
+        name: {key: copy.copy(value) if isinstance(value, dict | list | set) else value for key, value in vars(m).items()}
+        for name, m in model.named_modules()
+    }
+
+
+def assert_untouched(before: dict[str, dict[str, Any]], model: nn.Module) -> None:
+    after = everything(model)
+    assert before.keys() == after.keys()
+    for name, attributes in before.items():
+        assert attributes.keys() == after[name].keys(), name
+        for key, old in attributes.items():
+            new = after[name][key]
+            if isinstance(old, dict):
+                assert list(old) == list(new), (name, key)
+                assert all(old[k] is new[k] for k in old), (name, key)
+            else:
+                assert old is new or old == new, (name, key)
+
+
+def copies(model: PreTrainedModel) -> tuple[Any, ...]:
+    """Values that could change in place."""
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return weights, copy.deepcopy(model.config).to_dict(), copy.deepcopy(model.generation_config).to_dict()
+
+
+def assert_same_copies(before: tuple[Any, ...], model: PreTrainedModel) -> None:
+    weights, *configs = before
+    now, *configs_now = copies(model)
+    assert configs == configs_now
+    assert weights.keys() == now.keys()
+    assert all(torch.equal(weights[name], now[name]) for name in weights)
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_making_and_running_views_leaves_the_base_as_it_was(name: str, used_before: bool) -> None:
+    base = tiny(name)
+    if used_before:  # transformers hooks a model at its first use with hidden states
+        states(base)
+    before, values = everything(base), copies(base)
+    for layers in (FULL, ROUTE):
+        shallow = view(base, layers)
+        states(shallow)
+        written(shallow)
+    assert_untouched(before, base)
+    assert_same_copies(values, base)
+
+
+def test_the_check_of_the_base_can_fail() -> None:
+    base = tiny("llama")
+    before = everything(base)
+    base.model.layers[2].self_attn.layer_idx = 1
+    with pytest.raises(AssertionError):
+        assert_untouched(before, base)
+    base = tiny("llama")
+    before = everything(base)
+    handle = base.model.layers[2].register_forward_hook(lambda *_: None)
+    with pytest.raises(AssertionError):
+        assert_untouched(before, base)
+    handle.remove()
+
+
+def checkpoint_gradients(model: PreTrainedModel) -> None:
+    # The older name gives a warning from transformers 5.23 on, and the newer is not there before.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+
+
+def use_hooks(shallow: PreTrainedModel, folder: Path) -> None:
+    calls: list[int] = []
+    shallow.get_submodule("model.layers.1").register_forward_hook(lambda *_: calls.append(1))
+    states(shallow)
+    assert calls == [1]
+
+
+def use_training(shallow: PreTrainedModel, folder: Path) -> None:
+    shallow.train()
+    assert all(m.training for m in shallow.modules())
+    checkpoint_gradients(shallow)
+    ids = padded_prompts()["input_ids"]
+    shallow(ids, labels=ids).loss.backward()
+    shallow.zero_grad()
+
+
+def use_settings(shallow: PreTrainedModel, folder: Path) -> None:
+    shallow.set_attn_implementation("eager")
+    shallow.config.vocab_size = 3
+    shallow.config.rope_parameters["rope_theta"] = 5.0
+    shallow.generation_config.max_new_tokens = 1
+    shallow.get_submodule("model.layers.0.self_attn").scaling = 3.0  # type: ignore[assignment]
+
+
+def use_compile(shallow: PreTrainedModel, folder: Path) -> None:
+    shallow.compile(backend="eager")
+    states(shallow)
+
+
+def use_folder(shallow: PreTrainedModel, folder: Path) -> None:
+    shallow.save_pretrained(folder)
+
+
+def use_new_modules(shallow: PreTrainedModel, folder: Path) -> None:
+    shallow.get_submodule("model.layers.1").mlp = nn.Identity()
+    shallow.set_input_embeddings(nn.Embedding(VOCAB, 32))
+    shallow.resize_token_embeddings(VOCAB + 8)
+    states(shallow)
+
+
+@pytest.mark.parametrize("use", [use_hooks, use_training, use_settings, use_compile, use_folder, use_new_modules])
+def test_nothing_done_to_a_view_reaches_its_base(use: Any, tmp_path: Path) -> None:
+    base = tiny("llama")
+    results = states(base)
+    before, values = everything(base), copies(base)
+    shallow = view(base, ROUTE)
+    use(shallow, tmp_path)
+    assert_untouched(before, base)
+    assert_same_copies(values, base)
+    assert_same(states(base), results)
+
+
+def test_nothing_done_to_the_base_later_reaches_the_view() -> None:
+    base = tiny("llama")
+    shallow = view(base, ROUTE)
+    results = states(shallow)
+    base.train()
+    base.model.layers[2].register_forward_hook(lambda *_: pytest.fail("the base's hook ran"))
+    base.config.num_hidden_layers = 1
+    base.model.layers[4].mlp = nn.Identity()
+    assert not any(m.training for m in shallow.modules())
+    assert_same(states(shallow), results)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_tensor_of_a_view_is_the_bases_own(name: str) -> None:
+    base = tiny(name)
+    shallow = view(base, ROUTE)
+    theirs = dict(base.named_parameters(remove_duplicate=False))
+    kept = {id(p) for p in theirs.values()}
+    assert all(id(p) in kept for p in shallow.parameters())
+    assert {b.data_ptr() for b in shallow.buffers()} <= {b.data_ptr() for b in base.buffers()}
+    assert 0 < shallow.num_parameters() < base.num_parameters()
+    # Tied weights stay tied.
+    tied = base.get_output_embeddings().weight is base.get_input_embeddings().weight
+    assert (shallow.get_output_embeddings().weight is shallow.get_input_embeddings().weight) == tied
+
+
+def test_a_view_is_freed_and_takes_nothing_with_it() -> None:
+    base = tiny("llama")
+    gone = weakref.ref(view(base, ROUTE))
+    gc.collect()
+    assert gone() is None
+    assert torch.isfinite(states(base)[0]).all()
+
+
+def test_gradients_of_a_view_fill_the_bases_weights() -> None:
+    base = tiny("llama")
+    cut = cut_by_hand(base, "llama", ROUTE)
+    ids = padded_prompts()["input_ids"]
+    for model in (view(base, ROUTE), cut):
+        model(ids, labels=ids).loss.backward()
+    for new, old in enumerate(ROUTE):
+        for ours, theirs in zip(base.model.layers[old].parameters(), cut.model.layers[new].parameters(), strict=True):
+            assert ours.grad is not None
+            assert torch.equal(ours.grad, theirs.grad)
+    assert all(p.grad is None for p in base.model.layers[0].parameters())
+
+
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    base = tiny("llama")
+    shallow = view(base, ROUTE)
+    ids = padded_prompts()["input_ids"]
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            checkpoint_gradients(shallow)
+        shallow.train()
+        shallow(ids, labels=ids, use_cache=False).loss.backward()
+        gradients.append([p.grad.clone() for p in shallow.parameters() if p.grad is not None])
+        shallow.zero_grad()
+    assert shallow.model.layers[0].gradient_checkpointing
+    assert not base.model.layers[0].gradient_checkpointing
+    assert len(gradients[0]) == len(list(shallow.parameters()))
+    assert_same(*gradients)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2_scaled"])
+def test_a_deep_copy_of_a_view_stands_alone(name: str) -> None:
+    base = tiny(name)
+    shallow = view(base, ROUTE)
+    results = states(shallow)
+    twin = copy.deepcopy(shallow)
+    assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in base.parameters()}
+    with torch.no_grad():
+        for p in base.parameters():
+            p.zero_()
+    assert_same(states(twin), results)
+    assert twin.save_pretrained.__self__ is twin
+
+
+def test_threads_with_different_routes_do_not_meet() -> None:
+    base = tiny("qwen3")
+    routes = [(0, 1, 2), (3,), (1, 4), (0, 2, 3, 5), FULL, (2, 5)]
+    alone = [written(view(base, layers)) for layers in routes]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(3):
+            together = list(pool.map(lambda layers: written(view(base, layers)), routes))
+            for ours, theirs in zip(together, alone, strict=True):
+                assert_same(ours, theirs)
+
+
+# ------------------------------------------------------------------ with the tools around transformers
+
+
+# transformers 5.10 warns of the device of any offloaded model's weights; later ones do not.
+@pytest.mark.filterwarnings("ignore:You are calling .generate:UserWarning")
+@pytest.mark.parametrize("how", ["cpu", "disk"])
+def test_a_base_with_weights_offloaded_by_accelerate(how: str, tmp_path: Path) -> None:
+    from accelerate import cpu_offload, disk_offload
+
+    base = tiny("llama")
+    expected, expected_text = states(view(tiny("llama"), ROUTE)), written(view(tiny("llama"), ROUTE))
+    if how == "cpu":
+        cpu_offload(base, execution_device=torch.device("cpu"), offload_buffers=True)
+    else:
+        disk_offload(base, tmp_path, execution_device=torch.device("cpu"))
+    assert base.model.layers[0].mlp.up_proj.weight.is_meta
+    shallow = view(base, ROUTE)
+    assert_same(states(shallow), expected)
+    assert_same(written(shallow), expected_text)
+    assert all(p.is_meta for p in shallow.model.layers.parameters())
+
+
+def test_a_base_dispatched_by_accelerate(tmp_path: Path) -> None:
+    from accelerate import dispatch_model
+
+    expected = states(view(tiny("llama"), ROUTE))
+    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    places |= {f"model.layers.{i}": "disk" if i % 2 else "cpu" for i in FULL}
+    base = dispatch_model(tiny("llama"), places, main_device="cpu", offload_dir=tmp_path / "weights", force_hooks=True)
+    before = everything(base)
+    shallow = view(base, ROUTE)
+    assert_same(states(shallow), expected)
+    assert_untouched(before, base)
+    with pytest.raises(RuntimeError, match="can't move a model"):
+        base.to("cpu")
+    assert "to" not in vars(shallow)  # the base's own guard would move the base and hand it back
+
+
+def test_compiling_the_base_does_not_make_the_view_run_it() -> None:
+    base = tiny("llama")
+    expected = states(view(base, ROUTE))
+    base.compile(backend="eager")
+    states(base)
+    assert_same(states(view(base, ROUTE)), expected)
+
+
+def test_compiled_decoding_of_the_base_does_not_serve_the_view() -> None:
+    from transformers import CompileConfig
+
+    base = tiny("llama")
+    settings = CompileConfig(backend="eager", mode=None, fullgraph=False)
+    ran = base.get_compiled_call(settings)
+    shallow = view(base, ROUTE)
+    assert shallow.get_compiled_call(settings) is not ran
+    assert "_compiled_call" in vars(base)
+
+
+def test_a_view_of_a_compiled_model() -> None:
+    base = tiny("llama")
+    assert_same(states(view(torch.compile(base, backend="eager"), ROUTE)), states(view(base, ROUTE)))
+
+
+def test_routes_of_one_length_share_a_compiled_graph() -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    base, counter = tiny("llama"), CompileCounter()
+    ids = padded_prompts()["input_ids"]
+    with torch.no_grad():
+        for layers in ((0, 1, 2), (1, 2, 4), (3, 4, 5)):
+            shallow = view(base, layers)
+            compiled = torch.compile(shallow, backend=counter)
+            torch.testing.assert_close(compiled(ids, use_cache=False).logits, shallow(ids, use_cache=False).logits)
+            assert counter.frame_count == 1
+        torch.compile(view(base, (0, 1)), backend=counter)(ids, use_cache=False)
+        assert counter.frame_count == 2
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def mesh() -> Iterator[Any]:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def test_a_base_sharded_by_fsdp(mesh: Any) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    expected = states(view(tiny("llama"), ROUTE))
+    base = tiny("llama")
+    for layer in base.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(base, mesh=mesh)
+    for _ in range(2):  # gathered, put back, gathered again
+        assert_same(states(view(base, ROUTE)), expected)
+    assert_same(states(base), states(tiny("llama")))
+
+
+def test_the_text_generation_pipeline(tokenizer: Any) -> None:
+    base = tiny("llama")
+    shallow, cut = view(base, ROUTE), cut_by_hand(base, "llama", ROUTE)
+    ours, theirs = (
+        pipeline("text-generation", model=model, tokenizer=tokenizer)(
+            ["the cat sat", "a dog"], max_new_tokens=5, do_sample=False, batch_size=2
+        )
+        for model in (shallow, cut)
+    )
+    assert ours == theirs
+    assert len(ours[0][0]["generated_text"].split()) > 3
+
+
+def llava(n_layers: int) -> PreTrainedModel:
+    text = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_hidden_layers=n_layers,
+        pad_token_id=0,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=6, num_attention_heads=2, image_size=4, patch_size=2
+    )
+    config = LlavaConfig(text_config=text, vision_config=vision, image_token_id=VOCAB - 1, vision_feature_layer=-1)
+    return LlavaForConditionalGeneration(config).eval()
+
+
+def gemma3(n_layers: int) -> PreTrainedModel:
+    kinds = [
+        "sliding_attention",
+        "full_attention",
+        "full_attention",
+        "sliding_attention",
+        "full_attention",
+        "full_attention",
+    ]
+    kinds = kinds if n_layers == 6 else [kinds[i] for i in (0, 2, 3)]
+    text = Gemma3TextConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_hidden_layers=n_layers,
+        sliding_window=4,
+        pad_token_id=0,
+        layer_types=kinds,
+    )
+    vision = SiglipVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=6, num_attention_heads=2, image_size=4, patch_size=2
+    )
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=VOCAB - 1)
+    return Gemma3ForConditionalGeneration(config).eval()
+
+
+@pytest.mark.parametrize("build", [llava, gemma3])
+def test_the_text_of_a_vision_language_model(build: Any) -> None:
+    torch.manual_seed(0)
+    base, cut = build(6), build(3)
+    with torch.no_grad():
+        for p in base.parameters():
+            p.add_(torch.randn_like(p), alpha=0.15)
+    layers, weights = (0, 2, 3), {}
+    for key, value in base.state_dict().items():
+        head, found, rest = key.partition("language_model.layers.")
+        if not found:
+            weights[key] = value
+        elif int(rest[0]) in layers:
+            weights[f"{head}{found}{layers.index(int(rest[0]))}{rest[1:]}"] = value
+    cut.load_state_dict(weights)
+    before, values = everything(base), copies(base)
+    shallow = view(base, layers)
+    assert len(states(shallow)) == 3 + 2
+    assert_same(states(shallow), states(cut))
+    assert_same(written(shallow), written(cut))
+    shallow.config.vision_config.hidden_size = 1
+    assert_untouched(before, base)
+    assert_same_copies(values, base)
+    assert shallow.config.text_config.num_hidden_layers == 3
+    assert shallow.get_submodule("model.language_model").config is shallow.config.text_config
+
+
+def test_only_a_view_has_a_route() -> None:
+    base = tiny("llama")
+    assert route_of(base) is None
+    assert route_of(view(base, ROUTE)).layers == ROUTE
