@@ -15,7 +15,34 @@ from depthdial.measure.tasks import Example, Task
 # Tiny tensors: threads cost more than they give, the more so beside other processes.
 torch.set_num_threads(1)
 
-WORDS = "the a cat dog sat ran on mat to and of in it is was for with as by at one two three four five six".split()
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "mat",
+    "to",
+    "and",
+    "of",
+    "in",
+    "it",
+    "is",
+    "was",
+    "for",
+    "with",
+    "as",
+    "by",
+    "at",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+]
 
 
 @pytest.fixture
@@ -60,7 +87,15 @@ def make_llama(n_layers: int = 6, seed: int = 0):
 @pytest.fixture
 def small_task() -> Task:
     """Seven sequences of unequal length, one without a reference."""
-    prompts = ["the cat", "a dog sat on the mat", "one two three", "it was", "the dog ran to the cat and sat", "six", "a a a"]
+    prompts = [
+        "the cat",
+        "a dog sat on the mat",
+        "one two three",
+        "it was",
+        "the dog ran to the cat and sat",
+        "six",
+        "a a a",
+    ]
     references = ["sat on the mat", "and ran", "four five six", "is", "in the mat", None, "cat dog"]
     return make_task(prompts, references)
 

@@ -54,9 +54,7 @@ def test_an_unknown_name_is_an_attribute_error(name: str) -> None:
     assert not hasattr(dd, name)
 
 
-@pytest.mark.parametrize(
-    "module", ["generation.engine", "measure.sweep", "models.view", "report.page", "studies"]
-)
+@pytest.mark.parametrize("module", ["generation.engine", "measure.sweep", "models.view", "report.page", "studies"])
 def test_a_room_never_hides_a_function(module: str) -> None:
     # A submodule becomes an attribute of the package when it is imported, and would then win over a lazy name.
     import_module(f"depthdial.{module}")

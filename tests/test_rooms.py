@@ -49,10 +49,10 @@ RULES = {  # from the lowest room to the highest; of several patterns that fit a
         frozenset({"numpy", "matplotlib", "jinja2", "pyarrow"}),
     ),
     "studies": Rule((*GROUND, *MEASURING, "generation.*", "report.*")),
-    "cli": Rule((*GROUND, *MEASURING, "generation.*", "report.*", "studies"), frozenset({"typer", "rich"})),
+    "cli*": Rule((*GROUND, *MEASURING, "generation.*", "report.*", "studies", "cli*"), frozenset({"typer", "rich"})),
     # The package's own face: its names are imported when they are used.
     "": Rule(("*",)),
-    "__main__": Rule(("cli",)),
+    "__main__": Rule(("cli*",)),
 }
 
 
@@ -219,7 +219,7 @@ BROKEN = [  # file, its text, what the checker says
     ("report/page.py", "from depthdial.choose.search import x", "may not import depthdial.choose.search"),
     ("studies.py", "from depthdial.cli import app", "studies may not import depthdial.cli"),
     ("studies.py", "import torch", "studies may not import torch"),
-    ("cli.py", "import torch", "cli may not import torch"),
+    ("cli.py", "import torch", "cli* may not import torch"),
     ("serve/app.py", "", "serve/app.py: no rule for this room"),
     ("helpers.py", "", "helpers.py: no rule for this room"),
 ]

@@ -536,11 +536,12 @@ def test_split_routes_undoes_joining(parts: list[str], separator: str) -> None:
         assert split_routes(",".join(parts)) == parts
 
 
-@pytest.mark.parametrize("text", ["0-999999999", "drop:1-999999999", "999999998-999999999", ",".join(["0-999999999"] * 9)])
+# Huge, and yet no more than a machine survives should the check go missing.
+@pytest.mark.parametrize("text", ["0-2999999", "drop:1-2999999", "2999998-2999999", ",".join(["0-2999999"] * 3)])
 def test_a_huge_range_is_an_error_and_not_a_full_memory(text: str) -> None:
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match="Layer 999999999 does not exist"):
+        with pytest.raises(InputError, match="Layer 2999999 does not exist"):
             Route.parse(text, 30)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
@@ -550,8 +551,8 @@ def test_a_huge_range_is_an_error_and_not_a_full_memory(text: str) -> None:
 def test_a_huge_depth_is_an_error_and_not_a_full_memory() -> None:
     tracemalloc.start()
     try:
-        for refused in (lambda: Route.parse("full", 10**9), lambda: family_routes("uls", 10**9)):
-            with pytest.raises(InputError, match="n_layers is 1000000000, which no model has"):
+        for refused in (lambda: Route.parse("full", 3_000_000), lambda: family_routes("uls", 3_000_000)):
+            with pytest.raises(InputError, match="n_layers is 3000000, which no model has"):
                 refused()
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:

@@ -366,18 +366,20 @@ def main() -> None:
     """Run the command line; bad input exits with 2, a stop by Ctrl-C with 130."""
     _show_notices()
     try:
-        app(standalone_mode=False, prog_name="depthdial")
+        status = app(standalone_mode=False, prog_name="depthdial")
     except InputError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; the same command goes on from here.", 130)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        status = _STOPPED
     except Exception as error:
-        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own errors of usage
-            error.show()  # type: ignore[attr-defined]
-            sys.exit(2)
-        raise
+        if not hasattr(error, "format_message"):
+            raise
+        # click's own errors of usage; a command without a verb is one too, and its message the help
+        message = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
+        _fail(f"{message}: see depthdial --help.", 2)
+    if status == _STOPPED:  # typer turns Ctrl-C into this status, and outside its standalone mode returns it
+        _fail("stopped; the same command goes on from here.", _STOPPED)
+    sys.exit(status or 0)
 
 
 def _show_notices() -> None:
@@ -387,6 +389,9 @@ def _show_notices() -> None:
     logger = logging.getLogger("depthdial")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
+
+
+_STOPPED = 130
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -108,7 +108,7 @@ def read_task(
 def held_out_split(data: Path | None, name: str | None) -> str | None:
     """The split to search on by default: never the one to evaluate on. A file given to a search is used whole."""
     if data is not None:
-        return None
+        return "train" if data.is_dir() and len(list(data.iterdir())) > 1 else None
     return "calibration" if name in (None, "builtin") else "train"
 
 

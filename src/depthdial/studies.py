@@ -16,7 +16,7 @@ from typing import Any
 from depthdial.choose.oracle import OracleCurve, oracle
 from depthdial.choose.search import METHOD, search_routes
 from depthdial.errors import InputError
-from depthdial.families import RouteFamily
+from depthdial.families import RouteFamily, read_routes
 from depthdial.files import read_json, write_json
 from depthdial.measure.plan import ModelIdentity, check_positive
 from depthdial.measure.results import load_rows
@@ -30,7 +30,7 @@ from depthdial.routes import AnyRoute, Route
 # Fractions of the layers at which a study looks when it is not told: where untouched models still answer, and below.
 SEARCHED_COSTS = (0.94, 0.87, 0.8, 0.7, 0.6)
 BASELINE_COSTS = (0.8,)
-SIMILARITY_COSTS = (0.1, 0.25, 0.5, 0.75, 0.9)
+SIMILARITY_COSTS = (0.25, 0.5, 0.75, 0.9)
 SIMILARITY_FAMILIES = ("ee", "uls", "rls", "rls-wo1")
 
 
@@ -48,7 +48,7 @@ class StudySettings:
 
     max_new_tokens: int = 48
     batch_size: int = 16
-    similarity_sequences: int = 24
+    similarity_sequences: int = 16
     similarity_tokens: int = 48
     min_layers_fraction: float = 0.6
     routes: tuple[str, ...] = ()
@@ -106,10 +106,11 @@ def study(
     """
     settings, folder, say = settings or StudySettings(), Path(out), say or (lambda line: None)
     _require_apart(task, calibration)
+    n_layers = count_layers(model)
+    baselines(n_layers, settings.routes)
     identity = ModelIdentity.of(model, name)
     _claim(folder, settings, identity, task)
     common = {"identity": identity, "progress": progress}
-    n_layers = count_layers(model)
 
     say(f"1/5 search: nested routes of {n_layers} layers on {len(calibration.examples)} calibration prompts")
     family = _family(model, tokenizer, calibration, folder, settings, n_layers, common)
@@ -168,11 +169,14 @@ def keep_oracle(folder: Path, curve: OracleCurve, weight_by: str | None = None) 
 
 def sweep_routes(family: RouteFamily, n_layers: int, texts: Sequence[str] = ()) -> list[AnyRoute]:
     """The full model, ULS and early exit (or `texts`), and the searched family at SEARCHED_COSTS."""
-    named = texts or ("full", *(f"{kind}:{100 * cost:g}%" for kind in ("uls", "ee") for cost in BASELINE_COSTS))
-    baselines = [Route.parse(text, n_layers) for text in ("full", *named)]
     by_cost = {route.cost_layers: route for route in family.routes if not route.is_full}
     wanted = [round(cost * n_layers) for cost in SEARCHED_COSTS]
-    return list(dict.fromkeys([*baselines, *(by_cost[c] for c in wanted if c in by_cost)]))
+    return list(dict.fromkeys([*baselines(n_layers, texts), *(by_cost[c] for c in wanted if c in by_cost)]))
+
+
+def baselines(n_layers: int, texts: Sequence[str] = ()) -> list[AnyRoute]:
+    named = texts or tuple(f"{kind}:{100 * cost:g}%" for kind in ("uls", "ee") for cost in BASELINE_COSTS)
+    return [route for text in ("full", *named) for route in read_routes(text, n_layers)]
 
 
 def similarity_routes(family: RouteFamily, n_layers: int) -> list[AnyRoute]:
@@ -208,9 +212,10 @@ def _family(
 
 
 def _require_apart(task: Task, calibration: Task) -> None:
-    shared = {e.id for e in task.examples} & {e.id for e in calibration.examples}
+    known = {(e.instruction, e.document) for e in calibration.examples}
+    shared = [e.id for e in task.examples if (e.instruction, e.document) in known]
     if shared:
-        raise InputError(f"{len(shared)} sequences (such as {min(shared)!r}) are in both tasks: use separate splits.")
+        raise InputError(f"{len(shared)} sequences (such as {shared[0]!r}) are in both tasks: use separate splits.")
 
 
 def _claim(folder: Path, settings: StudySettings, identity: ModelIdentity, task: Task) -> None:

@@ -90,3 +90,17 @@ def test_the_base_is_bit_identical_afterwards(model, tokenizer, weights_of, asse
 def test_bad_arguments(model, tokenizer, prompts, options, message):
     with pytest.raises(InputError, match=message):
         dd.generate(model, tokenizer, prompts, **options)
+
+
+@pytest.mark.parametrize("depth", ["full", "uls:2"])
+def test_answers_end_where_the_context_does(tokenizer, depth):
+    """Learned positions have no room beyond it; a crash there would lose a batch."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=3, n_head=2, n_positions=12, eos_token_id=None)
+    model = GPT2LMHeadModel(config).eval()
+    tokenizer.eos_token = None
+    answers = dd.generate(model, tokenizer, ["the cat sat on", "a dog"], depth=depth, max_new_tokens=50)
+    assert [a.new_tokens for a in answers] == [8, 8]
+    assert {a.finish_reason for a in answers} == {"length"}

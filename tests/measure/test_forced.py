@@ -59,7 +59,9 @@ def test_right_padding():
     assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
 
 
-@pytest.mark.parametrize(("rows", "tokens", "vocabulary", "most"), [(16, 48, 49_152, 13), (16, 10, 100, 16), (3, 4000, 150_000, 1)])
+@pytest.mark.parametrize(
+    ("rows", "tokens", "vocabulary", "most"), [(16, 48, 49_152, 13), (16, 10, 100, 16), (3, 4000, 150_000, 1)]
+)
 def test_slices_cover_the_batch_evenly_and_stay_small(rows, tokens, vocabulary, most):
     slices = [part.tolist() for part in row_slices(rows, tokens, vocabulary)]
     assert sum(slices, []) == list(range(rows))

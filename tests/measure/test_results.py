@@ -15,7 +15,9 @@ from depthdial.measure.results import (
     unit_name,
 )
 
-RUN = RunSettings({"model": "m", "weights_hash": "w", "task": "t", "split": "test", "template": "chat", "seed": 0, "k": [1, 2]})
+RUN = RunSettings(
+    {"model": "m", "weights_hash": "w", "task": "t", "split": "test", "template": "chat", "seed": 0, "k": [1, 2]}
+)
 ROW = {"sequence_id": "a", "route": "full", "cost": 1.0, "kl": 0.5}
 
 

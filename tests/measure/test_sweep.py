@@ -74,7 +74,9 @@ def test_the_prompt_on_the_route_is_the_views_own_generation(model, tokenizer, s
 
 
 @pytest.mark.parametrize("killed_after", [0, 1, 4, 9])
-def test_a_killed_sweep_goes_on_and_ends_with_the_same_table(tmp_path, model, tokenizer, small_task, monkeypatch, killed_after):
+def test_a_killed_sweep_goes_on_and_ends_with_the_same_table(
+    tmp_path, model, tokenizer, small_task, monkeypatch, killed_after
+):
     whole = run(model, tokenizer, small_task)
     written, real = [], UnitStore.write
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from depthdial.errors import InputError
 from depthdial.models.view import view
-from tests.models.test_view import assert_same, states, written
+from tests.models.test_view import FULL, assert_same, states, written
 from tests.models.test_view_shares import ROUTE, assert_same_copies, assert_untouched, copies, everything
 from tests.models.tiny import cut_by_hand, tiny
 
@@ -135,6 +135,35 @@ def test_modules_trained_whole_beside_an_adapter(tmp_path: Path) -> None:
             assert_same(states(expected), states(view(tiny("llama"), ROUTE)))
         expected.save_pretrained(tmp_path)
         assert_close(AutoModelForCausalLM.from_pretrained(tmp_path), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("gpt2", {"target_modules": ["wte", "c_attn"]}),  # the embedding, whose weight is the head's as well
+        ("gpt2", {"target_modules": ["c_attn"], "trainable_token_indices": [3, 4, 5]}),
+        ("llama", {"target_modules": ["embed_tokens", "lm_head", "q_proj"]}),
+        ("llama", {"use_dora": True}),
+        ("qwen3_moe", {"target_modules": [], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}),
+    ],
+    ids=["tied embedding", "tokens", "embedding and head", "dora", "experts"],
+)
+# PEFT warns of adapters on one of two tied modules; saving must part the two.
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings=True.:UserWarning")
+def test_kinds_of_adapters_run_and_are_saved(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    model = adapted(name, **settings)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn_like(p), alpha=0.05)
+    assert_same(states(view(model, FULL)), states(model))
+    shallow = view(model, ROUTE)
+    assert (states(shallow)[0] - states(view(tiny(name), ROUTE))[0]).abs().max() > 0.05
+    before, values = everything(model), copies(model)
+    shallow.save_pretrained(tmp_path)
+    assert_close(AutoModelForCausalLM.from_pretrained(tmp_path), shallow)
+    assert_untouched(before, model)
+    assert_same_copies(values, model)
 
 
 def test_an_adapter_added_by_transformers_itself(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from depthdial.choose.oracle import OracleCurve, oracle
 from depthdial.families import RouteFamily
 from depthdial.files import write_json
 from depthdial.measure.results import PROVENANCE_COLUMNS, SIMILARITY_COLUMNS, SWEEP_COLUMNS
+from depthdial.report.page import write_report
 from depthdial.routes import AnyRoute, Route
 
 PROVENANCE = {
@@ -190,6 +191,18 @@ def make_study(
     return FakeStudy(folder, sweep, similarity, family, curves)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def study_maker() -> Callable[..., FakeStudy]:
     return make_study
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> FakeStudy:
+    """One study for all tests that only read it."""
+    return make_study(tmp_path_factory.mktemp("fabricated") / "study")
+
+
+@pytest.fixture(scope="session")
+def page(study: FakeStudy) -> Path:
+    """Its report, written once."""
+    return write_report(study.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -134,7 +135,8 @@ def _answer_batch(
 
 def _decode(runner: Runner, route: Route, ready: Prefill, config: Any, streamer: Any) -> list[list[int]]:
     view = prompted_view(runner.model, route, ready)
-    view.generation_config = config
+    view.generation_config = copy.copy(config)
+    view.generation_config.max_new_tokens = runner.room_tokens(ready, config.max_new_tokens)
     output: Any = view.generate(ready.input_ids, attention_mask=ready.attention_mask, streamer=streamer)  # type: ignore[operator]
     return output[:, ready.input_ids.shape[1] :].tolist()
 

@@ -60,12 +60,21 @@ class Runner:
         ids, mask = left_padded(prompts, self.pad_token_id, self.device)
         return prefill(self.model, ids, mask, route)
 
+    def room_tokens(self, prefilled: Prefill, max_new_tokens: int) -> int:
+        """How long answers to a batch may be: at most what its longest prompt leaves of the context.
+
+        Learned positions (GPT-2, OPT) end there, and rotary ones were never trained beyond it.
+        """
+        longest = int(prefilled.attention_mask.sum(1).max())
+        return max_new_tokens if self.context_tokens is None else min(max_new_tokens, self.context_tokens - longest)
+
     def decode(self, route: Route, prefilled: Prefill, max_new_tokens: int) -> Decoded:
+        """Greedy answers of a prefilled batch on a route, within the model's context."""
         return decode_greedy(
             self.model,
             route,
             prefilled,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=self.room_tokens(prefilled, max_new_tokens),
             eos_token_ids=self.eos_token_ids,
             pad_token_id=self.pad_token_id,
         )

@@ -41,6 +41,17 @@ _LAYER_POSITION_LISTS = ("full_attn_idxs", "local_layer_ids", "mlp_only_layers",
 # "The first n layers are dense": n becomes the number of those that are kept.
 _PREFIX_COUNTS = ("first_k_dense_replace", "num_dense_layers")
 
+_FINAL_NORMS = (
+    "norm",
+    "ln_f",
+    "final_layer_norm",
+    "final_layernorm",
+    "final_norm",
+    "norm_f",
+    "layer_norm",
+    "layernorm",
+    "output_layernorm",
+)
 _ATTENTION_KINDS = ("attention", "full_attention", "sliding_attention", "chunked_attention")
 
 
@@ -164,12 +175,17 @@ def why_not_saved(model: PreTrainedModel) -> str | None:
 
     Some layers are built by their place in the whole model (GPT-2's attention scaled by the layer's number, experts in
     every other layer). A view runs the very modules of its base and is right all the same, but a configuration cannot say
-    so. Builds the model that the configuration describes, without weights, and compares the layers.
+    so. Builds the model that the saved configuration describes, without weights, and compares the layers.
     """
     from transformers.initialization import no_init_weights
 
+    config = type(model.config).from_dict(model.config.to_dict())
+    ours, theirs = (c.get_text_config(decoder=True).__dict__ for c in (model.config, config))
+    changed = next((name for name in _PER_LAYER_LISTS if ours.get(name) != theirs.get(name)), None)
+    if changed is not None:
+        return f"its configuration does not allow these {changed}: {', '.join(map(str, ours[changed]))}"
     with torch.device("meta"), no_init_weights():
-        rebuilt = type(model)(copy.deepcopy(model.config))
+        rebuilt = type(model)(config)
     is_quantized = getattr(model, "hf_quantizer", None) is not None  # then the modules differ until weights are loaded
     pairs = zip(decoder_stack(model).layers, decoder_stack(rebuilt).layers, strict=True)
     for index, (layer, again) in enumerate(pairs):
@@ -203,7 +219,7 @@ def _has_index(layer: nn.Module) -> bool:
 
 
 def _final_norm(owner: nn.Module) -> nn.Module | None:
-    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
+    for name in _FINAL_NORMS:
         module = owner._modules.get(name)
         if module is not None:
             return module
@@ -240,7 +256,9 @@ def _refuse_encoder(model: PreTrainedModel, config: PreTrainedConfig, layer: nn.
 
 def _refuse_unsupported(model: PreTrainedModel, config: PreTrainedConfig) -> None:
     name = type(model).__name__
-    if getattr(model.config, "is_encoder_decoder", False):
+    # A decoder taken out of such a model (BartForCausalLM) still counts the encoder's layers as the model's.
+    is_half = all(isinstance(config.__dict__.get(f"{half}_layers"), int) for half in ("encoder", "decoder"))
+    if is_half or getattr(model.config, "is_encoder_decoder", False):
         raise InputError(f"{name} is an encoder-decoder model: routes need a decoder-only model, such as Llama or GPT-2.")
     kinds = set(getattr(config, "layer_types", None) or ()) | set(getattr(config, "layers_block_type", None) or ())
     other = sorted(str(kind) for kind in kinds - set(_ATTENTION_KINDS))

@@ -16,7 +16,7 @@ import functools
 import sys
 import types
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -78,7 +78,11 @@ def as_route(route: Route | str | Sequence[int], n_layers: int) -> Route:
     if isinstance(route, str):
         parsed = Route.parse(route, n_layers)
     else:
-        parsed = route if isinstance(route, Route | RandomRoute) else Route(tuple(route), n_layers)
+        parsed = (
+            route
+            if isinstance(route, Route | RandomRoute)
+            else Route(tuple(route) if isinstance(route, Iterable) else route, n_layers)
+        )
     if isinstance(parsed, RandomRoute):
         raise InputError(f"{parsed.name!r} is a rule, not one route: draw one with .for_sequence(id) first.")
     return require_depth(parsed, n_layers)
@@ -183,13 +187,27 @@ def _save(top: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
 def _save_merged(top: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
     """`save_pretrained` of a view whose base has adapters: they are merged into a copy, which any loader reads."""
     plain = copy.deepcopy(top)
-    for parent in list(plain.modules()):
-        for name, child in parent._modules.items():
-            if child is not None:
-                parent._modules[name] = _without_adapter(child)
+    _untie_adapted(plain)
+    _unload_adapters(plain)
     for name in ("peft_config", "_hf_peft_config_loaded"):
         plain.__dict__.pop(name, None)
     _save(plain, *args, **kwargs)
+
+
+def _untie_adapted(model: PreTrainedModel) -> None:
+    # Merging into the one of two tied modules that is adapted would change the other too.
+    ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if None not in ends and ends[0].weight is ends[1].weight and any(map(_is_tuner, ends)):
+        head = ends[1].get_base_layer() if hasattr(ends[1], "get_base_layer") else ends[1]
+        head.weight = nn.Parameter(head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
+
+
+def _unload_adapters(parent: nn.Module) -> None:
+    for name, child in parent._modules.items():
+        if child is not None:
+            parent._modules[name] = plain = _without_adapter(child)
+            _unload_adapters(plain)
 
 
 def _without_adapter(module: Any) -> nn.Module:

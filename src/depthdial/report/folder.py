@@ -40,6 +40,8 @@ def read_folder(folder: Path | str) -> ResultFolder:
         InputError: if the folder holds no rows, or one of its files is damaged.
     """
     path = Path(folder)
+    if path.is_file():
+        raise InputError(f"{path} is a file: give the --out folder of a sweep or a study.")
     rows: dict[str, Any] = {}
     settings: dict[str, Mapping[str, Any]] = {}
     for kind, place in (("sweep", path / "sweep"), ("similarity", path / "similarity"), ("", path)):
@@ -75,7 +77,7 @@ def _kind(table: Any, place: Path) -> str:
 def _read(path: Path, what: str) -> Mapping[str, Any]:
     document = read_json(path, what) if path.exists() else {}
     if not isinstance(document, dict):
-        raise InputError(f"{path} is not a {what} file: delete it and run again.")
+        raise InputError(f"{path} holds no {what}: delete it and run again.")
     return document
 
 

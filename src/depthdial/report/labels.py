@@ -6,18 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from depthdial.report.style import GRAY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LABEL_POINTS = 8  # font size
-_HALO_PIXELS = 18
+_HALO_PIXELS = 9  # kept free around every other point
+_SAME_PIXELS = 5  # points that lie on each other share their surroundings
 
-Pixels = tuple[float, float]
+Point = tuple[float, float]
 
 
-def place_labels(axes: Axes, points: Sequence[Pixels], texts: Sequence[str], *, avoid: Sequence[Pixels] = ()) -> None:
+def place_labels(axes: Axes, points: Sequence[Point], texts: Sequence[str], *, avoid: Sequence[Point] = ()) -> None:
     """Write a label beside each point, at whichever of some places it covers least.
 
     A label that had to go further off is tied to its point by a thin line.
@@ -29,17 +32,19 @@ def place_labels(axes: Axes, points: Sequence[Pixels], texts: Sequence[str], *, 
     if not points:
         return
     sheet = _Sheet.of(axes, points, avoid)
-    for point, text in zip(points, texts, strict=True):
+    for number, (point, text) in enumerate(zip(points, texts, strict=True)):
         note = axes.annotate(text, point, xytext=(0, 0), textcoords="offset points", fontsize=_LABEL_POINTS, zorder=6)
-        own = sheet.pixels(point)
-        best = min(_PLACES, key=lambda place, note=note, own=own: sheet.badness(note, own, place))
-        sheet.keep(note, own, best)
+        extent = note.get_window_extent(sheet.renderer)
+        size = np.array([extent.width, extent.height])
+        best = min(_PLACES, key=lambda place, number=number, size=size: sheet.badness(number, size, place))
+        note.set(position=(best.dx, best.dy), horizontalalignment=best.across, verticalalignment=best.up)
+        sheet.keep(number, size, best)
         if best.is_far:
             line = {"arrowstyle": "-", "color": GRAY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
             axes.annotate("", point, xytext=(best.dx, best.dy), textcoords="offset points", arrowprops=line, zorder=3)
 
 
-def between(start: Pixels, end: Pixels, n: int = 10) -> list[Pixels]:
+def between(start: Point, end: Point, n: int = 10) -> list[Point]:
     """Points along a line, for `place_labels` to avoid."""
     steps = [i / (n - 1) for i in range(n)]
     return [(start[0] + s * (end[0] - start[0]), start[1] + s * (end[1] - start[1])) for s in steps]
@@ -47,68 +52,79 @@ def between(start: Pixels, end: Pixels, n: int = 10) -> list[Pixels]:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a label stands: its offset from the point, in typographic points, and which part of it is there."""
+    """Where a label stands: its offset from the point, in typographic points."""
 
     dx: float
     dy: float
-    across: str
-    up: str
     is_far: bool
 
-    def put(self, note: Any) -> None:
-        note.set(position=(self.dx, self.dy), horizontalalignment=self.across, verticalalignment=self.up)
+    @property
+    def across(self) -> str:
+        return {-1: "right", 0: "center", 1: "left"}[_sign(self.dx)]
+
+    @property
+    def up(self) -> str:
+        return {-1: "top", 0: "center", 1: "bottom"}[_sign(self.dy)]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Sheet:
-    """What is drawn already, in pixels."""
+    """What is drawn already, in pixels. Boxes are rows of (left, bottom, right, top).
 
-    axes: Any
+    Attributes:
+        frame: (1, 4), the axes.
+        marks: (n_points, 2); `thin`: (n, 2), points on lines and curves; `leaders`: (n, 2), those on labels' own lines.
+        labels: (n_labels, 4).
+    """
+
     renderer: Any
     pixels_per_point: float
-    marks: list[Pixels]
-    thin: list[Pixels]
-    labels: list[Any]
+    frame: np.ndarray
+    marks: np.ndarray
+    thin: np.ndarray
+    labels: np.ndarray
+    leaders: np.ndarray
 
     @classmethod
-    def of(cls, axes: Axes, points: Sequence[Pixels], avoid: Sequence[Pixels]) -> _Sheet:
+    def of(cls, axes: Axes, points: Sequence[Point], avoid: Sequence[Point]) -> _Sheet:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         figure = axes.get_figure(root=True)
         assert figure is not None
         figure.draw_without_rendering()  # the layout must stand before places can be compared
-        sheet = cls(axes, FigureCanvasAgg(figure).get_renderer(), figure.dpi / 72, [], [], [])
-        sheet.marks.extend(sheet.pixels(point) for point in points)
-        sheet.thin.extend(sheet.pixels(point) for point in avoid)
-        return sheet
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        frame = np.array([axes.get_window_extent(renderer).extents])
+        marks = axes.transData.transform(np.reshape(np.array(points, dtype=float), (-1, 2)))
+        thin = axes.transData.transform(np.reshape(np.array(avoid, dtype=float), (-1, 2)))
+        return cls(renderer, figure.dpi / 72, frame, marks, thin, np.empty((0, 4)), np.empty((0, 2)))
 
-    def pixels(self, point: Pixels) -> Pixels:
-        x, y = self.axes.transData.transform(point)
-        return float(x), float(y)
-
-    def badness(self, note: Any, own: Pixels, place: _Place) -> float:
+    def badness(self, number: int, size: np.ndarray, place: _Place) -> float:
         """About how many square pixels a label would cover there, and how far down the list of places it is."""
-        from matplotlib.transforms import Bbox
+        own, box, leader = self.marks[number], self._box(number, size, place), self._leader(number, place)
+        others = self.marks[np.abs(self.marks - own).sum(axis=1) > _SAME_PIXELS]
+        thick = np.vstack([self.labels, np.hstack([others - _HALO_PIXELS, others + _HALO_PIXELS])])
+        covered = _overlaps(box, thick).sum() + 12 * _inside(self.thin, box[None]).sum()
+        outside = size.prod() - _overlaps(box, self.frame).sum()
+        meets = np.abs(leader[:, None] - self.leaders[None]).sum(axis=2) < 3
+        crossed = _inside(leader, thick).any(axis=1).sum() + meets.any(axis=1).sum()
+        return float(covered + 3 * outside + 60 * crossed + 0.5 * _PLACES.index(place))
 
-        place.put(note)
-        box, frame = note.get_window_extent(self.renderer), self.axes.get_window_extent(self.renderer)
-        others = [mark for mark in self.marks if abs(mark[0] - own[0]) + abs(mark[1] - own[1]) > _HALO_PIXELS / 2]
-        halos = [Bbox.from_bounds(x - 9, y - 9, _HALO_PIXELS, _HALO_PIXELS) for x, y in others]
-        thick = [*self.labels, *halos]
-        covered = sum(_overlap(box, other) for other in thick) + 12.0 * sum(box.contains(*p) for p in self.thin)
-        outside = box.width * box.height - _overlap(box, frame)
-        crossed = sum(any(other.contains(*p) for other in thick) for p in self._leader(own, place))
-        return covered + 3 * outside + 25.0 * crossed + 0.5 * _PLACES.index(place)
+    def keep(self, number: int, size: np.ndarray, place: _Place) -> None:
+        leader = self._leader(number, place)
+        self.labels = np.vstack([self.labels, self._box(number, size, place)])
+        self.leaders, self.thin = np.vstack([self.leaders, leader]), np.vstack([self.thin, leader])
 
-    def keep(self, note: Any, own: Pixels, place: _Place) -> None:
-        place.put(note)
-        self.labels.append(note.get_window_extent(self.renderer))
-        self.thin.extend(self._leader(own, place))
+    def _box(self, number: int, size: np.ndarray, place: _Place) -> np.ndarray:
+        at = self.marks[number] + self.pixels_per_point * np.array([place.dx, place.dy])
+        corner = at + size * (np.array([_sign(place.dx), _sign(place.dy)]) - 1) / 2
+        return np.concatenate([corner, corner + size])
 
-    def _leader(self, own: Pixels, place: _Place) -> list[Pixels]:
-        """Along the line that ties a label to its point; nothing for a label beside it."""
-        end = (own[0] + place.dx * self.pixels_per_point, own[1] + place.dy * self.pixels_per_point)
-        return between(own, end)[2:] if place.is_far else []
+    def _leader(self, number: int, place: _Place) -> np.ndarray:
+        """(n, 2) along the line that ties a label to its point; none for a label beside it."""
+        if not place.is_far:
+            return np.empty((0, 2))
+        steps = np.linspace(0.2, 1.0, 20)[:, None]
+        return self.marks[number] + steps * self.pixels_per_point * np.array([place.dx, place.dy])
 
 
 _NEAR = ((6, 0), (-6, 0), (0, 6), (0, -6), (5, 5), (-5, 5), (5, -5), (-5, -5))
@@ -120,15 +136,20 @@ _FAR = tuple(
     for right in (1, -1)
     for above in (1, -1)
 )
-_ACROSS, _UP = {-1: "right", 0: "center", 1: "left"}, {-1: "top", 0: "center", 1: "bottom"}
-_PLACES = tuple(
-    _Place(dx, dy, _ACROSS[(dx > 0) - (dx < 0)], _UP[(dy > 0) - (dy < 0)], is_far)
-    for offsets, is_far in ((_NEAR, False), (_FAR, True))
-    for dx, dy in offsets
-)
+_PLACES = tuple(_Place(dx, dy, is_far) for offsets, is_far in ((_NEAR, False), (_FAR, True)) for dx, dy in offsets)
 
 
-def _overlap(a: Any, b: Any) -> float:
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    return float(width * height) if width > 0 and height > 0 else 0.0
+def _sign(number: float) -> int:
+    return (number > 0) - (number < 0)
+
+
+def _overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(n,) areas that a box (4,) shares with each of (n, 4)."""
+    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    return np.clip(sides, 0, None).prod(axis=1)
+
+
+def _inside(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(n_points, n_boxes): whether a point lies in a box."""
+    inside = (points[:, None] >= boxes[None, :, :2]) & (points[:, None] <= boxes[None, :, 2:])
+    return inside[:, :, 0] & inside[:, :, 1]

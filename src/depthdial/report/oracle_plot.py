@@ -45,6 +45,13 @@ COST_NAMES = {
 }
 
 
+def short_name(metric: str) -> str:
+    """A metric's name for a title."""
+    return {"kl": "KL", "nll": "NLL", "agreement": "Agreement"}.get(
+        metric, METRIC_NAMES.get(metric, metric).partition(" (")[0]
+    )
+
+
 def draw_oracle(curve: OracleCurve) -> Figure:
     """Two panels over one budget axis: quality of the oracle and what it is held against; shares of the routes below."""
     from matplotlib.font_manager import FontProperties
@@ -56,7 +63,8 @@ def draw_oracle(curve: OracleCurve) -> Figure:
         _quality(top, curve)
         _shares(bottom, curve, colors)
         _star(top, bottom, curve)
-        bottom.set_xlabel(f"budget: {COST_NAMES.get(curve.cost, f'mean {curve.cost} per sequence')}")
+        weighted = ", weighted" if curve.scores.weights is not None else ""
+        bottom.set_xlabel(f"budget: {COST_NAMES.get(curve.cost, f'mean {curve.cost} per sequence')}{weighted}")
         handles, labels = top.get_legend_handles_labels()
         key = figure.legend(handles, labels, loc="outside upper left", ncols=3, handlelength=2.6, columnspacing=1.4)
         # As the legend's own title: the layout would put a title of the figure over the legend.
@@ -159,11 +167,11 @@ def _route_colors(n_routes: int) -> list[Any]:
 
 
 def _title(curve: OracleCurve) -> str:
-    what, star = METRIC_NAMES.get(curve.metric, curve.metric).partition(" (")[0], star_of(curve)
+    what, star = short_name(curve.metric), star_of(curve)
     if star is None:
-        return f"{what[0].upper()}{what[1:]} of the best route for each sequence, by budget"
+        return f"{what} of the best route for each sequence, by budget"
     if curve.cost == "layers_run" and curve.full_cost:
         where = f"{star[0]:.1f} of {curve.full_cost:g} layers on average ({star[0] / curve.full_cost:.0%})"
     else:
         where = f"{star[0] / curve.full_cost:.0%} of the full cost" if curve.full_cost else f"a mean cost of {star[0]:.4g}"
-    return f"{what[0].upper()}{what[1:]}: the oracle equals the full model at {where}"
+    return f"{what}: the oracle equals the full model at {where}"

@@ -57,7 +57,9 @@ def plot_family(routes: Sequence[AnyRoute], path: Path | str, *, title: str | No
     if len(set(costs)) == len(costs) > 1 and len(families) == 1 and all(":" in r.name or r.is_full for r in routes):
         figure = draw_family(routes, title or _family_title(families.pop(), routes, n_layers))
     else:
-        figure = draw_routes([RouteBar.of(route) for route in routes], title or f"Layers that run, of {n_layers}")
+        figure = draw_routes(
+            [RouteBar.of(route) for route in routes], title or f"Layers that run, of {n_layers}{_random_note(routes)}"
+        )
     return save_figure(figure, path)
 
 

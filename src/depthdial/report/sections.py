@@ -14,11 +14,20 @@ from depthdial.report.routes_plot import RouteBar, draw_routes
 from depthdial.report.search_plot import draw_importance, draw_search
 from depthdial.report.similarity_plot import draw_fidelity, draw_similarity
 from depthdial.report.summary import RouteRows, gather, headline_metric
-from depthdial.report.time_plot import draw_quality_time, draw_time_layers, timed_routes
+from depthdial.report.time_plot import affine_fit, describe_fit, draw_quality_time, draw_time_layers, timed_routes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# What the columns of the headline table mean, those that it has.
+_DEFINITIONS = {
+    "layers": "Layers run: layers that run for each response token; cost: their share of the model's layers.",
+    "agreement": "Agreement: share of the full model's own greedy tokens that the route would have chosen too.",
+    "kl": "KL: divergence of the route's next-token predictions from the full model's on those tokens, in nats per token.",
+    "nll": "NLL: of the reference answer, in nats per token.",
+    "step_ms": "ms per step: measured time of all batches over their decoding steps.",
+    "speed": "Speed: ratio to the full model's in the same run, left out where batches had other sizes.",
+}
 _SAMPLE_SEQUENCES, _SAMPLE_ROUTES, _SAMPLE_CHARACTERS = 4, 5, 1200
 
 
@@ -107,21 +116,15 @@ def _headline(contents: Contents) -> Section:
     if not contents.routes:
         return Section(anchor, title, ["No sweep is in this folder: `depthdial sweep` measures the quality of routes."])
     table = tables.headline(contents.files.sweep, contents.files.curves)
-    notes = [
-        "Layers run: layers that run for each response token; cost: their share of the model's layers. "
-        f"{_metric_text(contents)} "
-        "Agreement: share of the full model's own greedy tokens that the route would have chosen too. KL: divergence of "
-        "the route's predictions from the full model's on those tokens. NLL: of the reference answer. All are means over "
-        "sequences. Time: measured time of all batches over their decoding steps; speed: its ratio to the full model's "
-        "in the same run, left out where batches had other sizes.",
-    ]
+    told = [text for name, text in _DEFINITIONS.items() if name in table[0]]
+    notes = [" ".join([told[0], _metric_text(contents), *told[1:], "All are means over sequences."])]
     if any(str(row["route"]).startswith("★") for row in table):
         notes.append(
             "The oracle knows every route's score on every sequence and chooses the best route for each within a mean cost: "
             "a bound on what a controller could reach, not a method. ★ is the lowest mean cost at which it is as good as "
             "running the full model on every sequence."
         )
-    caption = f"{contents.routes[0].n_sequences} sequences; means over them, in brackets 95% intervals"
+    caption = f"Sequences: {contents.routes[0].n_sequences}. Means over them, with 95% intervals in brackets"
     return Section(anchor, title, tables=[_as_table(caption, table)], notes=notes)
 
 
@@ -153,6 +156,8 @@ def _oracle(contents: Contents) -> Section:
         )
         if i > 0:
             caption = f"The same for {name}: budget against {_name(curve.metric)} above, shares of the routes below."
+        if curve.metric == "agreement":
+            caption += " The full model agrees with itself fully, so only routes that agree fully can equal it."
         rows = tables.oracle_table(curve)
         alt = (
             f"Two panels over the budget: quality of the oracle and of {len(curve.routes)} fixed routes; shares of routes. "
@@ -185,6 +190,8 @@ def _similarity(contents: Contents) -> Section:
     anchor, title = "similarity", "How close routes stay to the full model"
     if not contents.compared:
         return Section(anchor, title, ["No similarity run is in this folder: `depthdial similarity` makes one."])
+    if all(route.family == "full" for route in contents.compared):
+        return Section(anchor, title, ["The similarity run holds the full model alone: give it `--routes` to compare."])
     n = contents.compared[0].n_sequences
     common = f"Mean over the response tokens of a sequence, then over {n} sequences; bands are 95% intervals over sequences."
     states = Picture(
@@ -234,16 +241,19 @@ def _time(contents: Contents) -> Section:
                 + ".",
             )
         )
-    pictures.append(
-        Picture(
-            "time-layers",
-            draw_time_layers(routes),
-            "Measured time of a decoding step of a batch against the number of layers run, with the least-squares line and "
-            "a bar from the fastest to the slowest batch. What the line leaves at zero layers (embeddings, head, overhead) "
-            "no route can save.",
-            "Measured time per decoding step against layers run, close to a straight line.",
-        )
+    fit = affine_fit(routes)
+    caption = (
+        "Measured time of a decoding step of a batch against the number of layers run, with a bar from the fastest to the "
+        "slowest batch"
     )
+    if fit is None:
+        caption += ". The times follow no straight line closely enough to draw one."
+    else:
+        caption += (
+            ", and the least-squares line. What it leaves at zero layers (embeddings, head, overhead) no route can save."
+        )
+    alt = "Measured time per decoding step against layers run." + (f" {describe_fit(fit)}." if fit is not None else "")
+    pictures.append(Picture("time-layers", draw_time_layers(routes), caption, alt))
     return Section(anchor, title, paragraphs, pictures)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from depthdial.measure.stats import Interval
-from depthdial.report.style import Look, figure_style, headed, log_heights, looks, new_figure
+from depthdial.report.style import Look, figure_style, headed, keep_to_range, log_heights, looks, new_figure
 from depthdial.report.summary import RouteRows, family_lines, pooled
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def _draw(routes: Sequence[RouteRows], panels: Sequence[tuple[str, str]], label:
             axes.set_ylabel(label or {"kl": "KL (nats per token)", "agreement": "share of tokens"}[column])
             if column == "kl":
                 log_heights(axes)
+            else:
+                keep_to_range(axes, column)
         headed(figure, title)
         handles, labels = axes_row[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), handlelength=3.2)

@@ -6,6 +6,7 @@ report leaves no trace in the process that calls it.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -60,6 +61,10 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE, GRAY = (
     "#666666",
 )
 SKIPPED = "#ececec"
+_RANGES = {
+    **dict.fromkeys(("rouge_1", "rouge_2", "rouge_l", "agreement"), (0.0, 1.0)),
+    **dict.fromkeys(("cosine_final", "cosine_intermediate"), (-1.0, 1.0)),
+}
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     def write(part: Path) -> None:
         with figure_style():
             figure.savefig(part, format=kind[1:], dpi=PNG_DPI, metadata=metadata[kind])
+            figure.set_layout_engine("none")  # laid out once, so that a second format is the same picture
 
     return write_atomically(path, write)
 
@@ -146,7 +152,14 @@ def headed(figure: Figure, title: str) -> None:
 
 def wrapped(title: str) -> str:
     """A title in lines that fit the width of a figure."""
-    return textwrap.fill(title, 90)
+    return textwrap.fill(title, 92)
+
+
+def keep_to_range(axes: Axes, metric: str) -> None:
+    """Cut the y axis at what the metric can be: an interval of few sequences may reach beyond it."""
+    low, high = _RANGES.get(metric, (-math.inf, math.inf))
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, low - 0.03), min(top, high + 0.03))
 
 
 def log_heights(axes: Axes) -> None:

@@ -217,7 +217,7 @@ def _oracle_cells(curve: OracleCurve, metric: str) -> list[Cells]:
 
 
 def _interval(mean: float | None, low: float | None, high: float | None, curve: OracleCurve) -> Interval | float | None:
-    if mean is None or low is None or high is None:
+    if mean is None or low is None or high is None or len(curve.sequence_ids) < 2:
         return mean
     return Interval(mean, low, high, len(curve.sequence_ids))
 

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depthdial.report.labels import between, place_labels
-from depthdial.report.oracle_plot import METRIC_NAMES
-from depthdial.report.style import GRAY, Look, figure_style, headed, looks, new_figure, shortened
+from depthdial.report.oracle_plot import METRIC_NAMES, short_name
+from depthdial.report.style import GRAY, Look, figure_style, headed, keep_to_range, looks, new_figure, shortened
 from depthdial.report.summary import RouteRows, full_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+_WORST_FIT = 0.25
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,10 @@ def timed_routes(routes: Sequence[RouteRows]) -> list[RouteRows]:
 
 
 def affine_fit(routes: Sequence[RouteRows]) -> AffineFit | None:
-    """Time per step = base + layers * time per layer; None with fewer than two depths."""
+    """Time per step = base + layers * time per layer; None with fewer than two depths, or where times follow no such line.
+
+    That is where a point is off by more than a quarter, which happens when a step is too short to be measured well.
+    """
     layers = np.array([route.cost_layers for route in routes])
     times = np.array([route.step_ms for route in routes], dtype=float)
     if len(set(layers.tolist())) < 2:
@@ -46,7 +52,8 @@ def affine_fit(routes: Sequence[RouteRows]) -> AffineFit | None:
     design = np.stack([np.ones_like(layers), layers], axis=1)
     base_ms, layer_ms = np.linalg.lstsq(design, times, rcond=None)[0]
     residuals = np.abs(design @ [base_ms, layer_ms] - times) / times
-    return AffineFit(float(base_ms), float(layer_ms), float(residuals.max()))
+    fit = AffineFit(float(base_ms), float(layer_ms), float(residuals.max()))
+    return fit if fit.layer_ms > 0 and fit.worst_error <= _WORST_FIT else None
 
 
 def draw_quality_time(routes: Sequence[RouteRows], metric: str) -> Figure:
@@ -63,10 +70,14 @@ def draw_quality_time(routes: Sequence[RouteRows], metric: str) -> Figure:
             assert interval is not None
             low, high = (interval.low, interval.high) if np.isfinite(interval.low) else (interval.mean, interval.mean)
             _point(axes, route, styles[route.family], interval.mean, low, high)
+            fastest, slowest = route.step_ms_range or (route.step_ms or 0.0, route.step_ms or 0.0)
             bars += between((route.step_ms or 0.0, low), (route.step_ms or 0.0, high))
+            bars += between((fastest, interval.mean), (slowest, interval.mean), 5)
         axes.set_xlabel("measured time per decoding step (ms)")
         axes.set_ylabel(METRIC_NAMES.get(metric, metric))
         axes.margins(0.12)
+        axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
+        keep_to_range(axes, metric)
         if full is not None and full.step_ms and full.mean(metric):
             _relative_axes(axes, full.step_ms, full.mean(metric) or 1.0)
         headed(figure, _quality_title(scored, full, metric))
@@ -98,7 +109,7 @@ def draw_time_layers(routes: Sequence[RouteRows]) -> Figure:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("layers run for a response token")
         axes.set_ylabel("measured time per decoding step (ms)")
-        headed(figure, "Measured time of a decoding step, by layers run" if fit is None else _fit_title(fit))
+        headed(figure, "Measured time of a decoding step, by layers run" if fit is None else describe_fit(fit))
         _legend(figure, axes, routes)
     return figure
 
@@ -135,20 +146,20 @@ def _legend(figure: Figure, axes: Axes, routes: Sequence[RouteRows]) -> None:
 
 def _quality_title(routes: Sequence[RouteRows], full: RouteRows | None, metric: str) -> str:
     """The fastest route that keeps nine tenths of the full model's quality, where quality is a share of something."""
-    what = METRIC_NAMES.get(metric, metric).partition(" (")[0]
+    what = short_name(metric)
     target = None if full is None or metric in ("kl", "nll") else full.mean(metric)
     if full is None or not target or not full.step_ms:
         return f"{what} and measured time of each route"
     keeping = [route for route in routes if (route.mean(metric) or 0.0) >= 0.9 * target]
     best = min(keeping, key=lambda route: route.step_ms or 0.0)
     if best.is_full:
-        return f"{what} and measured time: no shallower route keeps 90% of the full model's {what}"
+        return f"{what} and measured time: no shallower route keeps 90% of the full model's"
     time_share, quality_share = (best.step_ms or 0.0) / full.step_ms, (best.mean(metric) or 0.0) / target
-    return f"{what} and time: {shortened(best.name)} keeps {quality_share:.0%} in {time_share:.0%} of the full model's time"
+    return f"{what}: {shortened(best.name)} reaches {quality_share:.0%} of the full model's in {time_share:.0%} of its time"
 
 
-def _fit_title(fit: AffineFit) -> str:
+def describe_fit(fit: AffineFit) -> str:
     return (
-        f"Decoding step: {fit.base_ms:.2f} ms + {fit.layer_ms:.2f} ms for each layer run "
+        f"Decoding step: {fit.base_ms:.2f} ms, and {fit.layer_ms:.2f} ms for each layer run "
         f"(all points within {100 * fit.worst_error:.1f}% of the line)"
     )
