@@ -15,34 +15,10 @@ from depthdial.measure.tasks import Example, Task
 # Tiny tensors: threads cost more than they give, the more so beside other processes.
 torch.set_num_threads(1)
 
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "sat",
-    "ran",
-    "on",
-    "mat",
-    "to",
-    "and",
-    "of",
-    "in",
-    "it",
-    "is",
-    "was",
-    "for",
-    "with",
-    "as",
-    "by",
-    "at",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-]
+WORDS = (
+    *("the", "a", "cat", "dog", "sat", "ran", "on", "mat", "to", "and", "of", "in", "it", "is", "was", "for"),
+    *("with", "as", "by", "at", "one", "two", "three", "four", "five", "six"),
+)
 
 
 @pytest.fixture

@@ -113,11 +113,16 @@ def held_out_split(data: Path | None, name: str | None) -> str | None:
 
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    """A table of the report's rows, under the report's names."""
+    from depthdial.report.tables import COLUMN_LABELS, cell_text
+
     if rows:
-        print_table(title, list(rows[0]), [list(row.values()) for row in rows])
+        cells = [[cell_text(column, value) for column, value in row.items()] for row in rows]
+        print_table(title, [COLUMN_LABELS.get(column, column) for column in rows[0]], cells)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """A table on standard output; outside a terminal as wide as it needs to be."""
     from rich.console import Console
     from rich.table import Table
 
@@ -125,7 +130,8 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(
-            *("" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value) for value in row)
-        )
-    Console().print(table)
+        table.add_row(*map(str, row))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)

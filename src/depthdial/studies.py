@@ -47,7 +47,7 @@ class StudySettings:
     """
 
     max_new_tokens: int = 48
-    batch_size: int = 16
+    batch_size: int = 48
     similarity_sequences: int = 16
     similarity_tokens: int = 48
     min_layers_fraction: float = 0.6
@@ -121,7 +121,7 @@ def study(
         task=replace(task, examples=task.examples[: settings.similarity_sequences]),
         routes=similarity_routes(family, n_layers),
         out=folder / "similarity",
-        batch_size=settings.batch_size,
+        batch_size=min(settings.batch_size, 16),
         max_response_tokens=settings.similarity_tokens,
         fidelity_tokens=settings.fidelity_tokens,
         **common,
@@ -180,10 +180,11 @@ def baselines(n_layers: int, texts: Sequence[str] = ()) -> list[AnyRoute]:
 
 
 def similarity_routes(family: RouteFamily, n_layers: int) -> list[AnyRoute]:
-    """Early exit and the three kinds of layer skipping at SIMILARITY_COSTS, and the searched family."""
+    """The full model, early exit and the three kinds of layer skipping at SIMILARITY_COSTS, and the searched family."""
     costs = sorted({max(1, round(cost * n_layers)) for cost in SIMILARITY_COSTS})
     routes: list[AnyRoute] = [Route.parse(f"{kind}:{c}", n_layers) for kind in SIMILARITY_FAMILIES for c in costs]
-    return list(dict.fromkeys([*routes, *(route for route in family.routes if route.cost_layers in costs)]))
+    searched = [route for route in family.routes if route.is_full or route.cost_layers in costs]
+    return list(dict.fromkeys([*searched, *routes]))
 
 
 def _family(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -33,7 +35,7 @@ def test_a_llama_counted_by_hand(model):
 def test_cost_is_affine_in_the_layers_and_free_for_one_token(model):
     costs = model_cost(model)
     totals = [costs.of(Route(tuple(range(k)), 6), prompt_tokens=3, new_tokens=4).decode_flops for k in range(1, 7)]
-    assert len({b - a for a, b in zip(totals, totals[1:], strict=False)}) == 1
+    assert len({b - a for a, b in itertools.pairwise(totals)}) == 1
     assert costs.of(Route((0,), 6), prompt_tokens=3, new_tokens=1).decode_flops == 0
 
 

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from depthdial.measure.forced import Predictions, by_route, forced_logits, forced_states, nll, right_padded, row_slices
 from depthdial.models.prompt import left_padded, prefill
@@ -59,14 +61,22 @@ def test_right_padding():
     assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
 
 
-@pytest.mark.parametrize(
-    ("rows", "tokens", "vocabulary", "most"), [(16, 48, 49_152, 13), (16, 10, 100, 16), (3, 4000, 150_000, 1)]
+@settings(deadline=None)
+@given(
+    lengths=st.dictionaries(st.integers(0, 99), st.integers(1, 5000), min_size=1, max_size=40),
+    vocabulary=st.integers(100, 200_000),
 )
-def test_slices_cover_the_batch_evenly_and_stay_small(rows, tokens, vocabulary, most):
-    slices = [part.tolist() for part in row_slices(rows, tokens, vocabulary)]
-    assert sum(slices, []) == list(range(rows))
-    assert max(map(len, slices)) <= most
-    assert max(map(len, slices)) - min(map(len, slices)) <= 1 or len(slices[-1]) < len(slices[0])
+def test_slices_cover_the_rows_stay_small_and_pad_little(lengths, vocabulary):
+    slices = list(row_slices(list(lengths), lengths, vocabulary))
+    assert sorted(i for part in slices for i in part) == sorted(lengths)
+    assert all(len(part) == 1 or len(part) * max(lengths[i] for i in part) * vocabulary <= 32_000_000 for part in slices)
+    assert max(map(len, slices)) - min(map(len, slices)) <= 1
+    in_order = [lengths[i] for part in slices for i in part]
+    assert in_order == sorted(in_order)
+
+
+def test_no_rows_no_slices():
+    assert list(row_slices([], {}, 100)) == []
 
 
 def test_rows_by_route():

@@ -49,7 +49,7 @@ def test_a_folder_is_reopened_with_the_same_settings_only(tmp_path):
 def test_numbers_that_are_not_finite_are_refused_and_nothing_is_lost(tmp_path, bad):
     store = UnitStore(RUN, SWEEP_COLUMNS, tmp_path)
     store.write("one", [ROW])
-    with pytest.raises(InputError, match="kl is .* for sequence 'a' on route 'full'"):
+    with pytest.raises(InputError, match=r"kl is .* for sequence 'a' on route 'full'"):
         store.write("two", [{**ROW, "kl": bad}])
     assert store.has("one") and not store.has("two")
 

@@ -130,7 +130,7 @@ def test_logits_that_are_not_finite_stop_the_sweep_with_its_rows_kept(tmp_path, 
     with torch.no_grad():
         model.model.layers[5].mlp.down_proj.weight.fill_(torch.nan)
     options = {"routes": ["ee:3", "full"], "out": tmp_path, "metrics": ("rouge_l", "nll")}
-    with pytest.raises(InputError, match="nll is nan .* on route 'full'.* float32"):
+    with pytest.raises(InputError, match=r"nll is nan .* on route 'full'.* float32"):
         run(model, tokenizer, small_task, prompt_depth="route", **options)
     assert len(list(tmp_path.glob("units/*.parquet"))) == 1  # early exit never met the broken layer
 

@@ -106,7 +106,7 @@ def test_a_prompt_on_the_route_equals_the_view(model):
 def test_a_layer_that_did_not_see_the_prompt_is_refused(model):
     ids, mask = left_padded(PROMPTS, 0, "cpu")
     prefilled = prefill(model, ids, mask, Route((1, 2, 4), 6))
-    with pytest.raises(InputError, match="Layer 3 .* did not see the prompt"):
+    with pytest.raises(InputError, match=r"Layer 3 .* did not see the prompt"):
         prefilled.cache_for(Route((1, 3), 6))
 
 

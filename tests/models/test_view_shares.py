@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    AutoModelForCausalLM,
     CLIPVisionConfig,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -221,18 +223,25 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     assert_same(*gradients)
 
 
+@pytest.mark.parametrize(
+    "copies_itself", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"]
+)
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2_scaled"])
-def test_a_deep_copy_of_a_view_stands_alone(name: str) -> None:
+def test_a_copy_of_a_view_stands_alone(name: str, copies_itself: Any, tmp_path: Path) -> None:
     base = tiny(name)
     shallow = view(base, ROUTE)
-    results = states(shallow)
-    twin = copy.deepcopy(shallow)
+    results = states(view(base, ROUTE))
+    twin = copies_itself(shallow)
     assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in base.parameters()}
     with torch.no_grad():
         for p in base.parameters():
             p.zero_()
     assert_same(states(twin), results)
-    assert twin.save_pretrained.__self__ is twin
+    assert route_of(twin) == route_of(shallow)
+    if name != "gpt2_scaled":
+        twin.save_pretrained(tmp_path)
+        for ours, theirs in zip(states(AutoModelForCausalLM.from_pretrained(tmp_path)), results, strict=True):
+            torch.testing.assert_close(ours, theirs)
 
 
 def test_threads_with_different_routes_do_not_meet() -> None:
@@ -282,6 +291,28 @@ def test_a_base_dispatched_by_accelerate(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="can't move a model"):
         base.to("cpu")
     assert "to" not in vars(shallow)  # the base's own guard would move the base and hand it back
+
+
+# transformers asks every time for enough memory.
+@pytest.mark.filterwarnings("ignore:Attempting to save a model with offloaded modules:UserWarning")
+def test_an_offloaded_view_can_be_saved(tmp_path: Path) -> None:
+    from accelerate import dispatch_model
+
+    expected = states(view(tiny("llama"), ROUTE))
+    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    places |= {f"model.layers.{i}": "disk" for i in FULL}
+    base = dispatch_model(tiny("llama"), places, main_device="cpu", offload_dir=tmp_path / "weights", force_hooks=True)
+    view(base, ROUTE).save_pretrained(tmp_path / "saved")
+    for ours, theirs in zip(states(AutoModelForCausalLM.from_pretrained(tmp_path / "saved")), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_view_drafts_for_its_base() -> None:
+    base = tiny("llama")
+    prompt = padded_prompts()["input_ids"][:1]
+    settings: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+    drafted = base.generate(prompt, assistant_model=view(base, (0, 1, 2, 3, 5)), **settings)
+    assert torch.equal(drafted, base.generate(prompt, **settings))
 
 
 def test_compiling_the_base_does_not_make_the_view_run_it() -> None:

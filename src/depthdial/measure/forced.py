@@ -7,7 +7,7 @@ with a full prompt all routes agree there, as they do when generating (arXiv 241
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,10 +106,15 @@ def right_padded(rows: Sequence[Sequence[int]], pad_token_id: int, device: Any) 
     return tokens, mask
 
 
-def row_slices(n_rows: int, n_tokens: int, vocabulary: int) -> Iterator[torch.Tensor]:
-    """Index tensors that cut a batch so that the logits of each slice stay small."""
-    size = max(1, _MAX_LOGITS // max(1, n_tokens * vocabulary))
-    yield from torch.arange(n_rows).chunk(-(-n_rows // size))
+def row_slices(rows: Sequence[int], lengths: Mapping[int, int], vocabulary: int) -> Iterator[list[int]]:
+    """Rows of a batch in slices whose logits stay small, texts of like length together so that little is padded."""
+    if not rows:
+        return
+    size = max(1, _MAX_LOGITS // max(1, max(lengths[i] for i in rows) * vocabulary))
+    n_slices = -(-len(rows) // size)
+    ordered = sorted(rows, key=lambda i: (lengths[i], i))
+    for part in range(n_slices):
+        yield ordered[part * len(rows) // n_slices : (part + 1) * len(rows) // n_slices]
 
 
 def nll(logits: torch.Tensor, tokens: torch.Tensor) -> float:

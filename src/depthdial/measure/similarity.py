@@ -138,9 +138,9 @@ class _Similarity:
         answers = full_answers(runner, self.store, batch, prefilled, self.fidelity_tokens).tokens
         responses = [cut(e.reference_ids or answers[i], self.max_response_tokens) for i, e in enumerate(batch)]
         rows: dict[AnyRoute, dict[int, dict[str, Any]]] = {route: {} for route in missing}
-        width = max(len(text) for text in (*responses, *answers))
-        for part in row_slices(len(batch), width, prefilled.logits.shape[-1]):
-            self._compare(batch, part.tolist(), missing, prefilled, _Texts(responses, answers), rows)
+        lengths = {i: max(len(responses[i]), len(answers[i])) for i in range(len(batch))}
+        for members in row_slices(range(len(batch)), lengths, prefilled.logits.shape[-1]):
+            self._compare(batch, members, missing, prefilled, _Texts(responses, answers), rows)
         for route in missing:
             self.store.write(self.unit(batch, route), [self._row(e, route, rows[route][i]) for i, e in enumerate(batch)])
             advance(1)

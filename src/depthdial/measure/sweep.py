@@ -185,9 +185,9 @@ class _Sweep:
         scores: dict[AnyRoute, list[dict[str, float]]],
     ) -> None:
         texts = {i: answers.tokens[i][: self.options.fidelity_tokens] for i in range(len(batch))}
-        width, vocabulary = max(map(len, texts.values())), prefilled.logits.shape[-1]
-        for part in row_slices(len(batch), width, vocabulary):  # the full model's logits of a slice serve all routes
-            rows = part.tolist()
+        lengths = {i: len(text) for i, text in texts.items()}
+        # The full model's logits of a slice serve all routes.
+        for rows in row_slices(range(len(batch)), lengths, prefilled.logits.shape[-1]):
             logits_of = self._logits(batch, self.runner.full, rows, prefilled, texts)
             full = {i: Predictions.of(logits) for i, logits in logits_of}
             for route in routes:
@@ -205,11 +205,8 @@ class _Sweep:
         texts: dict[int, tuple[int, ...]],
     ) -> Iterable[tuple[int, torch.Tensor]]:
         """(row, logits of its own tokens) for some rows of the batch, a slice of them in memory at a time."""
-        if not rows:
-            return
-        width = max(len(texts[i]) for i in rows)
-        for part in row_slices(len(rows), width, prefilled.logits.shape[-1]):
-            members = [rows[i] for i in part.tolist()]
+        lengths = {i: len(text) for i, text in texts.items()}
+        for members in row_slices(rows, lengths, prefilled.logits.shape[-1]):
             tokens, mask = right_padded([texts[i] for i in members], self.runner.pad_token_id, self.runner.device)
             ready = self._prefilled(batch, members, route, prefilled)
             logits = forced_logits(self.runner.model, route, ready, tokens, mask)

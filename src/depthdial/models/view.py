@@ -69,7 +69,7 @@ def view(model: Any, route: Route | str | Sequence[int]) -> PreTrainedModel:
         top.__dict__["generation_config"] = copy.deepcopy(base.generation_config)
     top.__dict__[ROUTE_ATTRIBUTE] = route
     save = _save_merged if _has_adapters(base) else _save
-    top.__dict__["save_pretrained"] = types.MethodType(save, top)
+    top.__dict__["save_pretrained"] = functools.partial(save, top)  # and no method, which could not be pickled
     return top
 
 
