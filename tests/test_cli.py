@@ -181,7 +181,7 @@ def test_similarity_of_every_sequence_and_route(model: Path, data: Path, tmp_pat
     assert len(rows) == 9
     assert all(row["cosine_final"] == pytest.approx(1, abs=1e-5) for row in rows if row["route"] == "full")
     assert all(row["cosine_final"] < 0.999 for row in rows if row["route"] != "full")
-    assert all(name in run.out for name in ("full", "ee:2", "uls:2", "cosine_final", "agreement"))
+    assert all(name in run.out for name in ("full", "ee:2", "uls:2", "cosine, final", "agreement"))
 
 
 def test_sweep_has_a_row_for_every_sequence_and_route(swept: Path) -> None:

@@ -316,7 +316,7 @@ def study(
     seed: Seed = 0,
     limit: Limit = None,
     calibration_limit: CalibrationLimit = 16,
-    batch_size: BatchSize = 48,
+    batch_size: BatchSize = 32,
     max_new_tokens: NewTokens = 48,
     prompt_depth: PromptDepth = "full",
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Keep the answers in the rows.")] = False,

@@ -47,7 +47,7 @@ class StudySettings:
     """
 
     max_new_tokens: int = 48
-    batch_size: int = 48
+    batch_size: int = 32
     similarity_sequences: int = 16
     similarity_tokens: int = 48
     min_layers_fraction: float = 0.6
@@ -181,7 +181,7 @@ def baselines(n_layers: int, texts: Sequence[str] = ()) -> list[AnyRoute]:
 
 def similarity_routes(family: RouteFamily, n_layers: int) -> list[AnyRoute]:
     """The full model, early exit and the three kinds of layer skipping at SIMILARITY_COSTS, and the searched family."""
-    costs = sorted({max(1, round(cost * n_layers)) for cost in SIMILARITY_COSTS})
+    costs = sorted({len(Route.parse(f"uls:{100 * cost:g}%", n_layers)) for cost in SIMILARITY_COSTS})
     routes: list[AnyRoute] = [Route.parse(f"{kind}:{c}", n_layers) for kind in SIMILARITY_FAMILIES for c in costs]
     searched = [route for route in family.routes if route.is_full or route.cost_layers in costs]
     return list(dict.fromkeys([*searched, *routes]))

@@ -130,3 +130,8 @@ def test_positions_count_real_tokens_only():
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     assert positions(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]]
     assert positions(mask, n_last=2).tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_prompted_view_is_not_cut_again(model):
+    with pytest.raises(InputError, match="cannot be cut again"):
+        view(prompted_view(model, "uls:3"), "ee:2")

@@ -55,18 +55,30 @@ def test_a_fixed_route_knows_its_layers_and_cost() -> None:
     assert (route.fixed_layers, route.cost, route.is_full) == ((0, 2, 4), 0.5, False)
 
 
-def test_step_time_is_all_seconds_over_all_steps_whatever_the_size_of_the_last_batch() -> None:
-    # Two batches: sequences 0 and 1 took 3 s for 10 steps, sequence 2 took 1 s for 2 steps.
-    rows = _rows(
-        ["full"],
-        batch_size=lambda _, i: 2 if i < 2 else 1,
-        batch_steps=lambda _, i: 10 if i < 2 else 2,
-        batch_decode_sec=lambda _, i: 3.0 if i < 2 else 1.0,
-        step_sec=lambda _, i: 0.3 if i < 2 else 0.5,
+def test_one_slow_batch_moves_neither_time_nor_speed() -> None:
+    """Three batches of one sequence; the machine hiccups in the first batch of the shallow route."""
+    rows = _rows(["full", "uls:3"], batch_size=lambda number, i: 1, step_sec=lambda number, i: [0.4, 0.2][number])
+    slow = _rows(
+        ["full", "uls:3"],
+        batch_size=lambda number, i: 1,
+        step_sec=lambda number, i: 9.0 if (number, i) == (1, 0) else [0.4, 0.2][number],
     )
-    (route,) = gather(rows)
-    assert route.step_ms == pytest.approx(1000 * 4 / 12)
-    assert route.step_ms_range == pytest.approx((300, 500))
+    for full, shallow in (gather(rows), gather(slow)):
+        assert full.step_ms == pytest.approx(400) and shallow.step_ms == pytest.approx(200)
+        assert shallow.speed_against(full) == pytest.approx(2.0)
+        assert full.speed_against(full) == 1.0
+    assert gather(slow)[1].step_ms_range == pytest.approx((200, 9000))
+
+
+def test_speed_compares_the_same_sequences() -> None:
+    """A later, longer batch is slower for both routes: the ratio within a batch counts, not that of medians."""
+    rows = _rows(
+        ["full", "uls:3"],
+        batch_size=lambda number, i: 1,
+        step_sec=lambda number, i: [(1.0, 2.0, 8.0), (0.5, 1.0, 1.0)][number][i],
+    )
+    full, shallow = gather(rows)
+    assert shallow.speed_against(full) == pytest.approx(2.0)
 
 
 def test_batches_of_other_sizes_are_not_timed_alike() -> None:

@@ -25,9 +25,7 @@ def test_the_fit_finds_the_line_that_the_rows_were_made_with(study: Any) -> None
 
 
 def test_times_that_follow_no_line_get_none(study: Any) -> None:
-    slow = _with(
-        study.sweep, "batch_decode_sec", lambda row: row["batch_decode_sec"] * (9 if row["route"] == "uls:6" else 1)
-    )
+    slow = _with(study.sweep, "step_sec", lambda row: row["step_sec"] * (9 if row["route"] == "uls:6" else 1))
     routes = timed_routes(gather(slow))
     assert affine_fit(routes) is None
     assert affine_fit(routes[:1]) is None
@@ -64,7 +62,7 @@ def test_layers_and_seconds_are_on_different_axes(study: Any) -> None:
 def test_routes_timed_in_other_batches_are_left_out(study: Any) -> None:
     rows = _with(study.sweep, "batch_size", lambda row: 1 if row["route"] == "uls:6" else row["batch_size"])
     assert "uls:6" not in {route.name for route in timed_routes(gather(rows))}
-    untimed = _with(study.sweep, "batch_decode_sec", lambda row: None)
+    untimed = _with(study.sweep, "step_sec", lambda row: None)
     assert timed_routes(gather(untimed)) == []
 
 

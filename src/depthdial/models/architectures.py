@@ -166,8 +166,8 @@ def _cut(config: PreTrainedConfig, layers: Sequence[int], n_layers: int) -> None
             f"{type(config).__name__} cannot describe a model of {len(layers)} layers: use another decoder-only model."
         )
     if per_layer is not None:
-        overrides = {place[i]: fields for i, fields in per_layer.per_layer_overrides.items() if i in place}
-        config.per_layer_config = overrides  # type: ignore[attr-defined]
+        moved = {place[i]: other for i, other in per_layer.per_layer_overrides.items() if i in place}
+        config.per_layer_config = moved  # type: ignore[attr-defined]
 
 
 def why_not_saved(model: PreTrainedModel) -> str | None:
@@ -179,7 +179,10 @@ def why_not_saved(model: PreTrainedModel) -> str | None:
     """
     from transformers.initialization import no_init_weights
 
-    config = type(model.config).from_dict(model.config.to_dict())
+    try:
+        config = type(model.config).from_dict(model.config.to_dict())
+    except Exception as error:  # whatever the checks of this architecture's configuration raise
+        return f"transformers cannot read its configuration back ({' '.join(str(error).split())[:200]})"
     ours, theirs = (c.get_text_config(decoder=True).__dict__ for c in (model.config, config))
     changed = next((name for name in _PER_LAYER_LISTS if ours.get(name) != theirs.get(name)), None)
     if changed is not None:
@@ -232,10 +235,10 @@ def _first_difference(layer: nn.Module, again: nn.Module, *, compare_weights: bo
     modules = dict(again.named_modules())
     for prefix, module in layer.named_modules():
         theirs = modules[prefix].__dict__ if prefix in modules else {}
-        for name in module.__dict__.keys() & theirs.keys() - {"training", "gradient_checkpointing"}:
-            value = module.__dict__[name]
+        for name, value in module.__dict__.items():
+            is_built = name in theirs and not name.startswith("_") and name not in ("training", "gradient_checkpointing")
             is_plain = value is None or isinstance(value, bool | int | float | str)
-            if is_plain and not name.startswith("_") and value != theirs[name]:
+            if is_built and is_plain and value != theirs[name]:
                 return f"{prefix}.{name}".lstrip(".")
     return None
 

@@ -19,7 +19,7 @@ import torch
 
 from depthdial.errors import InputError
 from depthdial.models.architectures import accepts, count_layers, unwrap
-from depthdial.models.view import as_route, view
+from depthdial.models.view import PROMPTED_ATTRIBUTE, as_route, view
 from depthdial.routes import Route
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def prompted_view(model: Any, route: Route | str, prefilled: Prefill | None = No
     step = functools.partial(_switch, base, shallow, route, prefilled)
     # generate() reads the signature of forward to learn what it may pass.
     shallow.__dict__["forward"] = functools.update_wrapper(step, type(shallow).forward.__get__(shallow))
+    shallow.__dict__[PROMPTED_ATTRIBUTE] = True
     return shallow
 
 

@@ -16,7 +16,7 @@ import functools
 import sys
 import types
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 ROUTE_ATTRIBUTE = "depthdial_route"
+# Set on a view whose forward switches from every layer to its route's: see `prompt.prompted_view`.
+PROMPTED_ATTRIBUTE = "depthdial_prompted"
 
 _TABLES = frozenset({dict, list, set, OrderedDict})
 _FUNCTIONS = frozenset({types.MethodType, types.FunctionType, functools.partial})
@@ -61,6 +63,8 @@ def view(model: Any, route: Route | str | Sequence[int]) -> PreTrainedModel:
             attention scaled by the layer's number).
     """
     base = unwrap(model)
+    if base.__dict__.get(PROMPTED_ATTRIBUTE):
+        raise InputError("This view runs its prompt at full depth, so it cannot be cut again: make the view of its base.")
     stack = decoder_stack(base)
     route = as_route(route, stack.n_layers)
     configs = cut_config(base.config, route.layers)
@@ -78,11 +82,7 @@ def as_route(route: Route | str | Sequence[int], n_layers: int) -> Route:
     if isinstance(route, str):
         parsed = Route.parse(route, n_layers)
     else:
-        parsed = (
-            route
-            if isinstance(route, Route | RandomRoute)
-            else Route(tuple(route) if isinstance(route, Iterable) else route, n_layers)
-        )
+        parsed = route if isinstance(route, Route | RandomRoute) else Route(route, n_layers)  # type: ignore[arg-type]
     if isinstance(parsed, RandomRoute):
         raise InputError(f"{parsed.name!r} is a rule, not one route: draw one with .for_sequence(id) first.")
     return require_depth(parsed, n_layers)

@@ -25,7 +25,7 @@ _DEFINITIONS = {
     "agreement": "Agreement: share of the full model's own greedy tokens that the route would have chosen too.",
     "kl": "KL: divergence of the route's next-token predictions from the full model's on those tokens, in nats per token.",
     "nll": "NLL: of the reference answer, in nats per token.",
-    "step_ms": "ms per step: measured time of all batches over their decoding steps.",
+    "step_ms": "ms per step: measured milliseconds per decoding step in the median batch.",
     "speed": "Speed: ratio to the full model's in the same run, left out where batches had other sizes.",
 }
 _SAMPLE_SEQUENCES, _SAMPLE_ROUTES, _SAMPLE_CHARACTERS = 4, 5, 1200
@@ -234,7 +234,7 @@ def _time(contents: Contents) -> Section:
                 "quality-time",
                 draw_quality_time(routes, contents.metric),
                 f"{_name(contents.metric)} (95% interval over sequences) against measured milliseconds per decoding step: "
-                "the time of all batches over their steps, with a bar from the fastest to the slowest batch. Upper and "
+                "the median batch, with a bar from the fastest to the slowest batch. Upper and "
                 "right axes: the same, divided by the full model's in the same run.",
                 "Quality against measured time: "
                 + "; ".join(f"{r.name} {r.step_ms:.2f} ms" for r in routes if r.step_ms)

@@ -75,17 +75,25 @@ class RouteRows:
 
     @property
     def step_ms(self) -> float | None:
-        """Measured milliseconds per decoding step: the time of all batches over their steps.
+        """Measured milliseconds per decoding step in the median batch, which one hiccup of the machine does not move.
 
-        Rows of a batch share its time, so each row stands for its part of the batch.
+        Rows of a batch share its time, so that a batch counts by its sequences.
         """
-        size, steps, seconds = (self.columns.get(name) for name in ("batch_size", "batch_steps", "batch_decode_sec"))
-        if size is None or steps is None or seconds is None:
+        values = self.values("step_sec")
+        return float(1000 * np.median(values)) if len(values) else None
+
+    def speed_against(self, full: RouteRows) -> float | None:
+        """How many times faster a decoding step is than `full`'s on the same sequences: the median over them.
+
+        Batch by batch, side by side in one run. None where they were not timed alike.
+        """
+        if not self.is_timed_like(full):
             return None
-        ran = np.isfinite(size) & np.isfinite(steps) & np.isfinite(seconds) & (size > 0) & (steps > 0)
-        if not ran.any():
-            return None
-        return float(1000 * (seconds[ran] / size[ran]).sum() / (steps[ran] / size[ran]).sum())
+        theirs = dict(zip(full.columns["sequence_id"], full.columns["step_sec"], strict=True))
+        pairs = zip(self.columns["sequence_id"], self.columns["step_sec"], strict=True)
+        ratios = np.array([theirs.get(sequence, np.nan) / step_sec for sequence, step_sec in pairs])
+        ratios = ratios[np.isfinite(ratios)]
+        return float(np.median(ratios)) if len(ratios) else None
 
     @property
     def step_ms_range(self) -> tuple[float, float] | None:

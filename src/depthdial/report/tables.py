@@ -188,13 +188,11 @@ def cell_parts(column: str, value: Any) -> tuple[str, str]:
 
 
 def _route_cells(route: RouteRows, metric: str | None, full: RouteRows | None) -> Cells:
-    step_ms, full_ms = route.step_ms, full.step_ms if full is not None else None
-    is_comparable = full is not None and step_ms and full_ms and route.is_timed_like(full)
     cells: Cells = {"route": route.name, "layers": _number_of_layers(route), "cost_percent": 100 * route.cost}
     for name in ("rouge_l", "agreement", "kl", "nll"):
         cells[name] = route.interval(name) if name == metric else route.mean(name)
-    cells["step_ms"] = step_ms
-    cells["speed"] = full_ms / step_ms if is_comparable and full_ms and step_ms else None
+    cells["step_ms"] = route.step_ms
+    cells["speed"] = None if full is None else route.speed_against(full)
     return cells
 
 
