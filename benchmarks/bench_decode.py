@@ -31,7 +31,7 @@ def main() -> None:
     runner = Runner.of(model, tokenizer)
     prompt = runner.prefill_ids([ids])
     half = dd.Route.parse("uls:50%", n_layers)
-    routes = [dd.Route.parse(f"uls:{100 * share}%", n_layers) for share in (1, 5 / 6, 2 / 3, 1 / 2, 1 / 3, 1 / 6)]
+    routes = [dd.Route.parse(f"uls:{max(1, n_layers * sixths // 6)}", n_layers) for sixths in (6, 5, 4, 3, 2, 1)]
     with tempfile.TemporaryDirectory() as folder:
         dd.view(model, half).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
