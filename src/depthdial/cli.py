@@ -7,42 +7,30 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from depthdial.cli_options import (
-    Adapter,
-    AllowBin,
     AnswerTokens,
     BatchSize,
     CalibrationLimit,
     CalibrationSplit,
-    Data,
-    Device,
-    DeviceMap,
-    Dtype,
+    DataOptions,
     FidelityTokens,
-    Fields,
     Limit,
     ModelName,
+    ModelOptions,
     NewTokens,
     OutFolder,
     PromptDepth,
-    PromptTokens,
-    RemoteCode,
-    ResponseTokens,
     Routes,
-    Seed,
-    Split,
-    TaskName,
     TemplateName,
-    held_out_split,
-    load_model,
     print_rows,
     print_table,
-    read_task,
+    with_bundles,
 )
 from depthdial.errors import InputError
 
@@ -78,24 +66,20 @@ def routes(
 
 
 @app.command()
+@with_bundles
 def generate(
     model: ModelName,
     prompt: Annotated[str, typer.Argument(help="What to answer.")],
+    loading: ModelOptions,
     route: Annotated[str, typer.Option(help="Which layers run: full, uls:50%, drop:12,17, ..")] = "full",
     prompt_depth: PromptDepth = "full",
     max_new_tokens: NewTokens = 128,
     template: TemplateName = None,
-    dtype: Dtype = "auto",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    allow_bin: AllowBin = False,
-    trust_remote_code: RemoteCode = False,
-    adapter: Adapter = None,
 ) -> None:
     """Answer one prompt on one route; the text streams, then layers run and tokens per second."""
     from depthdial.generation.engine import generate as answer
 
-    loaded, tokenizer = load_model(model, dtype, device, device_map, allow_bin, trust_remote_code, adapter)
+    loaded, tokenizer = loading.load(model)
     result = answer(
         loaded,
         tokenizer,
@@ -115,36 +99,24 @@ def generate(
 
 
 @app.command()
+@with_bundles
 def search(
     model: ModelName,
     out: Annotated[Path, typer.Option(help="The route family file to write (.json).")],
-    data: Data = None,
-    task: TaskName = None,
-    split: Split = None,
-    fields: Fields = None,
-    template: TemplateName = None,
-    max_prompt_tokens: PromptTokens = None,
-    seed: Seed = 0,
+    source: DataOptions,
+    loading: ModelOptions,
     limit: Limit = 24,
     min_layers: Annotated[int | None, typer.Option(help="Search down to so many; default: half.")] = None,
     screen: Annotated[int, typer.Option(help="Layers tried in each round after the first; 0: all.")] = 8,
     answer_tokens: AnswerTokens = 16,
     batch_size: BatchSize = 16,
-    dtype: Dtype = "auto",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    allow_bin: AllowBin = False,
-    trust_remote_code: RemoteCode = False,
-    adapter: Adapter = None,
 ) -> None:
     """Find which layers a model can do without: nested routes by KL, on calibration prompts."""
     from depthdial.choose.search import search_routes
     from depthdial.measure.plan import ModelIdentity
 
-    prompts = read_task(
-        data, task, split or held_out_split(data, task), fields, template, limit, seed, max_prompt_tokens, None
-    )
-    loaded, tokenizer = load_model(model, dtype, device, device_map, allow_bin, trust_remote_code, adapter)
+    prompts = source.read(limit, split=source.held_out_split)
+    loaded, tokenizer = loading.load(model)
     family = search_routes(
         loaded,
         tokenizer,
@@ -158,35 +130,22 @@ def search(
         progress=True,
     )
     steps = zip(family.made_by["drop_order"], family.made_by["kl"], strict=True)
-    n_left = [(family.n_layers - i, *step) for i, step in enumerate(steps, start=1)]
-    print_table(
-        "Layers dropped", ["layers left", "dropped", "KL (nats)"], [[n, layer, f"{kl:.3f}"] for n, layer, kl in n_left]
-    )
+    rows = [[family.n_layers - i, layer, f"{kl:.3f}"] for i, (layer, kl) in enumerate(steps, start=1)]
+    print_table("Layers dropped", ["layers left", "dropped", "KL (nats)"], rows)
     typer.echo(f"routes: {out}")
 
 
 @app.command()
+@with_bundles
 def similarity(
     model: ModelName,
     out: OutFolder,
-    data: Data = None,
-    task: TaskName = None,
+    source: DataOptions,
+    loading: ModelOptions,
     routes: Annotated[str | None, typer.Option(help="Default: every cost of every family.")] = None,
-    split: Split = None,
-    fields: Fields = None,
-    template: TemplateName = None,
-    max_prompt_tokens: PromptTokens = None,
-    max_response_tokens: ResponseTokens = None,
-    seed: Seed = 0,
     limit: Limit = None,
     batch_size: BatchSize = 8,
     fidelity_tokens: FidelityTokens = 128,
-    dtype: Dtype = "auto",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    allow_bin: AllowBin = False,
-    trust_remote_code: RemoteCode = False,
-    adapter: Adapter = None,
 ) -> None:
     """How close a route's hidden states stay to the full model's (Figures 1a, 4, 5)."""
     from depthdial.families import read_routes
@@ -195,8 +154,8 @@ def similarity(
     from depthdial.models.architectures import count_layers
     from depthdial.report.tables import similarity_table
 
-    sequences = read_task(data, task, split, fields, template, limit, seed, max_prompt_tokens, max_response_tokens)
-    loaded, tokenizer = load_model(model, dtype, device, device_map, allow_bin, trust_remote_code, adapter)
+    sequences = source.read(limit)
+    loaded, tokenizer = loading.load(model)
     rows = compare(
         loaded,
         tokenizer,
@@ -204,7 +163,7 @@ def similarity(
         routes=None if routes is None else read_routes(routes, count_layers(loaded)),
         out=out,
         batch_size=batch_size,
-        max_response_tokens=max_response_tokens,
+        max_response_tokens=source.max_response_tokens,
         fidelity_tokens=fidelity_tokens,
         identity=ModelIdentity.of(loaded, model),
         progress=True,
@@ -214,19 +173,14 @@ def similarity(
 
 
 @app.command()
+@with_bundles
 def sweep(
     model: ModelName,
     routes: Routes,
     out: OutFolder,
-    data: Data = None,
-    task: TaskName = None,
+    source: DataOptions,
+    loading: ModelOptions,
     metrics: Annotated[str, typer.Option(help="Some of rouge_l, nll, kl, agreement.")] = "rouge_l,nll,kl,agreement",
-    split: Split = None,
-    fields: Fields = None,
-    template: TemplateName = None,
-    max_prompt_tokens: PromptTokens = None,
-    max_response_tokens: ResponseTokens = None,
-    seed: Seed = 0,
     limit: Limit = None,
     batch_size: BatchSize = 16,
     max_new_tokens: NewTokens = 128,
@@ -234,12 +188,6 @@ def sweep(
     prompt_depth: PromptDepth = "full",
     use_stemmer: Annotated[bool, typer.Option("--use-stemmer", help="ROUGE with stems; the paper does without.")] = False,
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Keep the answers in the rows.")] = False,
-    dtype: Dtype = "auto",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    allow_bin: AllowBin = False,
-    trust_remote_code: RemoteCode = False,
-    adapter: Adapter = None,
 ) -> None:
     """Run every sequence on every route: quality, theoretical cost and measured time, one row each."""
     from depthdial.families import read_routes
@@ -248,8 +196,8 @@ def sweep(
     from depthdial.models.architectures import count_layers
     from depthdial.report.tables import headline
 
-    sequences = read_task(data, task, split, fields, template, limit, seed, max_prompt_tokens, max_response_tokens)
-    loaded, tokenizer = load_model(model, dtype, device, device_map, allow_bin, trust_remote_code, adapter)
+    sequences = source.read(limit)
+    loaded, tokenizer = loading.load(model)
     rows = run(
         loaded,
         tokenizer,
@@ -301,31 +249,20 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of
 
 
 @app.command()
+@with_bundles
 def study(
     model: ModelName,
     out: OutFolder,
-    data: Data = None,
-    task: TaskName = None,
+    source: DataOptions,
+    loading: ModelOptions,
     routes: Annotated[str | None, typer.Option(help="Beside the searched ones; default: full, ULS, EE.")] = None,
-    split: Split = None,
     calibration_split: CalibrationSplit = None,
-    fields: Fields = None,
-    template: TemplateName = None,
-    max_prompt_tokens: PromptTokens = None,
-    max_response_tokens: ResponseTokens = None,
-    seed: Seed = 0,
     limit: Limit = None,
     calibration_limit: CalibrationLimit = 16,
     batch_size: BatchSize = 32,
     max_new_tokens: NewTokens = 48,
     prompt_depth: PromptDepth = "full",
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Keep the answers in the rows.")] = False,
-    dtype: Dtype = "auto",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    allow_bin: AllowBin = False,
-    trust_remote_code: RemoteCode = False,
-    adapter: Adapter = None,
 ) -> None:
     """Search, similarity, sweep, oracle and report, in one folder; started again, it goes on."""
     from depthdial.report.tables import headline
@@ -333,20 +270,17 @@ def study(
     from depthdial.studies import StudySettings
     from depthdial.studies import study as run
 
-    is_builtin = data is None and task in (None, "builtin")
     settings = StudySettings(
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         prompt_depth=prompt_depth,
         routes=tuple(split_routes(routes or "")),
-        keep_text=keep_text or is_builtin,  # the built-in texts are this project's own
+        keep_text=keep_text or source.is_builtin,  # the built-in texts are this project's own
     )
-    sequences = read_task(data, task, split or "test", fields, template, limit, seed, max_prompt_tokens, max_response_tokens)
-    held_out = calibration_split or held_out_split(data, task) or "train"
-    prompts = read_task(
-        data, task, held_out, fields, template, calibration_limit, seed, max_prompt_tokens, max_response_tokens
-    )
-    loaded, tokenizer = load_model(model, dtype, device, device_map, allow_bin, trust_remote_code, adapter)
+    sequences = source.read(limit, split="test")
+    held_out = calibration_split or source.held_out_split or "train"
+    prompts = replace(source, split=held_out).read(calibration_limit)
+    loaded, tokenizer = loading.load(model)
     result = run(
         loaded,
         tokenizer,

@@ -1,9 +1,16 @@
-"""Options that verbs share, and what they stand for: a loaded model, a task, a table on the screen."""
+"""Options that verbs share, in bundles, and tables on the screen.
+
+A verb that takes a bundle (a dataclass of options) gets its fields as options of its own: see `with_bundles`.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -14,102 +21,119 @@ if TYPE_CHECKING:
 
 _MODEL, _DATA, _SIZE = "Model", "Data", "Size"
 
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, .gguf file, or smollm2-135m.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=_MODEL)]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps; default: CUDA if there is any.", rich_help_panel=_MODEL)]
-DeviceMap = Annotated[str | None, typer.Option(help="accelerate's placement, such as auto.", rich_help_panel=_MODEL)]
-AllowBin = Annotated[
-    bool, typer.Option("--allow-bin", help="Also load .bin weights (weights_only).", rich_help_panel=_MODEL)
-]
-RemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.", rich_help_panel=_MODEL)
-]
-Adapter = Annotated[str | None, typer.Option(help="Folder of a PEFT adapter.", rich_help_panel=_MODEL)]
 
-Data = Annotated[Path | None, typer.Option(help="JSONL, CSV or Parquet file, or a folder of splits.", rich_help_panel=_DATA)]
-TaskName = Annotated[
-    str | None,
-    typer.Option("--task", help="builtin, alpaca, cnn_dailymail, samsum or dolly.", rich_help_panel=_DATA),
-]
-Split = Annotated[
-    str | None, typer.Option(help="train, validation, test, ..; default: see the docs.", rich_help_panel=_DATA)
-]
-Fields = Annotated[
-    str | None, typer.Option(help="Names of fields: prompt=article,reference=highlights", rich_help_panel=_DATA)
-]
-TemplateName = Annotated[str | None, typer.Option("--template", help="auto, chat, paper or plain.", rich_help_panel=_DATA)]
-PromptTokens = Annotated[int | None, typer.Option("--max-prompt-tokens", help="Cut prompts to this.", rich_help_panel=_DATA)]
-ResponseTokens = Annotated[
-    int | None, typer.Option("--max-response-tokens", help="Cut references to this.", rich_help_panel=_DATA)
-]
-Seed = Annotated[int, typer.Option(help="Divides a file into splits.", rich_help_panel=_DATA)]
-Limit = Annotated[int | None, typer.Option(help="Use the first so many sequences.", rich_help_panel=_SIZE)]
-BatchSize = Annotated[int, typer.Option(help="Sequences run together.", rich_help_panel=_SIZE)]
-NewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Longest answer, in tokens.", rich_help_panel=_SIZE)]
-AnswerTokens = Annotated[int, typer.Option(help="Length of the answers compared.", rich_help_panel=_SIZE)]
-CalibrationSplit = Annotated[str | None, typer.Option(help="Default: calibration or train.", rich_help_panel=_DATA)]
-CalibrationLimit = Annotated[int, typer.Option(help="Prompts to search on.", rich_help_panel=_SIZE)]
-FidelityTokens = Annotated[int, typer.Option(help="Tokens of the full answers for KL.", rich_help_panel=_SIZE)]
+def _model(help: str, *names: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=_MODEL)
+
+
+def _data(help: str, *names: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=_DATA)
+
+
+def _size(help: str, *names: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=_SIZE)
+
+
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, .gguf file, or smollm2-135m.")]
 Routes = Annotated[str, typer.Option(help="Routes such as full,uls:50%,ee:12, or a route family file.")]
 PromptDepth = Annotated[str, typer.Option(help="full (the prompt runs every layer) or route.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the results; a stopped run goes on there.")]
+TemplateName = Annotated[str | None, _data("auto, chat, paper or plain.", "--template")]
+CalibrationSplit = Annotated[str | None, _data("Default: calibration or train.")]
+Limit = Annotated[int | None, _size("Use the first so many sequences.")]
+BatchSize = Annotated[int, _size("Sequences run together.")]
+NewTokens = Annotated[int, _size("Longest answer, in tokens.", "--max-new-tokens")]
+AnswerTokens = Annotated[int, _size("Length of the answers compared.")]
+CalibrationLimit = Annotated[int, _size("Prompts to search on.")]
+FidelityTokens = Annotated[int, _size("Tokens of the full answers for KL.")]
 
 
-def load_model(
-    name: str,
-    dtype: str,
-    device: str | None,
-    device_map: str | None,
-    allow_bin: bool,
-    trust_remote_code: bool,
-    adapter: str | None,
-) -> Any:
-    from depthdial.models.load import load
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a model is loaded: the options of `dd.load`."""
 
-    return load(
-        name,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        allow_bin=allow_bin,
-        trust_remote_code=trust_remote_code,
-        adapter=adapter,
-    )
+    dtype: Annotated[str, _model("auto, float32, bfloat16 or float16.")] = "auto"
+    device: Annotated[str | None, _model("cpu, cuda, mps; default: CUDA if there is any.")] = None
+    device_map: Annotated[str | None, _model("accelerate's placement, such as auto.")] = None
+    allow_bin: Annotated[bool, _model("Also load .bin weights (weights_only).", "--allow-bin")] = False
+    trust_remote_code: Annotated[bool, _model("Run the checkpoint's own Python code.", "--trust-remote-code")] = False
+    adapter: Annotated[str | None, _model("Folder of a PEFT adapter.")] = None
+
+    def load(self, name: str) -> Any:
+        """(model, tokenizer)"""
+        from depthdial.models.load import load
+
+        return load(name, **vars(self))
 
 
-def read_task(
-    data: Path | None,
-    name: str | None,
-    split: str | None,
-    fields: str | None,
-    template: str | None,
-    limit: int | None,
-    seed: int,
-    max_prompt_tokens: int | None,
-    max_response_tokens: int | None,
-) -> Task:
-    from depthdial.measure.fields import parse_fields
-    from depthdial.measure.tasks import task
+@dataclass(frozen=True)
+class DataOptions:
+    """Which sequences: the options of `dd.task`."""
 
-    if data is not None and name is not None:
-        raise InputError("--data and --task both say what to measure on: give one of them.")
-    return task(
-        data if data is not None else name or "builtin",
-        split=split,
-        limit=limit,
-        seed=seed,
-        template=template,
-        fields=None if fields is None else parse_fields(fields),
-        max_prompt_tokens=max_prompt_tokens,
-        max_response_tokens=max_response_tokens,
-    )
+    data: Annotated[Path | None, _data("JSONL, CSV or Parquet file, or a folder of splits.")] = None
+    task: Annotated[str | None, _data("builtin, alpaca, cnn_dailymail, samsum or dolly.", "--task")] = None
+    split: Annotated[str | None, _data("train, validation, test, ..; default: test, or a file whole.")] = None
+    fields: Annotated[str | None, _data("Names of fields: prompt=article,reference=highlights")] = None
+    template: TemplateName = None
+    max_prompt_tokens: Annotated[int | None, _data("Cut prompts to this.", "--max-prompt-tokens")] = None
+    max_response_tokens: Annotated[int | None, _data("Cut references to this.", "--max-response-tokens")] = None
+    seed: Annotated[int, _data("Divides a file into splits.")] = 0
+
+    @property
+    def is_builtin(self) -> bool:
+        return self.data is None and self.task in (None, "builtin")
+
+    @property
+    def held_out_split(self) -> str | None:
+        """The split to search on by default: never the one to evaluate on. A file given to a search is used whole."""
+        if self.data is not None:
+            return "train" if self.data.is_dir() and len(list(self.data.iterdir())) > 1 else None
+        return "calibration" if self.is_builtin else "train"
+
+    def read(self, limit: int | None, split: str | None = None) -> Task:
+        """The sequences, of `split` where `--split` does not say otherwise."""
+        from depthdial.measure.fields import parse_fields
+        from depthdial.measure.tasks import task
+
+        if self.data is not None and self.task is not None:
+            raise InputError("--data and --task both say what to measure on: give one of them.")
+        return task(
+            self.data if self.data is not None else self.task or "builtin",
+            split=self.split or split,
+            limit=limit,
+            seed=self.seed,
+            template=self.template,
+            fields=None if self.fields is None else parse_fields(self.fields),
+            max_prompt_tokens=self.max_prompt_tokens,
+            max_response_tokens=self.max_response_tokens,
+        )
 
 
-def held_out_split(data: Path | None, name: str | None) -> str | None:
-    """The split to search on by default: never the one to evaluate on. A file given to a search is used whole."""
-    if data is not None:
-        return "train" if data.is_dir() and len(list(data.iterdir())) > 1 else None
-    return "calibration" if name in (None, "builtin") else "train"
+def with_bundles(verb: Callable[..., None]) -> Callable[..., None]:
+    """`verb` for typer: each parameter that is a bundle is replaced by the bundle's fields, and put together again."""
+    hints = get_type_hints(verb, include_extras=True)
+    bundles: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    flat: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(verb).parameters.items():
+        if name not in bundles:
+            flat.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        kinds = get_type_hints(bundles[name], include_extras=True)
+        for option in fields(bundles[name]):
+            annotation = kinds[option.name]
+            flat.append(
+                inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=annotation)
+            )
+
+    @functools.wraps(verb)
+    def run(**given: Any) -> None:
+        for name, bundle in bundles.items():
+            given[name] = bundle(**{option.name: given.pop(option.name) for option in fields(bundle)})
+        verb(**given)
+
+    run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
+    return run
 
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
