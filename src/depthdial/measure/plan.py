@@ -9,7 +9,7 @@ from typing import Any
 from depthdial.errors import InputError
 from depthdial.measure.batches import Runner
 from depthdial.measure.provenance import digest
-from depthdial.measure.results import RunSettings
+from depthdial.measure.results import RunSettings, UnitStore, unit_name
 from depthdial.measure.tasks import EncodedExample, Task, encode
 from depthdial.measure.templates import resolve_template
 from depthdial.models.architectures import unwrap
@@ -57,6 +57,20 @@ class Plan:
     routes: tuple[AnyRoute, ...]
     prompt_depth: PromptDepth
     run: RunSettings
+
+    def unit(self, batch: Sequence[EncodedExample], route: AnyRoute) -> str:
+        """The name of the rows of one batch on one route."""
+        # The layers are in the key: a route file may call other layers by the same name tomorrow.
+        return unit_name([example.id for example in batch], f"{route.name} {route}")
+
+    def units(self, batches: Iterable[Sequence[EncodedExample]]) -> list[str]:
+        """All units, route by route."""
+        batches = list(batches)
+        return [self.unit(batch, route) for route in self.routes for batch in batches]
+
+    def missing(self, store: UnitStore, batch: Sequence[EncodedExample]) -> list[AnyRoute]:
+        """The routes that a batch has yet to run."""
+        return [route for route in self.routes if not store.has(self.unit(batch, route))]
 
 
 def make_plan(

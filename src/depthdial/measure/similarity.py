@@ -28,7 +28,7 @@ from depthdial.measure.forced import (
     row_slices,
 )
 from depthdial.measure.plan import ModelIdentity, Plan, check_positive, cut, make_plan, route_columns
-from depthdial.measure.results import SIMILARITY_COLUMNS, UnitStore, unit_name
+from depthdial.measure.results import SIMILARITY_COLUMNS, UnitStore
 from depthdial.measure.tasks import EncodedExample, Task
 from depthdial.models.prompt import Prefill
 from depthdial.progress import progress_bar
@@ -81,7 +81,7 @@ def similarity(
     with progress_bar("similarity", len(batches) * len(plan.routes), show=progress) as advance:
         for batch in batches:
             job.run(batch, advance)
-    return store.collect([job.unit(batch, route) for route in plan.routes for batch in batches])
+    return store.collect(plan.units(batches))
 
 
 def all_families(n_layers: int) -> list[AnyRoute]:
@@ -125,11 +125,8 @@ class _Similarity:
     max_response_tokens: int | None
     fidelity_tokens: int
 
-    def unit(self, batch: Sequence[EncodedExample], route: AnyRoute) -> str:
-        return unit_name([e.id for e in batch], f"{route.name} {route}")
-
     def run(self, batch: Sequence[EncodedExample], advance: Any) -> None:
-        missing = [route for route in self.plan.routes if not self.store.has(self.unit(batch, route))]
+        missing = self.plan.missing(self.store, batch)
         advance(len(self.plan.routes) - len(missing))
         if not missing:
             return
@@ -142,7 +139,9 @@ class _Similarity:
         for members in row_slices(range(len(batch)), lengths, prefilled.logits.shape[-1]):
             self._compare(batch, members, missing, prefilled, _Texts(responses, answers), rows)
         for route in missing:
-            self.store.write(self.unit(batch, route), [self._row(e, route, rows[route][i]) for i, e in enumerate(batch)])
+            self.store.write(
+                self.plan.unit(batch, route), [self._row(e, route, rows[route][i]) for i, e in enumerate(batch)]
+            )
             advance(1)
 
     def _row(self, example: EncodedExample, route: AnyRoute, scores: dict[str, Any]) -> dict[str, Any]:

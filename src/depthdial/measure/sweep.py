@@ -21,7 +21,7 @@ from depthdial.measure.cost import ModelCost, model_cost
 from depthdial.measure.forced import Predictions, by_route, forced_logits, nll, right_padded, row_slices
 from depthdial.measure.plan import ModelIdentity, Plan, check_positive, make_plan, route_columns
 from depthdial.measure.quality import METRICS, ROUGE_METRICS, rouge
-from depthdial.measure.results import SWEEP_COLUMNS, UnitStore, unit_name
+from depthdial.measure.results import SWEEP_COLUMNS, UnitStore
 from depthdial.measure.tasks import EncodedExample, Task
 from depthdial.models.decode import Decoded
 from depthdial.models.prompt import Prefill
@@ -98,7 +98,7 @@ def sweep(
     with progress_bar("sweep", len(batches) * len(plan.routes), show=progress) as advance:
         for batch in batches:
             job.run(batch, advance)
-    return store.collect([job.unit(batch, route) for route in plan.routes for batch in batches])
+    return store.collect(plan.units(batches))
 
 
 def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
@@ -120,23 +120,20 @@ class _Sweep:
     def runner(self) -> Runner:
         return self.plan.runner
 
-    def unit(self, batch: Sequence[EncodedExample], route: AnyRoute) -> str:
-        # The layers are in the key: a route file may call other layers by the same name tomorrow.
-        return unit_name([e.id for e in batch], f"{route.name} {route}")
-
     def run(self, batch: Sequence[EncodedExample], advance: Any) -> None:
-        missing = [route for route in self.plan.routes if not self.store.has(self.unit(batch, route))]
+        missing = self.plan.missing(self.store, batch)
         advance(len(self.plan.routes) - len(missing))
         if not missing:
             return
         prefilled = self.runner.prefill(batch)
         answers = None
-        if {"kl", "agreement"} & set(self.options.metrics) or self.runner.full in missing:
+        decodes_full = self.options.generates and self.runner.full in missing
+        if decodes_full or {"kl", "agreement"} & set(self.options.metrics):
             answers = full_answers(self.runner, self.store, batch, prefilled, self.options.max_new_tokens)
         forced = self._forced_scores(batch, missing, prefilled, answers)
         for route in missing:
             rows = self._rows(batch, route, prefilled, answers, forced[route])
-            self.store.write(self.unit(batch, route), rows)
+            self.store.write(self.plan.unit(batch, route), rows)
             advance(1)
 
     def _groups(self, batch: Sequence[EncodedExample], route: AnyRoute) -> dict[Route, list[int]]:

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from depthdial.measure.batches import Runner, batched
+from depthdial.measure.tasks import encode
+
+
+def test_batches_keep_the_order_so_that_more_sequences_only_add_batches(tokenizer, small_task):
+    examples = encode(small_task, tokenizer)
+    few, all_of_them = list(batched(examples[:4], 2)), list(batched(examples, 2))
+    assert all_of_them[:2] == few
+    assert [len(batch) for batch in all_of_them] == [2, 2, 2, 1]
+
+
+def test_a_runner_knows_how_answers_end_and_where_the_context_does(model, tokenizer, small_task):
+    runner = Runner.of(model, tokenizer)
+    assert (runner.n_layers, runner.eos_token_ids, runner.pad_token_id) == (6, (2,), 0)
+    assert runner.context_tokens == 128 and runner.full.is_full
+    prefilled = runner.prefill(encode(small_task, tokenizer))
+    longest = max(len(example.prompt_ids) for example in encode(small_task, tokenizer))
+    assert runner.room_tokens(prefilled, 10) == 10
+    assert runner.room_tokens(prefilled, 500) == 128 - longest
+    assert replace(runner, eos_token_ids=()).decode(runner.full, prefilled, 500).steps == 128 - longest - 1

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+
+from depthdial.errors import InputError
+from depthdial.measure.plan import ModelIdentity, check_positive, cut, make_plan, route_columns, unique_routes
+from depthdial.routes import Route
+
+
+def plan_of(model, tokenizer, task, **options):
+    return make_plan(
+        model, tokenizer, task, ["full", "ee:2"], **{"prompt_depth": "full", "identity": None, "settings": {}, **options}
+    )
+
+
+def test_settings_change_with_whatever_decides_about_rows(model, tokenizer, small_task):
+    from dataclasses import replace
+
+    base = plan_of(model, tokenizer, small_task).run.hash
+    others = [
+        plan_of(model, tokenizer, small_task, prompt_depth="route"),
+        plan_of(model, tokenizer, small_task, settings={"batch_size": 3}),
+        plan_of(model, tokenizer, replace(small_task, seed=1)),
+        plan_of(model, tokenizer, replace(small_task, max_response_tokens=2)),
+        plan_of(model, tokenizer, replace(small_task, source_fingerprint="1" * 64)),
+        plan_of(model, tokenizer, small_task, identity=ModelIdentity("m", "w", "float32", "cpu", "eager")),
+    ]
+    assert len({base, *(plan.run.hash for plan in others)}) == 7
+    # A smaller limit is the same run with fewer units.
+    assert plan_of(model, tokenizer, replace(small_task, examples=small_task.examples[:2])).run.hash == base
+
+
+def test_another_prompt_for_the_same_text_is_another_run(model, tokenizer, small_task):
+    """As with a chat template that prints the date."""
+    base = plan_of(model, tokenizer, small_task).run.settings
+    tokenizer.chat_template = "{% for m in messages %}monday {{ m['content'] }}{% endfor %}"
+    chat = plan_of(model, tokenizer, small_task).run.settings
+    tokenizer.chat_template = tokenizer.chat_template.replace("monday", "the")
+    other_day = plan_of(model, tokenizer, small_task).run.settings
+    assert len({base["first_prompt"], chat["first_prompt"], other_day["first_prompt"]}) == 3
+    assert (base["template"], chat["template"]) == ("paper", "chat")
+
+
+def test_units_are_named_by_sequences_and_layers(model, tokenizer, small_task):
+    plan = plan_of(model, tokenizer, small_task)
+    batches = [plan.examples[:4], plan.examples[4:]]
+    units = plan.units(batches)
+    assert len(set(units)) == 4
+    renamed = Route((0, 1), 6, "other")
+    assert plan.unit(batches[0], renamed) not in units
+    assert plan.unit(batches[0], Route((0, 2), 6, "ee:2")) not in units
+
+
+def test_routes_are_unique_and_keep_their_first_name():
+    routes = unique_routes(["ee:3", "0-2", "full", "uls:6", "rls:2@0", "rls:2@1"], 6)
+    assert [route.name for route in routes] == ["ee:3", "full", "rls:2@0", "rls:2@1"]
+    with pytest.raises(InputError, match="No route"):
+        unique_routes([], 6)
+
+
+def test_identity_says_which_weights(model):
+    identity = ModelIdentity.of(model, "name")
+    assert (identity.name, identity.dtype, identity.device, identity.attention) == ("name", "float32", "cpu", "sdpa")
+    assert len(identity.weights_hash) == 64
+
+
+def test_small_helpers():
+    assert route_columns(Route((0, 2), 4), "x") == {
+        "route": "x",
+        "route_layers": "0,2",
+        "n_layers": 4,
+        "layers_run": 2,
+        "cost": 0.5,
+    }
+    assert cut([1, 2, 3], 2) == (1, 2) and cut([1, 2, 3], None) == (1, 2, 3)
+    assert check_positive(3, "x") == 3
+    for bad in (0, -1, 1.5, True, "3"):
+        with pytest.raises(InputError, match="x must be a whole number"):
+            check_positive(bad, "x")

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from depthdial.errors import InputError
+from depthdial.families import RouteFamily
+from depthdial.routes import Route
+from depthdial.studies import StudySettings, similarity_routes, study, sweep_routes
+
+SMALL = StudySettings(
+    max_new_tokens=4, batch_size=4, similarity_sequences=3, similarity_tokens=4, fidelity_tokens=3, search_tokens=3
+)
+
+
+def split(task):
+    """The two halves of a task, without the sequence that has no reference."""
+    having = tuple(example for example in task.examples if example.reference is not None)
+    return replace(task, examples=having[:4]), replace(task, examples=having[4:])
+
+
+def run(model, tokenizer, task, out, **options):
+    evaluate, calibrate = split(task)
+    return study(model, tokenizer, task=evaluate, calibration=calibrate, out=out, **{"settings": SMALL, **options})
+
+
+def test_a_study_leaves_everything_in_its_folder_and_goes_on_there(tmp_path, model, tokenizer, small_task):
+    steps: list[str] = []
+    result = run(model, tokenizer, small_task, tmp_path, say=steps.append)
+    assert [step.split(" ")[0] for step in steps] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
+    assert result.report.name == "report.html" and result.report.exists()
+    assert set(result.oracles) == {"rouge_l", "agreement"} == set(json.loads((tmp_path / "oracle.json").read_text()))
+    assert {"full", "uls:5"} < set(result.rows["route"].to_pylist())  # of 6 layers uls:5 and ee:5 are one route
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("units/*")}
+    again = run(model, tokenizer, small_task, tmp_path)
+    assert again.rows.equals(result.rows)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("units/*")} == stamps
+
+
+def test_another_study_is_refused(tmp_path, model, tokenizer, small_task):
+    run(model, tokenizer, small_task, tmp_path)
+    with pytest.raises(InputError, match="another max_new_tokens"):
+        run(model, tokenizer, small_task, tmp_path, settings=replace(SMALL, max_new_tokens=5))
+
+
+def test_nothing_is_both_searched_on_and_evaluated(tmp_path, model, tokenizer, small_task):
+    with pytest.raises(InputError, match="both tasks"):
+        study(model, tokenizer, task=small_task, calibration=small_task, out=tmp_path, settings=SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_routes_of_a_thirty_layer_study():
+    searched = tuple(Route((0, *range(31 - n, 30)), 30, f"greedy-kl:{n}") for n in range(18, 30))
+    family = RouteFamily("greedy-kl", 30, (*searched, Route(tuple(range(30)), 30, "full")))
+    names = [route.name for route in sweep_routes(family, 30)]
+    assert names[:2] == ["full", "uls:24"] and len(names) >= 8
+    assert len(set(names)) == len(names)
+    similar = similarity_routes(family, 30)
+    assert {len(route) for route in similar} == {8, 15, 23, 27, 30}
+    assert {route.name.split(":")[0] for route in similar} >= {"full", "greedy-kl", "uls", "rls", "rls-wo1"}
+
+
+@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"min_layers_fraction": 1.0}, {"max_new_tokens": -1}])
+def test_bad_settings(bad):
+    with pytest.raises(InputError):
+        StudySettings(**bad)
