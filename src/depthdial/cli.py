@@ -229,10 +229,11 @@ def oracle(
 ) -> None:
     """The best route for every sequence under a global budget (Figure 2)."""
     from depthdial.choose.oracle import oracle as choose
+    from depthdial.report.tables import oracle_table
     from depthdial.studies import keep_oracle, read_study_rows
 
     curve = choose(read_study_rows(folder), metric=metric, cost=cost, weight_by=weight_by, seed=seed)
-    print_rows(f"Oracle by {metric}, spending {cost}", curve.table())
+    print_rows(f"Oracle by {metric}, spending {cost}", oracle_table(curve))
     if budget is not None:
         choice = curve.pick(budget)
         counts = {name: int((choice == i).sum()) for i, name in enumerate(curve.routes)}

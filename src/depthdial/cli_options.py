@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _MODEL, _DATA, _SIZE = "Model", "Data", "Size"
 
+# A table with intervals needs so many columns.
+_WIDE = 130
+
 
 def _model(help: str, *names: str) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=_MODEL)
@@ -137,17 +140,17 @@ def with_bundles(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    """A table of the report's rows, under the report's names."""
-    from depthdial.report.tables import COLUMN_LABELS, cell_text
+    """A table of the report's rows, under the report's names; in a narrow terminal without the intervals."""
+    from depthdial.report.tables import COLUMN_LABELS, cell_parts
 
+    parts = 1 if _console().width < _WIDE else 2
     if rows:
-        cells = [[cell_text(column, value) for column, value in row.items()] for row in rows]
+        cells = [[" ".join(filter(None, cell_parts(name, value)[:parts])) for name, value in row.items()] for row in rows]
         print_table(title, [COLUMN_LABELS.get(column, column) for column in rows[0]], cells)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """A table on standard output; outside a terminal as wide as it needs to be."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -155,7 +158,11 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(str, row))
+    _console().print(table)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
-    console.print(table)
+    return console if console.is_terminal else Console(width=200)
