@@ -12,20 +12,20 @@ longer than --dp-limit-sec, on the whole table.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from common import RESULTS
 from rich.console import Console
 from rich.table import Table
 
 from depthdial.choose.knapsack import solve_budget_bounded
 from depthdial.choose.oracle import oracle_curve
+from depthdial.files import write_json
+from depthdial.measure.provenance import environment
 
 T = TypeVar("T")
 BUDGETS_LAYERS = (2.0, 5.6, 9.3, 12.5)
@@ -99,20 +99,6 @@ def time_solver(values: np.ndarray, costs: np.ndarray, budgets: list[float], n_r
     return rows
 
 
-def hardware() -> dict[str, Any]:
-    """CPU model and cores, and the versions that matter."""
-    cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "n_cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-    }
-
-
 def show(results: dict[str, Any], console: Console) -> None:
     """The tables for people."""
     n_sequences, n_routes = results["n_sequences"], results["n_routes"]
@@ -149,7 +135,7 @@ def show(results: dict[str, Any], console: Console) -> None:
 def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/oracle.json"))
+    parser.add_argument("--out", type=Path, default=RESULTS / "oracle.json")
     parser.add_argument("--sequences", type=int, default=10_000)
     parser.add_argument("--routes", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=5)
@@ -173,7 +159,7 @@ def main() -> None:
         "n_routes": len(layers),
         "seed": options.seed,
         "n_repeats": options.repeats,
-        "hardware": hardware(),
+        **environment(),
         "curve_sec": curve_sec,
         "comparisons": comparisons,
         "predicted_dynamic_programme_sec": None if runs_whole else predicted_sec,
@@ -184,8 +170,7 @@ def main() -> None:
     }
     console = Console()
     show(results, console)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, results)
     console.print(f"Written to {options.out}")
     if any(max(row["largest_difference_on_curve"], row["largest_difference_of_solve_budget"]) > 1e-9 for row in comparisons):
         raise SystemExit("The values differ from the dynamic programme's.")

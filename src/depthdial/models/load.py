@@ -108,10 +108,11 @@ def load(
     elif kind == "hub":
         folder = hub_snapshot(label, revision=revision, allow_bin=allow_bin, trust_remote_code=trust_remote_code)
         model, tokenizer = _load_folder(folder, label, options, allow_bin=allow_bin)
-        model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = label
     else:
         folder = builtin.ensure(builtin.ALIASES[label], _convert) if kind == "alias" else Path(label).expanduser()
         model, tokenizer = _load_folder(folder, label, options, allow_bin=allow_bin)
+    if kind in ("hub", "alias"):  # and not where its files happen to lie on this machine
+        model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = label
     if adapter_folder is not None:
         model = _with_adapter(model, adapter_folder)
     return model.eval(), tokenizer
