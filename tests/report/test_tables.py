@@ -163,3 +163,12 @@ def test_settings_are_flattened() -> None:
 )
 def test_cells_are_written_with_the_decimals_of_their_column(column: str, value: Any, text: str) -> None:
     assert cell_text(column, value) == text
+
+
+def test_budgets_of_any_unit_are_legible() -> None:
+    assert cell_text("budget", 22.5) == "22.50"
+    assert (
+        cell_text("budget", Interval(7_205_936_616.0, 6_486_360_794.0, 7_845_285_303.0, 9))
+        == "7.206e+09 [6.486e+09, 7.845e+09]"
+    )
+    assert cell_text("budget", 0.14159) == "0.1416"

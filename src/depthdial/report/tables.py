@@ -180,11 +180,16 @@ def cell_parts(column: str, value: Any) -> tuple[str, str]:
         return "–", ""
     if isinstance(value, str | bool | int):
         return str(value), ""
-    decimals = _DECIMALS.get(column, 3)
     if isinstance(value, Interval):
-        interval = "" if math.isnan(value.low) else f"[{value.low:.{decimals}f}, {value.high:.{decimals}f}]"
-        return f"{value.mean:.{decimals}f}", interval
-    return (f"{value:.2f}×", "") if column == "speed" else (f"{value:.{decimals}f}", "")
+        low, high = _number(column, value.low), _number(column, value.high)
+        return _number(column, value.mean), "" if math.isnan(value.low) else f"[{low}, {high}]"
+    return (f"{value:.2f}×", "") if column == "speed" else (_number(column, value), "")
+
+
+def _number(column: str, value: float) -> str:
+    if column == "budget" and value and not 1 <= abs(value) < 10_000:
+        return f"{value:.4g}"  # of FLOPs or seconds, two decimals are far too many or too few
+    return f"{value:.{_DECIMALS.get(column, 3)}f}"
 
 
 def _route_cells(route: RouteRows, metric: str | None, full: RouteRows | None) -> Cells:
