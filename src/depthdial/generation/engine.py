@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from depthdial.measure.forced import by_route
 from depthdial.measure.plan import check_positive
 from depthdial.measure.templates import Prompter, resolve_template
 from depthdial.models.decode import FinishReason, cut_at_end
-from depthdial.models.prompt import PROMPT_DEPTHS, Prefill, prompted_view
+from depthdial.models.prompt import PROMPT_DEPTHS, Prefill, clock_sec, prompted_view
 from depthdial.routes import AnyRoute, RandomRoute, Route, require_depth
 
 
@@ -115,9 +114,9 @@ def _answer_batch(
         else:
             ready = runner.prefill_ids([encoded[i] for i in chosen], one)
         streamer = None if on_text is None else _Pieces(tokenizer, on_text)
-        started = time.perf_counter()
+        started = clock_sec(runner.device)
         rows = _decode(runner, one, ready, config, streamer)
-        decode_sec = time.perf_counter() - started
+        decode_sec = clock_sec(runner.device) - started
         for i, tokens in zip(chosen, rows, strict=True):
             tokens, reason = cut_at_end(tokens, runner.eos_token_ids)
             answers[i] = Generation(

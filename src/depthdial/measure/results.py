@@ -87,7 +87,6 @@ PROVENANCE_COLUMNS = (
     "hardware",
     "commit",
 )
-LOWER_IS_BETTER = frozenset({"nll", "kl", "decode_sec", "step_sec"})
 
 
 @dataclass(frozen=True)

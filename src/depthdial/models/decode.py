@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 from depthdial.models.architectures import unwrap
-from depthdial.models.prompt import Prefill, prompted_view
+from depthdial.models.prompt import Prefill, clock_sec, prompted_view
 from depthdial.routes import Route
 
 FinishReason = Literal["eos", "length"]
@@ -56,9 +53,9 @@ def decode_greedy(
         pad_token_id=pad_token_id,
         bos_token_id=getattr(unwrap(model).generation_config, "bos_token_id", None),
     )
-    started = _clock(prefilled.input_ids.device)
+    started = clock_sec(prefilled.input_ids.device)
     output: Any = runner.generate(prefilled.input_ids, attention_mask=prefilled.attention_mask)
-    decode_sec = _clock(prefilled.input_ids.device) - started
+    decode_sec = clock_sec(prefilled.input_ids.device) - started
     new = output[:, prefilled.input_ids.shape[1] :].tolist()
     answers = [cut_at_end(row, eos_token_ids) for row in new]
     return Decoded(
@@ -82,9 +79,3 @@ def cut_at_end(tokens: list[int], eos_token_ids: Sequence[int]) -> tuple[list[in
         if token in eos_token_ids:
             return tokens[: i + 1], "eos"
     return tokens, "length"
-
-
-def _clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -90,10 +90,10 @@ def prefill(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, r
     route = route or Route(tuple(range(n_layers)), n_layers, "full")
     inputs = prompt_inputs(base, input_ids, attention_mask)
     runner = base if route.is_full else view(model, route)
-    started = _now(input_ids.device)
+    started = clock_sec(input_ids.device)
     with torch.no_grad():
         output = runner(**inputs, use_cache=True)
-    prefill_sec = _now(input_ids.device) - started
+    prefill_sec = clock_sec(input_ids.device) - started
     return Prefill(input_ids, attention_mask, output.past_key_values, output.logits[:, -1:], route, prefill_sec)
 
 
@@ -177,7 +177,8 @@ def _fork(cache: Cache, indices: Any) -> Cache:
     return fork
 
 
-def _now(device: torch.device) -> float:
+def clock_sec(device: torch.device) -> float:
+    """A clock to take differences of, once all work queued on `device` is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
