@@ -16,7 +16,7 @@ from common import arguments, publish
 
 import depthdial as dd
 from depthdial.measure.batches import Runner
-from depthdial.models.decode import decode_greedy
+from depthdial.models.decode import decode
 from depthdial.models.prompt import Prefill, left_padded, prefill
 
 PROMPT = "Explain in three sentences why the sky is blue."
@@ -73,9 +73,7 @@ def _measure(variants: Any, rounds: int, tokens: int, runner: Runner) -> dict[st
     for turn in range(rounds + 1):
         # Alternate the order, so that a drift of the machine's speed does not favour one end.
         for name, model, route, prompt in variants if turn % 2 else reversed(variants):
-            done = decode_greedy(
-                model, route, prompt, max_new_tokens=tokens, eos_token_ids=(), pad_token_id=runner.pad_token_id
-            )
+            done = decode(model, route, prompt, max_new_tokens=tokens, eos_token_ids=(), pad_token_id=runner.pad_token_id)
             if turn:
                 times[name].append(done.decode_sec / done.steps)
     return times

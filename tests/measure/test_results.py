@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -11,6 +12,7 @@ from depthdial.measure.results import (
     SWEEP_COLUMNS,
     RunSettings,
     UnitStore,
+    count_samples,
     load_rows,
     unit_name,
 )
@@ -87,3 +89,10 @@ def test_rows_that_are_not_there(tmp_path):
     (tmp_path / "rows.parquet").write_text("not parquet")
     with pytest.raises(InputError, match="not a readable Parquet file"):
         load_rows(tmp_path)
+
+
+def test_samples_are_counted_in_tables_of_any_kind():
+    old = pa.table({"route": ["full"]})
+    greedy, sampled = (pa.table({"sample": pa.array(column, pa.int64())}) for column in ([None, None], [0, 1, 2, 0]))
+    for table, n_samples in ((old, 0), (greedy, 0), (sampled, 3)):
+        assert count_samples(table) == count_samples(table.to_pandas()) == count_samples(table.to_pydict()) == n_samples

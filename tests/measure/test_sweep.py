@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 import depthdial as dd
 from depthdial.errors import InputError
+from depthdial.files import read_json
 from depthdial.measure.results import UnitStore
 from depthdial.measure.sweep import sweep
 from depthdial.routes import Route
@@ -100,8 +104,6 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_table(
 
 
 def test_more_routes_and_sequences_are_added_to_a_folder(tmp_path, model, tokenizer, small_task, monkeypatch):
-    from dataclasses import replace
-
     few = replace(small_task, examples=small_task.examples[:3])
     run(model, tokenizer, few, routes=["full"], out=tmp_path)
     redone, real = [], UnitStore.write
@@ -161,8 +163,8 @@ def test_bad_arguments(model, tokenizer, small_task, options, message):
 
 
 def test_unknown_arguments_raise(model, tokenizer, small_task):
-    with pytest.raises(TypeError, match="temperature"):
-        run(model, tokenizer, small_task, temperature=1.0)
+    with pytest.raises(TypeError, match="beams"):
+        run(model, tokenizer, small_task, beams=4)
 
 
 def test_routes_with_the_same_layers_run_once(model, tokenizer, small_task):
@@ -176,3 +178,119 @@ def test_an_oracle_reads_the_rows(model, tokenizer, small_task):
     assert curve.matches_full_at is not None and curve.matches_full_at <= 6
     with pytest.raises(InputError):
         dd.oracle(rows, metric="rouge_l")  # one sequence has no reference
+
+
+# Sampled answers
+
+SAMPLED = {"samples": 3, "temperature": 1.5}
+
+
+def cells(table: pa.Table) -> dict[tuple, dict]:
+    return {(row["route"], row["sequence_id"], row["sample"]): row for row in scores(table)}
+
+
+def test_every_sample_is_a_row_of_its_own(model, tokenizer, small_task):
+    rows = run(model, tokenizer, small_task, **SAMPLED).to_pylist()
+    expected = [(name, f"small-{i}", sample) for name in ROUTES for i in range(7) for sample in range(3)]
+    assert [(row["route"], row["sequence_id"], row["sample"]) for row in rows] == expected
+    for row in rows:
+        assert row["nll"] is row["kl"] is row["agreement"] is None
+        assert (row["rouge_1"] is not None) == (row["rouge_l"] is not None) == (row["sequence_id"] != "small-5")
+        assert row["batch_size"] % 3 == 0 and row["batch_decode_sec"] > 0
+        assert row["finish_reason"] == "eos" or row["new_tokens"] == 6
+    by_cell = {}
+    for row in rows:
+        by_cell.setdefault((row["route"], row["sequence_id"]), set()).add(row["answer_hash"])
+    assert max(map(len, by_cell.values())) == 3
+    # The prompt's own pass gives the first token's distribution on every route; the routes must not share the draw too.
+    first = {row["answer_hash"] for row in rows if row["sequence_id"] == "small-1"}
+    assert len(first) > 3
+
+
+def test_greedy_rows_are_not_numbered_and_their_settings_are_as_before_sampling(tmp_path, model, tokenizer, small_task):
+    rows = run(model, tokenizer, small_task, out=tmp_path)
+    assert rows["sample"].null_count == rows.num_rows
+    assert not {"samples", "temperature", "top_p", "policy"} & read_json(tmp_path / "settings.json", "settings").keys()
+
+
+def test_a_tiny_temperature_is_the_greedy_sweep(model, tokenizer, small_task):
+    greedy = run(model, tokenizer, small_task, metrics=("rouge_l",)).to_pylist()
+    sampled = run(model, tokenizer, small_task, samples=2, temperature=1e-4).to_pylist()
+    for row in greedy:
+        answers = [r for r in sampled if (r["route"], r["sequence_id"]) == (row["route"], row["sequence_id"])]
+        exact = ("answer_hash", "rouge_l", "new_tokens", "finish_reason", "decode_flops", "route_layers")
+        assert [[r[name] for name in exact] for r in answers] == 2 * [[row[name] for name in exact]]
+
+
+def test_a_sample_depends_on_its_own_cell_alone(model, tokenizer, small_task):
+    whole = cells(run(model, tokenizer, small_task, **SAMPLED))
+    exact = ("answer_hash", "rouge_l", "new_tokens", "route_layers")
+    for options in ({"batch_size": 7}, {"routes": ["rls:3@5", "uls:4"]}, {"samples": 2}):
+        part = cells(run(model, tokenizer, small_task, **{**SAMPLED, **options}))
+        assert part.keys() <= whole.keys()
+        assert all([row[name] for name in exact] == [whole[cell][name] for name in exact] for cell, row in part.items())
+
+
+def test_another_seed_or_policy_draws_other_answers(tmp_path, model, tokenizer, small_task):
+    def hashes(task=small_task, **options):
+        return run(model, tokenizer, task, **{**SAMPLED, **options})["answer_hash"].to_pylist()
+
+    first = hashes()
+    assert hashes() == first
+    assert hashes(task=replace(small_task, seed=1)) != first
+    assert hashes(temperature=0.7) != first
+    assert hashes(top_p=0.5) != first
+    run(model, tokenizer, small_task, out=tmp_path, **SAMPLED)
+    for options in ({"temperature": 0.7}, {"top_p": 0.5}, {"samples": 2}):
+        with pytest.raises(InputError, match=next(iter(options))):
+            run(model, tokenizer, small_task, out=tmp_path, **{**SAMPLED, **options})
+    with pytest.raises(InputError, match="samples"):
+        run(model, tokenizer, small_task, out=tmp_path, metrics=("rouge_1", "rouge_2", "rouge_l"))
+
+
+@pytest.mark.parametrize("killed_after", [1, 7])
+def test_a_killed_sampled_sweep_ends_with_the_same_rows(tmp_path, model, tokenizer, small_task, monkeypatch, killed_after):
+    torch.manual_seed(5)
+    whole = run(model, tokenizer, small_task, **SAMPLED)
+    written, real = [], UnitStore.write
+
+    def dies(self, unit, rows):
+        if len(written) == killed_after:
+            raise KeyboardInterrupt
+        real(self, unit, rows)
+        written.append(unit)
+
+    monkeypatch.setattr(UnitStore, "write", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, tokenizer, small_task, out=tmp_path, **SAMPLED)
+    monkeypatch.setattr(UnitStore, "write", real)
+    torch.manual_seed(6)
+    assert scores(run(model, tokenizer, small_task, out=tmp_path, **SAMPLED)) == scores(whole)
+
+
+def test_units_from_before_there_were_samples_are_collected(tmp_path, model, tokenizer, small_task):
+    run(model, tokenizer, small_task, routes=["full"], out=tmp_path)
+    for path in tmp_path.glob("units/*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["sample"]), path)
+    table = run(model, tokenizer, small_task, routes=["full", "ee:2"], out=tmp_path)
+    assert table.num_rows == 14 and table["sample"].null_count == 14
+    assert table.schema.equals(run(model, tokenizer, small_task, routes=["full"]).schema)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": -1}, "samples must be a whole number"),
+        ({"samples": 2.5}, "samples must be a whole number"),
+        ({"samples": True}, "samples must be a whole number"),
+        ({"samples": 2, "temperature": 0.0}, "at 0 all samples are the same"),
+        ({"samples": 2, "temperature": -1.0}, "temperature must be"),
+        ({"samples": 2, "top_p": 0.0}, "top_p must be"),
+        ({"temperature": 0.7}, "for sampled answers: say how many"),
+        ({"top_p": 0.9}, "for sampled answers: say how many"),
+        ({"samples": 2, "metrics": ("rouge_l", "kl")}, "kl does not depend on the answers"),
+    ],
+)
+def test_bad_arguments_of_sampling(model, tokenizer, small_task, options, message):
+    with pytest.raises(InputError, match=message):
+        run(model, tokenizer, small_task, **options)

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from depthdial.errors import InputError
-from depthdial.models.decode import decode_greedy
+from depthdial.models.decode import decode
 from depthdial.models.prompt import left_padded, positions, prefill, prompted_view
 from depthdial.models.view import view
 from depthdial.routes import Route
@@ -23,7 +23,7 @@ def filled(model):
 def test_decoding_behind_a_full_prompt_equals_the_dense_reference(model, dense_reference, layers):
     """Cached, left-padded, batched == one sequence at a time, uncached, every layer computed and masked."""
     route = Route(layers, 6)
-    decoded = decode_greedy(model, route, filled(model), max_new_tokens=9, eos_token_ids=(), pad_token_id=0)
+    decoded = decode(model, route, filled(model), max_new_tokens=9, eos_token_ids=(), pad_token_id=0)
     for prompt, answer in zip(PROMPTS, decoded.tokens, strict=True):
         assert len(answer) == 9
         _, _, logits = dense_reference(model, prompt, answer[:-1], route)
@@ -33,7 +33,7 @@ def test_decoding_behind_a_full_prompt_equals_the_dense_reference(model, dense_r
 
 def test_the_reference_can_tell_routes_apart(model):
     one, other = (
-        decode_greedy(model, Route(layers, 6), filled(model), max_new_tokens=9, eos_token_ids=(), pad_token_id=0).tokens
+        decode(model, Route(layers, 6), filled(model), max_new_tokens=9, eos_token_ids=(), pad_token_id=0).tokens
         for layers in ((0, 2, 3, 5), (1, 2, 4))
     )
     assert one != other
@@ -43,7 +43,7 @@ def test_the_reference_can_tell_routes_apart(model):
 def test_generate_on_a_prompted_view_equals_decoding_behind_a_shared_prefill(model):
     ids, mask = left_padded(PROMPTS, 0, "cpu")
     route = Route((1, 2, 4), 6)
-    shared = decode_greedy(model, route, filled(model), max_new_tokens=7, eos_token_ids=(), pad_token_id=0)
+    shared = decode(model, route, filled(model), max_new_tokens=7, eos_token_ids=(), pad_token_id=0)
     runner = prompted_view(model, route)
     out = runner.generate(ids, attention_mask=mask, max_new_tokens=7, do_sample=False, eos_token_id=None)
     assert [tuple(row) for row in out[:, ids.shape[1] :].tolist()] == list(shared.tokens)
@@ -74,12 +74,12 @@ def test_beam_search_and_sampling_run_through_the_switch(model):
 def test_one_prefill_serves_many_routes_in_any_order(model):
     prefilled = filled(model)
 
-    def decode(layers):
+    def answers(layers):
         route = Route(layers, 6)
-        return decode_greedy(model, route, prefilled, max_new_tokens=6, eos_token_ids=(), pad_token_id=0).tokens
+        return decode(model, route, prefilled, max_new_tokens=6, eos_token_ids=(), pad_token_id=0).tokens
 
-    first = [decode(layers) for layers in ROUTES]
-    assert first == [decode(layers) for layers in reversed(ROUTES)][::-1]
+    first = [answers(layers) for layers in ROUTES]
+    assert first == [answers(layers) for layers in reversed(ROUTES)][::-1]
     assert all(layer.keys.shape[2] == prefilled.input_ids.shape[1] for layer in prefilled.cache.layers)
 
 
@@ -87,10 +87,8 @@ def test_one_prefill_serves_many_routes_in_any_order(model):
 @given(rows=st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True))
 def test_selected_rows_decode_as_in_the_whole_batch(model, rows):
     prefilled, route = filled(model), Route((0, 3, 4), 6)
-    whole = decode_greedy(model, route, prefilled, max_new_tokens=5, eos_token_ids=(), pad_token_id=0).tokens
-    some = decode_greedy(
-        model, route, prefilled.select(torch.tensor(rows)), max_new_tokens=5, eos_token_ids=(), pad_token_id=0
-    )
+    whole = decode(model, route, prefilled, max_new_tokens=5, eos_token_ids=(), pad_token_id=0).tokens
+    some = decode(model, route, prefilled.select(torch.tensor(rows)), max_new_tokens=5, eos_token_ids=(), pad_token_id=0)
     assert some.tokens == tuple(whole[i] for i in rows)
 
 
@@ -98,7 +96,7 @@ def test_a_prompt_on_the_route_equals_the_view(model):
     route = Route((1, 2, 4), 6)
     ids, mask = left_padded(PROMPTS, 0, "cpu")
     prefilled = prefill(model, ids, mask, route)
-    decoded = decode_greedy(model, route, prefilled, max_new_tokens=6, eos_token_ids=(), pad_token_id=0)
+    decoded = decode(model, route, prefilled, max_new_tokens=6, eos_token_ids=(), pad_token_id=0)
     expected = view(model, route).generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=False, eos_token_id=None)
     assert [tuple(row) for row in expected[:, ids.shape[1] :].tolist()] == list(decoded.tokens)
 

@@ -10,7 +10,7 @@ import torch
 
 from depthdial.measure.tasks import EncodedExample
 from depthdial.models.architectures import count_layers, unwrap
-from depthdial.models.decode import Decoded, decode_greedy, eos_ids
+from depthdial.models.decode import GREEDY, Decoded, DecodingPolicy, decode, eos_ids
 from depthdial.models.prompt import Prefill, left_padded, prefill
 from depthdial.routes import Route
 
@@ -68,15 +68,24 @@ class Runner:
         longest = int(prefilled.attention_mask.sum(1).max())
         return max_new_tokens if self.context_tokens is None else min(max_new_tokens, self.context_tokens - longest)
 
-    def decode(self, route: Route, prefilled: Prefill, max_new_tokens: int) -> Decoded:
-        """Greedy answers of a prefilled batch on a route, within the model's context."""
-        return decode_greedy(
+    def decode(
+        self,
+        route: Route,
+        prefilled: Prefill,
+        max_new_tokens: int,
+        policy: DecodingPolicy = GREEDY,
+        draws: torch.Tensor | None = None,
+    ) -> Decoded:
+        """Answers of a prefilled batch on a route, greedy or drawn, within the model's context."""
+        return decode(
             self.model,
             route,
             prefilled,
             max_new_tokens=self.room_tokens(prefilled, max_new_tokens),
             eos_token_ids=self.eos_token_ids,
             pad_token_id=self.pad_token_id,
+            policy=policy,
+            draws=draws,
         )
 
 

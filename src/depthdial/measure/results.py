@@ -1,8 +1,8 @@
 """Result rows: their columns, and a folder of finished units that a killed run continues from.
 
-A row is one (sequence, route). Rows hold ids, hashes and scores, and no text unless asked. A unit, the rows of one batch on
-one route, is one Parquet file written by atomic rename: it is there whole or not at all. A folder belongs to one set of
-settings, so rows made under different ones can never mix.
+A row is one (sequence, route), or one sampled answer of it. Rows hold ids, hashes and scores, and no text unless asked. A
+unit, the rows of one batch on one route, is one Parquet file written by atomic rename: it is there whole or not at all. A
+folder belongs to one set of settings, so rows made under different ones can never mix.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ KEY_COLUMNS: dict[str, pa.DataType] = {
     "layers_run": _COUNT,
     "cost": _REAL,
 }
-# Quality and cost of one greedily generated answer (`sweep`). Theory and measured time are columns of their own.
+# Quality and cost of one generated answer (`sweep`). Theory and measured time are columns of their own. `sample` numbers
+# the sampled answers of one (sequence, route) from 0; it is null for a greedy one, of which there can be no other.
 SWEEP_COLUMNS: dict[str, pa.DataType] = {
     **KEY_COLUMNS,
+    "sample": _COUNT,
     "prompt_tokens": _COUNT,
     "reference_tokens": _COUNT,
     "new_tokens": _COUNT,
@@ -157,7 +159,8 @@ class UnitStore:
     def collect(self, units: Sequence[str], name: str = "rows.parquet") -> pa.Table:
         """All rows of `units`, in order; in a folder also written there as one file."""
         tables = [self._memory[unit] if self.folder is None else _read(self._path(unit)) for unit in units]
-        table = pa.concat_tables(tables) if tables else self.schema.empty_table()
+        # Units from before a column was added lack it.
+        table = pa.concat_tables([self.schema.empty_table(), *tables], promote_options="default")
         if self.folder is not None:
             write_atomically(self.folder / name, lambda part: pq.write_table(table, part))
         return table
@@ -189,6 +192,16 @@ def load_rows(path: Path | str, name: str = "rows.parquet") -> pa.Table:
     if not file.exists():
         raise InputError(f"There are no result rows at {file}: run `depthdial sweep` with --out {path} first.")
     return _read(file)
+
+
+def count_samples(rows: Any) -> int:
+    """How many sampled answers of each (sequence, route) a table holds; 0 for greedy ones, which are not numbered."""
+    names = rows.column_names if hasattr(rows, "column_names") else list(rows)
+    if "sample" not in names:
+        return 0
+    column = rows["sample"]
+    entries = column.to_pylist() if hasattr(column, "to_pylist") else list(column)
+    return len({entry for entry in entries if entry is not None and entry == entry})
 
 
 def _read(path: Path) -> pa.Table:

@@ -22,8 +22,9 @@ from depthdial.measure.forced import Predictions, by_route, forced_logits, nll, 
 from depthdial.measure.plan import ModelIdentity, Plan, check_positive, make_plan, route_columns
 from depthdial.measure.quality import METRICS, ROUGE_METRICS, rouge
 from depthdial.measure.results import SWEEP_COLUMNS, UnitStore
+from depthdial.measure.sampling import draws, sampled_metrics, sampling_policy
 from depthdial.measure.tasks import EncodedExample, Task
-from depthdial.models.decode import Decoded
+from depthdial.models.decode import GREEDY, Decoded, DecodingPolicy
 from depthdial.models.prompt import Prefill
 from depthdial.progress import progress_bar
 from depthdial.routes import AnyRoute, Route
@@ -31,13 +32,20 @@ from depthdial.routes import AnyRoute, Route
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """How answers are made and scored."""
+    """How answers are made and scored; `samples` is 0 where each is the greedy one."""
 
     metrics: tuple[str, ...]
     max_new_tokens: int
     fidelity_tokens: int
     use_stemmer: bool
     keep_text: bool
+    samples: int = 0
+    policy: DecodingPolicy = GREEDY
+
+    def settings(self) -> dict[str, Any]:
+        """For the run's settings. Greedy runs do not speak of sampling, so that folders from before it go on."""
+        greedy = {name: value for name, value in vars(self).items() if name not in ("samples", "policy")}
+        return greedy if not self.samples else {**greedy, "samples": self.samples, **vars(self.policy)}
 
     @property
     def generates(self) -> bool:
@@ -50,7 +58,10 @@ def sweep(
     *,
     task: Task,
     routes: Iterable[AnyRoute | str],
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] | None = None,
+    samples: int = 0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
     out: Path | str | None = None,
     batch_size: int = 16,
     max_new_tokens: int = 128,
@@ -69,6 +80,11 @@ def sweep(
 
     Args:
         routes: routes, random rules (drawn once per sequence) or their texts.
+        metrics: default: all of them, or ROUGE alone for sampled answers.
+        samples: draw so many answers of every (sequence, route) instead of the greedy one: a row each, numbered in the
+            column `sample`. A row's chance comes from the task's seed, its sequence, route and number alone. All samples
+            of a batch decode together behind one prefill, so memory grows with batch_size x samples.
+        temperature, top_p: what they are drawn with (see `DecodingPolicy`).
         out: a folder for the rows. A run that was stopped goes on there, whatever moment it was stopped at.
         fidelity_tokens: take KL and agreement on at most so many tokens of the full model's answer (never over 128).
         prompt_depth: `full` (the paper's: the prompt runs every layer) or `route`.
@@ -76,21 +92,25 @@ def sweep(
         identity: which model this is, where the caller knows; found out otherwise.
 
     Returns:
-        One row for each (sequence, route); the columns are `SWEEP_COLUMNS` and the provenance.
+        One row for each (sequence, route), or for each sample of it; the columns are `SWEEP_COLUMNS` and the provenance.
 
     Raises:
         InputError: for bad arguments, before anything runs; for numbers that are not finite, or a folder that cannot be
             written, with all finished rows kept.
     """
+    policy = sampling_policy(samples, temperature, top_p)
+    chosen = check_metrics(metrics if metrics is not None else ROUGE_METRICS if samples else METRICS)
     options = SweepOptions(
-        check_metrics(metrics),
+        sampled_metrics(chosen) if samples else chosen,
         check_positive(max_new_tokens, "max_new_tokens"),
         min(check_positive(fidelity_tokens, "fidelity_tokens"), MAX_FIDELITY_TOKENS),
         use_stemmer,
         keep_text,
+        samples,
+        policy,
     )
     check_positive(batch_size, "batch_size")
-    settings = {"kind": "sweep", "batch_size": batch_size, **vars(options)}
+    settings = {"kind": "sweep", "batch_size": batch_size, **options.settings()}
     plan = make_plan(model, tokenizer, task, routes, prompt_depth=prompt_depth, identity=identity, settings=settings)
     store = UnitStore(plan.run, SWEEP_COLUMNS, None if out is None else Path(out))
     job = _Sweep(plan, options, tokenizer, store, model_cost(model))
@@ -127,7 +147,7 @@ class _Sweep:
             return
         prefilled = self.runner.prefill(batch)
         answers = None
-        decodes_full = self.options.generates and self.runner.full in missing
+        decodes_full = self.options.generates and not self.options.samples and self.runner.full in missing
         if decodes_full or {"kl", "agreement"} & set(self.options.metrics):
             answers = full_answers(self.runner, self.store, batch, prefilled, self.options.max_new_tokens)
         forced = self._forced_scores(batch, missing, prefilled, answers)
@@ -218,40 +238,64 @@ class _Sweep:
         answers: Decoded | None,
         forced: list[dict[str, float]],
     ) -> list[dict[str, Any]]:
-        rows: dict[int, dict[str, Any]] = {}
+        rows: dict[int, list[dict[str, Any]]] = {}
         for one, members in self._groups(batch, route).items():
-            generated: dict[int, dict[str, Any]] = {}
-            if self.options.generates:
-                ready = self._prefilled(batch, members, one, prefilled)
-                # The full model has answered already, where its answers are what others are compared with.
-                known = answers if one.is_full and len(members) == len(batch) else None
-                decoded = known or self.runner.decode(one, ready, self.options.max_new_tokens)
-                generated = self._score_answers(batch, members, one, ready, decoded)
+            generated = self._answers(batch, members, one, prefilled, answers) if self.options.generates else {}
             for i in members:
                 example = batch[i]
-                rows[i] = {
+                about = {
                     "sequence_id": example.id,
                     **route_columns(one, route.name),
                     "prompt_tokens": len(example.prompt_ids),
                     "reference_tokens": len(example.reference_ids),
-                    **generated.get(i, {}),
                     **forced[i],
                 }
-        return [rows[i] for i in range(len(batch))]
+                rows[i] = [{**about, **answer} for answer in generated.get(i, [{}])]
+        return [row for i in range(len(batch)) for row in rows[i]]
+
+    def _answers(
+        self, batch: Sequence[EncodedExample], members: list[int], route: Route, prefilled: Prefill, full: Decoded | None
+    ) -> dict[int, list[dict[str, Any]]]:
+        """Scored answers of some rows of the batch: the greedy one of each, or all of its samples."""
+        ready = self._prefilled(batch, members, route, prefilled)
+        if self.options.samples:
+            numbers = range(self.options.samples)
+            repeated = ready.select(
+                torch.arange(len(members), device=ready.input_ids.device).repeat_interleave(len(numbers))
+            )
+            rows = [i for i in members for _ in numbers]
+            decoded = self._sample(batch, rows, route, repeated)
+        else:
+            # The full model has answered already, where its answers are what others are compared with.
+            known = full if route.is_full and len(members) == len(batch) else None
+            decoded = known or self.runner.decode(route, ready, self.options.max_new_tokens)
+            rows = members
+        answers: dict[int, list[dict[str, Any]]] = {i: [] for i in members}
+        for i, scored in zip(rows, self._score_answers(batch, rows, route, ready, decoded), strict=True):
+            answers[i].append({**scored, "sample": len(answers[i])} if self.options.samples else scored)
+        return answers
+
+    def _sample(self, batch: Sequence[EncodedExample], rows: list[int], route: Route, repeated: Prefill) -> Decoded:
+        """An answer for each of `rows`, whose repetitions stand together and are numbered from 0."""
+        most = self.options.max_new_tokens
+        numbered = [(batch[i].id, place % self.options.samples) for place, i in enumerate(rows)]
+        chance = draws(self.plan.run.settings["seed"], numbered, route, most)
+        return self.runner.decode(route, repeated, most, self.options.policy, chance)
 
     def _score_answers(
-        self, batch: Sequence[EncodedExample], members: list[int], route: Route, ready: Prefill, decoded: Decoded
-    ) -> dict[int, dict[str, Any]]:
+        self, batch: Sequence[EncodedExample], rows: list[int], route: Route, ready: Prefill, decoded: Decoded
+    ) -> list[dict[str, Any]]:
+        """The columns of each answer; `rows` says which row of the batch it belongs to."""
         timing = {
-            "batch_size": len(members),
+            "batch_size": len(rows),
             "batch_steps": decoded.steps,
             "batch_decode_sec": decoded.decode_sec,
             "batch_prefill_sec": ready.prefill_sec,
             "step_sec": decoded.decode_sec / decoded.steps if decoded.steps else None,
-            "decode_sec": decoded.decode_sec / len(members),
+            "decode_sec": decoded.decode_sec / len(rows),
         }
-        rows = {}
-        for i, tokens, reason in zip(members, decoded.tokens, decoded.finish_reasons, strict=True):
+        scored = []
+        for i, tokens, reason in zip(rows, decoded.tokens, decoded.finish_reasons, strict=True):
             example = batch[i]
             answer = self.tokenizer.decode(tokens, skip_special_tokens=True)
             prompt_route = None if self.plan.prompt_depth == "full" else route
@@ -261,13 +305,15 @@ class _Sweep:
             scores = {}
             if example.reference is not None:
                 scores = rouge(answer, example.reference, use_stemmer=self.options.use_stemmer)
-            rows[i] = {
-                **timing,
-                **scores,
-                **{name: value for name, value in vars(cost).items() if name != "layers"},
-                "new_tokens": len(tokens),
-                "finish_reason": reason,
-                "answer_hash": hashlib.sha256(answer.encode()).hexdigest()[:16],
-                "answer": answer if self.options.keep_text else None,
-            }
-        return rows
+            scored.append(
+                {
+                    **timing,
+                    **scores,
+                    **{name: value for name, value in vars(cost).items() if name != "layers"},
+                    "new_tokens": len(tokens),
+                    "finish_reason": reason,
+                    "answer_hash": hashlib.sha256(answer.encode()).hexdigest()[:16],
+                    "answer": answer if self.options.keep_text else None,
+                }
+            )
+        return scored

@@ -1,21 +1,71 @@
-"""Greedy decoding of a batch of prompts on a route, timed: what quality is measured on (arXiv 2410.20022, section 5)."""
+"""Decoding of a batch of prompts on a route, timed: what quality is measured on.
+
+The paper decodes greedily (arXiv 2410.20022, section 5). A policy with a temperature draws answers instead; all chance comes
+in from outside, as one number in [0, 1) a token, so that a draw depends neither on the batch that it is made in nor on the
+state of anybody's random generator.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
+from depthdial.errors import InputError
 from depthdial.models.architectures import unwrap
 from depthdial.models.prompt import Prefill, clock_sec, prompted_view
 from depthdial.routes import Route
 
 FinishReason = Literal["eos", "length"]
 
+# Below this, dividing by the temperature overflows; what it would choose is the greedy token anyway.
+_LOWEST_TEMPERATURE = 1e-4
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class DecodingPolicy:
+    """How the next token is chosen from the logits.
+
+    Attributes:
+        temperature: what logits are divided by before a token is drawn; 0 is greedy, the token with the largest logit.
+        top_p: tokens are drawn from the fewest likeliest ones that together hold this probability, at the temperature
+            (nucleus sampling, arXiv 1904.09751); 1 is all of them.
+
+    Raises:
+        InputError: for numbers that are none of these.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        hot = _is_number(self.temperature) and math.isfinite(self.temperature)
+        if not hot or (self.temperature != 0 and self.temperature < _LOWEST_TEMPERATURE):
+            raise InputError(
+                f"temperature must be a number of at least {_LOWEST_TEMPERATURE} to draw answers, or 0 for greedy ones, "
+                f"not {self.temperature!r}."
+            )
+        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
+            raise InputError(f"top_p must be a probability above 0 and at most 1, not {self.top_p!r}.")
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0
+
+
+GREEDY = DecodingPolicy()
+
 
 @dataclass(frozen=True)
 class Decoded:
-    """Greedy answers of one batch.
+    """Answers of one batch.
 
     Attributes:
         tokens: one tuple a sequence, without padding, with the end token where one was generated.
@@ -30,7 +80,7 @@ class Decoded:
     steps: int
 
 
-def decode_greedy(
+def decode(
     model: Any,
     route: Route,
     prefilled: Prefill,
@@ -38,14 +88,24 @@ def decode_greedy(
     max_new_tokens: int,
     eos_token_ids: Sequence[int],
     pad_token_id: int,
+    policy: DecodingPolicy = GREEDY,
+    draws: torch.Tensor | None = None,
 ) -> Decoded:
-    """Continue prefilled prompts greedily on `route` for at most `max_new_tokens` tokens.
+    """Continue prefilled prompts on `route` for at most `max_new_tokens` tokens.
 
     The model's own generation settings (sampling, penalties) are set aside: greedy means the largest logit.
+
+    Args:
+        draws: (n_sequences, at least max_new_tokens) numbers in [0, 1) that decide what a policy with a temperature draws,
+            one for each token; not used by a greedy policy.
+
+    Raises:
+        ValueError: if a policy that draws has no draws of that shape.
     """
     from transformers import GenerationConfig
 
     runner: Any = prompted_view(model, route, prefilled)
+    # Drawing is a logits processor that leaves one token: to transformers every policy is greedy.
     runner.generation_config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -53,8 +113,9 @@ def decode_greedy(
         pad_token_id=pad_token_id,
         bos_token_id=getattr(unwrap(model).generation_config, "bos_token_id", None),
     )
+    options = {} if policy.is_greedy else {"logits_processor": _drawing(policy, draws, prefilled, max_new_tokens)}
     started = clock_sec(prefilled.input_ids.device)
-    output: Any = runner.generate(prefilled.input_ids, attention_mask=prefilled.attention_mask)
+    output: Any = runner.generate(prefilled.input_ids, attention_mask=prefilled.attention_mask, **options)
     decode_sec = clock_sec(prefilled.input_ids.device) - started
     new = output[:, prefilled.input_ids.shape[1] :].tolist()
     answers = [cut_at_end(row, eos_token_ids) for row in new]
@@ -64,6 +125,53 @@ def decode_greedy(
         decode_sec,
         max(len(new[0]) - 1, 0),
     )
+
+
+def draw_tokens(logits: torch.Tensor, draws: torch.Tensor, policy: DecodingPolicy) -> torch.Tensor:
+    """One token for each row, by inverting the cumulative distribution at the row's draw.
+
+    Args:
+        logits: (n_sequences, vocabulary), of any float type.
+        draws: (n_sequences,) numbers in [0, 1).
+
+    Returns:
+        (n_sequences,) token ids; never one of probability 0.
+
+    Raises:
+        InputError: if the logits are not finite.
+    """
+    logits = logits.float()
+    probabilities = ((logits - logits.amax(-1, keepdim=True)) / policy.temperature).softmax(-1)
+    if not probabilities.isfinite().all():
+        raise InputError("The model's logits are not finite, so no token can be drawn: try --dtype float32.")
+    order = None
+    if policy.top_p < 1:
+        probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities = probabilities.masked_fill(before >= policy.top_p, 0.0)
+    reached = probabilities.cumsum(-1)
+    total = reached[:, -1:]
+    wanted = draws[:, None].to(total) * total
+    # Rounding may lift a draw to the total, behind the last token that can be drawn.
+    wanted = torch.minimum(wanted, torch.nextafter(total, torch.zeros_like(total)))
+    places = torch.searchsorted(reached, wanted, right=True)
+    return (places if order is None else order.gather(-1, places))[:, 0]
+
+
+def _drawing(policy: DecodingPolicy, draws: torch.Tensor | None, prefilled: Prefill, max_new_tokens: int) -> Any:
+    from transformers import LogitsProcessorList
+
+    rows, prompt_tokens = prefilled.input_ids.shape
+    if draws is None or draws.shape[0] != rows or draws.shape[1] < max_new_tokens:
+        told = None if draws is None else tuple(draws.shape)
+        raise ValueError(f"draws have shape {told} where a policy draws {rows} answers of {max_new_tokens} tokens.")
+    draws = draws.to(prefilled.input_ids.device)
+
+    def leave_one(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        drawn = draw_tokens(scores, draws[:, input_ids.shape[1] - prompt_tokens], policy)
+        return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
+
+    return LogitsProcessorList([leave_one])
 
 
 def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
