@@ -73,9 +73,20 @@ def forced_logits(model: Any, route: Route, prefilled: Prefill, tokens: torch.Te
     """
     if tokens.shape[1] == 1:
         return prefilled.logits
-    # The last token predicts nothing that is asked for.
-    logits = _run(view(model, route), route, prefilled, tokens[:, :-1], mask[:, :-1]).logits
+    with torch.no_grad():
+        logits = continued_logits(model, route, prefilled, tokens, mask)
     return torch.cat([prefilled.logits.to(logits), logits], dim=1)
+
+
+def continued_logits(
+    model: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """The same without those of the first token, (n_sequences, n_tokens - 1, vocabulary): what the route itself computes.
+
+    Differentiable where gradients are enabled; there must be two tokens or more.
+    """
+    # The last token predicts nothing that is asked for.
+    return _run(view(model, route), route, prefilled, tokens[:, :-1], mask[:, :-1]).logits
 
 
 def forced_states(model: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor) -> HiddenStates:
@@ -85,7 +96,8 @@ def forced_states(model: Any, route: Route, prefilled: Prefill, tokens: torch.Te
     # The last of transformers' hidden states is after the final norm; the view's layers are its own to hook.
     decoder_stack(runner).layers[-1].register_forward_hook(lambda _, __, output: last_layer.append(_tensor(output)))
     few_logits = {"logits_to_keep": 1} if accepts(runner, "logits_to_keep") else {}
-    output = _run(runner, route, prefilled, tokens, mask, output_hidden_states=True, **few_logits)
+    with torch.no_grad():
+        output = _run(runner, route, prefilled, tokens, mask, output_hidden_states=True, **few_logits)
     return HiddenStates((*output.hidden_states[:-1], last_layer[0]), output.hidden_states[-1])
 
 
@@ -94,8 +106,7 @@ def _run(runner: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, ma
     inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": attention_mask}
     if accepts(runner, "position_ids"):
         inputs["position_ids"] = positions(attention_mask, n_last=tokens.shape[1])
-    with torch.no_grad():
-        return runner(**inputs, past_key_values=prefilled.cache_for(route), use_cache=True, **options)
+    return runner(**inputs, past_key_values=prefilled.cache_for(route), use_cache=True, **options)
 
 
 def right_padded(rows: Sequence[Sequence[int]], pad_token_id: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:

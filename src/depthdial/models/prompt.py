@@ -83,15 +83,25 @@ class Prefill:
         return _fork(self.cache, [place[layer] for layer in route.layers])
 
 
-def prefill(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, route: Route | None = None) -> Prefill:
-    """Run a left-padded batch of prompts, (n_sequences, n_tokens), through `route` of the model (default: every layer)."""
+def prefill(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    route: Route | None = None,
+    *,
+    with_gradient: bool = False,
+) -> Prefill:
+    """Run a left-padded batch of prompts, (n_sequences, n_tokens), through `route` of the model (default: every layer).
+
+    With `with_gradient` what continues on it can be differentiated through the prompt too.
+    """
     base = unwrap(model)
     n_layers = count_layers(base)
     route = route or Route(tuple(range(n_layers)), n_layers, "full")
     inputs = prompt_inputs(base, input_ids, attention_mask)
     runner = base if route.is_full else view(model, route)
     started = clock_sec(input_ids.device)
-    with torch.no_grad():
+    with torch.set_grad_enabled(with_gradient):
         output = runner(**inputs, use_cache=True)
     prefill_sec = clock_sec(input_ids.device) - started
     return Prefill(input_ids, attention_mask, output.past_key_values, output.logits[:, -1:], route, prefill_sec)

@@ -1,0 +1,96 @@
+"""What a run leaves: a PEFT adapter or a model folder, a card that says what it is for, and the record of the run.
+
+The card is written last, so that a folder with one is whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from depthdial.files import write_atomically, write_json, write_text
+from depthdial.measure.plan import ModelIdentity
+from depthdial.models.adapter import CARD_FILE, AdapterCard
+from depthdial.routes import Route
+from depthdial.train.settings import FinetuneSettings
+
+_RECORD = "training.json"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has left everything."""
+    return (folder / CARD_FILE).exists() and (folder / _RECORD).exists()
+
+
+def save_artefact(
+    folder: Path,
+    tokenizer: Any,
+    identity: ModelIdentity,
+    routes: Sequence[Route],
+    settings: FinetuneSettings,
+    record: Mapping[str, Any],
+) -> None:
+    """Bring the final weights from the checkpoints' folder to `folder`, with record, page and card; then drop the
+    checkpoints.
+
+    Raises:
+        InputError: if the folder cannot be written; the checkpoints are then kept.
+    """
+    final = folder / "checkpoints" / "final"
+    for file in sorted(final.iterdir()):
+        if file.name == "adapter_model.safetensors":
+            write_atomically(folder / file.name, lambda part, source=file: _recast(source, part, settings.weights_dtype))
+        elif file.name != "README.md":  # PEFT's own, an empty form
+            write_atomically(folder / file.name, lambda part, source=file: shutil.copyfile(source, part))
+    if settings.method == "full":
+        tokenizer.save_pretrained(folder)
+    write_json(folder / _RECORD, record)
+    card = _card(identity, routes, settings, record)
+    write_text(folder / "README.md", _page(card, settings, record))
+    card.save(folder)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _recast(source: Path, target: Path, dtype: str) -> Any:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = {name: tensor.to(getattr(torch, dtype)).contiguous() for name, tensor in load_file(source).items()}
+    return save_file(tensors, target, metadata={"format": "pt"})
+
+
+def _card(
+    identity: ModelIdentity, routes: Sequence[Route], settings: FinetuneSettings, record: Mapping[str, Any]
+) -> AdapterCard:
+    training = {name: value for name, value in record.items() if name != "history"}
+    return AdapterCard(
+        kind="elastic" if len(routes) > 1 else "specialist",
+        base_name=identity.name,
+        base_weights_hash=identity.weights_hash,
+        base_dtype=identity.dtype,
+        n_layers=routes[0].n_layers,
+        prompt_depth=settings.prompt_depth,
+        routes=tuple(routes),
+        training=training,
+    )
+
+
+def _page(card: AdapterCard, settings: FinetuneSettings, record: Mapping[str, Any]) -> str:
+    what = "One set of weights for several depths" if card.kind == "elastic" else "Weights for one depth"
+    how = "load it as the model" if settings.method == "full" else f'dd.load("{card.base_name}", adapter=THIS_FOLDER)'
+    tokens = record["response_tokens_by_route"]
+    rows = "\n".join(f"| {r.name} | {len(r)} | {r} | {tokens[r.name]:,} |" for r in card.routes)
+    data = record["data"]
+    return f"""# {what} of {card.base_name}
+
+Made by Depthdial: {how}. Prompts run at {card.prompt_depth} depth.
+
+| route | layers run | layers | response tokens trained on |
+| --- | ---: | --- | ---: |
+{rows}
+
+Trained on {data["rows"]:,} rows of {data["task"]} ({data["split"]}), answers: {settings.answers}; {record["steps"]:,} steps in
+{record["train_sec"] or 0:,.0f} s on {record["hardware"]}, seed {settings.seed}. Settings and loss: training.json.
+"""

@@ -1,0 +1,114 @@
+"""A model whose forward pass takes a route: what transformers' Trainer, DDP and FSDP wrap and train.
+
+The response runs a view of the route, so that memory and time of a training step fall with the layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from depthdial.errors import InputError
+from depthdial.measure.forced import continued_logits
+from depthdial.models.architectures import accepts, count_layers, unwrap
+from depthdial.models.prompt import Prefill, positions, prefill
+from depthdial.models.view import view
+from depthdial.routes import Route
+
+
+class RoutedModel(nn.Module):
+    """Teacher-forced logits of a response on a route.
+
+    Args:
+        model: a PreTrainedModel or PEFT's wrapper of one; trained in place.
+        prompt_depth: `full` (the prompt runs every layer) or `route`.
+        prompt_gradient: whether a full-depth prompt behind a shallower route is differentiated through. If not, one pass
+            over a batch's prompts serves all its routes.
+    """
+
+    # Says to Trainer that the loss is a mean over one batch, and accumulated as such.
+    accepts_loss_kwargs = False
+
+    def __init__(self, model: Any, *, prompt_depth: str = "full", prompt_gradient: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.prompt_depth = prompt_depth
+        self.prompt_gradient = prompt_gradient
+        self._prompts: tuple[int, Prefill] | None = None
+
+    def forward(
+        self,
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        response_ids: torch.Tensor,
+        response_mask: torch.Tensor,
+        layers: tuple[int, ...],
+        group: int,
+    ) -> torch.Tensor:
+        """Logits that predict the last of `response_ids`: all of them, or all but the first.
+
+        The first token of a response is the prompt's own prediction: behind a full-depth prompt without gradient there is
+        nothing in it to learn for a shallower route.
+
+        Args:
+            prompt_ids, prompt_mask: (n_sequences, n_prompt_tokens), left-padded.
+            response_ids, response_mask: (n_sequences, n_tokens), right-padded; two tokens or more.
+            layers: the route's.
+            group: number of the batch; passes of one group have the same prompts and the same weights.
+
+        Returns:
+            (n_sequences, n_tokens, vocabulary), or n_tokens - 1 in the middle.
+        """
+        route = Route(layers, count_layers(self.model))
+        if route.is_full or self.prompt_depth == "route":
+            runner = self.model if route.is_full else view(self.model, route)
+            return whole_logits(runner, prompt_ids, prompt_mask, response_ids, response_mask)
+        prompts = self._prefilled(prompt_ids, prompt_mask, group)
+        logits = continued_logits(self.model, route, prompts, response_ids, response_mask)
+        return torch.cat([prompts.logits, logits], dim=1) if self.prompt_gradient else logits
+
+    def _prefilled(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, group: int) -> Prefill:
+        if self.prompt_gradient:
+            return prefill(self.model, prompt_ids, prompt_mask, with_gradient=True)
+        if self._prompts is None or self._prompts[0] != group:
+            self._prompts = None  # before the next one is made, so that there are never two
+            self._prompts = (group, prefill(self.model, prompt_ids, prompt_mask))
+        return self._prompts[1]
+
+
+def whole_logits(
+    runner: Any,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    response_ids: torch.Tensor,
+    response_mask: torch.Tensor,
+) -> torch.Tensor:
+    """Logits that predict each of `response_ids`, by one pass of `runner` over prompt and response together.
+
+    Returns:
+        (n_sequences, n_tokens, vocabulary).
+    """
+    mask = torch.cat([prompt_mask, response_mask[:, :-1]], dim=1)
+    inputs: dict[str, Any] = {"input_ids": torch.cat([prompt_ids, response_ids[:, :-1]], dim=1), "attention_mask": mask}
+    base = unwrap(runner)
+    if accepts(base, "position_ids"):
+        inputs["position_ids"] = positions(mask)
+    n_tokens = response_ids.shape[1]
+    if accepts(base, "logits_to_keep"):
+        return runner(**inputs, use_cache=False, logits_to_keep=n_tokens).logits
+    return runner(**inputs, use_cache=False).logits[:, -n_tokens:]
+
+
+def refuse_checkpointing(model: Any, routes: Any, prompt_depth: str) -> None:
+    """InputError if the model recomputes activations (gradient checkpointing) where a route continues on a cache.
+
+    transformers drops the cache of a layer that is checkpointed, and the response would not see its prompt.
+    """
+    on_cache = prompt_depth == "full" and not all(route.is_full for route in routes)
+    if on_cache and any(getattr(module, "gradient_checkpointing", False) for module in unwrap(model).modules()):
+        raise InputError(
+            "Gradient checkpointing drops the KV cache that a route continues on: call "
+            "model.gradient_checkpointing_disable(), or train with prompt_depth='route'."
+        )

@@ -1,0 +1,127 @@
+"""What is trained on: token rows of a prompt and a response, the response a reference or the full model's own answer.
+
+Distilling on what the full model itself says (sequence-level distillation, Kim and Rush, arXiv 1606.07947) trains a route
+where it will run: behind the text that such a model writes, not behind somebody else's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from depthdial.errors import InputError
+from depthdial.files import read_json, write_json
+from depthdial.measure.batches import Runner, batched
+from depthdial.measure.results import unit_name
+from depthdial.measure.tasks import EncodedExample, Task, encode
+from depthdial.progress import progress_bar
+
+Answers = Literal["reference", "model", "both"]
+ANSWERS: tuple[Answers, ...] = get_args(Answers)
+
+# Fewer rows than this teach a model nothing but themselves.
+MIN_ROWS = 8
+_ANSWER_BATCH = 32
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """One sequence to train on.
+
+    Attributes:
+        id: that of the example.
+        prompt_ids: ends with the cue for the response.
+        response_ids: what is learned, with the end token unless the text was cut; at least one token.
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+def check_answers(answers: str) -> Answers:
+    """`answers` itself if it is known; InputError otherwise."""
+    for known in ANSWERS:
+        if answers == known:
+            return known
+    raise InputError(f"Unknown answers {answers!r}: train on {', '.join(ANSWERS[:-1])} or {ANSWERS[-1]} answers.")
+
+
+def training_rows(
+    task: Task,
+    tokenizer: Any,
+    runner: Runner,
+    *,
+    answers: Answers = "reference",
+    folder: Path | None = None,
+    progress: bool = False,
+) -> list[TrainingRow]:
+    """The rows of a task, ready to train on; `both` takes every other row's answer from the model.
+
+    Args:
+        runner: the untouched full model, which writes its own answers where they are asked for: greedy ones, of at most
+            the task's `max_response_tokens` (128 without one).
+        folder: where its answers are kept, so that a run that was stopped does not write them again.
+
+    Raises:
+        InputError: if rows lack the references asked for, or fewer than MIN_ROWS are left.
+    """
+    examples = encode(task, tokenizer, context_tokens=runner.context_tokens)
+    own = [e for e in examples if answers == "model" or (answers == "both" and _is_drawn(e.id))]
+    written = _own_answers(own, runner, task.max_response_tokens or 128, folder, progress)
+    rows = [written.get(e.id) or _reference_row(e, task.max_response_tokens, runner.eos_token_ids[:1]) for e in examples]
+    missing = next((row.id for row in rows if not row.response_ids), None)
+    if missing is not None:
+        raise InputError(
+            f"Row {missing!r} has no answer to learn from: leave it out, or train on the model's own (answers='model')."
+        )
+    if len(rows) < MIN_ROWS:
+        raise InputError(f"{len(rows)} rows are too few to train on: give at least {MIN_ROWS}, better some thousands.")
+    return rows
+
+
+def _is_drawn(row_id: str) -> bool:
+    # By the row's id and not by its place, so that another limit does not change which rows are answered.
+    return hashlib.sha256(row_id.encode()).digest()[0] % 2 == 0
+
+
+def _reference_row(example: EncodedExample, most: int | None, end: Sequence[int]) -> TrainingRow:
+    # A text that fills the budget was cut, as far as can be told, and must not teach the model to stop there.
+    is_cut = most is not None and len(example.reference_ids) >= most
+    response = example.reference_ids if is_cut or not example.reference_ids else (*example.reference_ids, *end)
+    return TrainingRow(example.id, example.prompt_ids, response)
+
+
+def _own_answers(
+    examples: Sequence[EncodedExample], runner: Runner, most: int, folder: Path | None, progress: bool
+) -> dict[str, TrainingRow]:
+    """The full model's greedy answers, by row id; batches of like length, each kept as one file."""
+    ordered = sorted(examples, key=lambda e: (len(e.prompt_ids), e.id))
+    batches = list(batched(ordered, _ANSWER_BATCH))
+    found: dict[str, TrainingRow] = {}
+    with progress_bar("answers", len(batches), show=progress and bool(batches)) as advance:
+        for batch in batches:
+            path = None if folder is None else folder / f"{unit_name([e.id for e in batch], f'own answers {most}')}.json"
+            if path is not None and path.exists():
+                tokens = read_json(path, "answers")["tokens"]
+            else:
+                tokens = runner.decode(runner.full, runner.prefill(batch), most).tokens
+                if path is not None:
+                    write_json(path, {"tokens": tokens})
+            for example, response in zip(batch, tokens, strict=True):
+                found[example.id] = TrainingRow(example.id, example.prompt_ids, tuple(response))
+            advance()
+    return found
+
+
+def without(rows: Sequence[TrainingRow], held_out: Sequence[TrainingRow]) -> list[TrainingRow]:
+    """`rows` less those whose prompt is among `held_out`: nothing is trained on that is then measured."""
+    known = {row.prompt_ids for row in held_out}
+    return [replace(row) for row in rows if row.prompt_ids not in known]

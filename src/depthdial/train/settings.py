@@ -1,0 +1,107 @@
+"""What decides about a training run, and how its numbers are checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from depthdial.errors import InputError
+from depthdial.measure.plan import check_positive
+from depthdial.models.prompt import PROMPT_DEPTHS
+from depthdial.train.rows import check_answers
+
+Method = Literal["lora", "full"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+# Adapters stand a far higher rate than whole models; the paper's for OPT-IML-1.3B on Alpaca is 2e-5 (section 5).
+LEARNING_RATES: Mapping[str, float] = {"lora": 1e-3, "full": 2e-5}
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """How a route, or a family of them, is trained.
+
+    Attributes:
+        method: `lora` (an adapter on every linear layer that trains) or `full` (the weights themselves).
+        rank, alpha: of the adapter; its product is scaled by alpha / rank.
+        learning_rate: peak rate; None for LEARNING_RATES of the method. Warm-up is linear, the decline a cosine.
+        batch_size: sequences of one pass, on each process.
+        accumulation: batches of one optimizer step, on each process.
+        max_tokens: response tokens to train on, each counted once for every route that it runs; None for `epochs`.
+        epochs: passes over the rows, where `max_tokens` is None.
+        prompt_depth: `full` (the paper's: the prompt runs every layer) or `route`.
+        prompt_gradient: whether a full-depth prompt is differentiated through behind a shallower route. Without it the
+            prompt costs one forward pass, which the routes of a step share.
+        answers: what is learned: the `reference`, the `model`'s own greedy answers, or `both` in equal parts.
+        distill: learn the untouched full model's predictions, KL(full || route), instead of the tokens alone.
+        temperature: of both sides of the KL.
+        cross_entropy: share of the tokens' own cross-entropy in the loss, where `distill` is on.
+        routes_per_step: routes that one batch runs in an optimizer step, of a family: the deepest and the cheapest, and
+            random ones between them (the sandwich of Yu and Huang, arXiv 1903.05134).
+        ends_every: only every so many steps are sandwiches; in the others all routes are drawn.
+        emphasis: route name -> how often it is drawn, relative to the others (1).
+        save_every: optimizer steps between checkpoints.
+        weights_dtype: what an adapter is saved in.
+
+    Raises:
+        InputError: for a value that cannot be.
+    """
+
+    method: Method = "lora"
+    rank: int = 16
+    alpha: float = 32.0
+    learning_rate: float | None = None
+    batch_size: int = 8
+    accumulation: int = 1
+    max_tokens: int | None = None
+    epochs: float = 1.0
+    warmup_fraction: float = 0.05
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    prompt_depth: str = "full"
+    prompt_gradient: bool = False
+    answers: str = "reference"
+    distill: bool = False
+    temperature: float = 1.0
+    cross_entropy: float = 0.0
+    routes_per_step: int = 3
+    ends_every: int = 1
+    emphasis: Mapping[str, float] = field(default_factory=dict)
+    save_every: int = 50
+    weights_dtype: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(f"Unknown method {self.method!r}: use {' or '.join(METHODS)}.")
+        if self.prompt_depth not in PROMPT_DEPTHS:
+            raise InputError(f"Unknown prompt depth {self.prompt_depth!r}: use {' or '.join(PROMPT_DEPTHS)}.")
+        if self.weights_dtype not in ("float32", "float16", "bfloat16"):
+            raise InputError(f"Unknown weights_dtype {self.weights_dtype!r}: use float32, float16 or bfloat16.")
+        check_answers(self.answers)
+        for name in ("rank", "batch_size", "accumulation", "routes_per_step", "ends_every", "save_every"):
+            check_positive(getattr(self, name), name)
+        if self.max_tokens is not None:
+            check_positive(self.max_tokens, "max_tokens")
+        for name in ("alpha", "epochs", "temperature", "max_grad_norm", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and 0 < value < math.inf):
+                raise InputError(f"{name} must be a number above 0, not {value!r}.")
+        for name in ("warmup_fraction", "cross_entropy"):
+            if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) <= 1):
+                raise InputError(f"{name} must lie between 0 and 1, not {getattr(self, name)!r}.")
+        if not (_is_number(self.weight_decay) and self.weight_decay >= 0):
+            raise InputError(f"weight_decay must be a number of at least 0, not {self.weight_decay!r}.")
+        bad = next((name for name, weight in self.emphasis.items() if not (_is_number(weight) and 0 <= weight < math.inf)), None)
+        if bad is not None:
+            raise InputError(f"The emphasis of {bad!r} must be a number of at least 0, not {self.emphasis[bad]!r}.")
+
+    @property
+    def rate(self) -> float:
+        return LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

@@ -1,0 +1,85 @@
+"""The weights that train: an adapter put on a view, so that the model it was made of stays as it is, or a copy of them all."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from depthdial.errors import InputError
+from depthdial.models.architectures import decoder_stack, unwrap
+from depthdial.models.view import view
+from depthdial.routes import Route
+from depthdial.train.settings import FinetuneSettings
+
+
+@contextmanager
+def student(model: Any, routes: Sequence[Route], settings: FinetuneSettings, *, in_place: bool) -> Iterator[Any]:
+    """What trains, in place of `model`, which is the same afterwards unless `in_place`.
+
+    Only layers that some route runs are trained. An adapter (`lora`) is put on a view of the whole model: it shares the
+    frozen weights, and the model itself has no adapter. With `full` the weights are copied, in float32.
+
+    Raises:
+        InputError: if the model has an adapter already.
+    """
+    base = unwrap(model)
+    if hasattr(model, "peft_config") or getattr(base, "_hf_peft_config_loaded", False):
+        raise InputError("The model has an adapter already: merge it (merge_and_unload) and train on the result.")
+    skipped = sorted(set(range(decoder_stack(base).n_layers)).difference(*(route.layers for route in routes)))
+    needed_gradient = {name: p.requires_grad for name, p in base.named_parameters()}
+    try:
+        if settings.method == "lora":
+            yield _with_lora(base, skipped, settings)
+        else:
+            yield _trainable(base if in_place else copy.deepcopy(base), skipped)
+    finally:
+        for name, parameter in base.named_parameters():
+            parameter.requires_grad_(needed_gradient[name])
+
+
+def _trainable(model: Any, skipped: Sequence[int]) -> Any:
+    if model.dtype in (torch.float16, torch.bfloat16):
+        model.float()  # an update is often smaller than a half's rounding; mixed precision still computes in halves
+    model.requires_grad_(True)
+    layers = decoder_stack(model).layers
+    for i in skipped:
+        layers[i].requires_grad_(False)
+    return model
+
+
+def _with_lora(base: Any, skipped: Sequence[int], settings: FinetuneSettings) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    shell = view(base, range(decoder_stack(base).n_layers))
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        target_modules=_linear_names(shell, skipped),
+        bias="none",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing that a user can change
+        return get_peft_model(shell, config)
+
+
+def _linear_names(model: Any, skipped: Sequence[int]) -> list[str]:
+    """Names of the linear modules to adapt: short ones for all layers, whole paths where some layers are left out."""
+    stack = decoder_stack(model)
+    prefix = ".".join(stack.path)
+    found = [
+        (f"{prefix}.{i}.{name}", name)
+        for i, layer in enumerate(stack.layers)
+        if i not in skipped
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    ]
+    if not found:
+        raise InputError("The model's layers hold no linear modules that an adapter could be put on: use method='full'.")
+    return sorted({whole if skipped else name for whole, name in found})

@@ -1,0 +1,233 @@
+"""transformers' Trainer, fed with a schedule of routed passes.
+
+torchrun, accelerate, FSDP, mixed precision, checkpoints and reporting are Trainer's own; what is added is which route a pass
+runs, what it is compared with, and that a checkpoint is either whole or not there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from depthdial.errors import InputError
+from depthdial.files import read_json
+from depthdial.measure.forced import right_padded
+from depthdial.models.prompt import left_padded
+from depthdial.progress import Advance
+from depthdial.routes import Route
+from depthdial.train.objective import Objective
+from depthdial.train.routed import RoutedModel, whole_logits
+from depthdial.train.rows import TrainingRow
+from depthdial.train.schedule import MicroBatch, Schedule
+
+_STATE = "trainer_state.json"  # which Trainer writes last
+
+
+class ScheduledPasses(Dataset):
+    """The passes of a schedule as tensors; Trainer takes them one at a time, in order."""
+
+    def __init__(self, schedule: Sequence[MicroBatch], rows: Sequence[TrainingRow], pad_token_id: int) -> None:
+        self._schedule, self._rows, self._pad = schedule, rows, pad_token_id
+
+    def __len__(self) -> int:
+        return len(self._schedule)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        one = self._schedule[number]
+        rows = [self._rows[i] for i in one.rows]
+        prompt_ids, prompt_mask = left_padded([row.prompt_ids for row in rows], self._pad, "cpu")
+        response_ids, response_mask = right_padded([row.response_ids for row in rows], self._pad, "cpu")
+        if response_ids.shape[1] == 1:  # a route needs a second token to predict
+            response_ids = torch.nn.functional.pad(response_ids, (0, 1), value=self._pad)
+            response_mask = torch.nn.functional.pad(response_mask, (0, 1))
+        return {
+            "prompt_ids": prompt_ids,
+            "prompt_mask": prompt_mask,
+            "response_ids": response_ids,
+            "response_mask": response_mask,
+            "route": one.route,
+            "group": one.group,
+        }
+
+
+class DepthTrainer(Trainer):
+    """Trains a RoutedModel on a schedule.
+
+    Args:
+        routed: what is trained.
+        teacher: the untouched full model, for distillation; never trained. None without.
+        routes: by the schedule's indices.
+        schedule, rows, pad_token_id: see `ScheduledPasses`.
+    """
+
+    def __init__(
+        self,
+        routed: RoutedModel,
+        teacher: Any,
+        objective: Objective,
+        routes: Sequence[Route],
+        schedule: Schedule,
+        rows: Sequence[TrainingRow],
+        pad_token_id: int,
+        args: TrainingArguments,
+    ) -> None:
+        self.teacher, self.objective, self.routes = teacher, objective, routes
+        self._taught: tuple[int, torch.Tensor] | None = None
+        self._losses: dict[int, list[torch.Tensor]] = {}
+        self._before_sec = self._started = 0.0
+        passes = ScheduledPasses(schedule.passes, rows, pad_token_id)
+        super().__init__(model=routed, args=args, train_dataset=passes, data_collator=_single)
+        for printer in [c for c in self.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
+            self.remove_callback(printer)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        route, group = self.routes[inputs["route"]], inputs["group"]
+        tensors = {name: inputs[name] for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask")}
+        logits = model(**tensors, layers=route.layers, group=group)
+        first = tensors["response_ids"].shape[1] - logits.shape[1]
+        chosen = tensors["response_mask"][:, first:].bool()
+        if not chosen.any():  # all responses end with the token that the prompt predicts
+            return logits.sum() * 0.0
+        teacher_logits = None
+        if self.objective.distill:
+            teacher_logits = self._teach(tensors, group)[:, first:][chosen]
+        loss = self.objective.loss(logits[chosen], tensors["response_ids"][:, first:][chosen], teacher_logits)
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"The loss on route {route.name!r} is {loss.item()} at step {self.state.global_step + 1}: lower the learning "
+                "rate or train in float32; the last good checkpoint is kept."
+            )
+        self._losses.setdefault(inputs["route"], []).append(loss.detach())
+        return (loss, logits) if return_outputs else loss
+
+    def _teach(self, tensors: dict[str, torch.Tensor], group: int) -> torch.Tensor:
+        """The teacher's logits on a batch, computed once for all its routes."""
+        if self._taught is None or self._taught[0] != group:
+            self._taught = None
+            with torch.no_grad():
+                self._taught = (group, whole_logits(self.teacher, **tensors))
+        return self._taught[1]
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        self._started = time.perf_counter()
+        return super().train(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the loss of each route since the last entry, and the seconds trained in all, stops left out."""
+        if "loss" in logs:
+            if not self._before_sec and self.state.log_history:
+                self._before_sec = self.state.log_history[-1].get("elapsed_sec", 0.0)
+            means = {self.routes[i].name: torch.stack(seen).mean().item() for i, seen in sorted(self._losses.items())}
+            logs |= {f"loss/{name}": mean for name, mean in means.items()}
+            logs["elapsed_sec"] = self._before_sec + time.perf_counter() - self._started
+            self._losses = {}
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        trained = [(name, p) for name, p in self._inner().named_parameters() if p.requires_grad]
+        broken = next((name for name, p in trained if not torch.isfinite(p).all()), None)
+        if broken is not None:
+            raise InputError(
+                f"The weight {broken} is not finite after step {self.state.global_step}: lower the learning rate; the last "
+                "good checkpoint is kept."
+            )
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError) as error:
+            if not _is_disk_trouble(error):
+                raise
+            raise InputError(
+                f"The checkpoint of step {self.state.global_step} cannot be written to {self.args.output_dir} "
+                f"({_reason(error)}): make room and run the same command, which goes on from the checkpoint before it."
+            ) from error
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # The model inside, so that a checkpoint is an adapter or a model that anything loads; and no pickled arguments.
+        if self.args.should_save:
+            inner = None if state_dict is None else {n.removeprefix("model."): t for n, t in state_dict.items()}
+            save_model(self._inner(), Path(output_dir or str(self.args.output_dir)), inner)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_model(self._inner(), Path(resume_from_checkpoint))
+
+    def _inner(self) -> Any:
+        return self.accelerator.unwrap_model(self.model).model
+
+
+class ProgressSteps(TrainerCallback):
+    """Moves the one progress bar, also over steps that an earlier run has done."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance, self._done = advance, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.on_step_end(args, state, control)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._advance(state.global_step - self._done)
+        self._done = state.global_step
+
+
+def save_model(model: Any, folder: Path, state_dict: dict[str, Any] | None = None) -> None:
+    """Write an adapter or a model as its library does, safetensors only."""
+    # The embeddings are never adapted, and asking whether they changed would ask the Hub.
+    options: dict[str, Any] = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+    model.save_pretrained(folder, state_dict=state_dict, **options)
+
+
+def load_model(model: Any, folder: Path) -> None:
+    """Put the weights of a folder that `save_model` wrote into the model."""
+    from safetensors.torch import load_file
+
+    device = next(model.parameters()).device
+    if hasattr(model, "peft_config"):
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors", device=str(device)))
+        return
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise InputError(f"The checkpoint {folder} has no weights: delete it, and the one before it is taken.")
+    for file in files:
+        # Not strict: tied weights are written once, and a large model is in several files.
+        model.load_state_dict(load_file(file, device=str(device)), strict=False)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; halves, which a run that was killed has left, are deleted."""
+    whole: list[tuple[int, Path]] = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            step = read_json(path / _STATE, "training state")["global_step"]
+            whole.append((int(step), path))
+        except (InputError, KeyError, TypeError, ValueError):
+            shutil.rmtree(path, ignore_errors=True)
+    return max(whole)[1] if whole else None
+
+
+def _single(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A pass is a batch already."""
+    return items[0]
+
+
+def _is_disk_trouble(error: BaseException) -> bool:
+    # safetensors and torch's zip writer say it in words of their own.
+    text = str(error).lower()
+    words = ("no space", "unexpected pos", "disk", "quota", "read-only", "permission", "i/o error", "file write failed")
+    return isinstance(error, OSError) or any(word in text for word in words)
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0].strip()
