@@ -43,13 +43,14 @@ RULES = {  # from the lowest room to the highest; of several patterns that fit a
     "measure.*": Rule((*GROUND, "models.*", "measure.*"), None),
     "choose.search*": Rule((*GROUND, *MEASURING), None),
     "choose.*": Rule(("errors", "choose.*"), frozenset({"numpy"})),
+    "train.*": Rule((*GROUND, *MEASURING, "train.*"), None),
     "generation.*": Rule((*GROUND, *MEASURING, "generation.*"), None),
     "report.*": Rule(
         (*GROUND, "measure.results", "measure.stats", "choose.oracle", "report.*"),
         frozenset({"numpy", "matplotlib", "jinja2", "pyarrow"}),
     ),
     "studies": Rule((*GROUND, *MEASURING, "generation.*", "report.*")),
-    "cli*": Rule((*GROUND, *MEASURING, "generation.*", "report.*", "studies", "cli*"), frozenset({"typer", "rich"})),
+    "cli*": Rule((*GROUND, *MEASURING, "train.*", "generation.*", "report.*", "studies", "cli*"), frozenset({"typer", "rich"})),
     # The package's own face: its names are imported when they are used.
     "": Rule(("*",)),
     "__main__": Rule(("cli*",)),

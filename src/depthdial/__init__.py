@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from depthdial.report.page import write_report
     from depthdial.routes import RandomRoute, Route, family_routes
     from depthdial.studies import study
+    from depthdial.train.finetune import finetune
+    from depthdial.train.settings import FinetuneSettings
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "FinetuneSettings": "train.settings",
     "Generation": "generation.engine",
     "InputError": "errors",
     "OracleCurve": "choose.oracle",
@@ -43,6 +46,7 @@ _HOMES = {
     "RouteFamily": "families",
     "Task": "measure.tasks",
     "family_routes": "routes",
+    "finetune": "train.finetune",
     "generate": "generation.engine",
     "load": "models.load",
     "model_cost": "measure.cost",
@@ -59,6 +63,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "FinetuneSettings",
     "Generation",
     "InputError",
     "OracleCurve",
@@ -67,6 +72,7 @@ __all__ = [
     "RouteFamily",
     "Task",
     "family_routes",
+    "finetune",
     "generate",
     "load",
     "model_cost",

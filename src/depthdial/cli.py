@@ -32,6 +32,7 @@ from depthdial.cli_options import (
     print_table,
     with_bundles,
 )
+from depthdial.cli_train import finetune
 from depthdial.errors import InputError
 
 app = typer.Typer(
@@ -295,6 +296,9 @@ def study(
     )
     print_rows(f"{model} on {sequences.name}: {len(sequences.examples)} sequences", headline(result.rows, result.oracles))
     typer.echo(f"report: {result.report}")
+
+
+app.command()(finetune)
 
 
 def main() -> None:
