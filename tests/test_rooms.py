@@ -46,7 +46,7 @@ RULES = {  # from the lowest room to the highest; of several patterns that fit a
     "train.*": Rule((*GROUND, *MEASURING, "train.*"), None),
     "generation.*": Rule((*GROUND, *MEASURING, "generation.*"), None),
     "report.*": Rule(
-        (*GROUND, "measure.results", "measure.stats", "choose.oracle", "report.*"),
+        (*GROUND, "measure.results", "measure.stats", "choose.oracle", "choose.predictable", "report.*"),
         frozenset({"numpy", "matplotlib", "jinja2", "pyarrow"}),
     ),
     "studies": Rule((*GROUND, *MEASURING, "generation.*", "report.*")),
@@ -249,7 +249,9 @@ def test_the_checker_catches(tmp_path: Path, name: str, text: str, told: str) ->
 # What importing a room loads
 
 
-@pytest.mark.parametrize("room", ["choose.oracle", "report.page", "report.tables", "report.routes_plot"])
+@pytest.mark.parametrize(
+    "room", ["choose.oracle", "choose.predictable", "report.page", "report.tables", "report.routes_plot"]
+)
 def test_the_upper_rooms_that_read_results_load_no_model_library(room: str) -> None:
     code = f"import sys, depthdial.{room}; print(sorted({{'torch', 'transformers', 'pandas'}} & sys.modules.keys()))"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

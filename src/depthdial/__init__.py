@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from depthdial.choose.knapsack import solve_budget
     from depthdial.choose.oracle import OracleCurve, oracle
+    from depthdial.choose.predictable import PredictableCurve, predictable_oracle
     from depthdial.choose.search import search_routes
     from depthdial.errors import InputError
     from depthdial.families import RouteFamily
@@ -41,6 +42,7 @@ _HOMES = {
     "Generation": "generation.engine",
     "InputError": "errors",
     "OracleCurve": "choose.oracle",
+    "PredictableCurve": "choose.predictable",
     "RandomRoute": "routes",
     "Route": "routes",
     "RouteFamily": "families",
@@ -51,6 +53,7 @@ _HOMES = {
     "load": "models.load",
     "model_cost": "measure.cost",
     "oracle": "choose.oracle",
+    "predictable_oracle": "choose.predictable",
     "prompted_view": "models.prompt",
     "search_routes": "choose.search",
     "similarity": "measure.similarity",
@@ -67,6 +70,7 @@ __all__ = [
     "Generation",
     "InputError",
     "OracleCurve",
+    "PredictableCurve",
     "RandomRoute",
     "Route",
     "RouteFamily",
@@ -77,6 +81,7 @@ __all__ = [
     "load",
     "model_cost",
     "oracle",
+    "predictable_oracle",
     "prompted_view",
     "search_routes",
     "similarity",

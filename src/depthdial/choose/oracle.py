@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from depthdial.choose.knapsack import BudgetProblem, prepare
 from depthdial.choose.score_table import Rows, ScoreTable, read_scores
+from depthdial.choose.stored import array_or_none, plain
 from depthdial.choose.yardsticks import (
     Bootstrap,
     FixedRoute,
@@ -145,21 +146,21 @@ class OracleCurve:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, ready for JSON; `from_dict` restores the curve, `pick` included."""
-        plain = {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name != "scores"}
-        plain["fixed"] = [{field.name: getattr(route, field.name) for field in fields(route)} for route in self.fixed]
-        plain["scores"] = {field.name: _plain(getattr(self.scores, field.name)) for field in fields(self.scores)}
-        return plain
+        document = {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.name != "scores"}
+        document["fixed"] = [{field.name: getattr(route, field.name) for field in fields(route)} for route in self.fixed]
+        document["scores"] = {field.name: plain(getattr(self.scores, field.name)) for field in fields(self.scores)}
+        return document
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> OracleCurve:
+    def from_dict(cls, document: Mapping[str, Any]) -> OracleCurve:
         """The curve that `to_dict` wrote; InputError if fields are missing or unknown."""
         try:
-            given = dict(plain)
+            given = dict(document)
             scores = dict(given["scores"])
             for name in ("sequence_ids", "routes"):
                 scores[name] = tuple(scores[name])
             for name in ("values", "costs", "weights"):
-                scores[name] = _array(scores[name])
+                scores[name] = array_or_none(scores[name])
             given["scores"] = ScoreTable(**scores)
             given["fixed"] = tuple(FixedRoute(**route) for route in given["fixed"])
             for name in (
@@ -172,7 +173,7 @@ class OracleCurve:
                 "random_cost",
                 "permuted",
             ):
-                given[name] = _array(given[name])
+                given[name] = array_or_none(given[name])
             if given["matches_full_interval"] is not None:
                 given["matches_full_interval"] = tuple(given["matches_full_interval"])
             return cls(**given)
@@ -364,18 +365,3 @@ def _fixed_routes(
         FixedRoute(name, float(cost), float(value), low, high)
         for name, cost, value, (low, high) in zip(routes, costs, values, ends, strict=True)
     )
-
-
-def _plain(given: Any) -> Any:
-    """Arrays and tuples as lists, NaN as None, NumPy numbers as Python's."""
-    if isinstance(given, np.ndarray):
-        return _plain(given.tolist())
-    if isinstance(given, list | tuple):
-        return [_plain(item) for item in given]
-    if isinstance(given, np.generic):
-        given = given.item()
-    return None if isinstance(given, float) and np.isnan(given) else given
-
-
-def _array(given: Any) -> Any:
-    return None if given is None else np.array(given, dtype=float)

@@ -124,7 +124,7 @@ def bootstrap_curves(
     chunk = max(1, _BOOTSTRAP_CELLS // n)
     for start in range(0, n_bootstrap, chunk):
         size = min(chunk, n_bootstrap - start)
-        counts = _resample_counts(rng, size, n, weight)
+        counts = resample_counts(rng, size, n, weight)
         resampled_costs = counts @ chosen_costs / (counts @ weight)[:, None]
         resampled_values = counts @ chosen_values / n
         fixed[start : start + size] = counts @ values / n
@@ -137,11 +137,11 @@ def bootstrap_curves(
     return Bootstrap(oracle, fixed, matches)
 
 
-def _resample_counts(rng: np.random.Generator, size: int, n: int, weight: np.ndarray) -> np.ndarray:
+def resample_counts(rng: np.random.Generator, size: int, n: int, weight: np.ndarray) -> np.ndarray:
     """How often each sequence is drawn, (size, n); draws in which nothing weighs anything are redrawn."""
     drawn = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(float)
     weightless = np.flatnonzero(counts @ weight == 0)
     if len(weightless):
-        counts[weightless] = _resample_counts(rng, len(weightless), n, weight)
+        counts[weightless] = resample_counts(rng, len(weightless), n, weight)
     return counts

@@ -1,0 +1,224 @@
+"""Choose on some samples of every score, score on the others: what knowing a sequence is worth once luck is taken out.
+
+A score is one draw from what an answer may be worth. Who chooses the best of many draws and is paid the same draws is paid
+their luck too, and every further route is another draw. Whoever chooses on draws that are not paid gets, in expectation, the
+expected score of what was chosen: no more than the best choice that knows every expected score, whatever the rule.
+
+Tables here are (n_sequences, n_routes, n_samples). The samples are split by their number, alike in all cells: then only
+whole numbers have to be independent of each other, and cells may share the chance of one number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from depthdial.choose.knapsack import BudgetProblem, prepare
+from depthdial.choose.yardsticks import crossing, resample_counts
+
+_LEAST_NOISE = 1e-9
+# Resampled curves are read off at so many points of each allocation.
+_BOOTSTRAP_POINTS = 100
+_BOOTSTRAP_CELLS = 4_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Allocations:
+    """The budgeted oracle on guesses of the scores, at every budget; to be paid in other scores.
+
+    Attributes:
+        problem: the guesses and costs of the sequences in a random `order`, so that ties are broken at random.
+    """
+
+    problem: BudgetProblem
+    order: np.ndarray
+
+    @classmethod
+    def of(cls, guesses: np.ndarray, costs: np.ndarray, rng: np.random.Generator) -> Allocations:
+        order = rng.permutation(len(guesses))
+        return cls(prepare(guesses[order], costs[order]), order)
+
+    def paid(self, scores: np.ndarray, budgets: np.ndarray) -> np.ndarray:
+        """Mean of `scores`, (n_sequences, n_routes), over what is chosen within each budget; straight between breakpoints.
+
+        Between two breakpoints one sequence takes the step at random, with the probability that spends the budget.
+        """
+        steps, paid = self.problem.increments, scores[self.order]
+        start = paid[np.arange(len(paid)), steps.hull[:, 0]].sum()
+        after, before = (steps.hull[steps.sequence, steps.step - back] for back in (0, 1))
+        gains = paid[steps.sequence, after] - paid[steps.sequence, before]
+        totals = np.concatenate(([start], gains)).cumsum()
+        return np.interp(budgets, self.problem.breakpoint_costs, totals / len(paid))
+
+    def choices(self, n_points: int) -> np.ndarray:
+        """(n_sequences, at most n_points) routes at breakpoints, evenly spread in cost, the first and last among them."""
+        costs = self.problem.breakpoint_costs
+        evenly = np.linspace(costs[0], costs[-1], n_points)
+        at = np.unique(np.append(np.searchsorted(costs, evenly[:-1], side="right") - 1, len(costs) - 1))
+        return self.problem.increments.choices_after(at)[np.argsort(self.order)]
+
+
+def choosing_sets(n_samples: int, size: int, n_splits: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
+    """Sets of `size` samples to choose on: the blocks of `n_splits` random orders of all, each set once.
+
+    Every sample chooses about as often as any other. For half of the samples a set and its complement always come
+    together, so that both halves choose and both pay.
+    """
+    found: dict[tuple[int, ...], None] = {}
+    for _ in range(n_splits):
+        order = rng.permutation(n_samples).tolist()
+        for start in range(0, n_samples - size + 1, size):
+            found[tuple(sorted(order[start : start + size]))] = None
+    return list(found)
+
+
+def shrunk(samples: np.ndarray) -> np.ndarray:
+    """Best linear guesses of the expected scores, (n_sequences, n_routes), from a few samples, (.., .., n_samples).
+
+    Each sequence's means are drawn to the means over all sequences by as much as is noise in them. The noise is known from
+    how samples of one cell differ; what the means of the sequences vary beyond it, in directions over the routes, is real.
+    Directions that vary no more than noise alone would show (the edge of Marchenko and Pastur's law, 1967) are given up
+    entirely: on pure noise every sequence is guessed alike, and without noise the guesses are the means. One sample says
+    nothing about noise and is taken as it is. (Empirical Bayes; Efron and Morris, JASA 68, 1973.)
+    """
+    n, n_routes, n_samples = samples.shape
+    means = samples.mean(axis=2)
+    noise = samples.var(axis=2, ddof=1).mean(axis=0) / n_samples if n_samples > 1 else np.zeros(n_routes)
+    # Equal numbers may differ by their rounding, which is no noise.
+    if noise.max() <= (1e-12 * np.abs(samples).max()) ** 2:
+        return means
+    scale = np.sqrt(np.maximum(noise, _LEAST_NOISE * noise.max()))
+    centre = means.mean(axis=0)
+    whitened = (means - centre) / scale
+    power, directions = np.linalg.eigh(whitened.T @ whitened / max(n - 1, 1))
+    edge = (1 + np.sqrt(n_routes / n)) ** 2
+    kept = np.where(power > edge, 1 - 1 / np.maximum(power, edge), 0.0)
+    return centre + (whitened @ (directions * kept)) @ directions.T * scale
+
+
+def cross_fitted(
+    values: np.ndarray,
+    costs: np.ndarray,
+    sets: Sequence[tuple[int, ...]],
+    rng: np.random.Generator,
+    *,
+    shrink: bool,
+) -> list[tuple[Allocations, np.ndarray]]:
+    """For each set the allocations chosen on its samples, and the means of all other samples to pay them in."""
+    fitted = []
+    for chosen in sets:
+        others = np.setdiff1d(np.arange(values.shape[2]), chosen)
+        samples = values[:, :, list(chosen)]
+        guesses = shrunk(samples) if shrink else samples.mean(axis=2)
+        fitted.append((Allocations.of(guesses, costs, rng), values[:, :, others].mean(axis=2)))
+    return fitted
+
+
+def held_out_curve(fitted: Sequence[tuple[Allocations, np.ndarray]], budgets: np.ndarray) -> np.ndarray:
+    """(n_budgets,) mean held-out value within each budget, over all sets."""
+    return np.mean([allocations.paid(paid, budgets) for allocations, paid in fitted], axis=0)
+
+
+def random_curve(fitted: Sequence[tuple[Allocations, np.ndarray]], budgets: np.ndarray) -> np.ndarray:
+    """The same with the choices handed to the sequences at random (expected value): every sequence pays the mean."""
+    blind = [(allocations, np.broadcast_to(paid.mean(axis=0), paid.shape)) for allocations, paid in fitted]
+    return held_out_curve(blind, budgets)
+
+
+def plug_in_curve(
+    values: np.ndarray,
+    costs: np.ndarray,
+    sets: Sequence[tuple[int, ...]],
+    budgets: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """(n_budgets,) mean value of the oracle that is paid the samples it chose on, over all sets.
+
+    In expectation no less than the best choice that knows every expected score: a maximum of means lies above the maximum
+    of their expectations (Jensen). The more samples, the closer.
+    """
+    curves = []
+    for chosen in sets:
+        means = values[:, :, list(chosen)].mean(axis=2)
+        curves.append(Allocations.of(means, costs, rng).paid(means, budgets))
+    return np.mean(curves, axis=0)
+
+
+def permuted_held_out_curve(
+    values: np.ndarray,
+    costs: np.ndarray,
+    budgets: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    n_permutations: int,
+    shrink: bool,
+) -> np.ndarray:
+    """The held-out curve at half of the samples on cells shuffled over the sequences, independently within each route.
+
+    A cell keeps its samples together: its luck stays out of what is paid, and what its sequence shares with other routes is
+    gone. Mean over the shuffles.
+    """
+    n, n_routes, n_samples = values.shape
+    curves = []
+    for _ in range(n_permutations):
+        shuffle = rng.permuted(np.tile(np.arange(n)[:, None], (1, n_routes)), axis=0)
+        sets = choosing_sets(n_samples, n_samples // 2, 1, rng)
+        shuffled = values[shuffle, np.arange(n_routes)]
+        curves.append(held_out_curve(cross_fitted(shuffled, costs, sets, rng, shrink=shrink), budgets))
+    return np.mean(curves, axis=0)
+
+
+@dataclass(frozen=True)
+class HeldOutBootstrap:
+    """Statistics of resampled sets of sequences, one row per resample.
+
+    `curve`: (n_bootstrap, n_budgets), `fixed`: (n_bootstrap, n_routes), `matches_full_at`: (n_bootstrap,), infinite where
+    the curve never reaches the full route; None without one.
+    """
+
+    curve: np.ndarray
+    fixed: np.ndarray
+    matches_full_at: np.ndarray | None
+
+
+def bootstrap_held_out(
+    fitted: Sequence[tuple[Allocations, np.ndarray]],
+    means: np.ndarray,
+    costs: np.ndarray,
+    budgets: np.ndarray,
+    full: int | None,
+    rng: np.random.Generator,
+    *,
+    n_bootstrap: int,
+) -> HeldOutBootstrap:
+    """Resample the sequences, each with all of its samples, and redo the held-out curve and its match with the full model.
+
+    Args:
+        means: (n_sequences, n_routes) over all samples, for the fixed routes.
+
+    As for the oracle itself (`yardsticks.bootstrap_curves`), a choice at a breakpoint stays best for any resample at that
+    resample's own mean cost. The splits and what the guesses are drawn to stay those of the sample.
+    """
+    n = len(means)
+    rows = np.arange(n)[:, None]
+    chosen = []
+    for allocations, paid in fitted:
+        choices = allocations.choices(_BOOTSTRAP_POINTS)
+        chosen.append((costs[rows, choices], paid[rows, choices]))
+    curve = np.zeros((n_bootstrap, len(budgets)))
+    fixed = np.empty((n_bootstrap, means.shape[1]))
+    chunk = max(1, _BOOTSTRAP_CELLS // n)
+    for start in range(0, n_bootstrap, chunk):
+        size = min(chunk, n_bootstrap - start)
+        counts = resample_counts(rng, size, n, np.ones(n)) / n
+        fixed[start : start + size] = counts @ means
+        for cost, value in chosen:
+            spent, paid = counts @ cost, counts @ value
+            curve[start : start + size] += [np.interp(budgets, *pair) for pair in zip(spent, paid, strict=True)]
+    curve /= max(len(chosen), 1)
+    if full is None:
+        return HeldOutBootstrap(curve, fixed, None)
+    stars = [crossing(budgets, *pair) for pair in zip(curve, fixed[:, full], strict=True)]
+    return HeldOutBootstrap(curve, fixed, np.array([np.inf if star is None else star for star in stars]))

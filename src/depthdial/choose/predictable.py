@@ -1,0 +1,309 @@
+"""How much of the oracle's gain could be known before an answer is written, and how much is luck.
+
+The oracle of Glavas et al. (arXiv 2410.20022, Figure 2) picks the best of many noisy scores and is judged by the same
+scores: it overstates, and the more so the more routes there are. With several sampled answers to every sequence on every
+route it is split: the *predictable* oracle chooses on some samples and is paid the others (see `crossfit`). In expectation
+
+    predictable  <=  the oracle that knows every expected score  <=  plug-in,
+
+whatever the number of samples, and both sides close in as it grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from depthdial.choose import crossfit
+from depthdial.choose.score_table import Rows, SampledScores, read_samples
+from depthdial.choose.stored import array_or_none, plain
+from depthdial.choose.yardsticks import FixedRoute, crossing, mixture_curve
+from depthdial.errors import InputError
+
+_HEADLINE_SHARES = (0.25, 0.5, 0.75)
+_EVEN_BUDGETS = 200
+_ARRAYS = ("budgets", "predictable", "predictable_interval", "plug_in", "permuted", "random", "mixture")
+
+
+@dataclass(frozen=True, eq=False)
+class PredictableCurve:
+    """The oracle split into what is predictable and what is luck, against the budget; made by `predictable_oracle`.
+
+    All curves are mean values within a mean cost per sequence, of answers sampled under one decoding policy. Stars
+    (`.._matches_full_at`) are the lowest budget at which a curve, straight between `budgets`, reaches the full route's mean
+    over all samples; None where it does not.
+
+    Attributes:
+        budgets: (n_budgets,) ascending, from the cheapest assignment to the costliest fixed route, each route's own
+            mean cost among them.
+        n_sequences, n_samples: how many sequences, and samples of each (sequence, route), there are.
+        shrink: whether guesses were drawn to the routes' means before choosing.
+        chosen_on: numbers k of samples that were chosen on: 1, 2, 4, .. up to half of them.
+        predictable: (len(chosen_on), n_budgets) the held-out value of the best choice on k samples. In expectation a lower
+            bound for each k.
+        predictable_interval: (n_budgets, 2) bootstrap interval over sequences at the largest k; None without bootstrap.
+        predictable_matches_full_at: a star for each k.
+        matches_full_interval: bootstrap interval of the star at the largest k; an end is None where so many of the
+            resampled curves never reach the full route. None without bootstrap or full route.
+        plugged_in: numbers k of samples that were chosen on and paid: those of `chosen_on`, and all of them.
+        plug_in: (len(plugged_in), n_budgets) the oracle paid the samples that it chose on; with one sample the paper's,
+            under this policy. In expectation an upper bound for each k.
+        plug_in_matches_full_at: a star for each of them.
+        permuted: (n_budgets,) the predictable oracle at the largest k on cells shuffled over the sequences within each
+            route. Where sequences differ only by luck it falls on the mixture; where they differ lastingly in difficulty it
+            may lie above, as shuffled difficulties no longer cancel between routes. None without permutations.
+        random: (n_budgets,) the predictable oracle's own choices handed to sequences at random.
+        mixture: (n_budgets,) the best static mixture of fixed routes; NaN below the cheapest fixed route.
+        fixed: each route for every sequence, in order of cost.
+    """
+
+    metric: str
+    cost: str
+    full_route: str | None
+    budgets: np.ndarray
+    n_sequences: int
+    n_samples: int
+    shrink: bool
+    chosen_on: tuple[int, ...]
+    predictable: np.ndarray
+    predictable_interval: np.ndarray | None
+    predictable_matches_full_at: tuple[float | None, ...]
+    matches_full_interval: tuple[float | None, float | None] | None
+    plugged_in: tuple[int, ...]
+    plug_in: np.ndarray
+    plug_in_matches_full_at: tuple[float | None, ...]
+    permuted: np.ndarray | None
+    random: np.ndarray
+    mixture: np.ndarray
+    mixture_matches_full_at: float | None
+    fixed: tuple[FixedRoute, ...]
+    full_value: float | None
+    full_cost: float | None
+    confidence: float
+    n_splits: int
+    n_bootstrap: int
+    n_permutations: int
+    seed: int
+
+    @property
+    def matches_full_at(self) -> float | None:
+        """The predictable oracle's star at the largest number of samples."""
+        return self.predictable_matches_full_at[-1]
+
+    def at(self, budget: float) -> dict[str, float | None]:
+        """Every curve within one budget; None where a curve does not reach so low.
+
+        `predictable` (with `predictable_low` and `predictable_high`) is at the largest k, `plug_in` on one sample,
+        `plug_in_all` on all of them.
+
+        Raises:
+            InputError: the budget is NaN or below the cheapest assignment.
+        """
+        if not budget >= self.budgets[0] * (1 - 1e-12):
+            raise InputError(
+                f"The budget {budget:g} is below the cheapest assignment, whose mean cost is {self.budgets[0]:.10g}; "
+                "give at least that."
+            )
+        interval = self.predictable_interval
+        curves = {
+            "predictable": self.predictable[-1],
+            "predictable_low": None if interval is None else interval[:, 0],
+            "predictable_high": None if interval is None else interval[:, 1],
+            "plug_in": self.plug_in[0],
+            "plug_in_all": self.plug_in[-1],
+            "permuted": self.permuted,
+            "random": self.random,
+            "mixture": self.mixture,
+        }
+        read = {name: None if c is None else float(np.interp(budget, self.budgets, c)) for name, c in curves.items()}
+        return {name: None if value is None or np.isnan(value) else value for name, value in read.items()}
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each star, and for 25, 50 and 75% of the full cost where that can be met.
+
+        `point`, `budget` (with its interval, for the predictable star), `share_of_full` (of the full route's cost, or the
+        costliest one's), the curves of `at`, and the full route's value.
+        """
+        full_cost = self.full_cost if self.full_cost is not None else max(route.cost for route in self.fixed)
+        low, high = self.matches_full_interval or (None, None)
+        points: list[tuple[str, float | None, float | None, float | None]] = [
+            ("predictable matches full", self.matches_full_at, low, high),
+            ("plug-in matches full", self.plug_in_matches_full_at[0], None, None),
+            ("mixture matches full", self.mixture_matches_full_at, None, None),
+        ]
+        points += [(f"{share:.0%}", share * full_cost, None, None) for share in _HEADLINE_SHARES]
+        return [
+            {
+                "point": label,
+                "budget": budget,
+                "budget_low": budget_low,
+                "budget_high": budget_high,
+                "share_of_full": budget / full_cost if full_cost else None,
+                **self.at(budget),
+                "full": self.full_value,
+            }
+            for label, budget, budget_low, budget_high in points
+            if budget is not None and budget >= self.budgets[0] * (1 - 1e-12)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings, ready for JSON; `from_dict` restores the curve."""
+        document = {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+        document["fixed"] = [{field.name: getattr(route, field.name) for field in fields(route)} for route in self.fixed]
+        return document
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> PredictableCurve:
+        """The curve that `to_dict` wrote; InputError if fields are missing or unknown."""
+        try:
+            given = dict(document)
+            given.update({name: array_or_none(given[name]) for name in _ARRAYS})
+            for name in ("chosen_on", "predictable_matches_full_at", "plugged_in", "plug_in_matches_full_at"):
+                given[name] = tuple(given[name])
+            if given["matches_full_interval"] is not None:
+                given["matches_full_interval"] = tuple(given["matches_full_interval"])
+            given["fixed"] = tuple(FixedRoute(**route) for route in given["fixed"])
+            return cls(**given)
+        except (KeyError, TypeError, ValueError) as problem:
+            raise InputError(f"This is not a stored predictable curve ({problem}); write one with to_dict.") from None
+
+
+def predictable_oracle(
+    rows: Rows,
+    *,
+    metric: str = "rouge_l",
+    cost: str = "layers_run",
+    sequence: str = "sequence_id",
+    route: str = "route",
+    sample: str = "sample",
+    full_route: str | None = "full",
+    shrink: bool = True,
+    n_splits: int = 20,
+    n_bootstrap: int = 1000,
+    n_permutations: int = 20,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> PredictableCurve:
+    """The predictable oracle of sampled answers, with what it is held against.
+
+    Args:
+        rows: one row per sequence, route and sample (`sweep` with `samples`); a pyarrow.Table, a pandas.DataFrame or a dict
+            of arrays. An even number of samples, more is better.
+        metric, cost, sequence, route, sample: names of the columns. A cost must be the same for all samples of a cell.
+        full_route: the route to match; a table without a route `full` has no star.
+        shrink: choose by the best linear guesses of the expected scores instead of the bare means of the samples chosen on
+            (see `crossfit.shrunk`). A lower bound either way; bare means fall below the static mixture where most
+            differences are luck, as whoever believes luck is paid nothing for it.
+        n_splits: random orders of the samples that are cut into sets to choose on.
+        n_bootstrap: resamples of the sequences for the intervals at `confidence`; 0 for none.
+        n_permutations: shuffles for the permuted oracle; 0 for none.
+
+    Raises:
+        InputError: a column is missing or holds NaN, a row is missing or double, samples are odd or there is one alone, the
+            cost depends on the answer, or an option is wrong.
+    """
+    _check_options(n_splits, n_bootstrap, n_permutations, confidence)
+    scores = read_samples(rows, metric=metric, cost=cost, sequence=sequence, route=route, sample=sample)
+    full = scores.routes.index(full_route) if full_route in scores.routes else None
+    if full is None and full_route not in (None, "full"):
+        raise InputError(f"No row has the route {full_route!r}; the table has {', '.join(scores.routes)}.")
+    values, costs, n_samples = scores.values, scores.costs, scores.values.shape[2]
+    means = values.mean(axis=2)
+    route_values, route_costs, budgets = means.mean(axis=0), costs.mean(axis=0), _budgets(costs)
+    splitting, resampling, shuffling = (np.random.default_rng([seed, stream]) for stream in range(3))
+    sizes = _sizes(n_samples)
+    sets = {k: crossfit.choosing_sets(n_samples, k, n_splits, splitting) for k in (*sizes, n_samples)}
+    fitted = {k: crossfit.cross_fitted(values, costs, sets[k], splitting, shrink=shrink) for k in sizes}
+    predictable = np.stack([crossfit.held_out_curve(fitted[k], budgets) for k in sizes])
+    plug_in = np.stack([crossfit.plug_in_curve(values, costs, chosen, budgets, splitting) for chosen in sets.values()])
+    permuted = None
+    if n_permutations:
+        permuted = crossfit.permuted_held_out_curve(
+            values, costs, budgets, shuffling, n_permutations=n_permutations, shrink=shrink
+        )
+    resampled = crossfit.bootstrap_held_out(
+        fitted[sizes[-1]], means, costs, budgets, full, resampling, n_bootstrap=n_bootstrap
+    )
+    mixture = mixture_curve(route_costs, route_values, budgets)
+    target = None if full is None else float(route_values[full])
+    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    return PredictableCurve(
+        metric=metric,
+        cost=cost,
+        full_route=None if full is None else full_route,
+        budgets=budgets,
+        n_sequences=len(values),
+        n_samples=n_samples,
+        shrink=shrink,
+        chosen_on=sizes,
+        predictable=predictable,
+        predictable_interval=np.quantile(resampled.curve, tails, axis=0).T if n_bootstrap else None,
+        predictable_matches_full_at=tuple(_star(budgets, curve, target) for curve in predictable),
+        matches_full_interval=_star_interval(resampled.matches_full_at, tails),
+        plugged_in=tuple(sets),
+        plug_in=plug_in,
+        plug_in_matches_full_at=tuple(_star(budgets, curve, target) for curve in plug_in),
+        permuted=permuted,
+        random=crossfit.random_curve(fitted[sizes[-1]], budgets),
+        mixture=mixture,
+        mixture_matches_full_at=_star(budgets, mixture, target),
+        fixed=_fixed_routes(scores, route_values, resampled.fixed, tails),
+        full_value=target,
+        full_cost=None if full is None else float(route_costs[full]),
+        confidence=confidence,
+        n_splits=n_splits,
+        n_bootstrap=n_bootstrap,
+        n_permutations=n_permutations,
+        seed=seed,
+    )
+
+
+def _check_options(n_splits: int, n_bootstrap: int, n_permutations: int, confidence: float) -> None:
+    for name, count, least in (
+        ("n_splits", n_splits, 1),
+        ("n_bootstrap", n_bootstrap, 0),
+        ("n_permutations", n_permutations, 0),
+    ):
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < least:
+            raise InputError(f"{name} is {count!r}; give a whole number of at least {least}.")
+    if not 0 < confidence < 1:
+        raise InputError(f"The confidence is {confidence!r}; give a number between 0 and 1, such as 0.95.")
+
+
+def _sizes(n_samples: int) -> tuple[int, ...]:
+    """1, 2, 4, .. and half of the samples."""
+    powers = [2**i for i in range(n_samples.bit_length()) if 2**i < n_samples // 2]
+    return (*powers, n_samples // 2)
+
+
+def _budgets(costs: np.ndarray) -> np.ndarray:
+    fixed = costs.mean(axis=0)
+    cheapest = float(costs.min(axis=1).mean())
+    return np.unique(np.concatenate([np.linspace(cheapest, float(fixed.max()), _EVEN_BUDGETS), fixed]))
+
+
+def _star(budgets: np.ndarray, curve: np.ndarray, target: float | None) -> float | None:
+    there = ~np.isnan(curve)
+    return None if target is None else crossing(budgets[there], curve[there], target)
+
+
+def _star_interval(stars: np.ndarray | None, tails: np.ndarray) -> tuple[float | None, float | None] | None:
+    if stars is None or not len(stars):
+        return None
+    # Order statistics, for there is nothing between a budget and never.
+    low, high = (float(np.quantile(stars, tail, method="inverted_cdf")) for tail in tails)
+    return low if np.isfinite(low) else None, high if np.isfinite(high) else None
+
+
+def _fixed_routes(
+    scores: SampledScores, values: np.ndarray, resampled: np.ndarray, tails: np.ndarray
+) -> tuple[FixedRoute, ...]:
+    ends = np.quantile(resampled, tails, axis=0).T.tolist() if len(resampled) else [(None, None)] * len(values)
+    costs = scores.costs.mean(axis=0).tolist()
+    return tuple(
+        FixedRoute(name, cost, value, low, high)
+        for name, cost, value, (low, high) in zip(scores.routes, costs, values.tolist(), ends, strict=True)
+    )
