@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from depthdial.errors import InputError
+from depthdial.train.settings import LEARNING_RATES, FinetuneSettings
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("method", "qlora"),
+        ("prompt_depth", "half"),
+        ("answers", "mine"),
+        ("weights_dtype", "int8"),
+        ("rank", 0),
+        ("batch_size", 2.5),
+        ("accumulation", True),
+        ("max_tokens", -1),
+        ("epochs", 0),
+        ("epochs", float("inf")),
+        ("temperature", 0.0),
+        ("temperature", float("nan")),
+        ("learning_rate", -1e-3),
+        ("cross_entropy", 1.5),
+        ("warmup_fraction", -0.1),
+        ("weight_decay", -1),
+        ("routes_per_step", 0),
+        ("ends_every", 0),
+        ("save_every", 0),
+        ("emphasis", {"uls:3": -1}),
+    ],
+)
+def test_what_cannot_be_is_refused(field, value):
+    with pytest.raises(InputError, match=field if field not in ("method", "prompt_depth") else "Unknown"):
+        replace(FinetuneSettings(), **{field: value})
+
+
+def test_the_learning_rate_follows_the_method():
+    assert FinetuneSettings().rate == LEARNING_RATES["lora"]
+    assert FinetuneSettings(method="full").rate == LEARNING_RATES["full"] == 2e-5  # the paper's
+    assert FinetuneSettings(learning_rate=0.5).rate == 0.5
