@@ -1,0 +1,96 @@
+"""Answers of every set of weights on its routes: one greedy answer each, and sampled ones for the predictable oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import depthdial as dd
+from depthdial.errors import InputError
+from depthdial.files import write_atomically
+from depthdial.measure.plan import ModelIdentity
+from depthdial.measure.results import load_rows
+from depthdial.measure.tasks import Task
+from reproduction.experiment import Experiment, Subject, say
+
+ROWS, SAMPLES = "rows.parquet", "samples.parquet"
+
+
+def evaluate_all(run: Experiment) -> None:
+    """Greedy answers of untouched weights, T, specialists and elastic weights, as one table with a column `weights`."""
+    subjects = (run.untouched, *run.trained)
+    for subject in subjects:
+        evaluate(run, subject)
+    _merge(run.out / ROWS, subjects, run.answers_of)
+
+
+def sample_all(run: Experiment) -> None:
+    """Sampled answers of T, specialists and elastic weights to the first test rows, as one table."""
+    subjects = (run.whole, *run.specialists, run.elastic)
+    for subject in subjects:
+        sample(run, subject)
+    _merge(run.out / SAMPLES, subjects, run.samples_of)
+
+
+def evaluate(run: Experiment, subject: Subject) -> None:
+    """The subject's greedy answers to the test rows; nothing is done where they are there."""
+    options = {"metrics": ("rouge_l", "nll"), "batch_size": run.settings.eval_batch_size}
+    _answer(run, subject, run.test, run.answers_of(subject), "answers", options)
+
+
+def sample(run: Experiment, subject: Subject) -> None:
+    """The subject's sampled answers; nothing is done where they are there."""
+    wanted = run.settings.samples
+    first = replace(run.test, examples=run.test.examples[: wanted.sequences])
+    options = {
+        "metrics": ("rouge_l",),
+        "samples": wanted.samples,
+        "temperature": wanted.temperature,
+        "batch_size": max(1, run.settings.eval_batch_size // wanted.samples),
+    }
+    _answer(run, subject, first, run.samples_of(subject), "sampled answers", options)
+
+
+def _answer(run: Experiment, subject: Subject, task: Task, folder: Path, what: str, options: dict[str, Any]) -> None:
+    if (folder / ROWS).exists():  # written last
+        return
+    say(f"{what} of {subject.name} on {len(subject.routes)} route{'s' if len(subject.routes) > 1 else ''}")
+    model, tokenizer = run.load(subject)
+    dd.sweep(
+        model,
+        tokenizer,
+        task=task,
+        routes=subject.routes,
+        out=folder,
+        max_new_tokens=run.settings.max_new_tokens,
+        identity=ModelIdentity.of(model, run.label(subject)),
+        progress=True,
+        **options,
+    )
+
+
+def _merge(path: Path, subjects: Iterable[Subject], folder_of: Callable[[Subject], Path]) -> None:
+    tables = []
+    for subject in subjects:
+        rows = load_rows(folder_of(subject)).drop_columns(["answer"])  # no text, not even a column for it
+        tables.append(rows.add_column(0, "weights", pa.array([subject.kind] * len(rows), pa.string())))
+    table = pa.concat_tables(tables)
+    write_atomically(path, lambda part: pq.write_table(table, part))
+
+
+def rows_of(run: Experiment, name: str, kind: str) -> pa.Table:
+    """The merged rows of one kind of weights.
+
+    Raises:
+        InputError: if there are none yet.
+    """
+    path = run.out / name
+    if not path.exists():
+        raise InputError(f"There is no {path} yet: run the same command without --only first.")
+    table = load_rows(path)
+    return table.filter(pa.compute.equal(table["weights"], kind))

@@ -1,0 +1,182 @@
+"""One run of the reproduction: its settings, its sequences, and where everything lies.
+
+What is committed lies in the folder itself; weights, checkpoints and unfinished rows lie in its `work` folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import depthdial as dd
+from depthdial.errors import InputError
+from depthdial.files import read_json, write_json
+from depthdial.measure.tasks import Task
+from depthdial.models.architectures import count_layers
+from depthdial.train.artefact import is_finished
+from reproduction.settings import Settings
+
+UNTOUCHED, SPECIALIST, ELASTIC, ELASTIC_COMPUTE = "untouched", "specialist", "elastic", "elastic_compute"
+# The column `weights` of the rows. T, the whole model fine-tuned, is the specialist of the full route.
+KINDS = (UNTOUCHED, SPECIALIST, ELASTIC, ELASTIC_COMPUTE)
+FULL = "full"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Weights, and the routes that they answer on.
+
+    Attributes:
+        name: also of its folders.
+        kind: one of KINDS.
+        routes: their texts.
+    """
+
+    name: str
+    kind: str
+    routes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that the steps share.
+
+    Attributes:
+        out: the folder of the run.
+        costs: layers of the routes that skip something, cheapest first.
+        train, test: sequences to learn from and to measure on.
+    """
+
+    settings: Settings
+    out: Path
+    n_layers: int
+    costs: tuple[int, ...]
+    train: Task
+    test: Task
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        return (*(f"uls:{cost}" for cost in self.costs), FULL)
+
+    @property
+    def untouched(self) -> Subject:
+        return Subject(UNTOUCHED, UNTOUCHED, self.routes)
+
+    @property
+    def whole(self) -> Subject:
+        """T: the full model, fine-tuned; what the oracle has to match, and what everything else starts from."""
+        return Subject("T", SPECIALIST, (FULL,))
+
+    @property
+    def specialists(self) -> tuple[Subject, ...]:
+        return tuple(Subject(f"uls-{cost}", SPECIALIST, (f"uls:{cost}",)) for cost in self.costs)
+
+    @property
+    def elastic(self) -> Subject:
+        """One set of weights for all routes, with as many response tokens for each as a specialist has."""
+        return Subject(ELASTIC, ELASTIC, self.routes)
+
+    @property
+    def elastic_compute(self) -> Subject:
+        """The same with as many FLOPs as all specialists together."""
+        return Subject(ELASTIC_COMPUTE, ELASTIC_COMPUTE, self.routes)
+
+    @property
+    def trained(self) -> tuple[Subject, ...]:
+        return (self.whole, *self.specialists, self.elastic, self.elastic_compute)
+
+    def folder_of(self, subject: Subject) -> Path:
+        """Its weights."""
+        return self.out / "work" / "weights" / subject.name
+
+    def record_of(self, subject: Subject) -> Path:
+        """How it was trained."""
+        return self.out / "training" / f"{subject.name}.json"
+
+    def answers_of(self, subject: Subject) -> Path:
+        return self.out / "work" / "answers" / subject.name
+
+    def samples_of(self, subject: Subject) -> Path:
+        return self.out / "work" / "samples" / subject.name
+
+    def has_answered(self, subject: Subject) -> bool:
+        """Whether all its greedy and sampled answers are there."""
+        return all((folder / "rows.parquet").exists() for folder in (self.answers_of(subject), self.samples_of(subject)))
+
+    def load(self, subject: Subject) -> tuple[Any, Any]:
+        """The subject's model and tokenizer.
+
+        Raises:
+            InputError: if it is not trained yet.
+        """
+        if subject.kind == UNTOUCHED:
+            return dd.load(self.settings.model, dtype=self.settings.dtype)
+        folder = self.folder_of(subject)
+        if not is_finished(folder):
+            raise InputError(f"{subject.name} is not trained yet: run the same command without --only first.")
+        return dd.load(folder, dtype=self.settings.dtype)
+
+    def label(self, subject: Subject) -> str:
+        """What rows call the subject's model: a name that is the same on every machine."""
+        return self.settings.model if subject.kind == UNTOUCHED else f"{self.settings.model} ({subject.name})"
+
+
+def open_experiment(settings: Settings, data: Path | None, out: Path) -> Experiment:
+    """Read the data, check the settings against the model, and claim the folder.
+
+    Raises:
+        InputError: if data or model cannot be read, a cost does not fit the model, rows lack references, or the folder holds
+            a run with other settings.
+    """
+    source = settings.task if data is None else data
+    train = _sequences(source, "train", settings.train_rows, settings)
+    test = _sequences(source, "test", settings.test_rows, settings)
+    path = out / "figure2.json"
+    known = read_json(path, "run") if path.exists() else None
+    # Loading a model only to count its layers takes long: a run that goes on has counted them.
+    n_layers = known.get("n_layers") if known else count_layers(dd.load(settings.model, dtype=settings.dtype)[0])
+    costs = settings.costs_below(n_layers)
+    about = {
+        **asdict(settings),
+        "n_layers": n_layers,
+        "data": {part.split: {"rows": len(part.examples), "fingerprint": part.fingerprint} for part in (train, test)},
+    }
+    _claim(path, known, about)
+    return Experiment(settings, out, n_layers, costs, train, test)
+
+
+def say(text: str) -> None:
+    """A line about where the run is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _sequences(source: str | Path, split: str, limit: int | None, settings: Settings) -> Task:
+    found = dd.task(
+        source,
+        split=split,
+        limit=limit,
+        seed=settings.seed,
+        template=settings.template,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_response_tokens=settings.max_response_tokens,
+    )
+    if not found.has_references:
+        raise InputError(f"The {split} split of {found.origin} has rows without a reference: give one for every row.")
+    return found
+
+
+def _claim(path: Path, known: dict[str, Any] | None, about: dict[str, Any]) -> None:
+    about = json.loads(json.dumps(about))
+    if known is None:
+        write_json(path, about)
+        return
+    changed = sorted(key for key in {*known, *about} if known.get(key) != about.get(key))
+    if changed:
+        name = changed[0]
+        raise InputError(
+            f"{path.parent} holds a run with another {name} ({known.get(name)!r} then, {about.get(name)!r} now): choose "
+            "another --out, or delete the folder."
+        )

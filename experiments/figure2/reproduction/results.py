@@ -1,0 +1,203 @@
+"""From rows to numbers: ROUGE-L by cost, elastic weights against specialists, oracles, and what the training took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+import depthdial as dd
+from depthdial.choose.predictable import PredictableCurve, predictable_oracle
+from depthdial.choose.yardsticks import crossing
+from depthdial.errors import InputError
+from depthdial.measure.stats import Interval, mean_interval
+from reproduction.answers import ROWS, SAMPLES, rows_of
+from reproduction.experiment import ELASTIC, ELASTIC_COMPUTE, FULL, KINDS, SPECIALIST, Experiment
+from reproduction.training import training_record
+
+METRIC = "rouge_l"
+COMPARED = (ELASTIC, ELASTIC_COMPUTE)
+SAMPLED = (SPECIALIST, ELASTIC)
+_RESAMPLES = 2000
+_TAILS = (0.025, 0.975)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """ROUGE-L of every sequence under one kind of weights.
+
+    Attributes:
+        routes: cheapest first, `full` last.
+        values: (n_sequences, n_routes), the sequences in the same order for all kinds.
+    """
+
+    routes: tuple[str, ...]
+    values: np.ndarray
+
+    def mean(self, route: str) -> Interval:
+        """The mean over sequences with its 95% interval (Student's t)."""
+        return mean_interval(self.values[:, self.routes.index(route)])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Weights against specialists, in % of the specialists' mean ROUGE-L, with 95% bootstrap intervals over sequences.
+
+    The resampled sequences are the same for both and for all costs.
+
+    Attributes:
+        by_route: for each route, `full` (against T) too.
+        mean: over the routes that skip something, each in % of its own specialist.
+    """
+
+    by_route: Mapping[str, Interval]
+    mean: Interval
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """All that tables and figures are made of.
+
+    Attributes:
+        scores, oracles: by kind of weights. The star of a kind matches that kind's own full route.
+        differences: elastic weights, equal in tokens per route or in compute, against specialists.
+        predictable: by kind, of those that were sampled.
+        training: JSON-ready rows, one for each training run.
+    """
+
+    costs: Mapping[str, int]
+    scores: Mapping[str, Scores]
+    differences: Mapping[str, Difference]
+    oracles: Mapping[str, dd.OracleCurve]
+    predictable: Mapping[str, PredictableCurve]
+    training: tuple[Mapping[str, Any], ...]
+
+
+def gather(run: Experiment) -> Results:
+    """Everything that follows from the rows and the training records.
+
+    Raises:
+        InputError: if a step has not run yet.
+    """
+    tables = {kind: rows_of(run, ROWS, kind) for kind in KINDS}
+    scores = {kind: _scores(table, run.routes) for kind, table in tables.items()}
+    return Results(
+        costs={**{f"uls:{cost}": cost for cost in run.costs}, FULL: run.n_layers},
+        scores=scores,
+        differences={kind: difference(scores[kind], scores[SPECIALIST], run.settings.seed) for kind in COMPARED},
+        oracles={kind: dd.oracle(table, metric=METRIC, seed=run.settings.seed) for kind, table in tables.items()},
+        predictable={
+            kind: predictable_oracle(rows_of(run, SAMPLES, kind), metric=METRIC, seed=run.settings.seed) for kind in SAMPLED
+        },
+        training=tuple(_training(run)),
+    )
+
+
+def difference(weights: Scores, specialists: Scores, seed: int, n_resamples: int = _RESAMPLES) -> Difference:
+    """How far weights lie above specialists, in % of them.
+
+    Raises:
+        InputError: if a specialist's mean is 0, of which there is no percentage.
+    """
+    silent = [route for i, route in enumerate(specialists.routes) if not specialists.values[:, i].any()]
+    if silent:
+        raise InputError(f"The specialist of {silent[0]} has ROUGE-L 0 everywhere: train it longer, or leave its cost out.")
+    n = len(weights.values)
+    rng = np.random.default_rng([seed, 2])
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples)
+    observed = _percent(weights.values.mean(axis=0), specialists.values.mean(axis=0))
+    # A resample may hold only sequences that a poor specialist fails on; it has no percentage and is left out.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        resampled = _percent(counts @ weights.values / n, counts @ specialists.values / n)
+    resampled = resampled[np.isfinite(resampled).all(axis=1)]
+    shallow = [i for i, route in enumerate(weights.routes) if route != FULL]
+    by_route = {route: _interval(observed[i], resampled[:, i], n) for i, route in enumerate(weights.routes)}
+    return Difference(by_route, _interval(observed[shallow].mean(), resampled[:, shallow].mean(axis=1), n))
+
+
+def cost_table(results: Results) -> list[dict[str, Any]]:
+    """A row for each cost: ROUGE-L of all weights, and the differences in %."""
+    return [
+        {
+            "layers": layers,
+            "route": route,
+            **{kind: results.scores[kind].mean(route) for kind in KINDS},
+            **{f"{kind}_difference_percent": results.differences[kind].by_route[route] for kind in COMPARED},
+        }
+        for route, layers in results.costs.items()
+    ]
+
+
+def star_table(results: Results) -> list[dict[str, Any]]:
+    """A row for each oracle: where it is as good as its own full model, and as good as T."""
+    wanted = results.oracles[SPECIALIST].full_value
+    table = []
+    for kind, curve in results.oracles.items():
+        layers, full_cost = curve.matches_full_at, curve.full_cost
+        low, high = curve.matches_full_interval or (None, None)
+        table.append(
+            {
+                "weights": kind,
+                "matches_full_at_layers": layers,
+                "low": low,
+                "high": high,
+                "share_of_full": None if layers is None or not full_cost else layers / full_cost,
+                "full_rouge_l": curve.full_value,
+                "shuffled_matches_full_at_layers": curve.permuted_matches_full_at,
+                "reaches_T_at_layers": None if wanted is None else crossing(*curve.breakpoints, wanted),
+            }
+        )
+    return table
+
+
+def document(results: Results) -> dict[str, Any]:
+    """All numbers, ready for JSON."""
+    return {
+        "rouge_l_by_cost": [{name: _plain(cell) for name, cell in row.items()} for row in cost_table(results)],
+        "mean_difference_percent": {kind: _plain(one.mean) for kind, one in results.differences.items()},
+        "oracle_matches_full": star_table(results),
+        "oracle": {kind: curve.table() for kind, curve in results.oracles.items()},
+        "predictable": {kind: curve.table() for kind, curve in results.predictable.items()},
+        "training": list(results.training),
+    }
+
+
+def _scores(table: pa.Table, routes: tuple[str, ...]) -> Scores:
+    cells = zip(*(table[name].to_pylist() for name in ("sequence_id", "route", METRIC)), strict=True)
+    values = {(sequence, route): value for sequence, route, value in cells}
+    sequences = list(dict.fromkeys(sequence for sequence, _ in values))
+    return Scores(routes, np.array([[values[sequence, route] for route in routes] for sequence in sequences]))
+
+
+def _training(run: Experiment) -> list[dict[str, Any]]:
+    """What each run took; `total` sums the specialists, which elastic weights are compared with."""
+    table = []
+    for subject in run.trained:
+        record = training_record(run, subject)
+        row = {name: record[name] for name in ("steps", "response_tokens", "train_flops", "train_sec")}
+        tokens = record["response_tokens_by_route"].values()
+        table.append({"weights": subject.name, "routes": len(tokens), "tokens_per_route": max(tokens), **row})
+    specialists = [row for row in table if row["weights"] in {subject.name for subject in run.specialists}]
+    total: dict[str, Any] = {"weights": "all specialists", "routes": len(specialists)}
+    total["tokens_per_route"] = max(row["tokens_per_route"] for row in specialists)
+    for name in ("steps", "response_tokens", "train_flops", "train_sec"):
+        total[name] = sum(row[name] or 0 for row in specialists)
+    return [*table, total]
+
+
+def _percent(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    return 100 * (ours - theirs) / theirs
+
+
+def _interval(mean: float, resampled: np.ndarray, n: int) -> Interval:
+    low, high = np.quantile(resampled, _TAILS)
+    return Interval(float(mean), float(low), float(high), n)
+
+
+def _plain(cell: Any) -> Any:
+    if not isinstance(cell, Interval):
+        return cell
+    return {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in asdict(cell).items()}

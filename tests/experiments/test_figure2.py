@@ -1,0 +1,226 @@
+"""The reproduction of Figure 2, end to end on a tiny random OPT of 24 layers, as the paper's has."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+HERE = Path(__file__).parents[2] / "experiments" / "figure2"
+COSTS = [6, 12]
+ROUTES = ["uls:6", "uls:12", "full"]
+SETTINGS: dict[str, Any] = {
+    "task": "alpaca",
+    "costs": [*COSTS, 24],
+    "tokens_per_route": 60,
+    "batch_size": 4,
+    "full_learning_rate": 0.003,
+    "learning_rate": 0.002,
+    "train_rows": 16,
+    "test_rows": 6,
+    "max_prompt_tokens": 64,
+    "max_response_tokens": 12,
+    "max_new_tokens": 6,
+    "eval_batch_size": 8,
+    "samples": {"sequences": 4, "samples": 2, "temperature": 0.7},
+    "template": "paper",
+}
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """The modules of the experiment, which lie beside its script."""
+    monkeypatch.syspath_prepend(HERE)
+    import run
+
+    yield run
+    for name in [name for name in sys.modules if name == "run" or name.split(".")[0] == "reproduction"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def place(tmp_path, tokenizer):
+    """A folder with a model, a folder of splits, and settings."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    config = OPTConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        ffn_dim=16,
+        num_hidden_layers=24,
+        num_attention_heads=2,
+        word_embed_proj_dim=16,
+        max_position_embeddings=128,
+        dropout=0.0,
+        init_std=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
+    tokenizer.save_pretrained(tmp_path / "opt")
+    rng = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    for split, n in (("train", 20), ("test", 8)):
+        rows = [{"instruction": draw_words(rng, 4), "input": "", "output": draw_words(rng, 6)} for _ in range(n)]
+        (tmp_path / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_settings(tmp_path)
+    return tmp_path
+
+
+def draw_words(rng: np.random.Generator, n: int) -> str:
+    return " ".join(rng.choice(["the", "cat", "dog", "sat", "ran", "mat"], n))
+
+
+def write_settings(place: Path, **changed: Any) -> None:
+    settings = {"model": str(place / "opt"), **SETTINGS, **changed}
+    (place / "settings.json").write_text(json.dumps({k: v for k, v in settings.items() if v != "left out"}))
+
+
+def go(script, place: Path, *more: str) -> int:
+    return script.main([str(place / "settings.json"), "--data", str(place / "data"), "--out", str(place / "out"), *more])
+
+
+def read(place: Path, name: str) -> Any:
+    return json.loads((place / "out" / name).read_text())
+
+
+def rouge_of(rows, weights: str, route: str) -> np.ndarray:
+    chosen = rows.filter(pc.and_(pc.equal(rows["weights"], weights), pc.equal(rows["route"], route)))
+    by_id = dict(zip(chosen["sequence_id"].to_pylist(), chosen["rouge_l"].to_pylist(), strict=True))
+    return np.array([by_id[name] for name in sorted(by_id)])
+
+
+def test_the_whole_reproduction_and_its_numbers(script, place, capsys) -> None:
+    assert go(script, place) == 0
+    out = place / "out"
+    rows, samples = pq.read_table(out / "rows.parquet"), pq.read_table(out / "samples.parquet")
+
+    # One greedy answer of every kind of weights on every route; the samples of what was sampled.
+    assert len(rows) == 4 * 3 * 6 and len(samples) == 2 * 3 * 4 * 2
+    assert "answer" not in rows.column_names and "answer" not in samples.column_names
+    assert set(rows["model"].to_pylist()) >= {str(place / "opt"), f"{place / 'opt'} (T)", f"{place / 'opt'} (uls-6)"}
+
+    # Tables are those of the rows, by hand.
+    table = read(place, "table.json")
+    assert [row["layers"] for row in table["rouge_l_by_cost"]] == [6, 12, 24]
+    differences = []
+    for row, route in zip(table["rouge_l_by_cost"], ROUTES, strict=True):
+        for weights in ("untouched", "specialist", "elastic", "elastic_compute"):
+            assert row[weights]["mean"] == pytest.approx(rouge_of(rows, weights, route).mean())
+        ours, theirs = (rouge_of(rows, weights, route).mean() for weights in ("elastic", "specialist"))
+        assert row["elastic_difference_percent"]["mean"] == pytest.approx(100 * (ours / theirs - 1))
+        differences.append(100 * (ours / theirs - 1))
+    assert table["mean_difference_percent"]["elastic"]["mean"] == pytest.approx(np.mean(differences[:2]))
+    star = next(star for star in table["oracle_matches_full"] if star["weights"] == "specialist")
+    assert star["full_rouge_l"] == pytest.approx(rouge_of(rows, "specialist", "full").mean())
+    assert star["share_of_full"] == pytest.approx(star["matches_full_at_layers"] / 24)
+    assert star["reaches_T_at_layers"] == pytest.approx(star["matches_full_at_layers"], abs=1)
+
+    # Equal tokens per route, and equal compute but for the last step.
+    records = {path.stem: json.loads(path.read_text()) for path in (out / "training").glob("*.json")}
+    assert set(records) == {"T", "uls-6", "uls-12", "elastic", "elastic_compute"}
+    tokens = records["uls-6"]["response_tokens"]
+    assert tokens >= 60 and records["uls-12"]["response_tokens"] == tokens == records["T"]["response_tokens"]
+    assert records["elastic"]["response_tokens_by_route"] == dict.fromkeys(ROUTES, tokens)
+    wanted = records["uls-6"]["train_flops"] + records["uls-12"]["train_flops"]
+    spent, steps = records["elastic_compute"]["train_flops"], records["elastic_compute"]["steps"]
+    assert spent * (steps - 1) / steps * 0.9 < wanted < spent * 1.1
+
+    for name in ("rouge-cost", "oracle", "oracle-elastic", "predictable", "predictable-elastic"):
+        assert (out / "figures" / f"{name}.png").stat().st_size > 10_000
+    assert "| 24 |" in (out / "table.md").read_text()
+
+    # Again: nothing trains, nothing answers, the numbers are the same.
+    capsys.readouterr()
+    assert go(script, place) == 0
+    said = capsys.readouterr().err
+    assert "training" not in said and "answers" not in said
+    assert read(place, "table.json") == table
+
+
+def test_a_killed_run_goes_on(script, place, monkeypatch, capsys) -> None:
+    import depthdial as dd
+
+    trained = []
+
+    def killed(*arguments, **keywords):
+        if keywords["routes"] == ("uls:12",):
+            raise KeyboardInterrupt
+        trained.append(keywords["routes"])
+        return finetune(*arguments, **keywords)
+
+    finetune = dd.finetune
+    monkeypatch.setattr(dd, "finetune", killed)
+    with pytest.raises(KeyboardInterrupt):
+        go(script, place, "--only", "full")
+        go(script, place, "--only", "specialists")
+    assert trained == [("full",), ("uls:6",)]
+    monkeypatch.setattr(dd, "finetune", lambda *a, **k: trained.append(k["routes"]) or finetune(*a, **k))
+    assert go(script, place, "--only", "specialists") == 0
+    assert trained == [("full",), ("uls:6",), ("uls:12",)]
+    assert go(script, place, "--only", "results") == 2
+    assert "rows.parquet yet: run the same command without --only" in capsys.readouterr().err
+
+
+def test_specialists_that_have_answered_can_leave_the_disk(script, place) -> None:
+    write_settings(place, keep_weights=False, costs=[6])
+    for step in ("full", "specialists"):
+        assert go(script, place, "--only", step) == 0
+    weights = place / "out" / "work" / "weights"
+    assert [folder.name for folder in weights.iterdir()] == ["T"]
+    assert (place / "out" / "training" / "uls-6.json").exists()
+    before = (place / "out" / "work" / "answers" / "uls-6" / "rows.parquet").stat().st_mtime_ns
+    assert go(script, place, "--only", "specialists") == 0
+    assert [folder.name for folder in weights.iterdir()] == ["T"]
+    assert (place / "out" / "work" / "answers" / "uls-6" / "rows.parquet").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"learning_rat": 1.0}, "unknown setting 'learning_rat'"),
+        ({"costs": "left out"}, "lacks the setting costs"),
+        ({"costs": [6, 25]}, "costs names 25 layers, but"),
+        ({"costs": [0]}, "costs names 0"),
+        ({"costs": [24]}, "no cost below the 24 layers"),
+        ({"costs": [6, 6]}, "names a cost twice"),
+        ({"epochs": 2}, "tokens_per_route or with epochs"),
+        ({"samples": {"samples": 3}}, "samples.samples must be even"),
+        ({"samples": {"sample": 4}}, "unknown setting 'sample'"),
+        ({"learning_rate": -1}, "learning_rate must be a number above 0"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number"),
+    ],
+)
+def test_bad_settings_are_one_sentence(script, place, capsys, changed, expected) -> None:
+    write_settings(place, **changed)
+    assert go(script, place) == 2
+    said = capsys.readouterr().err.strip()
+    assert expected in said and "\n" not in said
+    assert not (place / "out").exists()
+
+
+def test_missing_data_and_another_runs_folder_are_refused(script, place, capsys) -> None:
+    settings, out = str(place / "settings.json"), str(place / "out")
+    assert script.main([settings, "--data", str(place / "nothing"), "--out", out]) == 2
+    assert "There is no file or folder" in capsys.readouterr().err
+    script.open_experiment(script.read_settings(place / "settings.json"), place / "data", place / "out")
+    write_settings(place, learning_rate=0.5)
+    assert go(script, place) == 2
+    assert "holds a run with another learning_rate (0.002 then, 0.5 now)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted(HERE.glob("*.json")), ids=lambda path: path.stem)
+def test_the_settings_that_come_with_it_can_be_used(script, path) -> None:
+    settings = script.read_settings(path)
+    n_layers = 24 if "opt" in path.name else 30
+    assert settings.costs_below(n_layers)[-1] < n_layers
