@@ -295,6 +295,24 @@ def without_seconds(table: pa.Table) -> list[dict[str, object]]:
     return table.select([name for name in table.column_names if not name.endswith("_sec")]).to_pylist()
 
 
+def test_sampled_answers_and_what_is_predictable_of_them(model: Path, data: Path, tmp_path: Path) -> None:
+    sampled = [*sweep_arguments(model, data, tmp_path), "--samples", 4, "--temperature", 0.7, "--top-p", 0.9]
+    assert "small: 6 sequences" in succeed(*sampled).out
+    rows = pq.read_table(tmp_path / "rows.parquet")
+    assert rows.num_rows == 6 * 4 * 4 and set(rows["sample"].to_pylist()) == {0, 1, 2, 3}
+    assert json.loads((tmp_path / "settings.json").read_text())["temperature"] == 0.7
+    run = succeed("oracle", tmp_path, "--budget", 3)
+    for told in ("Oracle by rouge_l", "Predictable oracle by rouge_l: chosen on 2 of 4 samples", "at a budget of 3", "full"):
+        assert told in run.out
+    stored = json.loads((tmp_path / "predictable.json").read_text())["rouge_l"]
+    assert dd.PredictableCurve.from_dict(stored).to_dict() == dd.predictable_oracle(rows).to_dict()
+    means = dd.OracleCurve.from_dict(json.loads((tmp_path / "oracle.json").read_text())["rouge_l"])
+    assert means.full_value == pytest.approx(stored["full_value"])
+    assert "s gain is luck" in Path(succeed("report", tmp_path).out.split()[-1]).read_text()
+    assert (tmp_path / "figures" / "predictable-rouge_l.svg").exists()
+    assert "leave --weight-by out" in refused("oracle", tmp_path, "--weight-by", "new_tokens")
+
+
 # A stopped run goes on
 
 
@@ -474,6 +492,10 @@ def test_refused_tasks(tmp_path: Path, arguments: list[str], told: str) -> None:
         (["--routes", "nowhere.json"], "There is no route family file nowhere.json"),
         (["--routes", "full", "--metrics", "nonsense"], "Unknown metric 'nonsense'"),
         (["--routes", "full", "--metrics", " , "], "Unknown metric"),
+        (["--routes", "full", "--samples", "-1"], "samples must be a whole number, 0 for greedy answers, not -1"),
+        (["--routes", "full", "--samples", "2", "--temperature", "0"], "temperature must be above 0"),
+        (["--routes", "full", "--temperature", "0.7"], "say how many with samples"),
+        (["--routes", "full", "--samples", "2", "--metrics", "kl"], "sweep kl without samples"),
         (["--routes", "full", "--batch-size", "0"], "batch_size must be a whole number of at least 1"),
         (["--routes", "full", "--max-new-tokens", "-3"], "max_new_tokens must be a whole number of at least 1"),
         (["--routes", "full", "--prompt-depth", "half"], "Unknown prompt depth 'half'"),

@@ -181,7 +181,10 @@ def sweep(
     out: OutFolder,
     source: DataOptions,
     loading: ModelOptions,
-    metrics: Annotated[str, typer.Option(help="Some of rouge_l, nll, kl, agreement.")] = "rouge_l,nll,kl,agreement",
+    metrics: Annotated[str | None, typer.Option(help="Default: rouge_l,nll,kl,agreement; of samples rouge_l.")] = None,
+    samples: Annotated[int, typer.Option(help="Sampled answers of each, instead of the greedy one.")] = 0,
+    temperature: Annotated[float, typer.Option(help="Of sampled answers.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus of sampled answers.")] = 1.0,
     limit: Limit = None,
     batch_size: BatchSize = 16,
     max_new_tokens: NewTokens = 128,
@@ -197,6 +200,7 @@ def sweep(
     from depthdial.models.architectures import count_layers
     from depthdial.report.tables import headline
 
+    metrics = metrics if metrics is not None else "rouge_l" if samples else "rouge_l,nll,kl,agreement"
     sequences = source.read(limit)
     loaded, tokenizer = loading.load(model)
     rows = run(
@@ -205,6 +209,9 @@ def sweep(
         task=sequences,
         routes=read_routes(routes, count_layers(loaded)),
         metrics=tuple(name.strip() for name in metrics.split(",") if name.strip()),
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
         out=out,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
@@ -228,18 +235,31 @@ def oracle(
     budget: Annotated[float | None, typer.Option(help="Also solve for this mean cost per sequence.")] = None,
     seed: Annotated[int, typer.Option(help="Of bootstrap and permutations.")] = 0,
 ) -> None:
-    """The best route for every sequence under a global budget (Figure 2)."""
+    """The best route for every sequence under a global budget (Figure 2); of sampled answers also what is predictable."""
     from depthdial.choose.oracle import oracle as choose
-    from depthdial.report.tables import oracle_table
-    from depthdial.studies import keep_oracle, read_study_rows
+    from depthdial.choose.predictable import predictable_oracle
+    from depthdial.measure.results import count_samples
+    from depthdial.report.tables import oracle_table, predictable_table
+    from depthdial.studies import keep_oracle, keep_predictable, one_row_each, read_study_rows
 
-    curve = choose(read_study_rows(folder), metric=metric, cost=cost, weight_by=weight_by, seed=seed)
+    rows, predictable = read_study_rows(folder), None
+    n_samples = count_samples(rows)
+    if n_samples and weight_by is not None:
+        raise InputError("Sampled answers have no weight that is known before them: leave --weight-by out.")
+    each = one_row_each(rows, metric, cost)
+    curve = choose(each, metric=metric, cost=cost, weight_by=weight_by, seed=seed)
+    if n_samples > 1:
+        predictable = predictable_oracle(rows, metric=metric, cost=cost, seed=seed)
     print_rows(f"Oracle by {metric}, spending {cost}", oracle_table(curve))
     if budget is not None:
         choice = curve.pick(budget)
         counts = {name: int((choice == i).sum()) for i, name in enumerate(curve.routes)}
         typer.echo(f"at a budget of {budget:g}: " + ", ".join(f"{n} x {name}" for name, n in counts.items() if n))
     typer.echo(f"curve: {keep_oracle(folder, curve, weight_by)}")
+    if predictable is not None:
+        chosen = f"chosen on {predictable.chosen_on[-1]} of {n_samples} samples, judged by the others"
+        print_rows(f"Predictable oracle by {metric}: {chosen}", predictable_table(predictable))
+        typer.echo(f"curve: {keep_predictable(folder, predictable)}")
 
 
 @app.command()

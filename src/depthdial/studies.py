@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from depthdial.choose.oracle import OracleCurve, oracle
+from depthdial.choose.predictable import PredictableCurve
 from depthdial.choose.search import METHOD, search_routes
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily, read_routes
 from depthdial.files import read_json, write_json
 from depthdial.measure.plan import ModelIdentity, check_positive
-from depthdial.measure.results import load_rows
+from depthdial.measure.results import count_samples, load_rows
 from depthdial.measure.similarity import similarity
+from depthdial.measure.stats import mean_over_samples
 from depthdial.measure.sweep import sweep
 from depthdial.measure.tasks import Task
 from depthdial.models.architectures import count_layers
@@ -160,10 +162,26 @@ def run_oracles(rows: Any, folder: Path, metrics: Sequence[str] = ("rouge_l", "a
 
 def keep_oracle(folder: Path, curve: OracleCurve, weight_by: str | None = None) -> Path:
     """Put a curve beside the others of a folder, under its metric and what it spends where that is not layers."""
-    path = folder / "oracle.json"
+    return _keep(folder / "oracle.json", curve, "" if weight_by is None else f", weighted by {weight_by}")
+
+
+def keep_predictable(folder: Path, curve: PredictableCurve) -> Path:
+    """The same for a predictable oracle, in a file of its own."""
+    return _keep(folder / "predictable.json", curve)
+
+
+def one_row_each(rows: Any, *columns: str) -> Any:
+    """Rows as an oracle takes them: of sampled answers the means of `columns`, for each (sequence, route)."""
+    if not count_samples(rows):
+        return rows
+    wanted = [name for name in ("sequence_id", "route", *columns) if name in rows.column_names]
+    return mean_over_samples({name: rows.column(name).to_numpy() for name in wanted})
+
+
+def _keep(path: Path, curve: OracleCurve | PredictableCurve, suffix: str = "") -> Path:
     curves = read_json(path, "oracle") if path.exists() else {}
     name = curve.metric if curve.cost == "layers_run" else f"{curve.metric} by {curve.cost}"
-    curves[name if weight_by is None else f"{name}, weighted by {weight_by}"] = curve.to_dict()
+    curves[name + suffix] = curve.to_dict()
     return write_json(path, curves)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.measure.stats import Interval, mean_interval, student_t
+from depthdial.measure.stats import Interval, mean_interval, mean_over_samples, student_t
 
 # Two-sided quantiles of Student's t as printed in tables: degrees of freedom, at 90%, 95% and 99%.
 TABLE = [
@@ -95,3 +95,20 @@ def test_intervals_cover_the_true_mean_as_often_as_they_say(n: int) -> None:
     intervals = [mean_interval(row) for row in draws]
     covered = np.mean([interval.low <= 3.0 <= interval.high for interval in intervals])
     assert covered == pytest.approx(0.95, abs=0.012)  # 3.5 standard errors of the count; the draws are seeded
+
+
+def test_samples_are_averaged_within_their_sequence_and_route():
+    columns = {
+        "sequence_id": np.array(["b", "a", "b", "a", "b"]),
+        "route": np.array(["full", "full", "full", "full", "ee:1"]),
+        "sample": np.array([0, 0, 1, 1, 0]),
+        "rouge_l": np.array([0.1, 0.2, 0.3, math.nan, 0.5]),
+        "layers_run": np.array([4, 4, 4, 4, 1]),
+        "answer": np.array(["first", "x", "second", "y", "z"], dtype=object),
+    }
+    means = mean_over_samples(columns)
+    assert list(zip(means["sequence_id"], means["route"], strict=True)) == [("b", "full"), ("a", "full"), ("b", "ee:1")]
+    assert means["rouge_l"][[0, 2]].tolist() == pytest.approx([0.2, 0.5]) and math.isnan(means["rouge_l"][1])
+    assert means["layers_run"].tolist() == [4, 4, 1]
+    assert means["answer"].tolist() == ["first", "x", "z"]
+    assert "sample" not in means

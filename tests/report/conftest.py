@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from depthdial.choose.oracle import OracleCurve, oracle
+from depthdial.choose.predictable import PredictableCurve, predictable_oracle
 from depthdial.families import RouteFamily
 from depthdial.files import write_json
 from depthdial.measure.results import PROVENANCE_COLUMNS, SIMILARITY_COLUMNS, SWEEP_COLUMNS
@@ -200,6 +201,29 @@ def study_maker() -> Callable[..., FakeStudy]:
 def study(tmp_path_factory: pytest.TempPathFactory) -> FakeStudy:
     """One study for all tests that only read it."""
     return make_study(tmp_path_factory.mktemp("fabricated") / "study")
+
+
+@dataclass(frozen=True)
+class FakeSamples:
+    """A sweep's folder with four sampled answers of everything, and its predictable oracle."""
+
+    folder: Path
+    rows: pa.Table
+    curve: PredictableCurve
+
+
+@pytest.fixture(scope="session")
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> FakeSamples:
+    folder, noise, rows = tmp_path_factory.mktemp("sampled"), np.random.default_rng(0), []
+    for row in sweep_rows(study_routes(12), 20, references=True, text=True).to_pylist():
+        for sample in range(4):
+            score = float(np.clip(row["rouge_l"] + 0.1 * noise.normal(), 0, 1))
+            rows.append({**row, "sample": sample, "rouge_l": score, "kl": None, "agreement": None, "nll": None})
+    table = _table(rows, SWEEP_COLUMNS)
+    curve = predictable_oracle(table, n_bootstrap=100, n_permutations=3, n_splits=5)
+    pq.write_table(table, folder / "rows.parquet")
+    write_json(folder / "predictable.json", {"rouge_l": curve.to_dict()})
+    return FakeSamples(folder, table, curve)
 
 
 @pytest.fixture(scope="session")

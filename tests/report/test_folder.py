@@ -27,7 +27,13 @@ def test_rows_of_either_kind_may_lie_in_the_folder_itself(study: Any, kind: str)
     found = read_folder(study.folder / kind)
     assert getattr(found, kind).num_rows == getattr(study, kind).num_rows
     assert getattr(found, {"sweep": "similarity", "similarity": "sweep"}[kind]) is None
-    assert found.family is None and not found.curves
+    assert found.family is None and not found.curves and not found.predictable
+
+
+def test_sampled_rows_come_with_their_predictable_oracle(sampled: Any) -> None:
+    found = read_folder(sampled.folder)
+    assert found.sweep.equals(sampled.rows)
+    assert found.predictable["rouge_l"].to_dict() == sampled.curve.to_dict()
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
@@ -55,6 +61,7 @@ def test_tables_that_are_no_results_are_refused(study: Any, tmp_path: Path) -> N
     ("name", "text", "complaint"),
     [
         ("oracle.json", '{"rouge_l": {"metric": 1}}', "damaged at 'rouge_l'"),
+        ("predictable.json", '{"rouge_l": {"metric": 1}}', "damaged at 'rouge_l'"),
         ("oracle.json", "[1]", "holds no oracle"),
         ("routes.json", "{}", "not a route family file"),
         ("study.json", "{", "not a readable study file"),

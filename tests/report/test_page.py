@@ -18,7 +18,7 @@ import pytest
 from depthdial.errors import InputError
 from depthdial.measure.results import UnitStore
 from depthdial.report.page import write_report
-from depthdial.report.tables import cell_text, headline, similarity_table
+from depthdial.report.tables import cell_text, headline, predictable_table, similarity_table
 
 FIGURES = {
     "oracle-rouge_l",
@@ -199,6 +199,17 @@ def test_a_study_of_one_sequence_without_references_or_text_has_a_report(study_m
     assert "The rows hold no text: --keep-text" in read.text
     assert not re.search(r"\bnan\b", read.text.lower())
     assert len(read.images) == 4
+
+
+def test_sampled_answers_have_a_section_of_their_own(sampled: Any) -> None:
+    read = _Reader(write_report(sampled.folder).read_text())
+    assert "Sequences: 20, 4 sampled answers to each." in read.text
+    assert "F-measure of the sampled answers (their mean)" in read.text and "the first of 4 samples" in read.text
+    expected = [[cell_text(name, value) for name, value in row.items()] for row in predictable_table(sampled.curve)]
+    assert expected in [table[1:] for table in read.tables]
+    assert any(row[0].startswith("★ predictable oracle") for row in read.tables[0])
+    assert (sampled.folder / "figures" / "predictable-rouge_l.png").exists()
+    assert "luck cannot be told" not in read.text
 
 
 def test_no_rows_is_an_input_error_and_writes_nothing(tmp_path: Path) -> None:

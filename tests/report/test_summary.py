@@ -157,3 +157,16 @@ def test_interval_of_one_sequence_has_no_ends() -> None:
     interval = route.interval("kl")
     assert interval is not None and interval.mean == 0.5 and math.isnan(interval.low)
     assert np.isnan(interval.high)
+
+
+def test_samples_of_one_sequence_are_no_sequences_of_their_own() -> None:
+    once = _rows(["full", "uls:3"], rouge_l=lambda number, i: (i - number) / 10)
+    twice = {name: [value for value in column for _ in range(2)] for name, column in once.items()}
+    twice["rouge_l"] = [value + (0.05 if i % 2 else -0.05) for i, value in enumerate(twice["rouge_l"])]
+    twice["sample"] = [i % 2 for i in range(len(twice["route"]))]
+    for single, double in zip(gather(once), gather(twice), strict=True):
+        assert double.n_sequences == single.n_sequences == 3
+        assert double.columns["rouge_l"] == pytest.approx(single.columns["rouge_l"])
+        assert double.cost_layers == single.cost_layers
+    greedy = {**once, "sample": [None] * 6}
+    assert str(gather(greedy)[0].interval("rouge_l")) == str(gather(once)[0].interval("rouge_l"))

@@ -1,9 +1,9 @@
-"""Means with their 95% intervals, over sequences."""
+"""Means with their 95% intervals, over sequences; over the samples of each of them first, where there are several."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -37,6 +37,29 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
         return Interval(mean, math.nan, math.nan, 1)
     half = student_t(confidence, data.size - 1) * float(data.std(ddof=1)) / math.sqrt(data.size)
     return Interval(mean, mean - half, mean + half, int(data.size))
+
+
+def mean_over_samples(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One row for each (sequence, route) of a table that may hold several samples of it, in order of appearance.
+
+    Samples of one sequence are no independent sequences: an interval over sequences is taken on their means.
+
+    Args:
+        columns: (n_rows,) arrays by name, `sequence_id` and `route` among them.
+
+    Returns:
+        Numbers as their means (NaN where one is), texts as those of the first sample; no column `sample`.
+    """
+    places: dict[tuple[object, object], int] = {}
+    keys = zip(columns["sequence_id"].tolist(), columns["route"].tolist(), strict=True)
+    codes = np.array([places.setdefault(key, len(places)) for key in keys], dtype=np.intp)
+    _, first, counts = np.unique(codes, return_index=True, return_counts=True)
+    reduced = {}
+    for name, column in columns.items():
+        is_number = column.dtype.kind in "iuf" and name not in ("sequence_id", "route")
+        reduced[name] = np.bincount(codes, weights=column) / counts if is_number else column[first]
+    reduced.pop("sample", None)
+    return reduced
 
 
 def student_t(confidence: float, degrees: int) -> float:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from depthdial.choose.oracle import OracleCurve
+from depthdial.choose.predictable import PredictableCurve
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily
 from depthdial.files import read_json
 from depthdial.measure.results import load_rows
+
+_Curve = TypeVar("_Curve", OracleCurve, PredictableCurve)
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class ResultFolder:
         sweep, similarity: rows, as pyarrow tables.
         family: the searched routes.
         curves: oracles by name: the metric, and what is spent where that is not layers.
+        predictable: predictable oracles by the same names, of rows with several sampled answers.
         settings: by what they are of (`study`, `sweep`, `similarity`).
     """
 
@@ -30,11 +34,12 @@ class ResultFolder:
     similarity: Any = None
     family: RouteFamily | None = None
     curves: Mapping[str, OracleCurve] = field(default_factory=dict)
+    predictable: Mapping[str, PredictableCurve] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def read_folder(folder: Path | str) -> ResultFolder:
-    """Read DIR/sweep, DIR/similarity (or rows in DIR itself), routes.json, oracle.json, study.json and the runs' settings.
+    """Read DIR/sweep, DIR/similarity (or rows in DIR itself), and routes, oracles, study and the runs' settings as JSON.
 
     Raises:
         InputError: if the folder holds no rows, or one of its files is damaged.
@@ -62,7 +67,8 @@ def read_folder(folder: Path | str) -> ResultFolder:
         rows.get("sweep"),
         rows.get("similarity"),
         RouteFamily.load(path / "routes.json") if (path / "routes.json").exists() else None,
-        _curves(path / "oracle.json"),
+        _curves(path / "oracle.json", OracleCurve),
+        _curves(path / "predictable.json", PredictableCurve),
         {name: value for name, value in {"study": _read(path / "study.json", "study"), **settings}.items() if value},
     )
 
@@ -81,11 +87,11 @@ def _read(path: Path, what: str) -> Mapping[str, Any]:
     return document
 
 
-def _curves(path: Path) -> dict[str, OracleCurve]:
+def _curves(path: Path, kind: type[_Curve]) -> dict[str, _Curve]:
     curves = {}
     for name, stored in _read(path, "oracle").items():
         try:
-            curves[name] = OracleCurve.from_dict(stored)
+            curves[name] = kind.from_dict(stored)
         except InputError as error:
             raise InputError(f"{path} is damaged at {name!r}: run `depthdial oracle` again.") from error
     return curves

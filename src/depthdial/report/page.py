@@ -9,7 +9,8 @@ from typing import Any
 
 from depthdial.files import write_text
 from depthdial.report.folder import ResultFolder, read_folder
-from depthdial.report.sections import Picture, Section, build_sections
+from depthdial.report.parts import Picture, Section
+from depthdial.report.sections import build_sections
 from depthdial.report.style import save_figure
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from depthdial.measure.results import count_samples
 from depthdial.report import tables
 from depthdial.report.folder import ResultFolder
 from depthdial.report.oracle_plot import METRIC_NAMES, draw_oracle
+from depthdial.report.parts import Picture, Sample, Section, Table
+from depthdial.report.predictable_plot import draw_predictable, shown_budget
 from depthdial.report.routes_plot import RouteBar, draw_routes
 from depthdial.report.search_plot import draw_importance, draw_search
 from depthdial.report.similarity_plot import draw_fidelity, draw_similarity
 from depthdial.report.summary import RouteRows, gather, headline_metric
 from depthdial.report.time_plot import affine_fit, describe_fit, draw_quality_time, draw_time_layers, timed_routes
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # What the columns of the headline table mean, those that it has.
 _DEFINITIONS = {
@@ -29,51 +29,6 @@ _DEFINITIONS = {
     "speed": "Speed: ratio to the full model's in the same run, left out where batches had other sizes.",
 }
 _SAMPLE_SEQUENCES, _SAMPLE_ROUTES, _SAMPLE_CHARACTERS = 4, 5, 1200
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as the template prints it: every cell a (text, interval); the first column heads its row."""
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[tuple[str, str]]]
-    is_text: bool = False
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure, the name of its files, its caption, and what it shows for who cannot see it."""
-
-    name: str
-    figure: Figure
-    caption: str
-    alt: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Answers of several routes to one sequence."""
-
-    sequence_id: str
-    answers: Sequence[tuple[str, str, str]]
-
-
-@dataclass(frozen=True)
-class Section:
-    """Printed in the order of the fields.
-
-    Attributes:
-        paragraphs: before pictures and tables; `notes`: after them.
-    """
-
-    anchor: str
-    title: str
-    paragraphs: Sequence[str] = ()
-    pictures: Sequence[Picture] = ()
-    tables: Sequence[Table] = ()
-    samples: Sequence[Sample] = ()
-    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +49,11 @@ class Contents:
     def metric(self) -> str | None:
         return headline_metric(self.routes)
 
+    @cached_property
+    def n_samples(self) -> int:
+        """Sampled answers of each (sequence, route); 0 for greedy ones."""
+        return count_samples(self.files.sweep) if self.files.sweep is not None else 0
+
 
 def build_sections(files: ResultFolder) -> list[Section]:
     """All sections of a page, in reading order."""
@@ -101,6 +61,7 @@ def build_sections(files: ResultFolder) -> list[Section]:
     makers: tuple[Callable[[Contents], Section], ...] = (
         _headline,
         _oracle,
+        _predictable,
         _route_pictures,
         _similarity,
         _time,
@@ -115,7 +76,7 @@ def _headline(contents: Contents) -> Section:
     anchor, title = "headline", "What each route costs and keeps"
     if not contents.routes:
         return Section(anchor, title, ["No sweep is in this folder: `depthdial sweep` measures the quality of routes."])
-    table = tables.headline(contents.files.sweep, contents.files.curves)
+    table = tables.headline(contents.files.sweep, contents.files.curves, contents.files.predictable)
     told = [text for name, text in _DEFINITIONS.items() if name in table[0]]
     notes = [" ".join([told[0], _metric_text(contents), *told[1:], "All are means over sequences."])]
     if any(str(row["route"]).startswith("★") for row in table):
@@ -124,13 +85,15 @@ def _headline(contents: Contents) -> Section:
             "a bound on what a controller could reach, not a method. ★ is the lowest mean cost at which it is as good as "
             "running the full model on every sequence."
         )
-    caption = f"Sequences: {contents.routes[0].n_sequences}. Means over them, with 95% intervals in brackets"
+    sampled = f", {contents.n_samples} sampled answers to each" if contents.n_samples else ""
+    caption = f"Sequences: {contents.routes[0].n_sequences}{sampled}. Means over them, with 95% intervals in brackets"
     return Section(anchor, title, tables=[_as_table(caption, table)], notes=notes)
 
 
 def _metric_text(contents: Contents) -> str:
     if contents.metric == "rouge_l":
-        return "ROUGE-L: F-measure of the greedily generated answer against the reference, with its 95% interval."
+        answer = "sampled answers (their mean)" if contents.n_samples else "greedily generated answer"
+        return f"ROUGE-L: F-measure of the {answer} against the reference, with its 95% interval."
     return f"No sequence has a ROUGE score, so the headline is {_name(contents.metric)}, with its 95% interval."
 
 
@@ -166,6 +129,38 @@ def _oracle(contents: Contents) -> Section:
             alt += f"The oracle is as good as the full model at {tables.cell_text('budget', rows[0]['budget'])}."
         pictures.append(Picture(f"oracle-{_file_name(name)}", draw_oracle(curve), caption, alt))
         held.append(_as_table(f"Oracle by {name}: budgets and what it is held against", rows))
+    told = (
+        f"Scores are means over {contents.n_samples} sampled answers, and this oracle is judged by the answers that it "
+        "chose on: it overstates. The next section takes the luck out."
+    )
+    return Section(anchor, title, [told] if contents.n_samples else [], pictures, held)
+
+
+def _predictable(contents: Contents) -> Section:
+    anchor, title = "predictable", "How much of the oracle's gain is luck"
+    curves = contents.files.predictable
+    if not curves:
+        told = (
+            "No predictable oracle is in this folder. With one answer to each sequence on each route, luck cannot be told "
+            "from knowledge: `depthdial sweep --samples 8` and `depthdial oracle` measure how much can be predicted."
+        )
+        return Section(anchor, title, [told])
+    pictures, held = [], []
+    for name, curve in curves.items():
+        caption = (
+            f"Above: budget against {_name(curve.metric)}, of {curve.n_samples} sampled answers to each of "
+            f"{curve.n_sequences} sequences on each route. The paper's oracle picks the best of many noisy scores and is "
+            "judged by the same scores. The predictable oracle chooses on some samples and is judged by the others: in "
+            "expectation a lower bound of the oracle that knows every expected score, as the paper's is an upper one; the "
+            f"band is its {curve.confidence:.0%} bootstrap interval over sequences. Shuffled cells: the same when a "
+            "sequence's routes no longer belong together; at the mixture where sequences differ by luck alone, and above "
+            "it where they differ in difficulty. Points: one route for all sequences. Below: both bounds at a budget of "
+            f"{shown_budget(curve):.4g}, by the number of samples chosen on; the truth lies between them."
+        )
+        rows = tables.predictable_table(curve)
+        alt = "Two panels: quality of the predictable and the paper's oracle by budget; the two bounds by number of samples."
+        pictures.append(Picture(f"predictable-{_file_name(name)}", draw_predictable(curve), caption, alt))
+        held.append(_as_table(f"Predictable oracle by {name}, and what it is held against", rows))
     return Section(anchor, title, pictures=pictures, tables=held)
 
 
@@ -300,11 +295,12 @@ def _samples(contents: Contents) -> Section:
         for route in shown:
             text, score = _answers(route).get(sequence, (None, None))
             if text is not None:
-                scored = "" if score is None else f"ROUGE-L {score:.2f}"
+                scored = "" if score is None else f"{'mean ' if contents.n_samples else ''}ROUGE-L {score:.2f}"
                 cut = text if len(text) <= _SAMPLE_CHARACTERS else f"{text[:_SAMPLE_CHARACTERS]}…"
                 answers.append((f"{route.name} ({route.cost_layers:g} of {route.n_layers} layers)", scored, cut))
         samples.append(Sample(str(sequence), answers))
-    text = "The first sequences of the rows, not picked ones; greedy decoding, cut at the sweep's longest answer."
+    how = f"the first of {contents.n_samples} samples" if contents.n_samples else "greedy decoding"
+    text = f"The first sequences of the rows, not picked ones; {how}, cut at the sweep's longest answer."
     return Section(anchor, title, [text], samples=samples)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from depthdial.errors import InputError
-from depthdial.measure.stats import Interval, mean_interval
+from depthdial.measure.results import count_samples
+from depthdial.measure.stats import Interval, mean_interval, mean_over_samples
 from depthdial.routes import FIXED_FAMILIES, RANDOM_FAMILIES, Route
 
 # Families in the order in which tables name them; a searched one, whose name is its own, follows the full model.
@@ -20,12 +21,12 @@ _NAMES = ("sequence_id", "route", "route_layers")
 
 @dataclass(frozen=True)
 class RouteRows:
-    """All rows of one route.
+    """All rows of one route, one for each sequence.
 
     Attributes:
         family: `full`, `uls`, .., the name of a searched family, or `listed` for routes written as layers.
         share_run: (n_layers,) on which share of the sequences each layer ran; 0 or 1 but for random rules.
-        columns: (n_sequences,) arrays by column; NaN where a number is missing.
+        columns: (n_sequences,) arrays by column; NaN where a number is missing; of sampled answers the means.
     """
 
     name: str
@@ -117,6 +118,8 @@ def gather(rows: Any) -> list[RouteRows]:
         InputError: if a column is missing, there is no row, or rows of different models are mixed.
     """
     columns = _columns(rows)
+    if count_samples(rows):
+        columns = mean_over_samples(columns)
     if not len(columns["route"]):
         raise InputError("The table has no rows: run `depthdial sweep` first.")
     depths = sorted({int(n) for n in columns["n_layers"]})

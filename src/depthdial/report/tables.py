@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from depthdial.choose.oracle import OracleCurve
+from depthdial.choose.predictable import PredictableCurve
 from depthdial.measure.results import PROVENANCE_COLUMNS
 from depthdial.measure.stats import Interval
 from depthdial.report.summary import RouteRows, full_of, gather, headline_metric
@@ -39,6 +40,9 @@ COLUMN_LABELS = {
     "random": "shares at random",
     "permuted": "shuffled oracle",
     "full": "full model",
+    "predictable": "predictable",
+    "plug_in": "paper's oracle",
+    "plug_in_all": "on all samples",
     "layer": "layer",
     "kl_alone": "KL when it alone is dropped, nats",
     "dropped": "dropped in round",
@@ -53,7 +57,11 @@ _LISTED_ROUTES = 12
 Cells = dict[str, Any]
 
 
-def headline(rows: Any, curves: OracleCurve | Mapping[str, OracleCurve] | None = None) -> list[Cells]:
+def headline(
+    rows: Any,
+    curves: OracleCurve | Mapping[str, OracleCurve] | None = None,
+    predictable: Mapping[str, PredictableCurve] | None = None,
+) -> list[Cells]:
     """What each route costs and keeps: a row for each, and the oracle's below them.
 
     Keys: `route`; `layers` run for a response token; `cost_percent` of the model's layers; the headline metric
@@ -65,6 +73,7 @@ def headline(rows: Any, curves: OracleCurve | Mapping[str, OracleCurve] | None =
         rows: what `sweep` returned (a pyarrow.Table, a pandas.DataFrame or a dict of arrays).
         curves: the oracle by layers run, or oracles by metric; the one by the headline metric adds the star (the
             cheapest budget as good as the full model) and the oracle and the best mixture at half of the full cost.
+        predictable: predictable oracles by metric; adds its star and its value at half of the full cost.
 
     Raises:
         InputError: if there are no rows or they are no sweep's.
@@ -75,6 +84,9 @@ def headline(rows: Any, curves: OracleCurve | Mapping[str, OracleCurve] | None =
     curve = headline_curve(curves, metric)
     if curve is not None and metric is not None:
         table += [{**dict.fromkeys(table[0]), **cells} for cells in _oracle_cells(curve, metric)]
+    honest = (predictable or {}).get(metric or "")
+    if honest is not None and metric is not None:
+        table += [{**dict.fromkeys(table[0]), **cells} for cells in _predictable_cells(honest, metric)]
     return _without_empty_columns(table, keep=("route", "layers", "cost_percent"))
 
 
@@ -117,14 +129,30 @@ def oracle_table(curve: OracleCurve) -> list[Cells]:
         table.append(
             {
                 "point": "★ as good as full" if star else f"{row['point']} of full",
-                "budget": _interval(row["budget"], row["budget_low"], row["budget_high"], curve),
+                "budget": _interval(row["budget"], row["budget_low"], row["budget_high"], len(curve.sequence_ids)),
                 "cost_percent": None if row["share_of_full"] is None else 100 * row["share_of_full"],
-                "oracle": _interval(row["oracle"], row["oracle_low"], row["oracle_high"], curve),
+                "oracle": _interval(row["oracle"], row["oracle_low"], row["oracle_high"], len(curve.sequence_ids)),
                 "best_fixed": row["best_fixed"],
                 **{name: row[name] for name in ("best_fixed_value", "mixture", "random", "permuted", "full")},
             }
         )
     return _without_empty_columns(table, keep=("point", "budget", "oracle"))
+
+
+def predictable_table(curve: PredictableCurve) -> list[Cells]:
+    """The predictable oracle and what it is held against, at the stars and at 25, 50 and 75% of the full cost."""
+    table = []
+    for row in curve.table():
+        table.append(
+            {
+                "point": f"★ {row['point']}" if "matches" in row["point"] else f"{row['point']} of full",
+                "budget": _interval(row["budget"], row["budget_low"], row["budget_high"], curve.n_sequences),
+                "cost_percent": _percent(row["share_of_full"]),
+                "predictable": _predicted(row, curve),
+                **{name: row[name] for name in ("plug_in", "plug_in_all", "permuted", "random", "mixture", "full")},
+            }
+        )
+    return _without_empty_columns(table, keep=("point", "budget", "predictable"))
 
 
 def importance_table(made_by: Mapping[str, Any]) -> list[Cells]:
@@ -203,26 +231,44 @@ def _route_cells(route: RouteRows, metric: str | None, full: RouteRows | None) -
 
 def _oracle_cells(curve: OracleCurve, metric: str) -> list[Cells]:
     table = {row["point"]: row for row in curve.table()}
-    star, half = table.get("matches full"), table.get("50%")
+    star, half, n = table.get("matches full"), table.get("50%"), len(curve.sequence_ids)
     cells: list[Cells] = []
     if star is not None:
-        budget = _interval(star["budget"], star["budget_low"], star["budget_high"], curve)
+        budget = _interval(star["budget"], star["budget_low"], star["budget_high"], n)
         cost_percent = _percent(star["share_of_full"])
-        value = _interval(star["oracle"], star["oracle_low"], star["oracle_high"], curve)
+        value = _interval(star["oracle"], star["oracle_low"], star["oracle_high"], n)
         cells.append({"route": "★ oracle, as good as full", "layers": budget, "cost_percent": cost_percent, metric: value})
     if half is not None and half["oracle"] is not None:
         where: Cells = {"layers": half["budget"], "cost_percent": _percent(half["share_of_full"])}
-        value = _interval(half["oracle"], half["oracle_low"], half["oracle_high"], curve)
+        value = _interval(half["oracle"], half["oracle_low"], half["oracle_high"], n)
         cells.append({"route": "oracle at 50%", **where, metric: value})
         if half["mixture"] is not None and not math.isnan(half["mixture"]):
             cells.append({"route": "best mixture at 50%", **where, metric: half["mixture"]})
     return cells
 
 
-def _interval(mean: float | None, low: float | None, high: float | None, curve: OracleCurve) -> Interval | float | None:
-    if mean is None or low is None or high is None or len(curve.sequence_ids) < 2:
-        return mean
-    return Interval(mean, low, high, len(curve.sequence_ids))
+def _predictable_cells(curve: PredictableCurve, metric: str) -> list[Cells]:
+    if curve.cost != "layers_run" or curve.metric != metric:
+        return []
+    names = {"predictable matches full": "★ predictable oracle, as good as full", "50%": "predictable oracle at 50%"}
+    return [
+        {
+            "route": names[row["point"]],
+            "layers": _interval(row["budget"], row["budget_low"], row["budget_high"], curve.n_sequences),
+            "cost_percent": _percent(row["share_of_full"]),
+            metric: _predicted(row, curve),
+        }
+        for row in curve.table()
+        if row["point"] in names
+    ]
+
+
+def _predicted(row: Mapping[str, Any], curve: PredictableCurve) -> Interval | float | None:
+    return _interval(row["predictable"], row["predictable_low"], row["predictable_high"], curve.n_sequences)
+
+
+def _interval(mean: float | None, low: float | None, high: float | None, n: int) -> Interval | float | None:
+    return mean if mean is None or low is None or high is None or n < 2 else Interval(mean, low, high, n)
 
 
 def _percent(share: float | None) -> float | None:

@@ -1,0 +1,192 @@
+"""The oracle between luck and knowledge: quality against the budget, and how both bounds close in with more samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from depthdial.choose.predictable import PredictableCurve
+from depthdial.report.labels import between, place_labels
+from depthdial.report.oracle_plot import COST_NAMES, METRIC_NAMES, short_name
+from depthdial.report.style import (
+    BLACK,
+    BLUE,
+    GRAY,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    YELLOW,
+    figure_style,
+    looks,
+    new_figure,
+    shortened,
+    wrapped,
+)
+from depthdial.report.summary import family_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# With more routes than this, labels beside the points would cover each other.
+_LABELLED_ROUTES = 14
+
+
+def draw_predictable(curve: PredictableCurve) -> Figure:
+    """Two panels: mean quality within each budget; at one budget, the bounds against the number of samples chosen on."""
+    from matplotlib.font_manager import FontProperties
+
+    with figure_style():
+        figure = new_figure(6.6)
+        top, bottom = figure.subplots(2, 1, height_ratios=(5, 3))
+        _by_budget(top, curve)
+        _by_samples(bottom, curve)
+        handles, labels = top.get_legend_handles_labels()
+        key = figure.legend(handles, labels, loc="outside upper left", ncols=2, handlelength=2.6, columnspacing=1.4)
+        # As the legend's own title: the layout would put a title of the figure over the legend.
+        key.set_title(wrapped(_title(curve)), prop=FontProperties(size=10))
+        key.set_alignment("left")
+        _fixed(top, curve)
+    return figure
+
+
+def shown_budget(curve: PredictableCurve) -> float:
+    """The budget of the lower panel: the predictable star, or half of the full cost, or the middle where both fail."""
+    half = None if curve.full_cost is None else curve.full_cost / 2
+    if curve.matches_full_at is not None:
+        return curve.matches_full_at
+    if half is not None and half >= curve.budgets[0]:
+        return half
+    return float((curve.budgets[0] + curve.budgets[-1]) / 2)
+
+
+def _by_budget(axes: Axes, curve: PredictableCurve) -> None:
+    if curve.predictable_interval is not None:
+        low, high = curve.predictable_interval.T
+        axes.fill_between(curve.budgets, low, high, color=BLUE, alpha=0.18, linewidth=0)
+    luck = {"color": GREEN, "linewidth": 1.6, "linestyle": (0, (5, 1))}
+    axes.plot(curve.budgets, curve.plug_in[0], **luck, label="paper's oracle: paid the one sample that it chose on")
+    fainter: dict[str, Any] = {"color": SKY, "linewidth": 1.4, "linestyle": (0, (3, 1, 1, 1))}
+    axes.plot(curve.budgets, curve.plug_in[-1], **fainter, label=f"the same with all {curve.n_samples} samples")
+    label = f"predictable: chosen on {_samples(curve.chosen_on[-1])}, paid the others"
+    axes.plot(curve.budgets, curve.predictable[-1], color=BLUE, linewidth=2.2, label=label, gid="predictable")
+    if curve.permuted is not None:
+        label = "predictable, of shuffled cells"
+        axes.plot(curve.budgets, curve.permuted, color=PURPLE, linestyle=":", linewidth=1.8, label=label)
+    axes.plot(curve.budgets, curve.mixture, color=ORANGE, linestyle="--", label="best static mixture of routes")
+    if curve.full_value is not None:
+        axes.axhline(curve.full_value, color=BLACK, linewidth=0.8, label="full model")
+    _stars(axes, curve)
+    axes.set_ylabel(METRIC_NAMES.get(curve.metric, curve.metric))
+    axes.set_xlabel(f"budget: {COST_NAMES.get(curve.cost, f'mean {curve.cost} per sequence')}")
+
+
+def _stars(axes: Axes, curve: PredictableCurve) -> None:
+    if curve.full_value is None:
+        return
+    style: dict[str, Any] = {"marker": "*", "linestyle": "none", "markeredgecolor": BLACK, "zorder": 8}
+    if curve.plug_in_matches_full_at[0] is not None:
+        label, at = "paper's oracle as good as full", curve.plug_in_matches_full_at[0]
+        axes.plot(at, curve.full_value, markersize=12, markerfacecolor="white", **style, label=label)
+    if curve.matches_full_at is None:
+        return
+    ends = curve.matches_full_interval
+    if ends is not None and ends[0] is not None:
+        right = ends[1] if ends[1] is not None else float(curve.budgets[-1])
+        axes.plot([ends[0], right], 2 * [curve.full_value], color=BLACK, linewidth=3, alpha=0.55, zorder=7)
+    label = "predictable oracle as good as full"
+    axes.plot(
+        curve.matches_full_at, curve.full_value, markersize=17, markerfacecolor=YELLOW, **style, label=label, gid="star"
+    )
+
+
+def _fixed(axes: Axes, curve: PredictableCurve) -> None:
+    styles = looks(list(dict.fromkeys(family_of(route.route) for route in curve.fixed)))
+    for route in curve.fixed:
+        if route.low is not None and route.high is not None:
+            axes.plot([route.cost, route.cost], [route.low, route.high], color=GRAY, linewidth=1, zorder=4)
+        marker = styles[family_of(route.route)].marker
+        axes.plot(route.cost, route.value, marker=marker, color=GRAY, markeredgecolor=BLACK, markersize=6, zorder=5)
+    if len(curve.fixed) <= _LABELLED_ROUTES:
+        named = [route for route in curve.fixed if route.route != curve.full_route]
+        places = [(route.cost, route.value) for route in named]
+        place_labels(axes, places, [shortened(route.route) for route in named], avoid=_drawn(curve))
+
+
+def _drawn(curve: PredictableCurve) -> list[tuple[float, float]]:
+    """Points along everything that a label should not cover."""
+    lines = [curve.predictable[-1], curve.plug_in[0], curve.plug_in[-1], curve.mixture]
+    lines += [] if curve.permuted is None else [curve.permuted]
+    places = [place for line in lines for place in zip(curve.budgets.tolist(), line.tolist(), strict=True)]
+    for route in curve.fixed:
+        if route.low is not None and route.high is not None:
+            places += between((route.cost, route.low), (route.cost, route.high))
+    if curve.full_value is not None:
+        places += between((curve.budgets[0], curve.full_value), (curve.budgets[-1], curve.full_value), 80)
+    return [place for place in places if np.isfinite(place).all()]
+
+
+def _by_samples(axes: Axes, curve: PredictableCurve) -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+    budget = shown_budget(curve)
+    plug_in, predictable = (_values_at(curves, curve.budgets, budget) for curves in (curve.plug_in, curve.predictable))
+    axes.fill_between(
+        curve.chosen_on, predictable, plug_in[: len(predictable)], color=GRAY, alpha=0.15, linewidth=0, zorder=0
+    )
+    axes.plot(curve.plugged_in, plug_in, color=GREEN, marker="v", linestyle=(0, (5, 1)))
+    axes.plot(curve.chosen_on, predictable, color=BLUE, marker="^", linewidth=2.2)
+    if curve.predictable_interval is not None:
+        low, high = (float(np.interp(budget, curve.budgets, end)) for end in curve.predictable_interval.T)
+        axes.plot(2 * [curve.chosen_on[-1]], [low, high], color=BLUE, linewidth=1)
+    mixture = _values_at([curve.mixture], curve.budgets, budget)[0]
+    if np.isfinite(mixture):
+        axes.axhline(mixture, color=ORANGE, linestyle="--", zorder=1)
+    if curve.full_value is not None:
+        axes.axhline(curve.full_value, color=BLACK, linewidth=0.8, zorder=1)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(list(curve.plugged_in)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("samples of each answer that were chosen on")
+    axes.set_ylabel(
+        f"{short_name(curve.metric)} at {f'{budget:.3g} layers' if curve.cost == 'layers_run' else f'{budget:.3g}'}"
+    )
+    _name_bounds(axes, curve, plug_in, predictable)
+
+
+def _name_bounds(axes: Axes, curve: PredictableCurve, plug_in: Sequence[float], predictable: Sequence[float]) -> None:
+    # On white, for the lines of the mixture and of the full model run through here.
+    backed = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.9}
+    at: dict[str, Any] = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": 8, "bbox": backed}
+    axes.annotate("paid the samples chosen on", (curve.plugged_in[-1], plug_in[-1]), color=GREEN, **at)
+    axes.annotate("paid the others", (curve.chosen_on[-1], predictable[-1]), color=BLUE, **at)
+    room = curve.plugged_in[-1] ** 0.45  # a fixed share of the width, for the names
+    axes.set_xlim(0.92, curve.plugged_in[-1] * room)
+
+
+def _values_at(curves: Any, budgets: np.ndarray, budget: float) -> list[float]:
+    return [float(np.interp(budget, budgets, one)) for one in curves]
+
+
+def _samples(n: int) -> str:
+    return f"{n} sample{'s' * (n > 1)}"
+
+
+def _title(curve: PredictableCurve) -> str:
+    what = short_name(curve.metric)
+    star, luck, full = curve.matches_full_at, curve.plug_in_matches_full_at[0], curve.full_cost
+    if full is None:
+        return f"{what}: what is predictable of the oracle's gain, by budget"
+    unit = f"of {full:g} layers" if curve.cost == "layers_run" else "of the full cost"
+
+    def told(budget: float) -> str:
+        return f"{budget:.1f}" if curve.cost == "layers_run" else f"{budget / full:.0%}"
+
+    if star is None:
+        return f"{what}: what is predictable of the oracle's gain does not reach the full model"
+    paper = "" if luck is None else f"; the paper's oracle claims {told(luck)}"
+    return f"{what}: the predictable oracle equals the full model at {told(star)} {unit}{paper}"
