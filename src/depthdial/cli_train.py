@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,7 +31,9 @@ class TrainOptions:
     epochs: Annotated[float, _train("Passes over the rows.")] = 1.0
     prompt_depth: Annotated[str, _train("full (the prompt runs every layer) or route.", "--prompt-depth")] = "full"
     prompt_gradient: Annotated[bool, _train("Also learn through full-depth prompts.", "--prompt-gradient")] = False
-    answers: Annotated[str, _train("Learn reference, the model's own, or both answers: reference, model, both.")] = "reference"
+    answers: Annotated[str, _train("Learn reference, the model's own, or both answers: reference, model, both.")] = (
+        "reference"
+    )
     distill: Annotated[bool | None, _train("Learn the full model's predictions; default: with --elastic.")] = None
     temperature: Annotated[float, _train("Of the distillation.")] = 1.0
     cross_entropy: Annotated[float, _train("Its share in the loss beside the KL.", "--cross-entropy")] = 0.0

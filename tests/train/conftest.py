@@ -21,7 +21,9 @@ NUMBERS = ("one", "two", "three", "four")
 def lessons() -> Task:
     """24 sequences: counts of animals that did something; answers of one to five tokens."""
     examples = [
-        Example(f"lesson-{i}-{j}-{k}", f"{number} {noun} {verb}", "", " ".join([verb, "the", noun, number][: 1 + (i + k) % 4]))
+        Example(
+            f"lesson-{i}-{j}-{k}", f"{number} {noun} {verb}", "", " ".join([verb, "the", noun, number][: 1 + (i + k) % 4])
+        )
         for i, number in enumerate(NUMBERS)
         for j, noun in enumerate(NOUNS)
         for k, verb in enumerate(VERBS)

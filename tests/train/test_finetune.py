@@ -251,13 +251,14 @@ def test_two_processes_train_one_adapter(base, lessons, tmp_path):
     import sys
 
     data = tmp_path / "lessons.jsonl"
-    data.write_text("".join(json.dumps({"prompt": e.instruction, "reference": e.reference}) + "\n" for e in lessons.examples))
+    data.write_text(
+        "".join(json.dumps({"prompt": e.instruction, "reference": e.reference}) + "\n" for e in lessons.examples)
+    )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29713", "-m", "depthdial"]
-    options = ["--rank", "2", "--batch-size", "3", "--save-every", "2", "--epochs", "2", "--method", "lora"]
+    options = ["--rank", "2", "--batch-size", "3", "--save-every", "2", "--epochs", "2", "--out", str(tmp_path / "out")]
     out = tmp_path / "out"
     done = subprocess.run(
-        [*command, "finetune", str(tmp_path / "base"), "--elastic", "full,uls:3,uls:4", "--data", str(data), *options]
-        + ["--out", str(out)],
+        [*command, "finetune", str(tmp_path / "base"), "--elastic", "full,uls:3,uls:4", "--data", str(data), *options],
         capture_output=True,
         text=True,
         timeout=300,

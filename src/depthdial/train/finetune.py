@@ -191,9 +191,7 @@ def _arguments(
         raise InputError(f"The trainer's options cannot be used: {str(error).splitlines()[0].rstrip('.')}.") from error
 
 
-def _claim(
-    folder: Path, settings: FinetuneSettings, identity: ModelIdentity, routes: Sequence[Route], task: Task
-) -> None:
+def _claim(folder: Path, settings: FinetuneSettings, identity: ModelIdentity, routes: Sequence[Route], task: Task) -> None:
     """Write down what the run is, or refuse a folder that holds another one."""
     path = folder / "finetune.json"
     about = {

@@ -94,7 +94,9 @@ class FinetuneSettings:
                 raise InputError(f"{name} must lie between 0 and 1, not {getattr(self, name)!r}.")
         if not (_is_number(self.weight_decay) and self.weight_decay >= 0):
             raise InputError(f"weight_decay must be a number of at least 0, not {self.weight_decay!r}.")
-        bad = next((name for name, weight in self.emphasis.items() if not (_is_number(weight) and 0 <= weight < math.inf)), None)
+        bad = next(
+            (name for name, weight in self.emphasis.items() if not (_is_number(weight) and 0 <= weight < math.inf)), None
+        )
         if bad is not None:
             raise InputError(f"The emphasis of {bad!r} must be a number of at least 0, not {self.emphasis[bad]!r}.")
 

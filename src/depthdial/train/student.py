@@ -1,4 +1,4 @@
-"""The weights that train: an adapter put on a view, so that the model it was made of stays as it is, or a copy of them all."""
+"""The weights that train: an adapter on a view, which leaves the model it was made of as it is, or a copy of them all."""
 
 from __future__ import annotations
 

@@ -103,8 +103,8 @@ class DepthTrainer(Trainer):
         loss = self.objective.loss(logits[chosen], tensors["response_ids"][:, first:][chosen], teacher_logits)
         if not torch.isfinite(loss):
             raise InputError(
-                f"The loss on route {route.name!r} is {loss.item()} at step {self.state.global_step + 1}: lower the learning "
-                "rate or train in float32; the last good checkpoint is kept."
+                f"The loss on route {route.name!r} is {loss.item()} at step {self.state.global_step + 1}: lower the "
+                "learning rate or train in float32; the last good checkpoint is kept."
             )
         self._losses.setdefault(inputs["route"], []).append(loss.detach())
         return (loss, logits) if return_outputs else loss

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The elastic adapter that ships: search its routes, train it, copy it into the package. A stopped run goes on.
+#   experiments/elastic/run.sh DATA_DIR      (a folder with train.jsonl and validation.jsonl of InstructLab's instructions)
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+data=$1
+run=runs/elastic
+depthdial=${DEPTHDIAL:-.venv/bin/depthdial}
+routes=experiments/elastic/routes.json
+
+[ -f "$routes" ] || "$depthdial" search smollm2-135m --data "$data" --split validation --limit 32 --screen 8 --min-layers 15 \
+  --answer-tokens 24 --max-prompt-tokens 160 --out "$routes"
+
+"$depthdial" finetune smollm2-135m --elastic "$routes" --layers 30,27,24,20,15 \
+  --data "$data" --split train --limit 3000 --max-prompt-tokens 160 --max-response-tokens 96 --answers both \
+  --batch-size 4 --learning-rate 1e-3 --max-tokens 330000 --ends-every 3 --save-every 25 \
+  --emphasis greedy-kl:24=3,greedy-kl:20=1.5,full=0.2 --weights-dtype float16 --out "$run"
+
+package=src/depthdial/adapters/smollm2-135m-elastic
+mkdir -p "$package"
+cp "$run"/{adapter_config.json,adapter_model.safetensors,depthdial.json} "$package"
+cp "$run"/{training.json,training.png} experiments/elastic

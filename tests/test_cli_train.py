@@ -1,0 +1,100 @@
+"""The verb `finetune`, end to end on a tiny random model; and every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from unittest import mock
+
+import pytest
+
+from depthdial.cli import main
+from depthdial.cli_train import TrainOptions
+from depthdial.models.load import load
+
+
+@pytest.fixture
+def paths(model, tokenizer, tmp_path):
+    """A saved model and a file of lessons."""
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    rows = [
+        {"prompt": f"{n} {a} {v}", "reference": f"{v} the {a}"}
+        for n in ("one", "two")
+        for a in ("cat", "dog")
+        for v in ("sat", "ran", "was")
+    ]
+    (tmp_path / "lessons.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+@pytest.fixture
+def finetune(paths, capsys):
+    def run(*arguments, out="out"):
+        command = ["depthdial", "finetune", paths / "base", "--data", paths / "lessons.jsonl", "--out", paths / out]
+        with mock.patch.object(sys, "argv", [*map(str, command), "--rank", "2", *map(str, arguments)]):
+            try:
+                main()
+                status = 0
+            except SystemExit as done:
+                status = int(done.code or 0)
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+def test_a_family_from_a_file_then_loaded(finetune, paths):
+    routes = [{"name": f"hand:{n}", "layers": layers} for n, layers in ((3, "0,2,5"), (4, "0,1,2,5"), (6, "0-5"))]
+    family = {"format": "depthdial-routes", "version": 1, "name": "hand", "n_layers": 6, "routes": routes}
+    (paths / "family.json").write_text(json.dumps(family))
+    status, out, err = finetune("--elastic", paths / "family.json", "--layers", "6,3", "--emphasis", "hand:3=2")
+    assert status == 0, err
+    assert "hand:3" in out and "hand:4" not in out and f"adapter: {paths / 'out'}" in out
+    assert {"training.png", "adapter_model.safetensors", "depthdial.json"} <= {p.name for p in (paths / "out").iterdir()}
+    record = json.loads((paths / "out" / "training.json").read_text())
+    assert record["settings"]["distill"] and record["settings"]["emphasis"] == {"hand:3": 2.0}
+    model, _ = load(paths / "base", adapter=paths / "out")
+    assert model.peft_config["default"].r == 2
+    status, again, _ = finetune("--elastic", paths / "family.json", "--layers", "6,3", "--emphasis", "hand:3=2")
+    assert status == 0 and again == out
+
+
+def test_a_specialist_with_trainer_options(finetune, paths):
+    status, out, err = finetune("--route", "uls:3", "--method", "full", "--trainer", "logging_steps=1,report_to=none")
+    assert status == 0, err
+    assert f"model: {paths / 'out'}" in out
+    record = json.loads((paths / "out" / "training.json").read_text())
+    assert not record["settings"]["distill"] and len(record["history"]) == record["steps"]
+    assert load(paths / "out")[0].config.num_hidden_layers == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((), "either --route uls:50% or --elastic"),
+        (("--route", "uls:3", "--elastic", "uls"), "either --route uls:50% or --elastic"),
+        (("--route", "uls:9"), "uls:9"),
+        (("--elastic", "nowhere.json"), "nowhere.json"),
+        (("--elastic", "uls", "--layers", "3,x"), "whole numbers such as 30,24,15, not 'x'"),
+        (("--elastic", "uls", "--layers", "9"), "--layers names 9"),
+        (("--elastic", "uls", "--emphasis", "uls:3"), "--emphasis takes pairs"),
+        (("--elastic", "uls", "--emphasis", "uls:3=a"), "write a number"),
+        (("--elastic", "uls", "--emphasis", "ee:3=2"), "which is not trained"),
+        (("--route", "uls:3", "--temperature", "0"), "temperature must be a number above 0"),
+        (("--route", "uls:3", "--trainer", "nonsense=1"), "trainer's options cannot be used"),
+        (("--route", "uls:3", "--limit", "2"), "2 rows are too few"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(finetune, arguments, complaint):
+    status, _, err = finetune(*arguments)
+    assert status == 2
+    assert complaint in err and "Traceback" not in err
+
+
+def test_options_are_the_settings_defaults():
+    from depthdial.train.settings import FinetuneSettings
+
+    assert TrainOptions().settings(is_elastic=False, seed=0) == FinetuneSettings()
+    assert TrainOptions().settings(is_elastic=True, seed=0) == FinetuneSettings(distill=True)
+    assert not TrainOptions(distill=False).settings(is_elastic=True, seed=0).distill
