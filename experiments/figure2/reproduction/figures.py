@@ -72,7 +72,5 @@ def draw_rouge_cost(results: Results) -> Figure:
 
 def _title(results: Results) -> str:
     mean = results.differences[ELASTIC].mean
-    return (
-        f"ROUGE-L by cost: elastic weights are {mean.mean:+.1f}% [{mean.low:+.1f}, {mean.high:+.1f}] from specialists, "
-        "on average over costs"
-    )
+    told = f"{mean.mean:+.1f}% [{mean.low:+.1f}, {mean.high:+.1f}]".replace("-", "−")
+    return f"ROUGE-L: elastic weights against specialists {told}, mean over costs"

@@ -184,7 +184,8 @@ def _training(run: Experiment) -> list[dict[str, Any]]:
     total: dict[str, Any] = {"weights": "all specialists", "routes": len(specialists)}
     total["tokens_per_route"] = max(row["tokens_per_route"] for row in specialists)
     for name in ("steps", "response_tokens", "train_flops", "train_sec"):
-        total[name] = sum(row[name] or 0 for row in specialists)
+        all_known = all(row[name] is not None for row in specialists)
+        total[name] = sum(row[name] for row in specialists) if all_known else None
     return [*table, total]
 
 

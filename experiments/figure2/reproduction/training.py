@@ -5,13 +5,21 @@ With equal seed and batch size they also see the same batches: elastic weights r
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import depthdial as dd
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
+from depthdial.measure.batches import Runner
+from depthdial.measure.cost import model_cost
 from depthdial.train.artefact import is_finished
+from depthdial.train.compute import training_flops
+from depthdial.train.rows import TrainingRow, training_rows
+from depthdial.train.schedule import Schedule, make_schedule
 from depthdial.train.settings import FinetuneSettings
 from reproduction.answers import evaluate, sample
 from reproduction.experiment import Experiment, Subject, say
@@ -42,17 +50,20 @@ def train_specialists(run: Experiment) -> None:
 def train_elastic(run: Experiment) -> None:
     """One set of weights for all routes, at the specialists' response tokens per route."""
     if not _is_done(run, run.elastic):
-        tokens = run.settings.tokens_per_route
-        _train_elastic(run, run.elastic, None if tokens is None else tokens * len(run.routes))
+        say(f"training elastic weights for {len(run.routes)} routes, as many tokens for each as a specialist has")
+        model, tokenizer = run.load(run.whole)
+        _train(run, run.elastic, model, tokenizer, _elastic_settings(run), run.label(run.whole))
 
 
 def train_elastic_compute(run: Experiment) -> None:
-    """The same at the FLOPs of all specialists together (T, from which all start, left out)."""
+    """The same at the FLOPs of all specialists together, to the nearest step (T, from which all start, left out)."""
     if not _is_done(run, run.elastic_compute):
-        wanted = sum(record["train_flops"] for record in (training_record(run, one) for one in run.specialists))
-        equal_tokens = training_record(run, run.elastic)
-        tokens = round(equal_tokens["response_tokens"] * wanted / equal_tokens["train_flops"])
-        _train_elastic(run, run.elastic_compute, max(tokens, 1))
+        flops = sum(training_record(run, one)["train_flops"] for one in run.specialists)
+        say(f"training elastic weights for {len(run.routes)} routes, {flops:.3g} FLOPs as all specialists together")
+        model, tokenizer = run.load(run.whole)
+        rows = training_rows(run.train, tokenizer, Runner.of(model, tokenizer))
+        settings = replace(_elastic_settings(run), max_tokens=_tokens_worth(run, flops, model, rows))
+        _train(run, run.elastic_compute, model, tokenizer, settings, run.label(run.whole))
 
 
 def training_record(run: Experiment, subject: Subject) -> dict[str, Any]:
@@ -67,18 +78,34 @@ def training_record(run: Experiment, subject: Subject) -> dict[str, Any]:
     return read_json(path, "training record")
 
 
-def _train_elastic(run: Experiment, subject: Subject, max_tokens: int | None) -> None:
-    say(f"training {subject.name}: one set of weights for {len(run.routes)} routes")
-    settings = _settings(
-        run,
-        run.settings.learning_rate,
-        max_tokens=max_tokens,
+def _elastic_settings(run: Experiment) -> FinetuneSettings:
+    settings = _settings(run, run.settings.learning_rate)
+    tokens = settings.max_tokens
+    return replace(
+        settings,
+        max_tokens=None if tokens is None else tokens * len(run.routes),
         distill=True,
         cross_entropy=run.settings.elastic_cross_entropy,
         routes_per_step=len(run.routes),  # every batch runs every route, as every specialist sees every batch
     )
-    model, tokenizer = run.load(run.whole)
-    _train(run, subject, model, tokenizer, settings, run.label(run.whole))
+
+
+def _tokens_worth(run: Experiment, flops: float, model: Any, rows: Sequence[TrainingRow]) -> int:
+    """The response tokens after which elastic training has spent `flops`, as nearly as whole steps can."""
+    parsed = [dd.Route.parse(route, run.n_layers) for route in run.routes]
+    routes = [route for route in parsed if isinstance(route, dd.Route)]
+    settings, known = _elastic_settings(run), training_record(run, run.elastic)
+    steps_like_those = flops / known["train_flops"]
+    long_enough = math.ceil(known["response_tokens"] * (1.5 * steps_like_those + 1))
+    schedule = make_schedule(rows, routes, replace(settings, max_tokens=long_enough))
+    cost, tokens, spent = model_cost(model), 0, 0.0
+    for start in range(0, len(schedule.passes), schedule.per_step):
+        step = Schedule(schedule.passes[start : start + schedule.per_step], schedule.per_step, 1, 1)
+        more = training_flops(cost, step, rows, routes, settings)
+        if tokens and spent + more / 2 > flops:
+            break
+        spent, tokens = spent + more, tokens + sum(one.n_tokens for one in step.passes)
+    return tokens
 
 
 def _train(run: Experiment, subject: Subject, model: Any, tokenizer: Any, settings: FinetuneSettings, name: str) -> None:
@@ -96,22 +123,17 @@ def _train(run: Experiment, subject: Subject, model: Any, tokenizer: Any, settin
     write_json(run.record_of(subject), dict(result.record))
 
 
-def _settings(run: Experiment, learning_rate: float, **more: Any) -> FinetuneSettings:
+def _settings(run: Experiment, learning_rate: float) -> FinetuneSettings:
     given = run.settings
-    length: dict[str, Any] = {"max_tokens": given.tokens_per_route}
-    if given.epochs is not None:
-        length = {"epochs": given.epochs}
     return FinetuneSettings(
-        **{
-            "method": "full",
-            "learning_rate": learning_rate,
-            "batch_size": given.batch_size,
-            "warmup_fraction": given.warmup_fraction,
-            "save_every": given.save_every,
-            "seed": given.seed,
-            **length,
-            **more,
-        }
+        method="full",
+        learning_rate=learning_rate,
+        batch_size=given.batch_size,
+        max_tokens=given.tokens_per_route,
+        epochs=given.epochs or 1.0,
+        warmup_fraction=given.warmup_fraction,
+        save_every=given.save_every,
+        seed=given.seed,
     )
 
 
