@@ -94,4 +94,4 @@ def rows_of(run: Experiment, name: str, kind: str) -> pa.Table:
     if not path.exists():
         raise InputError(f"There is no {path} yet: run the same command without --only first.")
     table = load_rows(path)
-    return table.filter(pc.equal(table["weights"], kind))
+    return table.filter(pc.field("weights") == kind)
