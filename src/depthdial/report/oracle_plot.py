@@ -71,7 +71,8 @@ def draw_oracle(curve: OracleCurve) -> Figure:
         key.set_title(wrapped(_title(curve)), prop=FontProperties(size=10))
         key.set_alignment("left")
         handles, labels = bottom.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=1.4, columnspacing=1.4)
+        columns = _legend_columns(labels)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=1.4, columnspacing=1.4)
         _fixed(top, curve, colors)
     return figure
 
@@ -105,7 +106,8 @@ def _shares(axes: Axes, curve: OracleCurve, colors: list[Any]) -> None:
     budgets, shares = curve.budgets, 100 * curve.shares
     if len(budgets) == 1:  # every assignment costs the same: a strip instead of an area without width
         budgets, shares = np.array([budgets[0] - 0.5, budgets[0] + 0.5]), np.repeat(shares, 2, axis=0)
-    areas = axes.stackplot(budgets, shares.T, colors=colors, labels=labels, edgecolor="white", linewidth=0.4)
+    width = 0.4 if len(labels) <= _LABELLED_ROUTES else 0.0  # thin areas would be all edge
+    areas = axes.stackplot(budgets, shares.T, colors=colors, labels=labels, edgecolor="white", linewidth=width)
     for i, area in enumerate(areas):
         area.set_hatch(("", "////", "", "\\\\\\\\")[i % 4])  # neighbours differ in grayscale print too
     axes.set_ylim(0, 100)
@@ -164,6 +166,11 @@ def _route_colors(n_routes: int) -> list[Any]:
     from matplotlib import colormaps
 
     return [tuple(color) for color in colormaps["viridis"](np.linspace(0.0, 0.93, n_routes))]
+
+
+def _legend_columns(labels: list[str]) -> int:
+    """Four, or of many routes as many as fit the width of the figure."""
+    return 4 if len(labels) <= _LABELLED_ROUTES else max(4, 100 // (max(map(len, labels)) + 6))
 
 
 def _title(curve: OracleCurve) -> str:
