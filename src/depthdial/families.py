@@ -71,7 +71,7 @@ class RouteFamily:
             raise InputError(f"{path} is of version {document.get('version')!r}, not {_VERSION}: search again.")
         try:
             n_layers = document["n_layers"]
-            routes = tuple(_route(entry["layers"], n_layers, entry["name"]) for entry in document["routes"])
+            routes = tuple(named_route(entry["layers"], n_layers, entry["name"]) for entry in document["routes"])
             return cls(_text(document["name"]), n_layers, routes, dict(document.get("made_by", {})))
         except (KeyError, TypeError, ValueError) as error:
             reason = str(error).rstrip(".") if isinstance(error, InputError) else repr(error)
@@ -113,7 +113,12 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _route(layers: str, n_layers: int, name: str) -> Route:
+def named_route(layers: str, n_layers: int, name: str) -> Route:
+    """The route of an entry in a file: its canonical text and its own name.
+
+    Raises:
+        InputError: (or TypeError, for a name that is no text) if it is not a route of `n_layers` layers.
+    """
     parsed = Route.parse(layers, n_layers)
     if not isinstance(parsed, Route):
         raise InputError(f"{layers} is a random rule and no route")

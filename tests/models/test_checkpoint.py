@@ -124,6 +124,8 @@ def test_adapters_must_be_safetensors(tmp_path: Path) -> None:
         check_adapter(tmp_path / "none")
     with pytest.raises(InputError, match=r"no adapter_config\.json"):
         check_adapter(tmp_path)
+    with pytest.raises(InputError, match="holds a whole model and no adapter: load it as the model"):
+        check_adapter(touch(tmp_path / "whole", "config.json", "model.safetensors"))
     touch(tmp_path, "adapter_config.json", "adapter_model.bin")
     with pytest.raises(InputError, match="safe_serialization=True"):
         check_adapter(tmp_path)

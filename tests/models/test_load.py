@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -270,61 +268,6 @@ def test_a_checkpoint_without_a_head_is_not_filled_in_at_random(tmp_path: Path) 
 def test_a_tied_head_is_not_missing(tmp_path: Path) -> None:
     model = tiny_llama(tie_word_embeddings=True)
     assert torch.equal(logits(load(save(model, tmp_path / "tied"))[0]), logits(model))
-
-
-# ---------------------------------------------------------------- adapters
-
-
-def save_adapter(folder: Path, **changes: object) -> Path:
-    from peft import LoraConfig, get_peft_model
-
-    base = tiny_llama(**changes)
-    with warnings.catch_warnings():  # PEFT asks transformers for what a later transformers calls deprecated
-        warnings.simplefilter("ignore", FutureWarning)
-        model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-    model.save_pretrained(folder)
-    return folder
-
-
-def test_an_adapter_is_applied(folder: Path, tmp_path: Path) -> None:
-    adapter = save_adapter(tmp_path / "adapter")
-    model, _ = load(folder, adapter=adapter)
-    assert not model.training
-    assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert not torch.allclose(logits(model), logits(tiny_llama()))
-    with model.disable_adapter():
-        assert torch.equal(logits(model), logits(tiny_llama()))
-
-
-def test_an_adapter_where_a_model_is_meant(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds a PEFT adapter.*adapter="):
-        load(save_adapter(tmp_path / "adapter"))
-
-
-@pytest.mark.parametrize("change", [{"hidden_size": 64}, {"num_hidden_layers": 1}])
-def test_an_adapter_for_another_model(folder: Path, tmp_path: Path, change: dict[str, int]) -> None:
-    adapter = save_adapter(tmp_path / "adapter", **change)
-    with pytest.raises(InputError, match=r"adapter .* does not fit the model"):
-        load(folder, adapter=adapter)
-
-
-def test_a_pickled_adapter_is_refused(folder: Path, tmp_path: Path) -> None:
-    adapter = save_adapter(tmp_path / "adapter")
-    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
-    with pytest.raises(InputError, match="safe_serialization=True"):
-        load(folder, adapter=adapter, allow_bin=True)
-
-
-def test_no_elastic_adapter_yet(folder: Path) -> None:
-    with pytest.raises(InputError, match="no elastic adapter ships with this version"):
-        load(folder, adapter="elastic")
-
-
-def test_adapters_need_peft(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter = save_adapter(tmp_path / "adapter")
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(InputError, match=r"pip install 'depthdial\[peft\]'"):
-        load(folder, adapter=adapter)
 
 
 # ---------------------------------------------------------------- manners

@@ -68,6 +68,12 @@ def test_one_changed_number_changes_the_hash(tensor: int, data: st.DataObject) -
     assert weights_hash(model) == before
 
 
+def test_the_hash_in_another_type_is_that_of_the_cast_model() -> None:
+    assert weights_hash(small(), torch.bfloat16) == weights_hash(small().bfloat16())
+    assert weights_hash(small().bfloat16().double(), torch.bfloat16) == weights_hash(small().bfloat16())
+    assert weights_hash(small(), torch.float32) == weights_hash(small())
+
+
 def test_dtype_shape_and_name_count() -> None:
     base = weights_hash(small())
     assert weights_hash(small().double()) != base

@@ -118,11 +118,13 @@ def check_adapter(adapter: Path) -> Path:
     """A folder that holds a PEFT adapter with safetensors weights.
 
     Raises:
-        InputError: no such folder, not an adapter, or only pickled weights.
+        InputError: no such folder, a whole model or something else and not an adapter, or only pickled weights.
     """
     if not adapter.is_dir():
         raise InputError(f"there is no adapter folder {adapter}: give a folder written by PEFT's save_pretrained")
     if not (adapter / "adapter_config.json").is_file():
+        if (adapter / "config.json").is_file():
+            raise InputError(f"{adapter} holds a whole model and no adapter: load it as the model, without adapter=")
         raise InputError(f"{adapter} has no adapter_config.json: give a folder written by PEFT's save_pretrained")
     if not (adapter / "adapter_model.safetensors").is_file():
         raise InputError(f"{adapter} has no adapter_model.safetensors: save the adapter again with safe_serialization=True")

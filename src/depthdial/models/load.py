@@ -17,6 +17,7 @@ import torch
 
 from depthdial.errors import InputError
 from depthdial.models import builtin
+from depthdial.models.adapter import CARD_FILE, AdapterCard, attach_card, check_base, shipped_adapter
 from depthdial.models.checkpoint import check_adapter, check_folder, hub_snapshot
 from depthdial.models.gguf_file import check_gguf, read_tokenizer
 
@@ -86,7 +87,8 @@ def load(
         trust_remote_code: run the Python code that comes with a checkpoint.
         revision: a branch, tag or commit of a Hub id.
         attn_implementation: as in transformers: `"sdpa"`, `"eager"`, `"flash_attention_2"`.
-        adapter: a folder with a PEFT adapter, safetensors only; the model returned is then PEFT's wrapper of it.
+        adapter: a folder with a PEFT adapter, safetensors only, or `"elastic"`, the one that ships for `smollm2-135m`; the
+            model returned is then PEFT's wrapper of it. An adapter that Depthdial trained must belong to the model.
 
     Raises:
         InputError: (a ValueError) whatever is wrong with the name, the files, the options or the connection, in one
@@ -98,7 +100,7 @@ def load(
         attn_implementation=attn_implementation,
         trust_remote_code=trust_remote_code,
     )
-    adapter_folder = _resolve_adapter(adapter)
+    adapter_folder = None if adapter is None else _resolve_adapter(adapter, os.fspath(name))
     kind = resolve_name(name)
     label = os.fspath(name)
     if revision is not None and kind != "hub":
@@ -114,7 +116,7 @@ def load(
     if kind in ("hub", "alias"):  # and not where its files happen to lie on this machine
         model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = label
     if adapter_folder is not None:
-        model = _with_adapter(model, adapter_folder)
+        model = _with_adapter(model, adapter_folder, label)
     return model.eval(), tokenizer
 
 
@@ -190,12 +192,8 @@ def _placement(device: str | torch.device | None, device_map: DeviceMap | None) 
     return {"": str(wanted)}
 
 
-def _resolve_adapter(adapter: str | os.PathLike[str] | None) -> Path | None:
-    if adapter is None:
-        return None
-    if adapter == "elastic":
-        raise InputError("no elastic adapter ships with this version: give the folder of a PEFT adapter")
-    return check_adapter(Path(adapter).expanduser())
+def _resolve_adapter(adapter: str | os.PathLike[str], label: str) -> Path:
+    return check_adapter(shipped_adapter(label) if adapter == "elastic" else Path(adapter).expanduser())
 
 
 def _load_folder(
@@ -307,16 +305,20 @@ def _prepare(tokenizer: Any, model: PreTrainedModel, label: str) -> PreTrainedTo
     return tokenizer
 
 
-def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise InputError("adapters need PEFT: run `pip install 'depthdial[peft]'`") from error
+def _with_adapter(model: PreTrainedModel, folder: Path, label: str) -> PreTrainedModel:
+    from peft import PeftModel
+
+    card = AdapterCard.load(folder) if (folder / CARD_FILE).exists() else None
+    if card is not None:
+        check_base(card, model, folder, label)
     with _quiet_transformers(), _refusing(f"the adapter {folder}", "does not fit the model"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing that a user can change
         warnings.filterwarnings("error", "Found missing adapter keys")  # they would stay random
         # PEFT's wrapper passes every attribute on, and views accept it, but it is no subclass
-        return cast("PreTrainedModel", PeftModel.from_pretrained(model, str(folder)))
+        adapted = cast("PreTrainedModel", PeftModel.from_pretrained(model, str(folder)))
+    if card is not None:
+        attach_card(adapted, card)
+    return adapted
 
 
 def _needs_trust(label: str) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import sys
 import types
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from depthdial.models.architectures import (
     unwrap,
     why_not_saved,
 )
+from depthdial.models.untouched import adapter_modules, is_adapter_module
 from depthdial.routes import RandomRoute, Route, require_depth
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def view(model: Any, route: Route | str | Sequence[int]) -> PreTrainedModel:
     if getattr(base, "generation_config", None) is not None:
         top.__dict__["generation_config"] = copy.deepcopy(base.generation_config)
     top.__dict__[ROUTE_ATTRIBUTE] = route
-    save = _save_merged if _has_adapters(base) else _save
+    save = _save_merged if adapter_modules(base) else _save
     top.__dict__["save_pretrained"] = functools.partial(save, top)  # and no method, which could not be pickled
     return top
 
@@ -170,10 +170,6 @@ def _is_fsdp(model: nn.Module) -> bool:
     return any(cls.__name__ == "FSDPModule" for cls in type(model).__mro__)
 
 
-def _has_adapters(model: nn.Module) -> bool:
-    return "peft" in sys.modules and any(_is_tuner(module) for module in model.modules())
-
-
 def _save(top: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
     """`save_pretrained` of a view: a plain folder of its layers, or InputError where that would not be the same model."""
     # With an adapter added to the view itself, transformers writes that adapter alone, and no layers.
@@ -197,7 +193,7 @@ def _save_merged(top: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
 def _untie_adapted(model: PreTrainedModel) -> None:
     # Merging into the one of two tied modules that is adapted would change the other too.
     ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
-    if None not in ends and ends[0].weight is ends[1].weight and any(map(_is_tuner, ends)):
+    if None not in ends and ends[0].weight is ends[1].weight and any(map(is_adapter_module, ends)):
         head = ends[1].get_base_layer() if hasattr(ends[1], "get_base_layer") else ends[1]
         head.weight = nn.Parameter(head.weight.detach().clone())
         model.config.tie_word_embeddings = False
@@ -211,7 +207,7 @@ def _unload_adapters(parent: nn.Module) -> None:
 
 
 def _without_adapter(module: Any) -> nn.Module:
-    if not _is_tuner(module):
+    if not is_adapter_module(module):
         return module
     is_on = not module.disable_adapters
     if hasattr(module, "original_module") and not is_on:  # a module trained whole, beside the adapters
@@ -221,10 +217,3 @@ def _without_adapter(module: Any) -> nn.Module:
     if is_on:
         module.merge()
     return module.get_base_layer()
-
-
-def _is_tuner(module: object) -> bool:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    return isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def weights_hash(model: nn.Module) -> str:
+def weights_hash(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     """SHA-256 of a model's weights, as 64 hexadecimal digits.
 
     The hash runs over (name, dtype, shape, SHA-256 of the bytes) of every tensor of the state dict in the order of the
     names. It is the same in every process and on every device, and it changes with any weight, name, dtype or shape.
     Tensors that share their memory (a tied head) are read once. Weights that accelerate keeps off the model (CPU or
     disk offload) are brought in one module at a time. A 538 MB model takes about half a second.
+
+    Args:
+        dtype: hash what the weights would be in this floating type, one tensor cast at a time; default: as they are.
 
     Raises:
         InputError: a tensor has no data at all (a model on the meta device).
@@ -35,15 +38,16 @@ def weights_hash(model: nn.Module) -> str:
             continue  # a module's "extra state" may be any object: it is not a weight
         with _materialised(model, name, tensor) as present:
             key = _memory_key(present)
+            kind = dtype if dtype is not None and present.is_floating_point() else present.dtype
             if key is None or key not in digests:
-                digest = hashlib.sha256(_as_bytes(name, present)).hexdigest()
+                digest = hashlib.sha256(_as_bytes(name, present.to(kind))).hexdigest()
             else:
                 digest = digests[key]
             # Only memory that stays in place may be recognised by its address: an offloaded weight is freed again.
             if key is not None and not tensor.is_meta:
                 digests[key] = digest
-        dtype, shape = str(tensor.dtype).removeprefix("torch."), "x".join(map(str, tensor.shape))
-        whole.update(f"{name}\t{dtype}\t{shape}\t{digest}\n".encode())
+        kind_name, shape = str(kind).removeprefix("torch."), "x".join(map(str, tensor.shape))
+        whole.update(f"{name}\t{kind_name}\t{shape}\t{digest}\n".encode())
     return whole.hexdigest()
 
 

@@ -1,0 +1,208 @@
+"""What an adapter of Depthdial's is for: the card in its folder, and what is said when a route is none of its own.
+
+`depthdial finetune` leaves PEFT's own files and beside them `depthdial.json`, which names the base that the adapter was
+trained on and the routes that it was trained for.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from depthdial.errors import InputError, RouteWarning
+from depthdial.families import RouteFamily, named_route
+from depthdial.files import read_json, write_json
+from depthdial.models.architectures import count_layers, unwrap
+from depthdial.models.weights import weights_hash
+from depthdial.routes import AnyRoute, Route
+
+CARD_FILE = "depthdial.json"
+# On the model inside PEFT's wrapper, from where views take it along.
+_ATTRIBUTE = "depthdial_adapter"
+
+_FORMAT = "depthdial-adapter"
+_VERSION = 1
+
+AdapterKind = Literal["elastic", "specialist"]
+# The adapters that come with the package, by the built-in model that each is for.
+_SHIPPED = {"smollm2-135m": "smollm2-135m-elastic"}
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """The contents of `depthdial.json`.
+
+    Attributes:
+        kind: `elastic` (one set of weights for several routes) or `specialist` (for one).
+        base_name: what the base was loaded by when the adapter was trained.
+        base_weights_hash, base_dtype: `weights_hash` of the untouched base and the type, such as `float32`, it was held in.
+        prompt_depth: how prompts ran in training, `full` or `route`.
+        routes: those it was trained for, under their names.
+        training: JSON-ready record of the training.
+
+    Raises:
+        InputError: if there is no route, a route is for another depth, two share a name, or kind or type are unknown.
+    """
+
+    kind: AdapterKind
+    base_name: str
+    base_weights_hash: str
+    base_dtype: str
+    n_layers: int
+    prompt_depth: str
+    routes: tuple[Route, ...]
+    training: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(AdapterKind):
+            raise InputError(f"Unknown kind of adapter {self.kind!r}: use {' or '.join(get_args(AdapterKind))}.")
+        if not isinstance(getattr(torch, self.base_dtype, None), torch.dtype):
+            raise InputError(f"Unknown type of weights {self.base_dtype!r}: write it as PyTorch does, such as float32.")
+        RouteFamily(self.kind, self.n_layers, self.routes)  # its rules are the rules here
+
+    def save(self, folder: Path | str) -> Path:
+        """Write `depthdial.json` into a folder, by atomic rename."""
+        document = {"format": _FORMAT, "version": _VERSION, **vars(self), "training": dict(self.training)}
+        document["routes"] = [{"name": route.name, "layers": str(route)} for route in self.routes]
+        return write_json(Path(folder) / CARD_FILE, document)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> AdapterCard:
+        """Read the card of a folder that `save` wrote to.
+
+        Raises:
+            InputError: if it has none, or one that is damaged, of something else, or of another version.
+        """
+        path = Path(folder) / CARD_FILE
+        document = read_json(path, "adapter card")
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
+            raise InputError(f"{path} is not the card of a Depthdial adapter: make one with `depthdial finetune`.")
+        if document.get("version") != _VERSION:
+            raise InputError(f"{path} is of version {document.get('version')!r}, not {_VERSION}: train the adapter again.")
+        try:
+            n_layers = document["n_layers"]
+            texts = ("base_name", "base_weights_hash", "base_dtype", "prompt_depth")
+            if not all(isinstance(document[name], str) for name in texts):
+                raise TypeError(f"{', '.join(texts)} are texts")
+            return cls(
+                kind=document["kind"],
+                n_layers=n_layers,
+                routes=tuple(named_route(entry["layers"], n_layers, entry["name"]) for entry in document["routes"]),
+                training=dict(document.get("training", {})),
+                **{name: document[name] for name in texts},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            reason = str(error).rstrip(".") if isinstance(error, InputError) else repr(error)
+            raise InputError(f"{path} is a damaged adapter card ({reason}): copy or train the adapter again.") from error
+
+    def nearest(self, route: AnyRoute) -> Route:
+        """The route of the family that stands in for another one.
+
+        One with as many layers comes first, then the larger share of layers that both run (of all that either runs, or the
+        full route would be near to everything), then the closest count.
+        """
+        layers = set(route.layers if isinstance(route, Route) else ())
+
+        def distance(own: Route) -> tuple[bool, float, int, tuple[int, ...]]:
+            common, either = layers & set(own.layers), layers | set(own.layers)
+            return len(own) != len(route), -len(common) / len(either), abs(len(own) - len(route)), own.layers
+
+        return min(self.routes, key=distance)
+
+
+@dataclass(frozen=True)
+class _Attached:
+    """A card on a model and all its views, with the names and layers of routes that have been warned of."""
+
+    card: AdapterCard
+    warned: set[tuple[str, str]] = field(default_factory=set)
+
+
+def attach_card(model: Any, card: AdapterCard) -> None:
+    """Have `adapter_card` find `card` on a model, PEFT-wrapped or not, and on the views made of it from now on."""
+    unwrap(model).__dict__[_ATTRIBUTE] = _Attached(card)
+
+
+def adapter_card(model: Any) -> AdapterCard | None:
+    """The card of the adapter that `dd.load` put on a model: on PEFT's wrapper, the model inside it, or a view of either.
+
+    None for a model without an adapter, or with one that has no card.
+    """
+    attached = unwrap(model).__dict__.get(_ATTRIBUTE)
+    return None if attached is None else attached.card
+
+
+def check_base(card: AdapterCard, model: Any, folder: Path, label: str) -> None:
+    """Refuse an adapter on a model, loaded by the name `label`, that it was not trained on.
+
+    A hash of weights holds for one floating type. Where the model is held in another one than in training, it is hashed as
+    if it were in that one. This settles it if the model's own type is the wider; if it is the narrower, what rounding took
+    away cannot be told from other weights, and only the depth and (by PEFT) the shapes are checked.
+
+    Raises:
+        InputError: with the base that it is for, and the one that this is.
+    """
+    n_layers, base = count_layers(model), unwrap(model)
+    dtype: torch.dtype = getattr(torch, card.base_dtype)
+    is_same_type = dtype == base.dtype
+    is_rounded = torch.promote_types(dtype, base.dtype) != base.dtype
+    found = weights_hash(base, None if is_same_type else dtype)
+    if n_layers == card.n_layers and (found == card.base_weights_hash or is_rounded):
+        return
+    held = str(base.dtype).removeprefix("torch.")
+    seen = found[:12] if is_same_type else f"{found[:12]} as {card.base_dtype}"
+    raise InputError(
+        f"The adapter {folder} is for {card.base_name} ({card.n_layers} layers, {card.base_dtype}, weights "
+        f"{card.base_weights_hash[:12]}), and this is {label} ({n_layers} layers, {held}, weights {seen}): load that model, "
+        "in that type, or train an adapter for this one."
+    )
+
+
+def shipped_adapter(label: str) -> Path:
+    """The folder of the elastic adapter that comes with Depthdial for a model's alias.
+
+    Raises:
+        InputError: if there is none for this model, or this build of the package is without it.
+    """
+    if label not in _SHIPPED:
+        raise InputError(
+            f'No elastic adapter ships for {label}: adapter="elastic" is for {", ".join(_SHIPPED)}; train one for another '
+            "model with `depthdial finetune --elastic`."
+        )
+    folder = Path(__file__).parents[1] / "adapters" / _SHIPPED[label]
+    if not (folder / CARD_FILE).is_file():
+        raise InputError(
+            f"The elastic adapter of {label} is not in this build of Depthdial: give the folder of an adapter that "
+            "`depthdial finetune --elastic` made."
+        )
+    return folder
+
+
+def warn_if_outside(model: Any, route: AnyRoute, *, stacklevel: int = 3) -> None:
+    """Warn, once for each adapter and route, of a route that a model's adapter was not trained for.
+
+    Of a view of fewer layers nothing can be said, for its layers are numbered anew.
+
+    Args:
+        stacklevel: whose line the warning names; 3 is the caller of the function that calls this one.
+    """
+    attached = unwrap(model).__dict__.get(_ATTRIBUTE)
+    if attached is None or route.n_layers != attached.card.n_layers or route in attached.card.routes:
+        return
+    key = (route.name, str(route))
+    if key in attached.warned:
+        return
+    attached.warned.add(key)
+    card, nearest = attached.card, attached.card.nearest(route)
+    instead = "; dd.untouched(model) runs the full model without it" if route.is_full else ""
+    warnings.warn(
+        f"Route {route.name!r} is none that the {card.kind} adapter of {card.base_name} was trained for: the nearest is "
+        f"{nearest.name!r} ({len(nearest)} layers: {nearest}){instead}.",
+        RouteWarning,
+        stacklevel=stacklevel,
+    )
