@@ -185,6 +185,22 @@ def test_specialists_that_have_answered_can_leave_the_disk(script, place) -> Non
     assert (place / "out" / "work" / "answers" / "uls-6" / "rows.parquet").stat().st_mtime_ns == before
 
 
+def test_differences_are_paired_over_sequences(script) -> None:
+    from reproduction.results import Scores, difference
+
+    values = np.random.default_rng(0).random((30, 3))
+    specialists = Scores(("uls:6", "uls:12", "full"), values)
+    # A tenth better on every sequence is a tenth better in every resample.
+    better = difference(Scores(specialists.routes, values * [1.1, 1.3, 1.0]), specialists, seed=0)
+    for interval, percent in ((better.by_route["uls:6"], 10), (better.by_route["full"], 0), (better.mean, 20)):
+        assert (interval.mean, interval.low, interval.high) == pytest.approx((percent, percent, percent), abs=1e-9)
+    # A specialist that says nothing right has no percentage, and the others keep theirs.
+    silent = difference(
+        Scores(specialists.routes, values * [1.1, 1.3, 1.0]), Scores(specialists.routes, values * [0, 1, 1]), 0
+    )
+    assert np.isnan(silent.by_route["uls:6"].mean) and silent.mean.mean == pytest.approx(30)
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
@@ -225,3 +241,8 @@ def test_the_settings_that_come_with_it_can_be_used(script, path) -> None:
     settings = script.read_settings(path)
     n_layers = 24 if "opt" in path.name else 30
     assert settings.costs_below(n_layers)[-1] < n_layers
+    page = (HERE / "README.md").read_text(encoding="utf-8")
+    line = next(line for line in page.splitlines() if line.startswith(f"| `{path.name}`"))
+    assert f"| {settings.max_new_tokens} tokens, {settings.test_rows or 'all'} rows |" in line
+    assert settings.tokens_per_route is None or f"| {settings.tokens_per_route:,}" in line
+    assert settings.costs == "all" or f"| {', '.join(map(str, settings.costs))} |" in line

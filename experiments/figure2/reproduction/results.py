@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +13,6 @@ import pyarrow as pa
 import depthdial as dd
 from depthdial.choose.predictable import PredictableCurve, predictable_oracle
 from depthdial.choose.yardsticks import crossing
-from depthdial.errors import InputError
 from depthdial.measure.stats import Interval, mean_interval
 from reproduction.answers import ROWS, SAMPLES, rows_of
 from reproduction.experiment import ELASTIC, ELASTIC_COMPUTE, FULL, KINDS, SPECIALIST, Experiment
@@ -23,6 +23,7 @@ COMPARED = (ELASTIC, ELASTIC_COMPUTE)
 SAMPLED = (SPECIALIST, ELASTIC)
 _RESAMPLES = 2000
 _TAILS = (0.025, 0.975)
+_UNKNOWN = Interval(math.nan, math.nan, math.nan, 0)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Difference:
 
     Attributes:
         by_route: for each route, `full` (against T) too.
-        mean: over the routes that skip something, each in % of its own specialist.
+        mean: over the routes that skip something, each in % of its own specialist; those that score 0 are left out.
     """
 
     by_route: Mapping[str, Interval]
@@ -97,25 +98,22 @@ def gather(run: Experiment) -> Results:
 
 
 def difference(weights: Scores, specialists: Scores, seed: int, n_resamples: int = _RESAMPLES) -> Difference:
-    """How far weights lie above specialists, in % of them.
-
-    Raises:
-        InputError: if a specialist's mean is 0, of which there is no percentage.
-    """
-    silent = [route for i, route in enumerate(specialists.routes) if not specialists.values[:, i].any()]
-    if silent:
-        raise InputError(f"The specialist of {silent[0]} has ROUGE-L 0 everywhere: train it longer, or leave its cost out.")
+    """How far weights lie above specialists, in % of them; NaN for a specialist that scores 0 everywhere."""
     n = len(weights.values)
     rng = np.random.default_rng([seed, 2])
     counts = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples)
-    observed = _percent(weights.values.mean(axis=0), specialists.values.mean(axis=0))
-    # A resample may hold only sequences that a poor specialist fails on; it has no percentage and is left out.
     with np.errstate(divide="ignore", invalid="ignore"):
+        observed = _percent(weights.values.mean(axis=0), specialists.values.mean(axis=0))
         resampled = _percent(counts @ weights.values / n, counts @ specialists.values / n)
-    resampled = resampled[np.isfinite(resampled).all(axis=1)]
-    shallow = [i for i, route in enumerate(weights.routes) if route != FULL]
-    by_route = {route: _interval(observed[i], resampled[:, i], n) for i, route in enumerate(weights.routes)}
-    return Difference(by_route, _interval(observed[shallow].mean(), resampled[:, shallow].mean(axis=1), n))
+    known = np.isfinite(observed)
+    # A resample may hold only sequences that some poor specialist fails on: it has no percentage and is left out.
+    resampled = resampled[np.isfinite(resampled[:, known]).all(axis=1)]
+    shallow = known & [route != FULL for route in weights.routes]
+    by_route = {
+        route: _interval(observed[i], resampled[:, i], n) if known[i] else _UNKNOWN for i, route in enumerate(weights.routes)
+    }
+    mean = _interval(observed[shallow].mean(), resampled[:, shallow].mean(axis=1), n) if shallow.any() else _UNKNOWN
+    return Difference(by_route, mean)
 
 
 def cost_table(results: Results) -> list[dict[str, Any]]:
@@ -194,11 +192,11 @@ def _percent(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def _interval(mean: float, resampled: np.ndarray, n: int) -> Interval:
-    low, high = np.quantile(resampled, _TAILS)
+    low, high = np.quantile(resampled, _TAILS) if len(resampled) else (math.nan, math.nan)
     return Interval(float(mean), float(low), float(high), n)
 
 
 def _plain(cell: Any) -> Any:
     if not isinstance(cell, Interval):
         return cell
-    return {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in asdict(cell).items()}
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in asdict(cell).items()}
