@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network, whatever it calls
@@ -58,6 +59,22 @@ def make_llama(n_layers: int = 6, seed: int = 0):
     )
     torch.manual_seed(seed)
     return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def with_lora() -> Callable:
+    """Puts a random LoRA on a model, in PEFT's wrapper: one that changes what the model says, and changes it little."""
+
+    def wrap(model, scale: float = 0.5):
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=4, lora_alpha=4 * scale, target_modules="all-linear", init_lora_weights=False)
+        torch.manual_seed(5)
+        with warnings.catch_warnings():  # PEFT asks transformers for what a later transformers calls deprecated
+            warnings.simplefilter("ignore", FutureWarning)
+            return get_peft_model(model, config)
+
+    return wrap
 
 
 @pytest.fixture

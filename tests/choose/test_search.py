@@ -10,6 +10,7 @@ from depthdial.choose.search import GreedyState, greedy_round, search_routes
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily
 from depthdial.measure.sweep import sweep
+from depthdial.models.untouched import untouched
 from depthdial.routes import Route
 
 
@@ -114,3 +115,19 @@ def test_logits_that_are_not_finite_are_told(model, tokenizer, small_task):
         model.model.layers[2].mlp.down_proj.weight.fill_(torch.nan)
     with pytest.raises(InputError, match="not finite"):
         run(model, tokenizer, small_task)
+
+
+def test_with_an_adapter_the_kl_is_from_the_untouched_model(model, tokenizer, small_task, with_lora):
+    adapted = with_lora(model)
+    family = run(adapted, tokenizer, small_task, min_layers=4)
+    own = {route.name: route for route in family.routes}
+    for n_layers, kl in zip((5, 4), family.made_by["kl"], strict=True):
+        assert kl == pytest.approx(mean_kl(adapted, tokenizer, small_task, own[f"greedy-kl:{n_layers}"]), abs=1e-4)
+    with untouched(adapted):
+        assert run(adapted, tokenizer, small_task, min_layers=4).made_by["kl"] != family.made_by["kl"]
+
+
+def test_the_first_drop_adds_to_what_the_adapter_costs_at_full_depth():
+    state = GreedyState(start_kl=1.0)
+    greedy_round(state, 3, None, lambda route: 1.0 + sum(route.skipped), lambda pieces: None)
+    assert state.increments == {0: 0.0, 1: 1.0, 2: 2.0}

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
-from depthdial.measure.answers import full_answers
+import torch
+
+from depthdial.measure.answers import full_answers, reference_prefill
 from depthdial.measure.batches import Runner
 from depthdial.measure.results import SWEEP_COLUMNS, RunSettings, UnitStore
 from depthdial.measure.tasks import encode
+from depthdial.models.untouched import untouched
 
 
 def test_answers_are_made_once_and_kept(tmp_path, model, tokenizer, small_task, monkeypatch):
@@ -21,3 +24,24 @@ def test_in_memory_they_are_made_again(model, tokenizer, small_task):
     prefilled, store = runner.prefill(batch), UnitStore(RunSettings({"seed": 0}), SWEEP_COLUMNS)
     first, second = (full_answers(runner, store, batch, prefilled, 5) for _ in range(2))
     assert first.tokens == second.tokens == runner.decode(runner.full, prefilled, 5).tokens
+
+
+def test_without_adapters_the_reference_is_the_same_pass(model, tokenizer, small_task):
+    runner, batch = Runner.of(model, tokenizer), encode(small_task, tokenizer)
+    prefilled = runner.prefill(batch)
+    assert reference_prefill(runner, batch, prefilled) is prefilled
+
+
+def test_with_adapters_the_reference_is_the_untouched_model(model, tokenizer, small_task, with_lora):
+    batch = encode(small_task, tokenizer)
+    bare = Runner.of(model.requires_grad_(False), tokenizer)
+    expected = bare.prefill(batch)
+    store = UnitStore(RunSettings({"seed": 0}), SWEEP_COLUMNS)
+    answers = full_answers(bare, store, batch, expected, 5).tokens
+    runner = Runner.of(with_lora(model), tokenizer)
+    prefilled = runner.prefill(batch)
+    reference = reference_prefill(runner, batch, prefilled)
+    assert torch.equal(reference.logits, expected.logits) and not torch.equal(prefilled.logits, expected.logits)
+    assert full_answers(runner, store, batch, reference, 5).tokens == answers
+    with untouched(runner.model):
+        assert reference_prefill(runner, batch, prefilled) is prefilled

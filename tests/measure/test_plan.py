@@ -4,6 +4,8 @@ import pytest
 
 from depthdial.errors import InputError
 from depthdial.measure.plan import ModelIdentity, check_positive, cut, make_plan, route_columns, unique_routes
+from depthdial.models.adapter import AdapterCard, attach_card
+from depthdial.models.untouched import untouched
 from depthdial.routes import Route
 
 
@@ -62,6 +64,19 @@ def test_identity_says_which_weights(model):
     identity = ModelIdentity.of(model, "name")
     assert (identity.name, identity.dtype, identity.device, identity.attention) == ("name", "float32", "cpu", "sdpa")
     assert len(identity.weights_hash) == 64
+
+
+def test_identity_tells_the_adapter_while_it_is_on(model, with_lora):
+    bare = ModelIdentity.of(model, "name")
+    adapted = with_lora(model)
+    assert ModelIdentity.of(adapted, "name").name == "name + adapter"
+    assert ModelIdentity.of(adapted).name == ModelIdentity.of(adapted.get_base_model()).name == "LlamaForCausalLM + adapter"
+    assert ModelIdentity.of(adapted, "name").weights_hash != bare.weights_hash
+    route = Route((0, 1), 6, "own")
+    attach_card(adapted, AdapterCard("elastic", "name", bare.weights_hash, bare.dtype, 6, "full", (route,)))
+    assert ModelIdentity.of(adapted, "name").name == "name + elastic"
+    with untouched(adapted):
+        assert ModelIdentity.of(adapted, "name").name == "name"
 
 
 def test_small_helpers():

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from depthdial.measure.forced import HiddenStates
 from depthdial.measure.similarity import all_families, cosines, similarity
+from depthdial.measure.sweep import sweep
 from depthdial.routes import Route
 
 ROUTES = ["full", "ee:3", "uls:3", "rls:3@0", "rls-wo1:2@0", "drop:0"]
@@ -74,3 +77,23 @@ def test_a_stopped_comparison_goes_on(tmp_path, model, tokenizer, small_task):
     units = {path: path.stat().st_mtime_ns for path in tmp_path.glob("units/*.parquet")}
     assert similarity(model, tokenizer, routes=ROUTES, out=tmp_path, **options).equals(whole)
     assert len(units) == 4 and all(path.stat().st_mtime_ns == stamp for path, stamp in units.items())
+
+
+def test_with_an_adapter_distances_are_from_the_untouched_model(model, tokenizer, small_task, dense_reference, with_lora):
+    bare = copy.deepcopy(model).requires_grad_(False)
+    adapted = with_lora(model)
+    rows = similarity(adapted, tokenizer, task=small_task, routes=["full", "uls:3"], batch_size=3, fidelity_tokens=5)
+    for row in rows.to_pylist():
+        example = next(e for e in small_task.examples if e.id == row["sequence_id"])
+        if example.reference is None:
+            continue
+        prompt, response = (tokenizer(text)["input_ids"] for text in (example.instruction, example.reference))
+        base = dense_reference(bare, prompt, response, Route(tuple(range(6)), 6))
+        shallow = dense_reference(adapted.get_base_model(), prompt, response, Route.parse(row["route_layers"], 6))
+        start = len(prompt)
+        assert row["cosine_final"] == pytest.approx(compare(base[1][start:], shallow[1][start:]).mean().item(), abs=1e-4)
+        inner = torch.stack([compare(base[0][i][start:], shallow[0][i][start:]) for i in range(1, 6)])
+        assert row["cosine_intermediate"] == pytest.approx(inner.mean().item(), abs=1e-4)
+        assert row["kl"] > 0.01 and row["cosine_final"] < 0.999
+    swept = sweep(adapted, tokenizer, task=small_task, routes=["full", "uls:3"], metrics=("kl",), max_new_tokens=5)
+    assert rows["kl"].to_pylist() == pytest.approx(swept["kl"].to_pylist(), abs=1e-4)

@@ -1,7 +1,8 @@
 """Training-free route search: a nested greedy drop order by KL, on calibration prompts.
 
 From the full model down, drop at each round the layer without which the route's predictions stay closest to the full
-model's: KL(full || route) in nats, teacher-forced on the full model's own greedy answers with the prompt at full depth.
+model's: KL(full || route) in nats, teacher-forced on the full model's own greedy answers with the prompt at full depth. Of a
+model with adapters the routes run with them, and the full model is the untouched one, without them.
 Nested routes, one for each number of layers. In the manner of SLEB (Song et al., arXiv 2402.09025), which uses perplexity.
 
 Every round tries only the layers that looked cheapest when they were last tried (after the accelerated greedy of Minoux,
@@ -21,12 +22,14 @@ import torch
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily
 from depthdial.files import read_json, write_json
+from depthdial.measure.answers import reference_prefill
 from depthdial.measure.batches import Runner, batched
 from depthdial.measure.forced import Predictions, forced_logits, right_padded
 from depthdial.measure.plan import ModelIdentity, check_positive, make_plan
 from depthdial.measure.provenance import environment
 from depthdial.measure.tasks import Task
 from depthdial.models.prompt import Prefill
+from depthdial.models.untouched import has_adapters_on, untouched
 from depthdial.progress import progress_bar
 from depthdial.routes import Route
 
@@ -42,6 +45,7 @@ class GreedyState:
         kl: KL after each drop, in nats.
         importance: KL of dropping one layer alone, by layer: the first round.
         increments: by layer, what dropping it added to the KL when it was last tried.
+        start_kl: KL of the full route; above 0 only with adapters on, as the full model is then the untouched one.
     """
 
     dropped: list[int] = field(default_factory=list)
@@ -49,10 +53,12 @@ class GreedyState:
     importance: dict[int, float] = field(default_factory=dict)
     increments: dict[int, float] = field(default_factory=dict)
     search_sec: float = 0.0
+    start_kl: float = 0.0
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> GreedyState:
-        by_layer = {name: {int(k): v for k, v in document[name].items()} for name in ("importance", "increments")}
+        names = ("importance", "increments")
+        by_layer: dict[str, Any] = {name: {int(k): v for k, v in document[name].items()} for name in names}
         return cls(document["dropped"], document["kl"], **by_layer, search_sec=document["search_sec"])
 
 
@@ -97,6 +103,7 @@ def search_routes(
     checkpoint = _Checkpoint(None if out is None else Path(f"{out}.unfinished"), settings)
     state = checkpoint.load()
     calibration = _Calibration.of(plan.runner, plan.examples, answer_tokens, batch_size)
+    state.start_kl = calibration.kl(plan.runner.full) if has_adapters_on(model) else 0.0
     rounds = range(n_layers - len(state.dropped), stop, -1)
     trials = sum(_tried(n_left, n_layers, screen) for n_left in rounds)
     with progress_bar("search", trials, show=progress) as advance:
@@ -117,7 +124,7 @@ def greedy_round(
 ) -> None:
     """Drop one more layer: the one whose absence `kl_of` finds cheapest among those tried."""
     kept = [layer for layer in range(n_layers) if layer not in state.dropped]
-    now = state.kl[-1] if state.kl else 0.0
+    now = state.kl[-1] if state.kl else state.start_kl
     order = sorted(kept, key=lambda layer: (state.increments.get(layer, 0.0), layer))
     tried: dict[int, float] = {}
     for layer in order[: _tried(len(kept), n_layers, screen)]:
@@ -149,9 +156,11 @@ class _Calibration:
         batches, n_tokens = [], 0
         for batch in batched(examples, batch_size):
             prefilled = runner.prefill(batch)
-            answers = runner.decode(runner.full, prefilled, answer_tokens).tokens
-            tokens, mask = right_padded(answers, runner.pad_token_id, runner.device)
-            logits = forced_logits(runner.model, runner.full, prefilled, tokens, mask)
+            reference = reference_prefill(runner, batch, prefilled)
+            with untouched(runner.model):
+                answers = runner.decode(runner.full, reference, answer_tokens).tokens
+                tokens, mask = right_padded(answers, runner.pad_token_id, runner.device)
+                logits = forced_logits(runner.model, runner.full, reference, tokens, mask)
             full = tuple(Predictions.of(row[: len(answer)]) for row, answer in zip(logits, answers, strict=True))
             batches.append((prefilled, tokens, mask, full))
             n_tokens += sum(map(len, answers))

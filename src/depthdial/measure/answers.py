@@ -1,4 +1,7 @@
-"""The untouched full model's own greedy answers: what KL and agreement are measured on, made once a batch and kept."""
+"""The untouched full model's own greedy answers: what KL and agreement are measured on, made once a batch and kept.
+
+Where a model has adapters, the reference is the model without them: its own pass over the prompts, its own answers.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,31 @@ from depthdial.measure.results import UnitStore, unit_name
 from depthdial.measure.tasks import EncodedExample
 from depthdial.models.decode import Decoded
 from depthdial.models.prompt import Prefill
+from depthdial.models.untouched import has_adapters_on, untouched
+
+
+def reference_prefill(runner: Runner, batch: Sequence[EncodedExample], prefilled: Prefill) -> Prefill:
+    """The untouched full model's pass over a batch's prompts: `prefilled` itself where the model has no adapters on."""
+    if not has_adapters_on(runner.model):
+        return prefilled
+    with untouched(runner.model):
+        return runner.prefill(batch)
 
 
 def full_answers(
-    runner: Runner, store: UnitStore, batch: Sequence[EncodedExample], prefilled: Prefill, max_new_tokens: int
+    runner: Runner, store: UnitStore, batch: Sequence[EncodedExample], reference: Prefill, max_new_tokens: int
 ) -> Decoded:
-    """The full model's answers to a batch, from the store where a run that was stopped has left them."""
+    """The untouched full model's answers to a batch, from the store where a run that was stopped has left them.
+
+    Args:
+        reference: from `reference_prefill`.
+    """
     path = store.note(unit_name([e.id for e in batch], "answers of the full model"))
     if path is not None and path.exists():
         kept = read_json(path, "answers")
         return Decoded(tuple(map(tuple, kept["tokens"])), tuple(kept["finish_reasons"]), kept["decode_sec"], kept["steps"])
-    answers = runner.decode(runner.full, prefilled, max_new_tokens)
+    with untouched(runner.model):
+        answers = runner.decode(runner.full, reference, max_new_tokens)
     if path is not None:
         write_json(path, asdict(answers))
     return answers

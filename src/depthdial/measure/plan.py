@@ -12,8 +12,10 @@ from depthdial.measure.provenance import digest
 from depthdial.measure.results import RunSettings, UnitStore, unit_name
 from depthdial.measure.tasks import EncodedExample, Task, encode
 from depthdial.measure.templates import resolve_template
+from depthdial.models.adapter import adapter_card
 from depthdial.models.architectures import unwrap
 from depthdial.models.prompt import PROMPT_DEPTHS, PromptDepth
+from depthdial.models.untouched import has_adapters_on
 from depthdial.models.weights import weights_hash
 from depthdial.routes import AnyRoute, Route, require_depth
 
@@ -30,11 +32,14 @@ class ModelIdentity:
 
     @classmethod
     def of(cls, model: Any, name: str | None = None) -> ModelIdentity:
-        """Identify a model; `name` is what it was loaded by (its folder or id otherwise). Reads all weights once."""
+        """Identify a model; `name` is what it was loaded by (its folder or id otherwise). Reads all weights once.
+
+        A model with adapters on is called `name + elastic` (or `specialist`, or `adapter` where there is no card).
+        """
         base = unwrap(model)
         attention = getattr(base.config, "_attn_implementation", None)
         return cls(
-            name or base.config.name_or_path or type(base).__name__,
+            (name or base.config.name_or_path or type(base).__name__) + _adapter_suffix(model),
             weights_hash(model),
             str(base.dtype).removeprefix("torch."),
             base.device.type,
@@ -139,6 +144,11 @@ def check_positive(value: int, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"{name} must be a whole number of at least 1, not {value!r}.")
     return value
+
+
+def _adapter_suffix(model: Any) -> str:
+    card = adapter_card(model)
+    return f" + {card.kind if card else 'adapter'}" if has_adapters_on(model) else ""
 
 
 def cut(tokens: Sequence[int], most: int | None) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import torch
 
-from depthdial.measure.answers import full_answers
+from depthdial.measure.answers import full_answers, reference_prefill
 from depthdial.measure.batches import MAX_FIDELITY_TOKENS, Runner, batched
 from depthdial.measure.forced import (
     HiddenStates,
@@ -31,6 +31,7 @@ from depthdial.measure.plan import ModelIdentity, Plan, check_positive, cut, mak
 from depthdial.measure.results import SIMILARITY_COLUMNS, UnitStore
 from depthdial.measure.tasks import EncodedExample, Task
 from depthdial.models.prompt import Prefill
+from depthdial.models.untouched import untouched
 from depthdial.progress import progress_bar
 from depthdial.routes import FAMILIES, AnyRoute, Route, family_routes
 
@@ -51,7 +52,8 @@ def similarity(
     """Compare every route's hidden states and predictions with the full model's, sequence by sequence.
 
     The prompt runs at full depth. The response is the reference where there is one, else the full model's own answer.
-    The full model's states are computed once a batch; all routes stream past them, so memory is bounded by a batch.
+    The full model's states are computed once a batch; all routes stream past them, so memory is bounded by a batch. Of a
+    model with adapters every route runs with them, and the full model is the untouched one, without them.
 
     Args:
         routes: default: every cost of early exit, ULS, RLS, RLS without layer 1, and unified.
@@ -111,6 +113,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class _Prompts:
+    """A batch's prompts behind the full model as it is, and behind the untouched one, which is the same without adapters."""
+
+    measured: Prefill
+    reference: Prefill
+
+
+@dataclass(frozen=True)
 class _Texts:
     """Token ids by row of the batch: responses for the hidden states, the full model's answers for KL and agreement."""
 
@@ -132,12 +142,13 @@ class _Similarity:
             return
         runner = self.plan.runner
         prefilled = runner.prefill(batch)
-        answers = full_answers(runner, self.store, batch, prefilled, self.fidelity_tokens).tokens
+        prompts = _Prompts(prefilled, reference_prefill(runner, batch, prefilled))
+        answers = full_answers(runner, self.store, batch, prompts.reference, self.fidelity_tokens).tokens
         responses = [cut(e.reference_ids or answers[i], self.max_response_tokens) for i, e in enumerate(batch)]
         rows: dict[AnyRoute, dict[int, dict[str, Any]]] = {route: {} for route in missing}
         lengths = {i: max(len(responses[i]), len(answers[i])) for i in range(len(batch))}
         for members in row_slices(range(len(batch)), lengths, prefilled.logits.shape[-1]):
-            self._compare(batch, members, missing, prefilled, _Texts(responses, answers), rows)
+            self._compare(batch, members, missing, prompts, _Texts(responses, answers), rows)
         for route in missing:
             self.store.write(
                 self.plan.unit(batch, route), [self._row(e, route, rows[route][i]) for i, e in enumerate(batch)]
@@ -153,21 +164,22 @@ class _Similarity:
         batch: Sequence[EncodedExample],
         members: list[int],
         routes: Sequence[AnyRoute],
-        prefilled: Prefill,
+        prompts: _Prompts,
         texts: _Texts,
         rows: dict[AnyRoute, dict[int, dict[str, Any]]],
     ) -> None:
         """Fill in the scores of some rows of the batch, on every route."""
         full = self.plan.runner.full
-        base = self._forced(forced_states, members, full, prefilled, texts.responses)
-        base_logits = self._forced(forced_logits, members, full, prefilled, texts.answers)
+        with untouched(self.plan.runner.model):
+            base = self._forced(forced_states, members, full, prompts.reference, texts.responses)
+            base_logits = self._forced(forced_logits, members, full, prompts.reference, texts.answers)
         predictions = [Predictions.of(base_logits[p, : len(texts.answers[i])]) for p, i in enumerate(members)]
         for route in routes:
             for one, places in by_route([route.for_sequence(batch[i].id) for i in members]).items():
                 group = [members[place] for place in places]
-                shallow = self._forced(forced_states, group, one, prefilled, texts.responses)
+                shallow = self._forced(forced_states, group, one, prompts.measured, texts.responses)
                 closeness = cosines(_select(base, places, shallow), shallow, one)
-                logits = self._forced(forced_logits, group, one, prefilled, texts.answers)
+                logits = self._forced(forced_logits, group, one, prompts.measured, texts.answers)
                 for j, (place, i) in enumerate(zip(places, group, strict=True)):
                     n_tokens, n_answer = len(texts.responses[i]), len(texts.answers[i])
                     means = [tokens[j, :n_tokens].mean().item() for tokens in closeness]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 
 from depthdial.errors import InputError
-from depthdial.measure.answers import full_answers
+from depthdial.measure.answers import full_answers, reference_prefill
 from depthdial.measure.batches import MAX_FIDELITY_TOKENS, Runner, batched
 from depthdial.measure.cost import ModelCost, model_cost
 from depthdial.measure.forced import Predictions, by_route, forced_logits, nll, right_padded, row_slices
@@ -26,6 +26,7 @@ from depthdial.measure.sampling import draws, sampled_metrics, sampling_policy
 from depthdial.measure.tasks import EncodedExample, Task
 from depthdial.models.decode import GREEDY, Decoded, DecodingPolicy
 from depthdial.models.prompt import Prefill
+from depthdial.models.untouched import has_adapters_on, untouched
 from depthdial.progress import progress_bar
 from depthdial.routes import AnyRoute, Route
 
@@ -76,7 +77,8 @@ def sweep(
 
     With any ROUGE metric answers are generated greedily (and timed); `nll`, `kl` and `agreement` are teacher-forced: the
     first on the reference, the others on the full model's own greedy answer (at most 128 tokens). Rows of a sequence
-    without a reference have null ROUGE and NLL.
+    without a reference have null ROUGE and NLL. Of a model with adapters every route runs with them, and the full model that
+    KL and agreement compare with is the untouched one, without them.
 
     Args:
         routes: routes, random rules (drawn once per sequence) or their texts.
@@ -146,13 +148,17 @@ class _Sweep:
         if not missing:
             return
         prefilled = self.runner.prefill(batch)
-        answers = None
+        answers, reference = None, prefilled
+        # With adapters on, the full route's answers are not the untouched full model's.
+        is_adapted = has_adapters_on(self.runner.model)
         decodes_full = self.options.generates and not self.options.samples and self.runner.full in missing
-        if decodes_full or {"kl", "agreement"} & set(self.options.metrics):
-            answers = full_answers(self.runner, self.store, batch, prefilled, self.options.max_new_tokens)
-        forced = self._forced_scores(batch, missing, prefilled, answers)
+        if (decodes_full and not is_adapted) or {"kl", "agreement"} & set(self.options.metrics):
+            reference = reference_prefill(self.runner, batch, prefilled)
+            answers = full_answers(self.runner, self.store, batch, reference, self.options.max_new_tokens)
+        forced = self._forced_scores(batch, missing, prefilled, reference, answers)
+        known = None if is_adapted else answers
         for route in missing:
-            rows = self._rows(batch, route, prefilled, answers, forced[route])
+            rows = self._rows(batch, route, prefilled, known, forced[route])
             self.store.write(self.plan.unit(batch, route), rows)
             advance(1)
 
@@ -165,7 +171,12 @@ class _Sweep:
         return self.runner.prefill([batch[i] for i in rows], route)
 
     def _forced_scores(
-        self, batch: Sequence[EncodedExample], routes: Sequence[AnyRoute], prefilled: Prefill, answers: Decoded | None
+        self,
+        batch: Sequence[EncodedExample],
+        routes: Sequence[AnyRoute],
+        prefilled: Prefill,
+        reference: Prefill,
+        answers: Decoded | None,
     ) -> dict[AnyRoute, list[dict[str, float]]]:
         """Teacher-forced metrics of every route, a dictionary for each row of the batch."""
         scores: dict[AnyRoute, list[dict[str, float]]] = {route: [{} for _ in batch] for route in routes}
@@ -173,7 +184,7 @@ class _Sweep:
             with_reference = [i for i, e in enumerate(batch) if e.reference_ids]
             self._score_references(batch, with_reference, routes, prefilled, scores)
         if answers is not None and {"kl", "agreement"} & set(self.options.metrics):
-            self._score_fidelity(batch, routes, prefilled, answers, scores)
+            self._score_fidelity(batch, routes, prefilled, reference, answers, scores)
         return scores
 
     def _score_references(
@@ -198,6 +209,7 @@ class _Sweep:
         batch: Sequence[EncodedExample],
         routes: Sequence[AnyRoute],
         prefilled: Prefill,
+        reference: Prefill,
         answers: Decoded,
         scores: dict[AnyRoute, list[dict[str, float]]],
     ) -> None:
@@ -205,8 +217,9 @@ class _Sweep:
         lengths = {i: len(text) for i, text in texts.items()}
         # The full model's logits of a slice serve all routes.
         for rows in row_slices(range(len(batch)), lengths, prefilled.logits.shape[-1]):
-            logits_of = self._logits(batch, self.runner.full, rows, prefilled, texts)
-            full = {i: Predictions.of(logits) for i, logits in logits_of}
+            with untouched(self.runner.model):
+                logits_of = self._logits(batch, self.runner.full, rows, reference, texts)
+                full = {i: Predictions.of(logits) for i, logits in logits_of}
             for route in routes:
                 for one, members in self._groups(batch, route).items():
                     members = [i for i in members if i in full]
