@@ -13,7 +13,7 @@ routes=experiments/elastic/routes.json
 
 "$depthdial" finetune smollm2-135m --elastic "$routes" --layers 30,27,24,20,15 \
   --data "$data" --split train --limit 3000 --max-prompt-tokens 160 --max-response-tokens 96 --answers both \
-  --batch-size 4 --learning-rate 1e-3 --max-tokens 330000 --ends-every 3 --save-every 25 \
+  --batch-size 4 --learning-rate 1e-3 --max-tokens 120000 --ends-every 3 --save-every 25 \
   --emphasis greedy-kl:24=3,greedy-kl:20=1.5,full=0.2 --weights-dtype float16 --out "$run"
 
 package=src/depthdial/adapters/smollm2-135m-elastic

@@ -5,6 +5,7 @@ The card is written last, so that a folder with one is whole.
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,9 +45,9 @@ def save_artefact(
     final = folder / "checkpoints" / "final"
     for file in sorted(final.iterdir()):
         if file.name == "adapter_model.safetensors":
-            write_atomically(folder / file.name, lambda part, source=file: _recast(source, part, settings.weights_dtype))
+            write_atomically(folder / file.name, functools.partial(_recast, file, settings.weights_dtype))
         elif file.name != "README.md":  # PEFT's own, an empty form
-            write_atomically(folder / file.name, lambda part, source=file: shutil.copyfile(source, part))
+            write_atomically(folder / file.name, functools.partial(_copy, file))
     if settings.method == "full":
         tokenizer.save_pretrained(folder)
     write_json(folder / _RECORD, record)
@@ -56,12 +57,16 @@ def save_artefact(
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def _recast(source: Path, target: Path, dtype: str) -> Any:
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _recast(source: Path, dtype: str, target: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
     tensors = {name: tensor.to(getattr(torch, dtype)).contiguous() for name, tensor in load_file(source).items()}
-    return save_file(tensors, target, metadata={"format": "pt"})
+    save_file(tensors, target, metadata={"format": "pt"})
 
 
 def _card(

@@ -25,7 +25,7 @@ from depthdial.measure.provenance import environment
 from depthdial.measure.tasks import Task
 from depthdial.models.architectures import unwrap
 from depthdial.progress import progress_bar
-from depthdial.routes import Route
+from depthdial.routes import AnyRoute, Route
 from depthdial.train.artefact import is_finished, save_artefact
 from depthdial.train.compute import training_flops
 from depthdial.train.objective import Objective
@@ -65,7 +65,7 @@ def finetune(
     tokenizer: Any,
     *,
     task: Task,
-    routes: RouteFamily | Route | str | Sequence[Route | str],
+    routes: RouteFamily | AnyRoute | str | Sequence[AnyRoute | str],
     out: Path | str,
     settings: FinetuneSettings | None = None,
     name: str | None = None,
@@ -236,7 +236,7 @@ def _record(
         "response_tokens_by_route": {route.name: n for route, n in zip(routes, tokens, strict=True)},
         "distinct_response_tokens": sum(len(row.response_ids) for row in rows),
         "train_flops": training_flops(model_cost(model), schedule, rows, routes, settings),
-        "train_sec": history[-1]["elapsed_sec"] if history else None,
+        "train_sec": trainer.elapsed_sec,
         "processes": schedule.world_size,
         "history": history,
         **environment(),

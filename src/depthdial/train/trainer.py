@@ -117,18 +117,24 @@ class DepthTrainer(Trainer):
                 self._taught = (group, whole_logits(self.teacher, **tensors))
         return self._taught[1]
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        if isinstance(resume_from_checkpoint, str):
+            log = read_json(Path(resume_from_checkpoint) / _STATE, "training state")["log_history"]
+            self._before_sec = max((entry.get("elapsed_sec", 0.0) for entry in log), default=0.0)
         self._started = time.perf_counter()
-        return super().train(*args, **kwargs)
+        return super().train(resume_from_checkpoint, **kwargs)
+
+    @property
+    def elapsed_sec(self) -> float:
+        """Seconds trained in all; what a run that was stopped did after its last log entry is not in it."""
+        return self._before_sec + time.perf_counter() - self._started
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss of each route since the last entry, and the seconds trained in all, stops left out."""
         if "loss" in logs:
-            if not self._before_sec and self.state.log_history:
-                self._before_sec = self.state.log_history[-1].get("elapsed_sec", 0.0)
             means = {self.routes[i].name: torch.stack(seen).mean().item() for i, seen in sorted(self._losses.items())}
             logs |= {f"loss/{name}": mean for name, mean in means.items()}
-            logs["elapsed_sec"] = self._before_sec + time.perf_counter() - self._started
+            logs["elapsed_sec"] = self.elapsed_sec
             self._losses = {}
         super().log(logs, start_time)
 
