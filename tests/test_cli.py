@@ -9,9 +9,10 @@ import os
 import shutil
 import string
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
@@ -19,9 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 import depthdial as dd
 from depthdial.cli import main
+from depthdial.models.weights import weights_hash
 
 N_LAYERS = 4
 WORDS = string.ascii_lowercase
@@ -158,6 +161,23 @@ def test_generate_may_send_the_prompt_through_the_route(model: Path) -> None:
     run = succeed("generate", model, "a b", "--route", "ee:1", "--prompt-depth", "route", "--max-new-tokens", 2)
     assert "1 of 4 layers" in run.err
     assert "route depth" in run.err
+
+
+@pytest.mark.filterwarnings("default::depthdial.errors.RouteWarning")
+def test_generate_with_an_adapter_warns_of_a_route_outside_in_one_line(model: Path, tmp_path: Path) -> None:
+    loaded, _ = dd.load(model)
+    about = {"base_weights_hash": weights_hash(loaded), "base_dtype": "float32", "n_layers": N_LAYERS}
+    with warnings.catch_warnings():  # PEFT asks transformers for what a later transformers calls deprecated
+        warnings.simplefilter("ignore", FutureWarning)
+        get_peft_model(loaded, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path)
+    dd.AdapterCard("specialist", "base", **about, prompt_depth="full", routes=(dd.Route((0, 3), 4, "own"),)).save(tmp_path)
+    inside = succeed("generate", model, "a b", "--adapter", tmp_path, "--route", "0,3", "--max-new-tokens", 3)
+    assert "warn" not in inside.err and "nearest" not in inside.err
+    outside = succeed("generate", model, "a b", "--adapter", tmp_path, "--route", "ee:2", "--max-new-tokens", 3)
+    told = "depthdial: Route 'ee:2' is none that the specialist adapter of base was trained for: the nearest is 'own'"
+    assert [line for line in outside.err.splitlines() if line.startswith(told)]
+    replace(dd.AdapterCard.load(tmp_path), base_weights_hash="0" * 64).save(tmp_path)
+    assert "is for base (4 layers" in refused("generate", model, "a b", "--adapter", tmp_path)
 
 
 def test_search_writes_routes_that_sweep_takes(model: Path, data: Path, tmp_path: Path) -> None:
@@ -426,6 +446,7 @@ def damaged(path: Path) -> Path:
         (["--template", "nonsense"], "Unknown template 'nonsense'"),
         (["--max-new-tokens", "0"], "max_new_tokens must be a whole number of at least 1, not 0"),
         (["--adapter", "nowhere"], "no adapter folder nowhere"),
+        (["--adapter", "elastic"], "No elastic adapter ships for"),
     ],
 )
 def test_refused_generation(model: Path, arguments: list[str], told: str) -> None:

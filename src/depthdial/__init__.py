@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from depthdial.choose.oracle import OracleCurve, oracle
     from depthdial.choose.predictable import PredictableCurve, predictable_oracle
     from depthdial.choose.search import search_routes
-    from depthdial.errors import InputError
+    from depthdial.errors import InputError, RouteWarning
     from depthdial.families import RouteFamily
     from depthdial.generation.engine import Generation, generate
     from depthdial.measure.cost import model_cost
     from depthdial.measure.similarity import similarity
     from depthdial.measure.sweep import sweep
     from depthdial.measure.tasks import Task, task
+    from depthdial.models.adapter import AdapterCard, adapter_card
     from depthdial.models.load import load
     from depthdial.models.prompt import prompted_view
+    from depthdial.models.untouched import untouched
     from depthdial.models.view import view
     from depthdial.report.page import write_report
     from depthdial.routes import RandomRoute, Route, family_routes
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdapterCard": "models.adapter",
     "FinetuneSettings": "train.settings",
     "Generation": "generation.engine",
     "InputError": "errors",
@@ -46,7 +49,9 @@ _HOMES = {
     "RandomRoute": "routes",
     "Route": "routes",
     "RouteFamily": "families",
+    "RouteWarning": "errors",
     "Task": "measure.tasks",
+    "adapter_card": "models.adapter",
     "family_routes": "routes",
     "finetune": "train.finetune",
     "generate": "generation.engine",
@@ -61,11 +66,13 @@ _HOMES = {
     "study": "studies",
     "sweep": "measure.sweep",
     "task": "measure.tasks",
+    "untouched": "models.untouched",
     "view": "models.view",
     "write_report": "report.page",
 }
 
 __all__ = [
+    "AdapterCard",
     "FinetuneSettings",
     "Generation",
     "InputError",
@@ -74,7 +81,9 @@ __all__ = [
     "RandomRoute",
     "Route",
     "RouteFamily",
+    "RouteWarning",
     "Task",
+    "adapter_card",
     "family_routes",
     "finetune",
     "generate",
@@ -89,6 +98,7 @@ __all__ = [
     "study",
     "sweep",
     "task",
+    "untouched",
     "view",
     "write_report",
 ]

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -33,7 +34,7 @@ from depthdial.cli_options import (
     with_bundles,
 )
 from depthdial.cli_train import finetune
-from depthdial.errors import InputError
+from depthdial.errors import InputError, RouteWarning
 
 app = typer.Typer(
     name="depthdial",
@@ -342,12 +343,21 @@ def main() -> None:
 
 
 def _show_notices() -> None:
-    """Print what the library logs for its user, such as the one download of the built-in model."""
+    """Print what the library logs for its user, such as the one download of the built-in model, and its warnings."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("depthdial: %(message)s"))
     logger = logging.getLogger("depthdial")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
+    show = warnings.showwarning
+
+    def show_in_style(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+        if issubclass(category, RouteWarning):
+            typer.echo(f"depthdial: {message}", err=True)
+        else:
+            show(message, category, *where, **options)
+
+    warnings.showwarning = show_in_style
 
 
 _STOPPED = 130

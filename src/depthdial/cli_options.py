@@ -60,7 +60,7 @@ class ModelOptions:
     device_map: Annotated[str | None, _model("accelerate's placement, such as auto.")] = None
     allow_bin: Annotated[bool, _model("Also load .bin weights (weights_only).", "--allow-bin")] = False
     trust_remote_code: Annotated[bool, _model("Run the checkpoint's own Python code.", "--trust-remote-code")] = False
-    adapter: Annotated[str | None, _model("Folder of a PEFT adapter.")] = None
+    adapter: Annotated[str | None, _model("Folder of a PEFT adapter, or elastic.")] = None
 
     def load(self, name: str) -> Any:
         """(model, tokenizer)"""

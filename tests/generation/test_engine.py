@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 import depthdial as dd
 from depthdial.errors import InputError
+from depthdial.models.adapter import AdapterCard, attach_card
 from depthdial.routes import Route
 
 PROMPTS = ["the cat", "a dog sat on the mat", "one two three", "it was", "the dog ran to the cat and sat"]
@@ -104,3 +107,25 @@ def test_answers_end_where_the_context_does(tokenizer, depth):
     answers = dd.generate(model, tokenizer, ["the cat sat on", "a dog"], depth=depth, max_new_tokens=50)
     assert [a.new_tokens for a in answers] == [8, 8]
     assert {a.finish_reason for a in answers} == {"length"}
+
+
+def test_an_adapted_model_answers_with_its_adapter_and_untouched_without(model, tokenizer, with_lora):
+    bare = copy.deepcopy(model).requires_grad_(False)
+    adapted = with_lora(model)
+    on = {depth: texts(adapted, tokenizer, depth=depth) for depth in ("full", "uls:4")}
+    with dd.untouched(adapted):
+        for depth in on:
+            assert texts(adapted, tokenizer, depth=depth) == texts(bare, tokenizer, depth=depth) != on[depth]
+    assert {depth: texts(adapted, tokenizer, depth=depth) for depth in on} == on
+
+
+def test_a_depth_outside_the_adapters_family_is_warned_of_once(model, tokenizer, with_lora):
+    adapted = with_lora(model)
+    routes = (Route((0, 5), 6, "own:2"), Route((0, 1, 2, 3, 4, 5), 6, "full"))
+    attach_card(adapted, AdapterCard("elastic", "base", "0" * 64, "float32", 6, "full", routes))
+    texts(adapted, tokenizer, depth="0,5")
+    for depth, nearest in (("uls:2", "own:2"), ("rls:3@0", "own:2")):
+        with pytest.warns(dd.RouteWarning, match=rf"Route '{depth}' .* the nearest is '{nearest}'") as caught:
+            texts(adapted, tokenizer, depth=depth)
+        assert [w.filename for w in caught] == [__file__]
+        texts(adapted, tokenizer, depth=depth)

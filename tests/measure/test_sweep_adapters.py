@@ -13,7 +13,9 @@ from depthdial.errors import InputError
 from depthdial.measure.batches import Runner
 from depthdial.measure.results import UnitStore
 from depthdial.measure.sweep import sweep
+from depthdial.models.adapter import AdapterCard, attach_card
 from depthdial.models.untouched import has_adapters_on, untouched
+from depthdial.routes import Route
 
 ROUTES = ["full", "ee:3", "rls:3@5"]
 MEASURED = {"batch_decode_sec", "batch_prefill_sec", "step_sec", "decode_sec"}
@@ -128,3 +130,14 @@ def test_samples_are_drawn_from_the_adapted_model(bare, adapted, tokenizer, smal
         off = run(adapted, tokenizer, small_task, **options)["answer_hash"].to_pylist()
     assert off == run(bare, tokenizer, small_task, **options)["answer_hash"].to_pylist()
     assert off != run(adapted, tokenizer, small_task, **options)["answer_hash"].to_pylist()
+
+
+def test_each_route_outside_the_family_is_warned_of_and_none_that_a_search_tries(adapted, tokenizer, small_task):
+    routes = (Route((0, 1, 2), 6, "own:3"),)
+    attach_card(adapted, AdapterCard("elastic", "base", "0" * 64, "float32", 6, "full", routes))
+    dd.search_routes(adapted, tokenizer, task=small_task, min_layers=4, answer_tokens=3)
+    with pytest.warns(dd.RouteWarning) as caught:
+        rows = run(adapted, tokenizer, small_task, metrics=("kl",))
+    assert [str(w.message).split(" is none")[0] for w in caught] == ["Route 'full'", "Route 'rls:3@5'"]
+    assert set(rows["model"].to_pylist()) == {"LlamaForCausalLM + elastic"}
+    dd.similarity(adapted, tokenizer, task=small_task, routes=ROUTES, fidelity_tokens=3)

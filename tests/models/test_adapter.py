@@ -23,13 +23,14 @@ from depthdial.models.adapter import (
     shipped_adapter,
     warn_if_outside,
 )
-from depthdial.models.view import view
+from depthdial.models.decode import decode
+from depthdial.models.prompt import left_padded, prefill, prompted_view
+from depthdial.models.view import as_route, quiet_view, view
 from depthdial.models.weights import weights_hash
 from depthdial.routes import Route
 from tests.models.test_view_adapters import adapted
 from tests.models.tiny import tiny
 
-peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
 ROUTES = (
@@ -117,7 +118,7 @@ def test_the_card_is_found_again_on_wrapper_inner_model_and_views(card: AdapterC
         model,
         model.get_base_model(),
         view(model, (0, 5)),
-        view(view(model, (0, 2, 5)), (0, 1)),
+        view(quiet_view(model, (0, 2, 5)), (0, 1)),
         copy.deepcopy(model),
     ):
         assert adapter_card(one) == card
@@ -225,3 +226,18 @@ def test_the_full_route_is_warned_of_where_it_was_not_trained(card: AdapterCard)
 def test_a_model_without_a_card_never_warns() -> None:
     for model in (tiny("llama"), adapted("llama")):
         warn_if_outside(model, Route((0, 4), 6))
+
+
+@pytest.mark.parametrize("make", [view, prompted_view])
+def test_views_warn_at_the_line_that_makes_them_and_only_there(make: Any, card: AdapterCard) -> None:
+    model = adapted("llama")
+    attach_card(model, card)
+    for inside in ((0, 5), "full", Route((0, 1, 2, 5), 6)):
+        make(model, inside if make is view else as_route(inside, 6))
+    with pytest.warns(RouteWarning, match=r"Route '0,4' .* nearest is 'own:2'") as caught:
+        make(model, "0,4")
+    assert [w.filename for w in caught] == [__file__]
+    make(model, "0,4")
+    quiet_view(model, "1,4")
+    prefilled = prefill(model, *left_padded([[5, 6, 7]], 0, "cpu"), route=Route((2, 4), 6))
+    decode(model, Route((2,), 6), prefilled, max_new_tokens=3, eos_token_ids=(), pad_token_id=0)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import peft
 import pytest
 import torch
 
 from depthdial.errors import InputError
+from depthdial.models.prompt import prompted_view
 from depthdial.models.untouched import adapter_modules, has_adapters_on, untouched
 from depthdial.models.view import view
+from depthdial.routes import Route
 from tests.models.test_view import FULL, assert_same, states, written
 from tests.models.test_view_adapters import adapted, lora
 from tests.models.test_view_shares import ROUTE, assert_same_copies, assert_untouched, copies, everything
 from tests.models.tiny import tiny
 
-peft = pytest.importorskip("peft")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match:RuntimeWarning"),
@@ -98,6 +100,18 @@ def test_views_are_snapshots_of_either_side() -> None:
     with untouched(on):
         assert_same(states(on), states(off))
     assert_same(states(on), with_adapter)
+
+
+def test_a_prompted_view_keeps_the_side_that_it_was_made_on() -> None:
+    model = adapted("llama")
+    with untouched(model):
+        off = prompted_view(model, Route(ROUTE, 6))
+    on = prompted_view(model, Route(ROUTE, 6))
+    assert_same(written(off), written(prompted_view(frozen("llama"), Route(ROUTE, 6))))
+    with_adapter = written(on)
+    with untouched(model):
+        assert_same(written(on), with_adapter)
+    assert (with_adapter[1] - written(off)[1]).abs().max() > 0.05
 
 
 def test_modules_and_tokens_trained_beside_the_adapter_are_off_too() -> None:

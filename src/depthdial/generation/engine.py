@@ -14,8 +14,9 @@ from depthdial.measure.batches import Runner
 from depthdial.measure.forced import by_route
 from depthdial.measure.plan import check_positive
 from depthdial.measure.templates import Prompter, resolve_template
+from depthdial.models.adapter import warn_if_outside
 from depthdial.models.decode import FinishReason, cut_at_end
-from depthdial.models.prompt import PROMPT_DEPTHS, Prefill, clock_sec, prompted_view
+from depthdial.models.prompt import PROMPT_DEPTHS, Prefill, clock_sec, quiet_prompted_view
 from depthdial.routes import AnyRoute, RandomRoute, Route, require_depth
 
 
@@ -76,6 +77,9 @@ def generate(
 
     Raises:
         InputError: for a route that does not fit, an empty list, a prompt longer than the context, or an unknown argument.
+
+    Warns:
+        RouteWarning: once, for a route that the model's adapter was not trained for.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     _check(prompts, prompt_depth, on_text)
@@ -83,6 +87,7 @@ def generate(
     check_positive(batch_size, "batch_size")
     runner = Runner.of(model, tokenizer)
     route = _depth(depth, runner.n_layers)
+    warn_if_outside(model, route)
     config = _generation_config(runner, max_new_tokens, sampling)
     prompter = Prompter(resolve_template(template, tokenizer), "prompt", tokenizer)
     encoded = [prompter.ids(prompt) for prompt in prompts]
@@ -133,7 +138,7 @@ def _answer_batch(
 
 
 def _decode(runner: Runner, route: Route, ready: Prefill, config: Any, streamer: Any) -> list[list[int]]:
-    view = prompted_view(runner.model, route, ready)
+    view = quiet_prompted_view(runner.model, route, ready)
     view.generation_config = copy.copy(config)
     view.generation_config.max_new_tokens = runner.room_tokens(ready, config.max_new_tokens)
     output: Any = view.generate(ready.input_ids, attention_mask=ready.attention_mask, streamer=streamer)  # type: ignore[operator]

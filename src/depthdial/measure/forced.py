@@ -15,7 +15,7 @@ import torch
 
 from depthdial.models.architectures import accepts, decoder_stack
 from depthdial.models.prompt import Prefill, positions
-from depthdial.models.view import view
+from depthdial.models.view import quiet_view
 from depthdial.routes import Route
 
 # Logits of one pass are kept under this size (0.13 GB in fp32): with a large vocabulary they outweigh everything else.
@@ -78,20 +78,18 @@ def forced_logits(model: Any, route: Route, prefilled: Prefill, tokens: torch.Te
     return torch.cat([prefilled.logits.to(logits), logits], dim=1)
 
 
-def continued_logits(
-    model: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
+def continued_logits(model: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The same without those of the first token, (n_sequences, n_tokens - 1, vocabulary): what the route itself computes.
 
     Differentiable where gradients are enabled; there must be two tokens or more.
     """
     # The last token predicts nothing that is asked for.
-    return _run(view(model, route), route, prefilled, tokens[:, :-1], mask[:, :-1]).logits
+    return _run(quiet_view(model, route), route, prefilled, tokens[:, :-1], mask[:, :-1]).logits
 
 
 def forced_states(model: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor) -> HiddenStates:
     """Hidden states at each of `tokens`, (n_sequences, n_tokens) and right-padded by `mask`, behind prefilled prompts."""
-    runner = view(model, route)
+    runner = quiet_view(model, route)
     last_layer: list[torch.Tensor] = []
     # The last of transformers' hidden states is after the final norm; the view's layers are its own to hook.
     decoder_stack(runner).layers[-1].register_forward_hook(lambda _, __, output: last_layer.append(_tensor(output)))

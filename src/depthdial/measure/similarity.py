@@ -30,6 +30,7 @@ from depthdial.measure.forced import (
 from depthdial.measure.plan import ModelIdentity, Plan, check_positive, cut, make_plan, route_columns
 from depthdial.measure.results import SIMILARITY_COLUMNS, UnitStore
 from depthdial.measure.tasks import EncodedExample, Task
+from depthdial.models.adapter import warn_if_outside
 from depthdial.models.prompt import Prefill
 from depthdial.models.untouched import untouched
 from depthdial.progress import progress_bar
@@ -77,6 +78,8 @@ def similarity(
         "fidelity_tokens": fidelity_tokens,
     }
     plan = make_plan(model, tokenizer, task, chosen, prompt_depth="full", identity=identity, settings=settings)
+    for route in plan.routes:
+        warn_if_outside(model, route)
     store = UnitStore(plan.run, SIMILARITY_COLUMNS, None if out is None else Path(out))
     batches = list(batched(plan.examples, batch_size))
     job = _Similarity(plan, store, max_response_tokens, fidelity_tokens)

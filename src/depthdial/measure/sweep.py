@@ -24,6 +24,7 @@ from depthdial.measure.quality import METRICS, ROUGE_METRICS, rouge
 from depthdial.measure.results import SWEEP_COLUMNS, UnitStore
 from depthdial.measure.sampling import draws, sampled_metrics, sampling_policy
 from depthdial.measure.tasks import EncodedExample, Task
+from depthdial.models.adapter import warn_if_outside
 from depthdial.models.decode import GREEDY, Decoded, DecodingPolicy
 from depthdial.models.prompt import Prefill
 from depthdial.models.untouched import has_adapters_on, untouched
@@ -114,6 +115,8 @@ def sweep(
     check_positive(batch_size, "batch_size")
     settings = {"kind": "sweep", "batch_size": batch_size, **options.settings()}
     plan = make_plan(model, tokenizer, task, routes, prompt_depth=prompt_depth, identity=identity, settings=settings)
+    for route in plan.routes:
+        warn_if_outside(model, route)
     store = UnitStore(plan.run, SWEEP_COLUMNS, None if out is None else Path(out))
     job = _Sweep(plan, options, tokenizer, store, model_cost(model))
     batches = list(batched(plan.examples, batch_size))

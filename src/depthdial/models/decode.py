@@ -16,7 +16,7 @@ import torch
 
 from depthdial.errors import InputError
 from depthdial.models.architectures import unwrap
-from depthdial.models.prompt import Prefill, clock_sec, prompted_view
+from depthdial.models.prompt import Prefill, clock_sec, quiet_prompted_view
 from depthdial.routes import Route
 
 FinishReason = Literal["eos", "length"]
@@ -104,7 +104,7 @@ def decode(
     """
     from transformers import GenerationConfig
 
-    runner: Any = prompted_view(model, route, prefilled)
+    runner: Any = quiet_prompted_view(model, route, prefilled)
     # Drawing is a logits processor that leaves one token: to transformers every policy is greedy.
     runner.generation_config = GenerationConfig(
         max_new_tokens=max_new_tokens,

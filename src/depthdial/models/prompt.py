@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from depthdial.errors import InputError
+from depthdial.models.adapter import warn_if_outside
 from depthdial.models.architectures import accepts, count_layers, unwrap
-from depthdial.models.view import PROMPTED_ATTRIBUTE, as_route, view
+from depthdial.models.untouched import adapter_modules
+from depthdial.models.view import PROMPTED_ATTRIBUTE, as_route, quiet_view
 from depthdial.routes import Route
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ def prefill(
     n_layers = count_layers(base)
     route = route or Route(tuple(range(n_layers)), n_layers, "full")
     inputs = prompt_inputs(base, input_ids, attention_mask)
-    runner = base if route.is_full else view(model, route)
+    runner = base if route.is_full else quiet_view(model, route)
     started = clock_sec(input_ids.device)
     with torch.set_grad_enabled(with_gradient):
         output = runner(**inputs, use_cache=True)
@@ -118,10 +120,22 @@ def prompted_view(model: Any, route: Route | str, prefilled: Prefill | None = No
 
     Raises:
         InputError: from `view`; or, when called without a cache or with a static one.
+
+    Warns:
+        RouteWarning: as `view` does.
     """
+    route = as_route(route, count_layers(model))
+    shallow = quiet_prompted_view(model, route, prefilled)
+    warn_if_outside(model, route)
+    return shallow
+
+
+def quiet_prompted_view(model: Any, route: Route, prefilled: Prefill | None = None) -> PreTrainedModel:
+    """`prompted_view` without its warning."""
     base = unwrap(model)
-    route = as_route(route, count_layers(base))
-    shallow = view(model, route)
+    shallow = quiet_view(base, route)
+    if adapter_modules(base):  # a snapshot as well: whether adapters are on may change before the prompt comes
+        base = quiet_view(base, range(route.n_layers))
     step = functools.partial(_switch, base, shallow, route, prefilled)
     # generate() reads the signature of forward to learn what it may pass.
     shallow.__dict__["forward"] = functools.update_wrapper(step, type(shallow).forward.__get__(shallow))

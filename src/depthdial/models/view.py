@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from depthdial.errors import InputError
+from depthdial.models.adapter import warn_if_outside
 from depthdial.models.architectures import (
     LAYER_INDEX_ATTRIBUTES,
     DecoderStack,
@@ -61,7 +62,18 @@ def view(model: Any, route: Route | str | Sequence[int]) -> PreTrainedModel:
         InputError: (a ValueError) if the route does not fit the model, is a random rule, or the model has no single stack
             of decoder layers. `save_pretrained` raises it where a folder could not keep what the layers are (GPT-2's
             attention scaled by the layer's number).
+
+    Warns:
+        RouteWarning: once, if the model has an adapter with a card (see `dd.adapter_card`) that was not trained for the
+            route.
     """
+    shallow = quiet_view(model, route)
+    warn_if_outside(model, shallow.__dict__[ROUTE_ATTRIBUTE])
+    return shallow
+
+
+def quiet_view(model: Any, route: Route | str | Sequence[int]) -> PreTrainedModel:
+    """`view` without its warning: for code that tries many routes, or has warned of this one before."""
     base = unwrap(model)
     if base.__dict__.get(PROMPTED_ATTRIBUTE):
         raise InputError("This view runs its prompt at full depth, so it cannot be cut again: make the view of its base.")
