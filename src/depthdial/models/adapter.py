@@ -103,14 +103,13 @@ class AdapterCard:
     def nearest(self, route: AnyRoute) -> Route:
         """The route of the family that stands in for another one.
 
-        One with as many layers comes first, then the larger share of layers that both run (of all that either runs, or the
-        full route would be near to everything), then the closest count.
+        One with as many layers comes first, then the one that treats most layers alike (both run them or both skip them: by
+        what both run alone, the full route would be near to everything), then the closest count.
         """
         layers = set(route.layers if isinstance(route, Route) else ())
 
-        def distance(own: Route) -> tuple[bool, float, int, tuple[int, ...]]:
-            common, either = layers & set(own.layers), layers | set(own.layers)
-            return len(own) != len(route), -len(common) / len(either), abs(len(own) - len(route)), own.layers
+        def distance(own: Route) -> tuple[bool, int, int, tuple[int, ...]]:
+            return len(own) != len(route), len(layers ^ set(own.layers)), abs(len(own) - len(route)), own.layers
 
         return min(self.routes, key=distance)
 

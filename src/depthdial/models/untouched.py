@@ -56,7 +56,8 @@ def adapter_modules(model: nn.Module) -> list[Any]:
     """The modules of a model that PEFT has put in the place of others; none for a model without adapters."""
     if "peft" not in sys.modules:
         return []
-    return [module for module in model.modules() if is_adapter_module(module)]
+    kinds = _kinds()
+    return [module for module in model.modules() if isinstance(module, kinds)]
 
 
 def has_adapters_on(model: Any) -> bool:
@@ -66,10 +67,14 @@ def has_adapters_on(model: Any) -> bool:
 
 
 def is_adapter_module(module: object) -> bool:
+    return isinstance(module, _kinds())
+
+
+def _kinds() -> tuple[type, ...]:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    return isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+    return BaseTunerLayer, AuxiliaryTrainingWrapper
 
 
 def _has_adaption_prompts(model: nn.Module) -> bool:
