@@ -13,7 +13,7 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/depthdial study smollm2-135m --out $(DEMO)
+	$(BIN)/depthdial study smollm2-135m --adapter elastic --out $(DEMO)
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"

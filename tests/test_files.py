@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.files import read_json, write_atomically, write_json, write_text
+from depthdial.files import claim, read_json, write_atomically, write_json, write_text
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 BROKEN = OSError(errno.EIO, os.strerror(errno.EIO))
@@ -175,3 +175,14 @@ def test_unreadable_json_is_one_sentence(tmp_path: Path) -> None:
             read_json(path, "settings")
     with pytest.raises(InputError, match="is not a readable settings file"):
         read_json(tmp_path, "settings")
+
+
+def test_a_folder_is_claimed_once(tmp_path):
+    path, about = tmp_path / "out" / "run.json", {"seed": 3, "routes": ("a", "b"), "rate": None}
+    claim(path, about, "run")
+    claim(path, about, "run")  # tuples come back from JSON as lists
+    with pytest.raises(InputError, match=r"out holds a run with another seed \(3 then, 4 now\): choose another --out"):
+        claim(path, {**about, "seed": 4}, "run")
+    with pytest.raises(InputError, match=r"another extra \(None then, 1 now\)"):
+        claim(path, {**about, "extra": 1}, "run")
+    assert json.loads(path.read_text()) == {"seed": 3, "routes": ["a", "b"], "rate": None}

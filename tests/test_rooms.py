@@ -50,7 +50,9 @@ RULES = {  # from the lowest room to the highest; of several patterns that fit a
         frozenset({"numpy", "matplotlib", "jinja2", "pyarrow"}),
     ),
     "studies": Rule((*GROUND, *MEASURING, "generation.*", "report.*")),
-    "cli*": Rule((*GROUND, *MEASURING, "train.*", "generation.*", "report.*", "studies", "cli*"), frozenset({"typer", "rich"})),
+    "cli*": Rule(
+        (*GROUND, *MEASURING, "train.*", "generation.*", "report.*", "studies", "cli*"), frozenset({"typer", "rich"})
+    ),
     # The package's own face: its names are imported when they are used.
     "": Rule(("*",)),
     "__main__": Rule(("cli*",)),

@@ -7,8 +7,11 @@ import pytest
 
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily
+from depthdial.models.load import load
 from depthdial.routes import Route
-from depthdial.studies import StudySettings, similarity_routes, study, sweep_routes
+from depthdial.studies import StudySettings, read_study_rows, similarity_routes, study, sweep_routes
+from depthdial.train.finetune import finetune
+from depthdial.train.settings import FinetuneSettings
 
 SMALL = StudySettings(
     max_new_tokens=4, batch_size=4, similarity_sequences=3, similarity_tokens=4, fidelity_tokens=3, search_tokens=3
@@ -60,6 +63,37 @@ def test_routes_of_a_thirty_layer_study():
     similar = similarity_routes(family, 30)
     assert {len(route) for route in similar} == {8, 15, 23, 27, 30}
     assert {route.name.split(":")[0] for route in similar} >= {"full", "greedy-kl", "uls", "rls", "rls-wo1"}
+
+
+@pytest.fixture
+def adapted(model, tokenizer, small_task, tmp_path):
+    """A model with an elastic adapter, trained for a moment."""
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    lessons = replace(
+        small_task, examples=tuple(replace(e, id=f"{e.id}-{i}") for i in range(2) for e in small_task.examples)
+    )
+    settings = FinetuneSettings(rank=2, answers="model", distill=True)
+    out = tmp_path / "adapter"
+    base, _ = load(tmp_path / "base")
+    finetune(base, tokenizer, task=lessons, routes=["full", "uls:5", "0,1,5", "uls:3"], out=out, settings=settings)
+    return load(tmp_path / "base", adapter=out)[0]
+
+
+def test_an_adapters_routes_stand_beside_those_of_the_untouched_model(tmp_path, model, adapted, tokenizer, small_task):
+    out = tmp_path / "out"
+    result = run(model, tokenizer, small_task, out, adapted=adapted)
+    rows = result.rows.to_pandas()
+    assert {"full", "greedy-kl:5", "elastic:5", "elastic:uls:3", "elastic:0-1,5"} <= set(rows.route)
+    assert rows.groupby("route").sequence_id.nunique().nunique() == 1
+    own = rows.route.str.startswith("elastic")
+    assert set(rows[own].weights_hash).isdisjoint(rows[~own].weights_hash)
+    assert result.rows.equals(read_study_rows(out)) and "elastic:5" in result.oracles["rouge_l"].routes
+    assert "elastic:5" in result.report.read_text()
+    with pytest.raises(InputError, match="another adapted_weights_hash"):
+        run(model, tokenizer, small_task, out)
+    with pytest.raises(InputError, match="names no routes that skip layers"):
+        run(model, tokenizer, small_task, tmp_path / "other", adapted=model)
 
 
 @pytest.mark.parametrize("bad", [{"batch_size": 0}, {"min_layers_fraction": 1.0}, {"max_new_tokens": -1}])

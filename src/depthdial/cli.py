@@ -287,7 +287,10 @@ def study(
     prompt_depth: PromptDepth = "full",
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Keep the answers in the rows.")] = False,
 ) -> None:
-    """Search, similarity, sweep, oracle and report, in one folder; started again, it goes on."""
+    """Search, similarity, sweep, oracle and report, in one folder; started again, it goes on.
+
+    With --adapter the adapter's own routes are measured beside those of the untouched model.
+    """
     from depthdial.report.tables import headline
     from depthdial.routes import split_routes
     from depthdial.studies import StudySettings
@@ -303,10 +306,11 @@ def study(
     sequences = source.read(limit, split="test")
     held_out = calibration_split or source.held_out_split or "train"
     prompts = replace(source, split=held_out).read(calibration_limit)
-    loaded, tokenizer = loading.load(model)
+    loaded, tokenizer = replace(loading, adapter=None).load(model)
     result = run(
         loaded,
         tokenizer,
+        adapted=loading.load(model)[0] if loading.adapter else None,
         task=sequences,
         calibration=prompts,
         out=out,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,25 @@ def read_json(path: Path, what: str) -> Any:
         raise InputError(f"There is no {what} file {path}: check the path.") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is not a readable {what} file: {error}.") from error
+
+
+def claim(path: Path, about: Mapping[str, Any], what: str) -> None:
+    """Write down in `path` what its folder holds, or refuse a folder that holds something else.
+
+    Raises:
+        InputError: if `path` says otherwise; `what` names it in the sentence ("study").
+    """
+    if not path.exists():
+        write_json(path, about)
+        return
+    new = json.loads(json.dumps(about))
+    old = read_json(path, what)
+    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    if changed:
+        raise InputError(
+            f"{path.parent} holds a {what} with another {changed[0]} ({old.get(changed[0])!r} then, {new.get(changed[0])!r} "
+            "now): choose another --out, or delete the folder."
+        )
 
 
 def _put(path: Path, text: str) -> None:

@@ -18,13 +18,14 @@ from depthdial.choose.predictable import PredictableCurve
 from depthdial.choose.search import METHOD, search_routes
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily, read_routes
-from depthdial.files import read_json, write_json
+from depthdial.files import claim, read_json, write_json
 from depthdial.measure.plan import ModelIdentity, check_positive
-from depthdial.measure.results import count_samples, load_rows
+from depthdial.measure.results import STUDY_SWEEPS, count_samples, load_study_rows
 from depthdial.measure.similarity import similarity
 from depthdial.measure.stats import mean_over_samples
 from depthdial.measure.sweep import sweep
 from depthdial.measure.tasks import Task
+from depthdial.models.adapter import AdapterCard, adapter_card
 from depthdial.models.architectures import count_layers
 from depthdial.report.page import write_report
 from depthdial.routes import AnyRoute, Route
@@ -95,10 +96,14 @@ def study(
     name: str | None = None,
     say: Callable[[str], None] | None = None,
     progress: bool = False,
+    adapted: Any = None,
 ) -> StudyResult:
     """Search routes, measure them and write the report.
 
     Args:
+        model: the untouched full model.
+        adapted: the same model with an adapter on, as `dd.load(name, adapter=...)` gives it: the routes that the adapter was
+            trained for are measured beside the untouched model's, as `elastic:24` and so on.
         task: sequences to evaluate on.
         calibration: sequences to search routes on; none of `task`'s.
         say: called with one line at the start of each step.
@@ -111,7 +116,8 @@ def study(
     n_layers = count_layers(model)
     baselines(n_layers, settings.routes)
     identity = ModelIdentity.of(model, name)
-    _claim(folder, settings, identity, task)
+    card = _card_of(adapted, n_layers)
+    _claim(folder, settings, identity, task, None if adapted is None else ModelIdentity.of(adapted).weights_hash)
     common = {"identity": identity, "progress": progress}
 
     say(f"1/5 search: nested routes of {n_layers} layers on {len(calibration.examples)} calibration prompts")
@@ -128,21 +134,23 @@ def study(
         fidelity_tokens=settings.fidelity_tokens,
         **common,
     )
-    routes = sweep_routes(family, n_layers, settings.routes)
-    say(f"3/5 sweep: {len(task.examples)} sequences x {len(routes)} routes")
-    rows = sweep(
-        model,
-        tokenizer,
-        task=task,
-        routes=routes,
-        out=folder / "sweep",
-        batch_size=settings.batch_size,
-        max_new_tokens=settings.max_new_tokens,
-        fidelity_tokens=settings.fidelity_tokens,
-        prompt_depth=settings.prompt_depth,
-        keep_text=settings.keep_text,
-        **common,
-    )
+    own_routes = [] if card is None else adapter_routes(card)
+    routes = sweep_routes(family, n_layers, settings.routes, [len(route) for route in own_routes])
+    say(f"3/5 sweep: {len(task.examples)} sequences x {len(routes) + len(own_routes)} routes")
+    options = {
+        "task": task,
+        "batch_size": settings.batch_size,
+        "max_new_tokens": settings.max_new_tokens,
+        "fidelity_tokens": settings.fidelity_tokens,
+        "prompt_depth": settings.prompt_depth,
+        "keep_text": settings.keep_text,
+        "progress": progress,
+    }
+    sweep(model, tokenizer, routes=routes, out=folder / STUDY_SWEEPS[0], identity=identity, **options)
+    if adapted is not None:
+        with_adapter = ModelIdentity.of(adapted, name)
+        sweep(adapted, tokenizer, routes=own_routes, out=folder / STUDY_SWEEPS[1], identity=with_adapter, **options)
+    rows = load_study_rows(folder)
     say("4/5 oracle: the best depth for every sequence under a global budget")
     oracles = run_oracles(rows, folder)
     say("5/5 report")
@@ -185,11 +193,34 @@ def _keep(path: Path, curve: OracleCurve | PredictableCurve, suffix: str = "") -
     return write_json(path, curves)
 
 
-def sweep_routes(family: RouteFamily, n_layers: int, texts: Sequence[str] = ()) -> list[AnyRoute]:
-    """The full model, ULS and early exit (or `texts`), and the searched family at SEARCHED_COSTS."""
+def sweep_routes(
+    family: RouteFamily, n_layers: int, texts: Sequence[str] = (), counts: Sequence[int] = ()
+) -> list[AnyRoute]:
+    """The full model, ULS and early exit (or `texts`), and the searched routes of `counts` layers (or at SEARCHED_COSTS)."""
     by_cost = {route.cost_layers: route for route in family.routes if not route.is_full}
-    wanted = [round(cost * n_layers) for cost in SEARCHED_COSTS]
+    wanted = counts or [round(cost * n_layers) for cost in SEARCHED_COSTS]
     return list(dict.fromkeys([*baselines(n_layers, texts), *(by_cost[c] for c in wanted if c in by_cost)]))
+
+
+def adapter_routes(card: AdapterCard) -> list[Route]:
+    """The routes of an adapter that skip layers, costliest first, under names that say whose they are: `elastic:24`."""
+    shallow = sorted((route for route in card.routes if not route.is_full), key=len, reverse=True)
+    counts = [len(route) for route in shallow]
+    # Of two routes with as many layers each keeps its own name.
+    names = [f"{card.kind}:{len(r) if counts.count(len(r)) == 1 else r.name}" for r in shallow]
+    return [Route(route.layers, route.n_layers, name) for name, route in zip(names, shallow, strict=True)]
+
+
+def _card_of(adapted: Any, n_layers: int) -> AdapterCard | None:
+    if adapted is None:
+        return None
+    card = adapter_card(adapted)
+    if card is None or card.n_layers != n_layers or all(route.is_full for route in card.routes):
+        raise InputError(
+            "The adapted model names no routes that skip layers of this one: load it with an adapter that "
+            "`depthdial finetune` made for this model."
+        )
+    return card
 
 
 def baselines(n_layers: int, texts: Sequence[str] = ()) -> list[AnyRoute]:
@@ -237,9 +268,8 @@ def _require_apart(task: Task, calibration: Task) -> None:
         raise InputError(f"{len(shared)} sequences (such as {shared[0]!r}) are in both tasks: use separate splits.")
 
 
-def _claim(folder: Path, settings: StudySettings, identity: ModelIdentity, task: Task) -> None:
+def _claim(folder: Path, settings: StudySettings, identity: ModelIdentity, task: Task, adapted_hash: str | None) -> None:
     """Write down what the study is, or refuse a folder that holds another one."""
-    path = folder / "study.json"
     about = {
         **asdict(settings),
         **asdict(identity),
@@ -248,21 +278,11 @@ def _claim(folder: Path, settings: StudySettings, identity: ModelIdentity, task:
         "split": task.split,
         "sequences": len(task.examples),
         "method": METHOD,
+        **({} if adapted_hash is None else {"adapted_weights_hash": adapted_hash}),
     }
-    if path.exists():
-        old = read_json(path, "study")
-        changed = sorted(key for key in {*old, *about} if old.get(key) != about.get(key))
-        if changed:
-            raise InputError(
-                f"{folder} holds a study with another {changed[0]} ({old.get(changed[0])!r} then, {about.get(changed[0])!r} "
-                "now): choose another --out, or delete the folder."
-            )
-    else:
-        write_json(path, about)
+    claim(folder / "study.json", about, "study")
 
 
 def read_study_rows(folder: Path | str) -> Any:
-    """The sweep's rows of a study folder or of a sweep's own folder."""
-    folder = Path(folder)
-    nested = folder / "sweep"
-    return load_rows(nested if nested.is_dir() else folder)
+    """The sweeps' rows of a study folder or of a sweep's own folder."""
+    return load_study_rows(folder)

@@ -219,7 +219,7 @@ def test_a_full_disk_says_so_and_the_checkpoint_before_it_serves(run, quick, tmp
 
 def test_a_folder_of_another_run_is_refused(run, quick):
     run("uls:3", quick)
-    with pytest.raises(InputError, match=r"holds a run with another rank \(2 then, 3 now\)"):
+    with pytest.raises(InputError, match=r"holds a training run with another rank \(2 then, 3 now\)"):
         run("uls:3", replace(quick, rank=3))
 
 

@@ -75,6 +75,8 @@ SIMILARITY_COLUMNS: dict[str, pa.DataType] = {
     "kl": _REAL,
     "agreement": _REAL,
 }
+# Where a study keeps its sweeps: of the untouched model, and of an adapter's routes.
+STUDY_SWEEPS = ("sweep", "elastic")
 PROVENANCE_COLUMNS = (
     "model",
     "weights_hash",
@@ -202,6 +204,17 @@ def count_samples(rows: Any) -> int:
     column = rows["sample"]
     entries = column.to_pylist() if hasattr(column, "to_pylist") else list(column)
     return len({entry for entry in entries if entry is not None and entry == entry})
+
+
+def load_study_rows(folder: Path | str) -> pa.Table:
+    """The rows of a study's sweeps, the untouched model's and then an adapter's, or of a sweep's own folder.
+
+    Raises:
+        InputError: if there are none.
+    """
+    folder = Path(folder)
+    parts = [folder / name for name in STUDY_SWEEPS if (folder / name / "rows.parquet").exists()]
+    return pa.concat_tables([load_rows(part) for part in parts], promote_options="default") if parts else load_rows(folder)
 
 
 def _read(path: Path) -> pa.Table:

@@ -12,7 +12,7 @@ from depthdial.choose.predictable import PredictableCurve
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily
 from depthdial.files import read_json
-from depthdial.measure.results import load_rows
+from depthdial.measure.results import load_rows, load_study_rows
 
 _Curve = TypeVar("_Curve", OracleCurve, PredictableCurve)
 
@@ -39,7 +39,7 @@ class ResultFolder:
 
 
 def read_folder(folder: Path | str) -> ResultFolder:
-    """Read DIR/sweep, DIR/similarity (or rows in DIR itself), and routes, oracles, study and the runs' settings as JSON.
+    """Read DIR/sweep (and DIR/elastic), DIR/similarity (or rows in DIR itself), and what is beside them as JSON.
 
     Raises:
         InputError: if the folder holds no rows, or one of its files is damaged.
@@ -52,7 +52,7 @@ def read_folder(folder: Path | str) -> ResultFolder:
     for kind, place in (("sweep", path / "sweep"), ("similarity", path / "similarity"), ("", path)):
         if not (place / "rows.parquet").exists() or (not kind and "sweep" in rows):
             continue
-        table = load_rows(place)
+        table = load_study_rows(path) if kind == "sweep" else load_rows(place)
         kind = _kind(table, place)
         if table.num_rows == 0:
             raise InputError(

@@ -84,10 +84,11 @@ _LOOKS: dict[str, Look] = {
     "rls": Look("RLS, random skipping", GREEN, "^", "-."),
     "rls-wo1": Look("RLS wo/1", PURPLE, "v", ":"),
     "ee": Look("EE, early exit", VERMILION, "s", "--"),
+    "elastic": Look("elastic weights", ORANGE, "p", (0, (4, 1))),
     "listed": Look("listed layers", GRAY, "X", "none"),
 }
 # Searched families come with names of their own; the first gets the first look.
-_SEARCHED = ((BLACK, "h", "-"), (ORANGE, "p", (0, (4, 1))), (GRAY, "d", (0, (2, 1))))
+_SEARCHED = ((BLACK, "h", "-"), (YELLOW, "H", (0, (3, 1, 1, 1))), (GRAY, "d", (0, (2, 1))))
 
 
 def looks(families: Sequence[str]) -> dict[str, Look]:

@@ -14,7 +14,7 @@ from depthdial.measure.stats import Interval, mean_interval, mean_over_samples
 from depthdial.routes import FIXED_FAMILIES, RANDOM_FAMILIES, Route
 
 # Families in the order in which tables name them; a searched one, whose name is its own, follows the full model.
-_ORDER = ("full", "", "uls", "unified", "rls", "rls-wo1", "ee", "listed")
+_ORDER = ("full", "elastic", "", "uls", "unified", "rls", "rls-wo1", "ee", "listed")
 HEADLINE_METRICS = ("rouge_l", "agreement", "kl", "nll")
 _NAMES = ("sequence_id", "route", "route_layers")
 

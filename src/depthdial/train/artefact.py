@@ -9,18 +9,15 @@ import functools
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from depthdial.files import write_atomically, write_json, write_text
 from depthdial.measure.plan import ModelIdentity
+from depthdial.models.adapter import CARD_FILE, AdapterCard
 from depthdial.routes import Route
 from depthdial.train.settings import FinetuneSettings
 
-if TYPE_CHECKING:
-    from depthdial.models.adapter import AdapterCard
-
 _RECORD = "training.json"
-CARD_FILE = "depthdial.json"
 
 
 def is_finished(folder: Path) -> bool:
@@ -72,8 +69,6 @@ def _recast(source: Path, dtype: str, target: Path) -> None:
 def _card(
     identity: ModelIdentity, routes: Sequence[Route], settings: FinetuneSettings, record: Mapping[str, Any]
 ) -> AdapterCard:
-    from depthdial.models.adapter import AdapterCard
-
     training = {name: value for name, value in record.items() if name != "history"}
     return AdapterCard(
         kind="elastic" if len(routes) > 1 else "specialist",

@@ -17,7 +17,7 @@ import torch
 
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily
-from depthdial.files import read_json, write_json
+from depthdial.files import claim, read_json
 from depthdial.measure.batches import Runner
 from depthdial.measure.cost import model_cost
 from depthdial.measure.plan import ModelIdentity, unique_routes
@@ -193,7 +193,6 @@ def _arguments(
 
 def _claim(folder: Path, settings: FinetuneSettings, identity: ModelIdentity, routes: Sequence[Route], task: Task) -> None:
     """Write down what the run is, or refuse a folder that holds another one."""
-    path = folder / "finetune.json"
     about = {
         **asdict(settings),
         "model": identity.name,
@@ -204,16 +203,7 @@ def _claim(folder: Path, settings: FinetuneSettings, identity: ModelIdentity, ro
         "data": task.fingerprint,
         "processes": _world_size(),
     }
-    if not path.exists():
-        write_json(path, about)
-        return
-    old = read_json(path, "fine-tuning settings")
-    changed = sorted(key for key in {*old, *about} if old.get(key) != about.get(key))
-    if changed:
-        raise InputError(
-            f"{folder} holds a run with another {changed[0]} ({old.get(changed[0])!r} then, {about.get(changed[0])!r} now): "
-            "choose another --out, or delete the folder."
-        )
+    claim(folder / "finetune.json", about, "training run")
 
 
 def _record(

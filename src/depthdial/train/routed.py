@@ -14,7 +14,7 @@ from depthdial.errors import InputError
 from depthdial.measure.forced import continued_logits
 from depthdial.models.architectures import accepts, count_layers, unwrap
 from depthdial.models.prompt import Prefill, positions, prefill
-from depthdial.models.view import view
+from depthdial.models.view import quiet_view
 from depthdial.routes import Route
 
 
@@ -63,7 +63,7 @@ class RoutedModel(nn.Module):
         """
         route = Route(layers, count_layers(self.model))
         if route.is_full or self.prompt_depth == "route":
-            runner = self.model if route.is_full else view(self.model, route)
+            runner = self.model if route.is_full else quiet_view(self.model, route)
             return whole_logits(runner, prompt_ids, prompt_mask, response_ids, response_mask)
         prompts = self._prefilled(prompt_ids, prompt_mask, group)
         logits = continued_logits(self.model, route, prompts, response_ids, response_mask)

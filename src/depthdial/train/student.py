@@ -13,7 +13,7 @@ from torch import nn
 
 from depthdial.errors import InputError
 from depthdial.models.architectures import decoder_stack, unwrap
-from depthdial.models.view import view
+from depthdial.models.view import quiet_view
 from depthdial.routes import Route
 from depthdial.train.settings import FinetuneSettings
 
@@ -56,7 +56,7 @@ def _trainable(model: Any, skipped: Sequence[int]) -> Any:
 def _with_lora(base: Any, skipped: Sequence[int], settings: FinetuneSettings) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    shell = view(base, range(decoder_stack(base).n_layers))
+    shell = quiet_view(base, range(decoder_stack(base).n_layers))
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.rank,
