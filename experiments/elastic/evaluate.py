@@ -1,6 +1,6 @@
 """What the elastic adapter that ships does at every depth, beside the untouched model, on rows that it was not trained on.
 
-    python experiments/elastic/evaluate.py --data ALPACA_DIR [--adapter elastic] [--out experiments/elastic]
+    python experiments/elastic/evaluate.py --data ALPACA_DIR [--adapter elastic] [--card README.md]
 
 KL and agreement are taken against the untouched full model, on its own greedy answers, the prompt at full depth; NLL on the
 references. Leaves rows (ids, hashes, scores; no text) and a table. A stopped run goes on.
@@ -19,6 +19,13 @@ from depthdial.files import write_json, write_text
 from depthdial.measure.stats import mean_interval
 
 MODEL = "smollm2-135m"
+HEADING = "## Data, command, quality at each depth"
+_SAID = """Trained on InstructLab's synthetic instructions (Apache-2.0 and MIT), on a base that is Apache-2.0; nothing of Alpaca was
+trained on. Made again by `experiments/elastic/run.sh DATA` in the repository.
+
+The first {sequences} test rows of a 7,225-row random sample of Alpaca, prompt at full depth. KL (nats) and agreement are against
+the untouched full model, on its own greedy answers of at most 128 tokens; NLL (nats) is on the references, with its distance to
+the untouched full model's. Brackets: 95% intervals over sequences."""
 METRICS = ("nll", "kl", "agreement")
 
 
@@ -28,6 +35,7 @@ def main() -> None:
     parser.add_argument("--adapter", default="elastic")
     parser.add_argument("--limit", type=int, default=64, help="the first so many rows")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--card", type=Path, help="also put the table into this README.md, under its own heading")
     options = parser.parse_args()
     task = dd.task(options.data, split="test", limit=options.limit, max_prompt_tokens=256, max_response_tokens=256)
     adapted, tokenizer = dd.load(MODEL, adapter=options.adapter)
@@ -50,6 +58,8 @@ def main() -> None:
     table = summarise(rows)
     write_json(options.out / "table.json", table)
     print(write_text(options.out / "table.md", page(table)).read_text())
+    if options.card is not None:
+        write_text(options.card, with_quality(options.card.read_text(), table))
 
 
 def summarise(rows: dict[str, Any]) -> list[dict[str, Any]]:
@@ -68,6 +78,12 @@ def summarise(rows: dict[str, Any]) -> list[dict[str, Any]]:
             line["sequences"] = len(chosen)
         lines.append(line)
     return lines
+
+
+def with_quality(card: str, table: list[dict[str, Any]]) -> str:
+    """A card with the table at its end, in the place of an older one."""
+    said = _SAID.format(sequences=table[0]["sequences"])
+    return f"{card.partition(HEADING)[0].rstrip()}\n\n{HEADING}\n\n{said}\n\n{page(table)}"
 
 
 def page(table: list[dict[str, Any]]) -> str:

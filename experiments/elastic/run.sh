@@ -18,5 +18,5 @@ routes=experiments/elastic/routes.json
 
 package=src/depthdial/adapters/smollm2-135m-elastic
 mkdir -p "$package"
-cp "$run"/{adapter_config.json,adapter_model.safetensors,depthdial.json} "$package"
+cp "$run"/{adapter_config.json,adapter_model.safetensors,depthdial.json,README.md} "$package"
 cp "$run"/{training.json,training.png} experiments/elastic

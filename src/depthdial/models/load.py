@@ -203,7 +203,7 @@ def _load_folder(
 
     weights = check_folder(folder, label, allow_bin=allow_bin)
     source, trust = str(folder), options.trust_remote_code
-    with _quiet_transformers():
+    with quiet_transformers():
         with _refusing(label, "has a configuration that cannot be read"):
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust, local_files_only=True)
         _check_decoder(config, label, options)
@@ -233,7 +233,7 @@ def _load_gguf(file: Path, options: _Options) -> tuple[PreTrainedModel, PreTrain
     keywords: dict[str, Any] = options.keywords() | source
     if hasattr(transformers, "GgufConfig"):  # older versions always dequantise
         keywords["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with _quiet_transformers():
+    with quiet_transformers():
         with _refusing(str(file), "cannot be loaded (is it damaged?)"):
             config = AutoConfig.from_pretrained(folder, **source)
         _check_decoder(config, str(file), options)
@@ -257,7 +257,7 @@ def _convert(gguf: Path, out: Path) -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with _quiet_transformers():
+    with quiet_transformers():
         model.save_pretrained(out, max_shard_size="4GB")
         tokenizer.save_pretrained(out)
 
@@ -311,7 +311,7 @@ def _with_adapter(model: PreTrainedModel, folder: Path, label: str) -> PreTraine
     card = AdapterCard.load(folder) if (folder / CARD_FILE).exists() else None
     if card is not None:
         check_base(card, model, folder, label)
-    with _quiet_transformers(), _refusing(f"the adapter {folder}", "does not fit the model"), warnings.catch_warnings():
+    with quiet_transformers(), _refusing(f"the adapter {folder}", "does not fit the model"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing that a user can change
         warnings.filterwarnings("error", "Found missing adapter keys")  # they would stay random
         # PEFT's wrapper passes every attribute on, and views accept it, but it is no subclass
@@ -342,7 +342,7 @@ def _refusing(label: str, verdict: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers' progress bars and warnings quiet for a while, then leave its settings as they were.
 
     They are global, so one thread loads at a time. A user who has asked for transformers' INFO or DEBUG keeps them.

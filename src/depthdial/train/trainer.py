@@ -19,6 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from depthdial.errors import InputError
 from depthdial.files import read_json
 from depthdial.measure.forced import right_padded
+from depthdial.models.load import quiet_transformers
 from depthdial.models.prompt import left_padded
 from depthdial.progress import Advance
 from depthdial.routes import Route
@@ -190,7 +191,8 @@ def save_model(model: Any, folder: Path, state_dict: dict[str, Any] | None = Non
     """Write an adapter or a model as its library does, safetensors only."""
     # The embeddings are never adapted, and asking whether they changed would ask the Hub.
     options: dict[str, Any] = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
-    model.save_pretrained(folder, state_dict=state_dict, **options)
+    with quiet_transformers():
+        model.save_pretrained(folder, state_dict=state_dict, **options)
 
 
 def load_model(model: Any, folder: Path) -> None:
