@@ -20,12 +20,12 @@ from depthdial.measure.stats import mean_interval
 
 MODEL = "smollm2-135m"
 HEADING = "## Data, command, quality at each depth"
-_SAID = """Trained on InstructLab's synthetic instructions (Apache-2.0 and MIT), on a base that is Apache-2.0; nothing of Alpaca was
-trained on. Made again by `experiments/elastic/run.sh DATA` in the repository.
+_SAID = """Trained on InstructLab's synthetic instructions (Apache-2.0 and MIT), on a base that is Apache-2.0; on nothing of
+Alpaca. Made again by `experiments/elastic/run.sh DATA` in the repository.
 
-The first {sequences} test rows of a 7,225-row random sample of Alpaca, prompt at full depth. KL (nats) and agreement are against
-the untouched full model, on its own greedy answers of at most 128 tokens; NLL (nats) is on the references, with its distance to
-the untouched full model's. Brackets: 95% intervals over sequences."""
+The first {sequences} test rows of a 7,225-row random sample of Alpaca, prompt at full depth. KL (nats) and agreement are
+against the untouched full model, on its own greedy answers of at most 128 tokens; NLL (nats) is on the references, with its
+distance to the untouched full model's. Brackets: 95% intervals over sequences."""
 METRICS = ("nll", "kl", "agreement")
 
 

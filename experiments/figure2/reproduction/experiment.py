@@ -5,7 +5,6 @@ What is committed lies in the folder itself; weights, checkpoints and unfinished
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import depthdial as dd
 from depthdial.errors import InputError
-from depthdial.files import read_json, write_json
+from depthdial.files import claim, read_json
 from depthdial.measure.tasks import Task
 from depthdial.models.architectures import count_layers
 from depthdial.train.artefact import is_finished
@@ -144,7 +143,7 @@ def open_experiment(settings: Settings, data: Path | None, out: Path) -> Experim
         "n_layers": n_layers,
         "data": {part.split: {"rows": len(part.examples), "fingerprint": part.fingerprint} for part in (train, test)},
     }
-    _claim(path, known, about)
+    claim(path, about, "run")
     return Experiment(settings, out, n_layers, costs, train, test)
 
 
@@ -166,17 +165,3 @@ def _sequences(source: str | Path, split: str, limit: int | None, settings: Sett
     if not found.has_references:
         raise InputError(f"The {split} split of {found.origin} has rows without a reference: give one for every row.")
     return found
-
-
-def _claim(path: Path, known: dict[str, Any] | None, about: dict[str, Any]) -> None:
-    about = json.loads(json.dumps(about))
-    if known is None:
-        write_json(path, about)
-        return
-    changed = sorted(key for key in {*known, *about} if known.get(key) != about.get(key))
-    if changed:
-        name = changed[0]
-        raise InputError(
-            f"{path.parent} holds a run with another {name} ({known.get(name)!r} then, {about.get(name)!r} now): choose "
-            "another --out, or delete the folder."
-        )
