@@ -34,6 +34,7 @@ benchmarks: $(READY)
 	$(BIN)/python benchmarks/bench_view.py
 	$(BIN)/python benchmarks/bench_decode.py
 	$(BIN)/python benchmarks/bench_oracle.py
+	$(BIN)/python benchmarks/bench_train.py
 
 clean:
 	rm -rf $(DEMO) build dist

@@ -70,6 +70,7 @@ def finetune(
     from depthdial.models.architectures import count_layers
     from depthdial.report.training_plot import plot_training
     from depthdial.train.finetune import finetune as train
+    from depthdial.train.finetune import is_main
 
     if (route is None) == (elastic is None):
         raise InputError("Say what to train: either --route uls:50% or --elastic routes.json.")
@@ -89,6 +90,8 @@ def finetune(
         trainer_options=options,
         progress=True,
     )
+    if not is_main():
+        return
     tokens = result.record["response_tokens_by_route"]
     print_table("Response tokens trained on", ["route", "tokens"], [[name, f"{n:,}"] for name, n in tokens.items()])
     typer.echo(f"loss: {plot_training(result.record, out / 'training.png')}")

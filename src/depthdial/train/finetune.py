@@ -104,14 +104,14 @@ def finetune(
         runner,
         answers=check_answers(settings.answers),
         folder=folder / "answers",
-        progress=progress and _is_main(),
+        progress=progress and is_main(),
     )
     schedule = make_schedule(rows, chosen, settings, world_size=_world_size())
     torch.manual_seed(settings.seed)
     with student(model, chosen, settings, in_place=in_place) as trained:
         trainer = _trainer(model, trained, runner, chosen, settings, schedule, rows, folder, dict(trainer_options or {}))
         checkpoint = last_checkpoint(folder / "checkpoints")
-        with progress_bar("training", schedule.n_steps, show=progress and _is_main()) as advance:
+        with progress_bar("training", schedule.n_steps, show=progress and is_main()) as advance:
             trainer.add_callback(ProgressSteps(advance))
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         record = _record(model, trainer, settings, chosen, schedule, rows, task)
@@ -238,5 +238,6 @@ def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _is_main() -> bool:
+def is_main() -> bool:
+    """Whether this is the process that speaks and writes; there is one in every run."""
     return os.environ.get("RANK", "0") == "0"
