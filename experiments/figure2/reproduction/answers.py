@@ -31,8 +31,8 @@ def evaluate_all(run: Experiment) -> None:
 
 
 def sample_all(run: Experiment) -> None:
-    """Sampled answers of T, specialists and elastic weights to the first test rows, as one table."""
-    subjects = (run.whole, *run.specialists, run.elastic)
+    """Sampled answers of T, specialists and (where asked for) elastic weights to the first test rows, as one table."""
+    subjects = (run.whole, *run.specialists, *([run.elastic] if run.settings.samples.elastic else []))
     for subject in subjects:
         sample(run, subject)
     _merge(run.out / SAMPLES, subjects, run.samples_of)

@@ -40,8 +40,9 @@ def draw_all(results: Results, folder: Path) -> list[Path]:
         "oracle": draw_oracle(results.oracles[SPECIALIST]),
         "oracle-elastic": draw_oracle(results.oracles[ELASTIC]),
         "predictable": draw_predictable(results.predictable[SPECIALIST]),
-        "predictable-elastic": draw_predictable(results.predictable[ELASTIC]),
     }
+    if ELASTIC in results.predictable:
+        drawn["predictable-elastic"] = draw_predictable(results.predictable[ELASTIC])
     return [save_figure(figure, folder / f"{name}.png") for name, figure in drawn.items()]
 
 

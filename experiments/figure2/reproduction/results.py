@@ -20,7 +20,6 @@ from reproduction.training import training_record
 
 METRIC = "rouge_l"
 COMPARED = (ELASTIC, ELASTIC_COMPUTE)
-SAMPLED = (SPECIALIST, ELASTIC)
 _RESAMPLES = 2000
 _TAILS = (0.025, 0.975)
 _UNKNOWN = Interval(math.nan, math.nan, math.nan, 0)
@@ -91,7 +90,7 @@ def gather(run: Experiment) -> Results:
         differences={kind: difference(scores[kind], scores[SPECIALIST], run.settings.seed) for kind in COMPARED},
         oracles={kind: dd.oracle(table, metric=METRIC, seed=run.settings.seed) for kind, table in tables.items()},
         predictable={
-            kind: predictable_oracle(rows_of(run, SAMPLES, kind), metric=METRIC, seed=run.settings.seed) for kind in SAMPLED
+            kind: predictable_oracle(rows_of(run, SAMPLES, kind), metric=METRIC, seed=run.settings.seed) for kind in (SPECIALIST, *([ELASTIC] if run.settings.samples.elastic else []))
         },
         training=tuple(_training(run)),
     )

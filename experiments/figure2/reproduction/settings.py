@@ -23,6 +23,7 @@ class SampledAnswers:
         sequences: the first so many test rows.
         samples: answers of each (sequence, route); an even number, for one half is chosen on and the other paid.
         temperature: what they are drawn with.
+        elastic: whether elastic weights are sampled too, and not only T and the specialists.
 
     Raises:
         InputError: for a value that cannot be.
@@ -31,6 +32,7 @@ class SampledAnswers:
     sequences: int = 64
     samples: int = 8
     temperature: float = 0.7
+    elastic: bool = True
 
     def __post_init__(self) -> None:
         check_positive(self.sequences, "samples.sequences")
