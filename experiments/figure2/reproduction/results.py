@@ -90,7 +90,8 @@ def gather(run: Experiment) -> Results:
         differences={kind: difference(scores[kind], scores[SPECIALIST], run.settings.seed) for kind in COMPARED},
         oracles={kind: dd.oracle(table, metric=METRIC, seed=run.settings.seed) for kind, table in tables.items()},
         predictable={
-            kind: predictable_oracle(rows_of(run, SAMPLES, kind), metric=METRIC, seed=run.settings.seed) for kind in (SPECIALIST, *([ELASTIC] if run.settings.samples.elastic else []))
+            kind: predictable_oracle(rows_of(run, SAMPLES, kind), metric=METRIC, seed=run.settings.seed)
+            for kind in (SPECIALIST, *([ELASTIC] if run.settings.samples.elastic else []))
         },
         training=tuple(_training(run)),
     )
