@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from depthdial.choose.oracle import OracleCurve
+from depthdial.choose.predictable import PredictableCurve
 from depthdial.report.tables import cell_parts, cell_text, headline, similarity_table
 
 ROOT = Path(__file__).parent.parent
@@ -73,3 +74,47 @@ def test_every_link_leads_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_elastic_adapters_table_is_that_of_its_rows() -> None:
+    document = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    frames = {w: pq.read_table(ROOT / f"experiments/elastic/{w}/rows.parquet").to_pandas() for w in ("untouched", "elastic")}
+    by_depth = {w: frame.groupby("layers_run")[["kl", "agreement", "nll"]].mean() for w, frame in frames.items()}
+    full_nll = by_depth["untouched"].nll[30]
+    for layers in (30, 27, 24, 20, 15):
+        line = next(line for line in document.splitlines() if line.startswith(f"| {layers} | ") and line.count("|") == 7)
+        cells = cells_of(line)
+        said = [cells[1], cells[2].split(" ")[0], cells[3], cells[4].split(" ")[0], cells[5]]
+        untouched, elastic = by_depth["untouched"].loc[layers], by_depth["elastic"].loc[layers]
+        expected = [untouched.kl, elastic.kl, untouched.agreement, elastic.agreement]
+        assert said == [*(f"{value:.3f}" for value in expected), f"{elastic.nll / full_nll - 1:+.1%}"]
+
+
+def test_figure_2_is_that_of_its_rows() -> None:
+    document = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    folder = ROOT / "experiments" / "figure2" / "alpaca"
+    rows = pq.read_table(folder / "rows.parquet").to_pandas()
+    means = rows.groupby(["weights", "layers_run"]).rouge_l.mean()
+    for layers in (4, 8, 12, 16, 20, 24):
+        line = next(
+            line for line in document.splitlines() if line.startswith(f"| {layers} | ") and f"{layers} | 0.0" in line
+        )
+        said = [cell.split(" ")[0] for cell in cells_of(line)[1:5]]
+        assert said == [f"{means[kind, layers]:.3f}" for kind in ("untouched", "specialist", "elastic", "elastic_compute")]
+    curve = OracleCurve.from_dict(json.loads((folder / "oracle.json").read_text())["specialist"])
+    assert curve.matches_full_at is not None and curve.matches_full_interval is not None
+    low, high = curve.matches_full_interval
+    assert f"equals T with {curve.matches_full_at:.1f} [{low:.1f}, {high:.1f}] of 30 layers" in document
+    predictable = PredictableCurve.from_dict(json.loads((folder / "predictable.json").read_text())["specialist"])
+    half = next(row for row in predictable.table() if row["point"] == "50%")
+    words = re.sub(r"\s+", " ", document)
+    assert f"chose on, {half['plug_in']:.3f}; the predictable one, paid others, {half['predictable']:.3f}" in words
+    assert f"the static mixture {half['mixture']:.3f}; the full model {half['full']:.3f}" in words
+
+
+def test_no_row_of_figure_2_or_the_adapter_holds_text() -> None:
+    for folder in ("figure2", "elastic"):
+        for path in (ROOT / "experiments" / folder).rglob("*.parquet"):
+            table = pq.read_table(path)
+            assert not {"reference", "prompt"} & set(table.column_names)
+            assert "answer" not in table.column_names or table.column("answer").null_count == table.num_rows
