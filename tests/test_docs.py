@@ -11,6 +11,7 @@ import pytest
 
 from depthdial.choose.oracle import OracleCurve
 from depthdial.choose.predictable import PredictableCurve
+from depthdial.measure.results import load_study_rows
 from depthdial.report.tables import cell_parts, cell_text, headline, similarity_table
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +23,7 @@ def cells_of(line: str) -> list[str]:
 
 
 def test_the_headline_is_that_of_the_demos_rows() -> None:
-    rows = headline(pq.read_table(ROOT / "experiments" / "demo" / "sweep" / "rows.parquet"))
+    rows = headline(load_study_rows(ROOT / "experiments" / "demo"))
     for row in rows:
         name = "full" if row["route"] == "full" else f"`{row['route']}`"
         line = next(line for line in README.splitlines() if line.startswith("|") and f"{name} |" in line and "x |" in line)

@@ -96,6 +96,6 @@ Made by Depthdial: {how}. Prompts run at {card.prompt_depth} depth.
 | --- | ---: | --- | ---: |
 {rows}
 
-Trained on {data["rows"]:,} rows of {data["task"]} ({data["split"]}), answers: {settings.answers}; {record["steps"]:,} steps
+Drawn from {data["rows"]:,} rows of {data["task"]} ({data["split"]}), answers: {settings.answers}; {record["steps"]:,} steps
 in {record["train_sec"]:,.0f} s on {record["hardware"]}, seed {settings.seed}. Settings: depthdial.json.
 """
