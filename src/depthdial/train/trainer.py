@@ -118,12 +118,12 @@ class DepthTrainer(Trainer):
                 self._taught = (group, whole_logits(self.teacher, **tensors))
         return self._taught[1]
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         if isinstance(resume_from_checkpoint, str):
             log = read_json(Path(resume_from_checkpoint) / _STATE, "training state")["log_history"]
             self._before_sec = max((entry.get("elapsed_sec", 0.0) for entry in log), default=0.0)
         self._started = time.perf_counter()
-        return super().train(resume_from_checkpoint, **kwargs)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     @property
     def elapsed_sec(self) -> float:
