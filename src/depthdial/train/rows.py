@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -119,9 +119,3 @@ def _own_answers(
                 found[example.id] = TrainingRow(example.id, example.prompt_ids, tuple(response))
             advance()
     return found
-
-
-def without(rows: Sequence[TrainingRow], held_out: Sequence[TrainingRow]) -> list[TrainingRow]:
-    """`rows` less those whose prompt is among `held_out`: nothing is trained on that is then measured."""
-    known = {row.prompt_ids for row in held_out}
-    return [replace(row) for row in rows if row.prompt_ids not in known]
