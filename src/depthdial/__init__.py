@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from depthdial.models.adapter import AdapterCard, adapter_card
     from depthdial.models.load import load
     from depthdial.models.prompt import prompted_view
+    from depthdial.models.token_policy import Bernoulli, ConfidenceExit, StaticRoutes, TokenPolicy
+    from depthdial.models.token_view import TokenTrace, token_view
     from depthdial.models.untouched import untouched
     from depthdial.models.view import view
     from depthdial.report.page import write_report
@@ -41,6 +43,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AdapterCard": "models.adapter",
+    "Bernoulli": "models.token_policy",
+    "ConfidenceExit": "models.token_policy",
     "FinetuneSettings": "train.settings",
     "Generation": "generation.engine",
     "InputError": "errors",
@@ -50,7 +54,10 @@ _HOMES = {
     "Route": "routes",
     "RouteFamily": "families",
     "RouteWarning": "errors",
+    "StaticRoutes": "models.token_policy",
     "Task": "measure.tasks",
+    "TokenPolicy": "models.token_policy",
+    "TokenTrace": "models.token_view",
     "adapter_card": "models.adapter",
     "family_routes": "routes",
     "finetune": "train.finetune",
@@ -66,6 +73,7 @@ _HOMES = {
     "study": "studies",
     "sweep": "measure.sweep",
     "task": "measure.tasks",
+    "token_view": "models.token_view",
     "untouched": "models.untouched",
     "view": "models.view",
     "write_report": "report.page",
@@ -73,6 +81,8 @@ _HOMES = {
 
 __all__ = [
     "AdapterCard",
+    "Bernoulli",
+    "ConfidenceExit",
     "FinetuneSettings",
     "Generation",
     "InputError",
@@ -82,7 +92,10 @@ __all__ = [
     "Route",
     "RouteFamily",
     "RouteWarning",
+    "StaticRoutes",
     "Task",
+    "TokenPolicy",
+    "TokenTrace",
     "adapter_card",
     "family_routes",
     "finetune",
@@ -98,6 +111,7 @@ __all__ = [
     "study",
     "sweep",
     "task",
+    "token_view",
     "untouched",
     "view",
     "write_report",

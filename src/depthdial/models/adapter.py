@@ -139,27 +139,34 @@ def adapter_card(model: Any) -> AdapterCard | None:
 def check_base(card: AdapterCard, model: Any, folder: Path, label: str) -> None:
     """Refuse an adapter on a model, loaded by the name `label`, that it was not trained on.
 
-    A hash of weights holds for one floating type. Where the model is held in another one than in training, it is hashed as
-    if it were in that one. This settles it if the model's own type is the wider; if it is the narrower, what rounding took
-    away cannot be told from other weights, and only the depth and (by PEFT) the shapes are checked.
-
     Raises:
         InputError: with the base that it is for, and the one that this is.
     """
-    n_layers, base = count_layers(model), unwrap(model)
-    dtype: torch.dtype = getattr(torch, card.base_dtype)
+    n_layers = count_layers(model)
+    is_same, held = compare_weights(model, card.base_weights_hash, card.base_dtype)
+    if n_layers == card.n_layers and is_same:
+        return
+    raise InputError(
+        f"The adapter {folder} is for {card.base_name} ({card.n_layers} layers, {card.base_dtype}, weights "
+        f"{card.base_weights_hash[:12]}), and this is {label} ({n_layers} layers, {held}): load that model, in that type, or "
+        "train an adapter for this one."
+    )
+
+
+def compare_weights(model: Any, expected_hash: str, expected_dtype: str) -> tuple[bool, str]:
+    """Whether a model holds the weights that a hash was taken of, and what to say of those that it holds.
+
+    A hash of weights holds for one floating type. Where the model is held in another one than `expected_dtype`, it is hashed
+    as if it were in that one. This settles it if the model's own type is the wider; if it is the narrower, what rounding took
+    away cannot be told from other weights, and they pass.
+    """
+    base = unwrap(model)
+    dtype: torch.dtype = getattr(torch, expected_dtype)
     is_same_type = dtype == base.dtype
     is_rounded = torch.promote_types(dtype, base.dtype) != base.dtype
     found = weights_hash(base, None if is_same_type else dtype)
-    if n_layers == card.n_layers and (found == card.base_weights_hash or is_rounded):
-        return
-    held = str(base.dtype).removeprefix("torch.")
-    seen = found[:12] if is_same_type else f"{found[:12]} as {card.base_dtype}"
-    raise InputError(
-        f"The adapter {folder} is for {card.base_name} ({card.n_layers} layers, {card.base_dtype}, weights "
-        f"{card.base_weights_hash[:12]}), and this is {label} ({n_layers} layers, {held}, weights {seen}): load that model, "
-        "in that type, or train an adapter for this one."
-    )
+    seen = found[:12] if is_same_type else f"{found[:12]} as {expected_dtype}"
+    return found == expected_hash or is_rounded, f"{str(base.dtype).removeprefix('torch.')}, weights {seen}"
 
 
 def shipped_adapter(label: str) -> Path:

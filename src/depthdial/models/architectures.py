@@ -54,6 +54,15 @@ _FINAL_NORMS = (
 )
 _ATTENTION_KINDS = ("attention", "full_attention", "sliding_attention", "chunked_attention")
 
+# What transformers calls a layer with, beside hidden states and mask: by token (n_sequences or 1, n_tokens, ..), by
+# (sequence, head), and for the whole pass. Anything else that is a tensor is unknown to token routing.
+PER_TOKEN_ARGUMENTS = ("position_ids", "position_embeddings")
+PER_SEQUENCE_ARGUMENTS = ("alibi",)
+SHARED_ARGUMENTS = ("position_bias", "cache_position")
+# Their attention finds the mask by a token's place in the call, and not by its position.
+_MASKED_BY_PLACE = ("gpt_neo",)
+_ROUTED_ATTENTION = ("sdpa", "eager")
+
 
 @dataclass(frozen=True)
 class DecoderStack:
@@ -196,6 +205,30 @@ def why_not_saved(model: PreTrainedModel) -> str | None:
         if name is not None:
             return f"{name} of its layer {index} depends on the place in the whole model, which a saved one would lose"
     return None
+
+
+def check_token_routing(model: PreTrainedModel) -> None:
+    """InputError if a model's layers cannot be run for some tokens of a pass."""
+    config = model.config.get_text_config(decoder=True)
+    attention = getattr(config, "_attn_implementation", None) or "eager"
+    if attention not in _ROUTED_ATTENTION:
+        raise InputError(
+            f"Token routing needs masks of its own, which {attention} attention does not take: load the model with "
+            f"attn_implementation={' or '.join(map(repr, _ROUTED_ATTENTION))}."
+        )
+    if config.model_type in _MASKED_BY_PLACE:
+        raise InputError(
+            f"{type(model).__name__} masks by a token's place in the pass, so its layers cannot be run for some tokens: use "
+            "a route for whole sequences (dd.view)."
+        )
+
+
+def head_of(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits of hidden states, (.., width) -> (.., vocabulary), by the model's own final norm and head."""
+    head, norm = model.get_output_embeddings(), decoder_stack(model).norm
+    if head is None:
+        raise InputError(f"{type(model).__name__} has no output head, so a token's confidence cannot be known.")
+    return head(hidden if norm is None else norm(hidden))
 
 
 def accepts(model: nn.Module, argument: str) -> bool:

@@ -116,7 +116,7 @@ def load(
     if kind in ("hub", "alias"):  # and not where its files happen to lie on this machine
         model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = label
     if adapter_folder is not None:
-        model = _with_adapter(model, adapter_folder, label)
+        model = with_adapter(model, adapter_folder, label)
     return model.eval(), tokenizer
 
 
@@ -305,7 +305,12 @@ def _prepare(tokenizer: Any, model: PreTrainedModel, label: str) -> PreTrainedTo
     return tokenizer
 
 
-def _with_adapter(model: PreTrainedModel, folder: Path, label: str) -> PreTrainedModel:
+def with_adapter(model: PreTrainedModel, folder: Path, label: str) -> PreTrainedModel:
+    """PEFT's wrapper of a model with the adapter of a folder on it; `label` is what the model was loaded by.
+
+    Raises:
+        InputError: if the adapter is damaged, or for another model.
+    """
     from peft import PeftModel
 
     card = AdapterCard.load(folder) if (folder / CARD_FILE).exists() else None

@@ -165,7 +165,7 @@ class StaticRoutes(TokenPolicy):
 
 @dataclass(frozen=True)
 class ConfidenceExit(TokenPolicy):
-    """Early exit, token by token: once a token is confident, it skips all later layers (CALM, arXiv 2207.07061, section 3.2).
+    """Early exit, token by token: once a token is confident, it skips all later layers (CALM, arXiv 2207.07061, 3.2).
 
     Attributes:
         measure: `margin` (between the two likeliest tokens' probabilities, by the model's own final norm and head) or

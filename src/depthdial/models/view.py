@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 ROUTE_ATTRIBUTE = "depthdial_route"
 # Set on a view whose forward switches from every layer to its route's: see `prompt.prompted_view`.
 PROMPTED_ATTRIBUTE = "depthdial_prompted"
+# Set on a view that routes token by token: see `token_view`.
+TOKENS_ATTRIBUTE = "depthdial_tokens"
 
 _TABLES = frozenset({dict, list, set, OrderedDict})
 _FUNCTIONS = frozenset({types.MethodType, types.FunctionType, functools.partial})
@@ -77,6 +79,8 @@ def quiet_view(model: Any, route: Route | str | Sequence[int]) -> PreTrainedMode
     base = unwrap(model)
     if base.__dict__.get(PROMPTED_ATTRIBUTE):
         raise InputError("This view runs its prompt at full depth, so it cannot be cut again: make the view of its base.")
+    if base.__dict__.get(TOKENS_ATTRIBUTE):
+        raise InputError("This view routes token by token, so it cannot be cut again: make the view of its base.")
     stack = decoder_stack(base)
     route = as_route(route, stack.n_layers)
     configs = cut_config(base.config, route.layers)

@@ -1,0 +1,290 @@
+"""Is one thing better than another, worse, or as good? Paired differences over seeds and over sequences. Numpy only.
+
+An interval that holds 0 does not show that two things are equal: it may as well be wide for want of data. Equality is shown
+by two one-sided tests (TOST: Schuirmann 1987, Lakens 2017): the difference is proved to lie above minus a margin and below
+plus it, which at 5% is the 90% interval lying inside the margin. What neither is settled by stays open, and is said so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from depthdial.errors import InputError
+from depthdial.measure.stats import Interval, mean_interval, student_t_tail
+
+Verdict = Literal["helps", "hurts", "equivalent within the margin", "not decided by these data"]
+Curve = Sequence[tuple[float, float]]
+
+N_DRAWS = 10_000
+_DRAWS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean paired difference `a - b`, in the unit of the scores.
+
+    Attributes:
+        interval_95: for whether there is a difference; `interval_90`: for whether it is inside the margin.
+        margin: the largest difference that does not matter, stated before the data were seen; None for no such claim.
+        higher_is_better: False for losses, of which a negative difference helps.
+    """
+
+    mean: float
+    interval_95: Interval
+    interval_90: Interval
+    margin: float | None
+    higher_is_better: bool
+
+    @property
+    def is_equivalent(self) -> bool:
+        """At 5%: the 90% interval lies inside the margin. Never so without an interval or a margin."""
+        if self.margin is None:
+            return False
+        return -self.margin < self.interval_90.low and self.interval_90.high < self.margin
+
+    @property
+    def direction(self) -> int:
+        """1 where the 95% interval shows that `a` is better, -1 where it is worse, 0 where it holds no difference too."""
+        sign = 1 if self.interval_95.low > 0 else -1 if self.interval_95.high < 0 else 0
+        return sign if self.higher_is_better else -sign
+
+    @property
+    def verdict(self) -> Verdict:
+        """A difference that is shown and shown to be smaller than the margin counts as equivalent."""
+        if self.is_equivalent:
+            return "equivalent within the margin"
+        return {1: "helps", -1: "hurts", 0: "not decided by these data"}[self.direction]
+
+    def sentence(self, a: str, b: str, unit: str = "") -> str:
+        """The verdict with its numbers: "the hidden state helps: 1.40 [0.61, 2.19] points over the fixed input"."""
+        low, high = self.interval_95.low, self.interval_95.high
+        has_interval = not math.isnan(low)
+        interval = f"95% interval {_signed(low)} to {_signed(high)}" if has_interval else "no interval, of one value"
+        told = f"{a} minus {b} is {_signed(self.mean)}{f' {unit}' if unit else ''} ({interval})"
+        within = "" if self.margin is None else f"±{self.margin:g}{f' {unit}' if unit else ''}"
+        if self.is_equivalent:
+            though = {1: f"; {a} is better, by less than that", -1: f"; {a} is worse, by less than that", 0: ""}
+            return f"equivalent within the margin: {told}, and its 90% interval lies within {within}{though[self.direction]}"
+        if self.direction:
+            return f"{a} {self.verdict}: {told}"
+        margin = f", nor shown to lie within {within}" if within else ""
+        return f"not decided by these data: {told}, neither shown to differ from 0{margin}"
+
+
+@dataclass(frozen=True)
+class SeedDifference(Difference):
+    """Over seeds (runs of the training), each a value for `a` and one for `b`: Student's t intervals.
+
+    Attributes:
+        effect_size: Cohen's d_z, the mean over the standard deviation of the differences; NaN for one seed.
+        p_above: of the one-sided test that the difference lies above -margin; `p_below`: below +margin. NaN without margin
+            or for one seed.
+    """
+
+    effect_size: float
+    p_above: float
+    p_below: float
+
+    @property
+    def p_equivalence(self) -> float:
+        """Of both tests together: the larger one."""
+        return max(self.p_above, self.p_below) if not math.isnan(self.p_above) else math.nan
+
+
+@dataclass(frozen=True)
+class SequenceDifference(Difference):
+    """Over sequences, each the mean over the seeds: percentile bootstrap intervals, for these very seeds.
+
+    Attributes:
+        effect_size: Cohen's d_z over the sequences.
+        two_way: the same mean with intervals that resample seeds and sequences together: for other seeds too.
+        n_draws, seed: of the bootstraps.
+    """
+
+    effect_size: float
+    n_seeds: int
+    n_sequences: int
+    two_way: Difference
+    n_draws: int
+    seed: int
+
+
+def paired_over_seeds(
+    a: Sequence[float] | np.ndarray,
+    b: Sequence[float] | np.ndarray,
+    *,
+    margin: float | None = None,
+    higher_is_better: bool = True,
+) -> SeedDifference:
+    """The mean of `a - b` over seeds, its t intervals, effect size and equivalence test.
+
+    Args:
+        a, b: (n_seeds,) scores; entry i of both is of the same seed.
+        margin: in the unit of the scores, above 0.
+
+    Raises:
+        InputError: if shapes differ, a score is not finite, there is none, or the margin is not above 0.
+    """
+    differences = _differences(a, b, 1, margin)
+    mean, n = float(differences.mean()), len(differences)
+    p_above = p_below = math.nan
+    if margin is not None and n > 1:
+        error = float(differences.std(ddof=1)) / math.sqrt(n)
+        p_above = student_t_tail(_ratio(mean + margin, error), n - 1)
+        p_below = student_t_tail(_ratio(margin - mean, error), n - 1)
+    return SeedDifference(
+        mean,
+        mean_interval(differences, 0.95),
+        mean_interval(differences, 0.90),
+        margin,
+        higher_is_better,
+        effect_size=_effect_size(differences),
+        p_above=p_above,
+        p_below=p_below,
+    )
+
+
+def paired_over_sequences(
+    a: Sequence[Sequence[float]] | np.ndarray,
+    b: Sequence[Sequence[float]] | np.ndarray,
+    *,
+    margin: float | None = None,
+    higher_is_better: bool = True,
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+) -> SequenceDifference:
+    """The mean of `a - b`, with bootstrap intervals over sequences, and over seeds and sequences together.
+
+    Args:
+        a, b: (n_seeds, n_sequences) scores; a cell of both is of the same seed and sequence.
+        margin: in the unit of the scores, above 0.
+        n_draws: resamples of each bootstrap; `seed`: of their chance.
+
+    Raises:
+        InputError: if shapes differ, a score is not finite, there is none, or the margin or n_draws is not above 0.
+    """
+    differences = _differences(a, b, 2, margin)
+    if n_draws < 1:
+        raise InputError(f"n_draws must be 1 or more, not {n_draws}: 10000 is usual.")
+    (n_seeds, n_sequences), mean = differences.shape, float(differences.mean())
+    of_sequences = _bootstrap(differences.mean(axis=0, keepdims=True), n_draws, seed)
+    # One seed says nothing about others: a second resampling of it would only repeat the first.
+    of_both = _bootstrap(differences, n_draws, seed) if n_seeds > 1 else None
+    return SequenceDifference(
+        mean,
+        _percentiles(mean, of_sequences, 0.95, n_sequences),
+        _percentiles(mean, of_sequences, 0.90, n_sequences),
+        margin,
+        higher_is_better,
+        effect_size=_effect_size(differences.mean(axis=0)),
+        n_seeds=n_seeds,
+        n_sequences=n_sequences,
+        two_way=Difference(
+            mean,
+            _percentiles(mean, of_both, 0.95, n_seeds),
+            _percentiles(mean, of_both, 0.90, n_seeds),
+            margin,
+            higher_is_better,
+        ),
+        n_draws=n_draws,
+        seed=seed,
+    )
+
+
+def difference_at_equal_cost(
+    points_a: Sequence[Curve], points_b: Sequence[Curve], costs: Sequence[float] | np.ndarray
+) -> np.ndarray:
+    """`a - b` of every seed at the same costs, where two controllers trained to one target landed on slightly different ones.
+
+    A seed's curve is drawn through its (cost, score) points by straight lines, and read at `costs`. Nothing is extrapolated:
+    where a curve of either does not reach there is NaN. Points of one cost count by their mean.
+
+    Args:
+        points_a, points_b: one curve for each seed, in the same order.
+
+    Returns:
+        (n_seeds, n_costs) differences.
+
+    Raises:
+        InputError: if the seeds are not as many, or a point is not finite.
+    """
+    if len(points_a) != len(points_b) or not points_a:
+        raise InputError(f"There are curves of {len(points_a)} and {len(points_b)} seeds: give one of each for every seed.")
+    return np.array([_read_at(a, costs) - _read_at(b, costs) for a, b in zip(points_a, points_b, strict=True)])
+
+
+def common_costs(curves: Sequence[Curve], wanted: Sequence[float]) -> list[float | None]:
+    """For each wanted cost the nearest one that all curves reach; None where that is further off than half a step of `wanted`.
+
+    At the ends of a range of targets the measured costs lie on both sides of the wanted one, so that some curves stop short.
+    """
+    low, high = max(min(c for c, _ in curve) for curve in curves), min(max(c for c, _ in curve) for curve in curves)
+    if low > high:
+        return [None] * len(wanted)
+    ordered = sorted(set(wanted))
+    step = min((more - less for less, more in zip(ordered, ordered[1:], strict=False)), default=0.0)
+    nearest = [min(max(cost, low), high) for cost in wanted]
+    return [found if abs(found - cost) <= step / 2 else None for found, cost in zip(nearest, wanted, strict=True)]
+
+
+def _differences(a: object, b: object, n_axes: int, margin: float | None) -> np.ndarray:
+    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if first.shape != second.shape or first.ndim != n_axes or first.size == 0:
+        axes = "(seeds,)" if n_axes == 1 else "(seeds, sequences)"
+        raise InputError(f"Scores of shapes {first.shape} and {second.shape} cannot be paired: give two of {axes}.")
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise InputError("A score that is to be paired is missing or not finite: leave its pair out.")
+    if margin is not None and not 0 < margin < math.inf:
+        raise InputError(f"The margin of equivalence must be above 0, not {margin}.")
+    return first - second
+
+
+def _ratio(distance: float, error: float) -> float:
+    """A t statistic; without any spread the sign decides, and nothing does at the margin itself."""
+    if error > 0:
+        return distance / error
+    return math.copysign(math.inf, distance) if distance else 0.0
+
+
+def _effect_size(differences: np.ndarray) -> float:
+    if len(differences) < 2:
+        return math.nan
+    return _ratio(float(differences.mean()), float(differences.std(ddof=1)))
+
+
+def _bootstrap(differences: np.ndarray, n_draws: int, seed: int) -> np.ndarray:
+    """(n_draws,) means of (n_seeds, n_sequences) differences with rows and columns drawn with replacement; one row stays."""
+    n_seeds, n_sequences = differences.shape
+    rng = np.random.default_rng(seed)
+    found = []
+    for start in range(0, n_draws, _DRAWS_AT_ONCE):
+        n = min(_DRAWS_AT_ONCE, n_draws - start)
+        columns = rng.multinomial(n_sequences, np.full(n_sequences, 1 / n_sequences), size=n) / n_sequences
+        rows = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n) / n_seeds
+        found.append(((rows @ differences) * columns).sum(axis=1))
+    return np.concatenate(found)
+
+
+def _percentiles(mean: float, draws: np.ndarray | None, confidence: float, n: int) -> Interval:
+    if draws is None or n < 2:
+        return Interval(mean, math.nan, math.nan, n)
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(mean, float(low), float(high), n)
+
+
+def _read_at(curve: Curve, costs: Sequence[float] | np.ndarray) -> np.ndarray:
+    points = np.reshape(np.asarray(curve, dtype=float), (-1, 2))
+    if not len(points) or not np.isfinite(points).all():
+        raise InputError("A curve has no point, or one that is missing or not finite: leave its seed out.")
+    places, which = np.unique(points[:, 0], return_inverse=True)
+    heights = np.bincount(which, weights=points[:, 1]) / np.bincount(which)
+    return np.interp(np.asarray(costs, dtype=float), places, heights, left=np.nan, right=np.nan)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")

@@ -1,0 +1,67 @@
+"""The folder that `depthdial train-gates` leaves, put on a model: its gates, and the adapter that was trained beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from depthdial.errors import InputError
+from depthdial.models.adapter import compare_weights
+from depthdial.models.architectures import count_layers, unwrap
+from depthdial.models.gates import GATES_FILE, TokenGates
+from depthdial.models.load import with_adapter
+from depthdial.models.untouched import adapter_modules
+from depthdial.models.view import quiet_view
+
+_ADAPTER_FILE = "adapter_config.json"
+
+
+def load_gates(folder: Path | str, model: Any, *, weights_hash: str | None = None) -> tuple[Any, TokenGates]:
+    """Gates with the weights that they were trained beside.
+
+    Args:
+        folder: what `train_gates` left.
+        model: the model that they were trained on; where the whole backbone was trained with them, the model in the same
+            folder. It is not changed.
+        weights_hash: of its weights in the type that it is held in, where known; otherwise all weights are read once.
+
+    Returns:
+        (model, gates), for `token_view(model, gates.policy("sampled"))`: the model itself or, where an adapter was trained
+        beside the gates, PEFT's wrapper of a view of it with the adapter on.
+
+    Raises:
+        InputError: if the folder holds no gates or damaged ones, or they are for another model.
+    """
+    folder = Path(folder).expanduser()
+    gates = TokenGates.from_pretrained(folder)
+    base = unwrap(model)
+    gates.check_fit(count_layers(base), base.config.get_text_config(decoder=True).hidden_size)
+    has_adapter = (folder / _ADAPTER_FILE).is_file()
+    if has_adapter and adapter_modules(base):
+        raise InputError(f"The gates {folder} bring an adapter of their own: load the model without one.")
+    _check_weights(gates, model, folder, weights_hash)
+    if has_adapter:
+        model = _adapted(base, folder)
+    gates.to(next(base.get_input_embeddings().parameters()).device)
+    return model, gates.eval().requires_grad_(False)
+
+
+def _adapted(base: Any, folder: Path) -> Any:
+    """The adapter on a view: PEFT puts its layers into the very modules that it is given, and freezes their weights."""
+    needed_gradient = [(parameter, parameter.requires_grad) for parameter in base.parameters()]
+    adapted = with_adapter(quiet_view(base, range(count_layers(base))), folder, str(base.config.name_or_path))
+    for parameter, flag in needed_gradient:
+        parameter.requires_grad_(flag)
+    return adapted.eval()
+
+
+def _check_weights(gates: TokenGates, model: Any, folder: Path, known_hash: str | None) -> None:
+    if gates.base is None or known_hash == gates.base.weights_hash:
+        return
+    is_same, held = compare_weights(model, gates.base.weights_hash, gates.base.dtype)
+    if not is_same:
+        raise InputError(
+            f"The gates of {folder / GATES_FILE} are for {gates.base.name} ({gates.base.dtype}, weights "
+            f"{gates.base.weights_hash[:12]}), and this model holds others ({held}): load that model, or train gates for "
+            "this one."
+        )

@@ -1,0 +1,326 @@
+"""The KV cache of token-wise execution: one slot a position in every layer, whether or not its token ran there.
+
+So lengths, masks and batching stay those of an ordinary cache. What a token that skips a layer leaves in its slot is a named
+choice:
+
+- `project`: the key and value that the layer projects from its input, so that later tokens can attend to it: the paper's
+  way (arXiv 2410.20022, section 3). Costs the layer's query, key and value projections for the skipped token too.
+- `drop`: nothing; the slot is masked. Costs nothing.
+- `copy`: the key and value of the last layer that the token ran, as Unified Layer Skipping does (arXiv 2404.06954). Costs a
+  copy of memory; a token that has run no layer yet leaves a masked slot. Layers must have caches of one shape.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from depthdial.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+KeyValues = Literal["project", "drop", "copy"]
+KEY_VALUES: tuple[KeyValues, ...] = get_args(KeyValues)
+
+# Slots are added in strides, so that a decoding step writes in place where concatenation would copy the whole cache.
+_SPARE_SLOTS = 32
+
+
+class KeysWritten(Exception):  # noqa: N818 (no error: it ends a layer early)
+    """Ends a layer once its keys and values are in the cache: what `project` needs of a layer that is skipped."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Which tokens of a pass a layer is called with.
+
+    Attributes:
+        rows: (n_rows,) sequences that take part, or None for every token of the pass.
+        columns: (n_rows, n_taken) their tokens' places in the pass, real ones first, then fillers.
+        is_real: (n_rows, n_taken), false for fillers; None where there are none.
+        kept: (n_sequences, n_tokens), where `rows` is None: tokens whose own keys and values are written; None for all.
+        only_keys: end the layer as soon as keys and values are written.
+    """
+
+    rows: torch.Tensor | None = None
+    columns: torch.Tensor | None = None
+    is_real: torch.Tensor | None = None
+    kept: torch.Tensor | None = None
+    only_keys: bool = False
+
+
+class TokenCacheLayer(DynamicLayer):
+    """Keys and values of one layer.
+
+    Attributes:
+        n_slots: positions seen so far, whether or not their tokens left anything.
+        valid: (n_sequences, n_slots), the slots that may be attended to; None where all may.
+        plan: what the next `update` is about.
+    """
+
+    def __init__(self, layer: Any = None) -> None:
+        super().__init__()
+        self.n_slots = 0
+        self.valid: torch.Tensor | None = None
+        self.plan = Gathered()
+        self._room: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._block: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._past: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._source: TokenCacheLayer | None = None
+        self._n_sequences = self._started = 0
+        if layer is not None and layer.get_seq_length() > 0:
+            self._adopt(layer)
+
+    def __copy__(self) -> TokenCacheLayer:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._room = None  # two caches must not write into one room
+        return other
+
+    # One pass
+
+    def begin(
+        self,
+        n_sequences: int,
+        n_tokens: int,
+        runs: torch.Tensor | None,
+        key_values: KeyValues,
+        source: TokenCacheLayer | None,
+    ) -> None:
+        """Open slots for the tokens of a pass.
+
+        Args:
+            runs: (n_sequences, n_tokens), those that run the layer; None for all.
+            source: the layer before this one, already through the pass: what `copy` copies from.
+        """
+        self._n_sequences, self._started = n_sequences, self.n_slots
+        self.n_slots += n_tokens
+        self.plan = Gathered()
+        self._block, self._past = None, None
+        is_copied = key_values == "copy" and runs is not None and source is not None
+        self._source = source if is_copied else None
+        self._mark(n_tokens, runs if key_values != "project" else None, self._source)
+
+    def _mark(self, n_tokens: int, filled: torch.Tensor | None, source: TokenCacheLayer | None) -> None:
+        if filled is not None and source is not None:
+            copied = source.valid
+            filled = None if copied is None else filled | copied[:, self._started :]
+        if self.valid is None:
+            if filled is None or bool(filled.all()):
+                return
+            self.valid = torch.ones(filled.shape[0], self._started, dtype=torch.bool, device=filled.device)
+        new = self.valid.new_ones(self.valid.shape[0], n_tokens) if filled is None else filled
+        self.valid = torch.cat([self.valid, new], dim=1)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the keys and values of the planned tokens, (n_rows, n_heads, n_taken, width).
+
+        Returns:
+            Keys and values of all slots of the planned rows.
+
+        Raises:
+            KeysWritten: where the plan is for the keys alone.
+        """
+        plan = self.plan
+        if torch.is_grad_enabled():
+            self._write_apart(key_states, value_states, plan)
+        else:
+            self._write_in_place(key_states, value_states, plan)
+        if plan.only_keys:
+            raise KeysWritten
+        keys, values = self._joined()
+        if plan.rows is None:
+            return keys, values
+        return keys.index_select(0, plan.rows), values.index_select(0, plan.rows)
+
+    def finish(self) -> None:
+        """Close the pass: every slot of it exists from now on, also where no token ran."""
+        if self._block is None and (self.is_initialized or self._has_source()):
+            self._write_nothing()
+        if self._block is not None:
+            self.keys, self.values = self._joined()
+        self._block = self._past = self._source = None
+
+    @property
+    def copies(self) -> bool:
+        """Whether slots of this pass start as copies of the layer before."""
+        return self._has_source()
+
+    def _has_source(self) -> bool:
+        return self._source is not None and self._source.is_initialized
+
+    def _joined(self) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self._block is not None
+        if self._past is None:
+            return self._block
+        past, block = self._past, self._block
+        return torch.cat([past[0], block[0]], dim=-2), torch.cat([past[1], block[1]], dim=-2)
+
+    # Without gradients: into spare room
+
+    def _write_in_place(self, keys: torch.Tensor, values: torch.Tensor, plan: Gathered) -> None:
+        if self._block is None:
+            self._make_room(keys, values)
+        assert self._room is not None
+        for room, new in zip(self._room, (keys, values), strict=True):
+            _put(room, new, plan, self._started, self.n_slots)
+
+    def _make_room(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        shapes = [(self._n_sequences, t.shape[1], self.n_slots + _SPARE_SLOTS, t.shape[3]) for t in (keys, values)]
+        # Whoever changed the tensors from outside (crop, selecting rows) left the room behind.
+        has_room = self._room is not None and self._room[0].shape[2] >= self.n_slots and self._is_ours()
+        if not has_room:
+            room = tuple(like.new_zeros(shape) for like, shape in zip((keys, values), shapes, strict=True))
+            if self.is_initialized and self.keys is not None and self.keys.numel():
+                for new, old in zip(room, (self.keys, self.values), strict=True):
+                    new[:, :, : old.shape[2]] = old
+            self._room = room  # type: ignore[assignment]
+        assert self._room is not None
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self._block = tuple(room[:, :, : self.n_slots] for room in self._room)  # type: ignore[assignment]
+        if self._has_source():
+            for room, copied in zip(self._room, self._copied(keys), strict=True):
+                room[:, :, self._started : self.n_slots] = copied
+
+    def _is_ours(self) -> bool:
+        assert self._room is not None
+        return self.keys is not None and self.keys.data_ptr() == self._room[0].data_ptr()
+
+    # With gradients: a block of its own, joined to what came before
+
+    def _write_apart(self, keys: torch.Tensor, values: torch.Tensor, plan: Gathered) -> None:
+        if self._block is None:
+            self._open_block(keys, values)
+        assert self._block is not None
+        self._block = tuple(  # type: ignore[assignment]
+            _put_apart(block, new, plan) for block, new in zip(self._block, (keys, values), strict=True)
+        )
+
+    def _open_block(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        n_sequences, n_new = self._n_sequences, self.n_slots - self._started
+        if self._started and self.is_initialized and self.keys is not None:
+            self._past = (self.keys, self.values)  # type: ignore[assignment]
+        elif self._started:
+            self._past = tuple(t.new_zeros(n_sequences, t.shape[1], self._started, t.shape[3]) for t in (keys, values))  # type: ignore[assignment]
+        self.dtype, self.device, self.is_initialized, self._room = keys.dtype, keys.device, True, None
+        if self._has_source():
+            self._block = self._copied(keys)
+        else:
+            self._block = tuple(t.new_zeros(n_sequences, t.shape[1], n_new, t.shape[3]) for t in (keys, values))  # type: ignore[assignment]
+
+    # Either way
+
+    def _write_nothing(self) -> None:
+        like = self._source if self._has_source() else self
+        assert like is not None and like.keys is not None and like.values is not None
+        if torch.is_grad_enabled():
+            self._open_block(like.keys, like.values)
+        else:
+            self._make_room(like.keys, like.values)
+
+    def _copied(self, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        source = self._source
+        assert source is not None and source.keys is not None and source.values is not None
+        if source.keys.shape[1::2] != keys.shape[1::2]:
+            raise InputError(
+                "Two layers of this model have KV caches of different shapes, so one's keys cannot be copied to the other: "
+                "use key_values='project' or 'drop'."
+            )
+        return source.keys[:, :, self._started :], source.values[:, :, self._started :]
+
+    # What an ordinary cache layer does
+
+    def get_seq_length(self) -> int:
+        return self.n_slots
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.n_slots + query_length, 0
+
+    def crop(self, tokens_to_remove: int) -> None:
+        keep = tokens_to_remove if tokens_to_remove > 0 else self.n_slots + tokens_to_remove
+        self.n_slots = max(0, min(self.n_slots, keep))
+        self._room = None
+        if self.is_initialized and self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[:, :, : self.n_slots], self.values[:, :, : self.n_slots]
+        if self.valid is not None:
+            self.valid = self.valid[:, : self.n_slots]
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._room = None
+        self.valid = None if self.valid is None else self.valid.repeat_interleave(repeats, dim=0)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._room = None
+        self.valid = None if self.valid is None else self.valid[indices]
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        raise InputError(
+            "Beam search is not supported with token routing, since a policy follows a sequence and not a beam: use greedy "
+            "decoding or sampling (num_beams=1)."
+        )
+
+    def reset(self) -> None:
+        super().reset()
+        self.n_slots, self.valid, self._room = 0, None, None
+
+    def _adopt(self, layer: Any) -> None:
+        """Take over what an ordinary layer holds; its tensors are not written to."""
+        keys, values, self.n_slots = layer.keys, layer.values, layer.get_seq_length()
+        missing = self.n_slots - keys.shape[2]
+        if missing:  # a sliding window has let go of what no later token sees
+            keys, values = (torch.nn.functional.pad(t, (0, 0, missing, 0)) for t in (keys, values))
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+        if isinstance(layer, TokenCacheLayer):
+            self.valid = layer.valid
+
+
+def token_cache(n_layers: int, cache: Any = None) -> DynamicCache:
+    """A cache for token-wise execution: empty, or with what `cache` holds, which stays as it is."""
+    made = DynamicCache()
+    made.layers = list(token_layers(n_layers, () if cache is None else cache.layers))
+    made.layer_class_to_replicate = None
+    return made
+
+
+def token_layers(n_layers: int, layers: Sequence[Any]) -> list[TokenCacheLayer]:
+    """One TokenCacheLayer for each layer, with what ordinary ones hold."""
+    taken = [copy.copy(layer) if isinstance(layer, TokenCacheLayer) else TokenCacheLayer(layer) for layer in layers]
+    return taken or [TokenCacheLayer() for _ in range(n_layers)]
+
+
+def _put(room: torch.Tensor, new: torch.Tensor, plan: Gathered, started: int, ended: int) -> None:
+    if plan.rows is None:
+        here = room[:, :, started:ended]
+        here.copy_(new if plan.kept is None else torch.where(plan.kept[:, None, :, None], new, here))
+    elif ended - started == 1 and plan.is_real is None:
+        room[:, :, started][plan.rows] = new[:, :, 0]
+    else:
+        rows, columns, flat = _flat(new, plan)
+        room[rows, :, columns + started] = flat
+
+
+def _put_apart(block: torch.Tensor, new: torch.Tensor, plan: Gathered) -> torch.Tensor:
+    if plan.rows is None:
+        return new if plan.kept is None else torch.where(plan.kept[:, None, :, None], new, block)
+    rows, columns, flat = _flat(new, plan)
+    return block.transpose(1, 2).index_put((rows, columns), flat).transpose(1, 2)
+
+
+def _flat(new: torch.Tensor, plan: Gathered) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(sequence, place in the pass, key or value (n, n_heads, width)) of every planned token but the fillers."""
+    assert plan.rows is not None and plan.columns is not None
+    rows = plan.rows[:, None].expand_as(plan.columns)
+    by_token = new.transpose(1, 2)
+    if plan.is_real is None:
+        return rows.flatten(), plan.columns.flatten(), by_token.flatten(0, 1)
+    return rows[plan.is_real], plan.columns[plan.is_real], by_token[plan.is_real]

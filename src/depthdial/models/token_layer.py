@@ -1,0 +1,288 @@
+"""One decoder layer for some of the tokens of a pass: gather them, run the layer as it is, scatter them back.
+
+The layer itself is the architecture's own; only what it is called with is cut to the tokens that run. It matches computing
+every layer for every token and keeping what was routed (`dense`), which is what training does, where a gradient must also
+reach the decision to skip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+
+from depthdial.errors import InputError
+from depthdial.models.architectures import PER_SEQUENCE_ARGUMENTS, PER_TOKEN_ARGUMENTS, SHARED_ARGUMENTS
+from depthdial.models.token_cache import Gathered, KeysWritten, KeyValues, TokenCacheLayer
+from depthdial.models.token_policy import Decide
+
+Execution = Literal["gather", "dense"]
+EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
+
+_MASK = "attention_mask"
+
+
+@dataclass
+class TokenPass:
+    """One forward pass of a token view, from its first layer to its last.
+
+    Attributes:
+        decide: what the policy says in this pass; None where all tokens run everything.
+        layers: the cache's layers.
+        is_prompt: (n_sequences, n_tokens), tokens that run everything; None where there are none.
+        is_real: (n_sequences, n_tokens), false for padding; None where there is none.
+        ran: which tokens each layer ran, where somebody asks: (n_sequences, n_tokens) or None for all, a layer at a time.
+    """
+
+    decide: Decide | None
+    layers: list[TokenCacheLayer]
+    key_values: KeyValues
+    execution: Execution
+    is_prompt: torch.Tensor | None
+    is_real: torch.Tensor | None
+    ran: list[torch.Tensor | None] = field(default_factory=list)
+
+    def decision(self, index: int, hidden: torch.Tensor) -> torch.Tensor | None:
+        """(n_sequences, n_tokens) of 0 and 1, in bool or with a gradient; None where every token runs."""
+        chosen = None if self.decide is None else self.decide(index, hidden)
+        if chosen is None:
+            return None
+        if chosen.shape != hidden.shape[:2]:
+            raise InputError(
+                f"The policy gave a decision of shape {tuple(chosen.shape)} for layer {index}, where the tokens have "
+                f"{tuple(hidden.shape[:2])}: give one value for each token."
+            )
+        if self.is_prompt is None:
+            return chosen
+        if chosen.dtype == torch.bool:
+            return chosen | self.is_prompt
+        return torch.where(self.is_prompt, torch.ones_like(chosen), chosen)
+
+
+@dataclass
+class StockLayer:
+    """A layer as its architecture has it.
+
+    Attributes:
+        forward: its own.
+        n_beside: what it returns beside the hidden states; None (no tuple) or a count, -1 until it has run once.
+    """
+
+    forward: Callable[..., Any]
+    n_beside: int | None = -1
+
+    def __call__(self, hidden: torch.Tensor, **arguments: Any) -> Any:
+        output = self.forward(hidden, **arguments)
+        self.n_beside = len(output) - 1 if isinstance(output, tuple) else None
+        return output
+
+
+def run_layer(stock: StockLayer, index: int, now: TokenPass, hidden: torch.Tensor, arguments: dict[str, Any]) -> Any:
+    """The layer's output, (n_sequences, n_tokens, width) or a tuple that starts with it, for one pass.
+
+    Args:
+        arguments: everything that it was called with beside the hidden states, by name.
+    """
+    decided = now.decision(index, hidden)
+    runs = None if decided is None else decided if decided.dtype == torch.bool else decided.detach() > 0.5
+    if runs is not None and bool(runs.all()):
+        runs = None
+    now.ran.append(runs)
+    slots, source = now.layers[index], now.layers[index - 1] if index else None
+    slots.begin(hidden.shape[0], hidden.shape[1], runs, now.key_values, source)
+    call = _Call(stock, hidden, arguments, slots)
+    if now.execution == "dense" and decided is not None:
+        output = _dense(call, decided.to(hidden.dtype), runs)
+    elif runs is None:
+        output = call.whole()
+    else:
+        output = _routed(call, runs, now)
+    slots.finish()
+    return output
+
+
+@dataclass(frozen=True)
+class _Call:
+    stock: StockLayer
+    hidden: torch.Tensor
+    arguments: dict[str, Any]
+    slots: TokenCacheLayer
+
+    def whole(self, kept: torch.Tensor | None = None) -> Any:
+        """The layer on every token; `kept` are those whose own keys are written."""
+        self.slots.plan = Gathered(kept=kept)
+        arguments, valid = self.arguments, self.slots.valid
+        if valid is not None:
+            n_tokens = self.hidden.shape[1]
+            mask = _whole_mask(self.arguments.get(_MASK), valid.shape, n_tokens, self.hidden)
+            arguments = {**arguments, _MASK: _hide(mask, valid, valid.shape[1] - n_tokens, None)}
+        return self.stock(self.hidden, **arguments)
+
+    def some(self, plan: Gathered) -> Any:
+        """The layer on the planned tokens, (n_rows, n_taken, width)."""
+        assert plan.rows is not None and plan.columns is not None
+        self.slots.plan = plan
+        batch = self.hidden.shape[0]
+        taken = {name: self._taken(name, value, plan, batch) for name, value in self.arguments.items()}
+        taken[_MASK] = self._mask(plan)
+        return self.stock(_take(self.hidden, plan), **taken)
+
+    def untaken(self) -> Any:
+        """What the layer returns if no token runs it: its input, in the form that it would have."""
+        if self.stock.n_beside == -1:  # one token, whose output and keys are dropped, to learn that form
+            nobody = torch.zeros(1, 1, dtype=torch.long, device=self.hidden.device)
+            self.some(Gathered(nobody[0], nobody, torch.zeros_like(nobody, dtype=torch.bool)))
+        beside = self.stock.n_beside
+        return self.hidden if beside is None else (self.hidden, *([None] * beside))
+
+    def _taken(self, name: str, value: Any, plan: Gathered, batch: int) -> Any:
+        if name in PER_TOKEN_ARGUMENTS and value is not None:
+            return tuple(_take(t, plan) for t in value) if isinstance(value, tuple) else _take(value, plan)
+        if name in PER_SEQUENCE_ARGUMENTS and isinstance(value, torch.Tensor):
+            assert plan.rows is not None  # one for each (sequence, head)
+            return value.unflatten(0, (batch, -1)).index_select(0, plan.rows).flatten(0, 1)
+        return value
+
+    def _mask(self, plan: Gathered) -> torch.Tensor | None:
+        assert plan.rows is not None and plan.columns is not None
+        given, valid = self.arguments.get(_MASK), self.slots.valid
+        batch, n_tokens = self.hidden.shape[:2]
+        n_slots = self.slots.n_slots
+        if given is None and valid is None and n_tokens == 1:
+            return None
+        mask = given if given is not None else _whole_mask(None, (batch, n_slots), n_tokens, self.hidden)
+        mask = mask.expand(batch, *mask.shape[1:]).index_select(0, plan.rows)
+        if n_tokens > 1:
+            places = plan.columns[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3])
+            mask = mask.gather(2, places)
+        if valid is None and plan.is_real is None:
+            return mask
+        seen = valid.index_select(0, plan.rows) if valid is not None else None
+        return _hide(mask, seen, n_slots - n_tokens, plan)
+
+
+def _dense(call: _Call, weights: torch.Tensor, runs: torch.Tensor | None) -> Any:
+    """Every token through the layer; `weights`, 0 or 1, mix its output with its input."""
+    is_copied = runs is not None and call.slots.copies
+    output = call.whole(kept=runs if is_copied else None)
+    mixed = weights[..., None] * _tensor(output) + (1 - weights[..., None]) * call.hidden
+    return _like(output, mixed)
+
+
+def _routed(call: _Call, runs: torch.Tensor, now: TokenPass) -> Any:
+    if now.is_real is not None:
+        runs = runs & now.is_real
+    if now.key_values == "project":
+        skipped = ~runs if now.is_real is None else now.is_real & ~runs
+        plan = gathered(skipped, only_keys=True)
+        if plan is not None:
+            try:
+                call.some(plan)
+            except KeysWritten:
+                pass
+            else:
+                raise RuntimeError(
+                    "The layer did not hand its keys and values to the cache, so it cannot be routed by token."
+                )
+    plan = gathered(runs)
+    if plan is None:
+        return call.untaken()
+    output = call.some(plan)
+    return _like(output, _put_back(call.hidden, _tensor(output), plan))
+
+
+def gathered(chosen: torch.Tensor, *, only_keys: bool = False) -> Gathered | None:
+    """The plan for the chosen tokens of a pass, (n_sequences, n_tokens); None if there is none.
+
+    Rows with fewer chosen tokens than the fullest are filled up with others, whose outputs are dropped.
+    """
+    counts = chosen.sum(1)
+    rows = counts.nonzero()[:, 0]
+    if rows.numel() == 0:
+        return None
+    counts = counts.index_select(0, rows)
+    if chosen.shape[1] == 1:
+        return Gathered(rows, torch.zeros_like(rows)[:, None], only_keys=only_keys)
+    most = int(counts.max())
+    of_rows = chosen.index_select(0, rows)
+    # Chosen places first, in order: queries must stay in order for nothing, but a reader of masks is glad of it.
+    columns = torch.argsort((~of_rows).to(torch.uint8), dim=1, stable=True)[:, :most]
+    is_real = of_rows.gather(1, columns)
+    return Gathered(rows, columns, None if bool((counts == most).all()) else is_real, only_keys=only_keys)
+
+
+def _take(values: torch.Tensor, plan: Gathered) -> torch.Tensor:
+    """(n_rows, n_taken, ..) of (n_sequences or 1, n_tokens, ..)."""
+    assert plan.rows is not None and plan.columns is not None
+    if values.shape[1] == 1:
+        return values if values.shape[0] == 1 else values.index_select(0, plan.rows)
+    if values.shape[0] == 1:
+        return values[0][plan.columns]
+    return values[plan.rows[:, None], plan.columns]
+
+
+def _put_back(hidden: torch.Tensor, output: torch.Tensor, plan: Gathered) -> torch.Tensor:
+    assert plan.rows is not None and plan.columns is not None
+    if hidden.shape[1] == 1:
+        return hidden.index_copy(0, plan.rows, output)
+    rows = plan.rows[:, None].expand_as(plan.columns)
+    if plan.is_real is None:
+        return hidden.index_put((rows, plan.columns), output)
+    return hidden.index_put((rows[plan.is_real], plan.columns[plan.is_real]), output[plan.is_real])
+
+
+def _whole_mask(
+    mask: torch.Tensor | None, shape: tuple[int, int] | torch.Size, n_tokens: int, like: torch.Tensor
+) -> torch.Tensor:
+    """`mask`, or the causal one, (1, 1, n_tokens, n_slots), true where a token sees a slot."""
+    if mask is not None:
+        return mask
+    n_slots = shape[1]
+    slots = torch.arange(n_slots, device=like.device)
+    return (slots <= slots[n_slots - n_tokens :, None])[None, None]
+
+
+def _hide(mask: torch.Tensor, valid: torch.Tensor | None, n_past: int, plan: Gathered | None) -> torch.Tensor:
+    """`mask`, (n_rows, n_heads or 1, n_queries, n_slots), without slots that hold nothing, (n_rows, n_slots).
+
+    A query whose own slot holds nothing sees itself all the same: nobody asks for its output, but without any slot its
+    softmax would be NaN, and so would be gradients.
+    """
+    n_slots = mask.shape[3]
+    slots = torch.arange(n_slots, device=mask.device)
+    if plan is None:
+        assert valid is not None
+        mask = mask.expand(valid.shape[0], *mask.shape[1:])
+        own = slots == slots[n_past:, None]
+        visible = valid[:, None, None, :] | own
+        return mask & visible if mask.dtype == torch.bool else mask.masked_fill(~visible, torch.finfo(mask.dtype).min)
+    assert plan.columns is not None
+    if valid is not None:
+        empty = ~valid[:, None, None, :]
+        mask = mask.masked_fill(empty, False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min)
+    if plan.is_real is not None:
+        own = slots == (plan.columns + n_past)[..., None]
+        filler = (own & ~plan.is_real[..., None])[:, None]
+        mask = mask.masked_fill(filler, True if mask.dtype == torch.bool else 0.0)
+    return mask
+
+
+def _tensor(output: Any) -> torch.Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _like(output: Any, hidden: torch.Tensor) -> Any:
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def check_arguments(name: str, arguments: dict[str, Any]) -> None:
+    """InputError if a layer is called with tensors of which it is not known whose they are, token by token."""
+    known = {*PER_TOKEN_ARGUMENTS, *PER_SEQUENCE_ARGUMENTS, *SHARED_ARGUMENTS, _MASK}
+    for argument, value in arguments.items():
+        if isinstance(value, torch.Tensor) and argument not in known:
+            raise InputError(
+                f"{name} calls its layers with {argument!r}, which token routing does not know how to cut to some tokens: "
+                "use a route for whole sequences (dd.view), or another architecture."
+            )
