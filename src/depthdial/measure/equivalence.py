@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -199,7 +200,7 @@ def paired_over_sequences(
 def difference_at_equal_cost(
     points_a: Sequence[Curve], points_b: Sequence[Curve], costs: Sequence[float] | np.ndarray
 ) -> np.ndarray:
-    """`a - b` of every seed at the same costs, where two controllers trained to one target landed on slightly different ones.
+    """`a - b` of every seed at the same costs: two controllers trained to one target land on slightly different ones.
 
     A seed's curve is drawn through its (cost, score) points by straight lines, and read at `costs`. Nothing is extrapolated:
     where a curve of either does not reach there is NaN. Points of one cost count by their mean.
@@ -219,7 +220,7 @@ def difference_at_equal_cost(
 
 
 def common_costs(curves: Sequence[Curve], wanted: Sequence[float]) -> list[float | None]:
-    """For each wanted cost the nearest one that all curves reach; None where that is further off than half a step of `wanted`.
+    """For each wanted cost the nearest one that all curves reach; None where that is over half a step of `wanted` away.
 
     At the ends of a range of targets the measured costs lie on both sides of the wanted one, so that some curves stop short.
     """
@@ -227,7 +228,7 @@ def common_costs(curves: Sequence[Curve], wanted: Sequence[float]) -> list[float
     if low > high:
         return [None] * len(wanted)
     ordered = sorted(set(wanted))
-    step = min((more - less for less, more in zip(ordered, ordered[1:], strict=False)), default=0.0)
+    step = min((more - less for less, more in pairwise(ordered)), default=0.0)
     nearest = [min(max(cost, low), high) for cost in wanted]
     return [found if abs(found - cost) <= step / 2 else None for found, cost in zip(nearest, wanted, strict=True)]
 
