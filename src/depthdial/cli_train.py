@@ -70,7 +70,7 @@ def finetune(
     from depthdial.models.architectures import count_layers
     from depthdial.report.training_plot import plot_training
     from depthdial.train.finetune import finetune as train
-    from depthdial.train.finetune import is_main
+    from depthdial.train.running import is_main
 
     if (route is None) == (elastic is None):
         raise InputError("Say what to train: either --route uls:50% or --elastic routes.json.")

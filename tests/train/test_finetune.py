@@ -17,9 +17,9 @@ from depthdial.measure.batches import Runner
 from depthdial.measure.sweep import sweep
 from depthdial.models.load import load
 from depthdial.routes import Route
-from depthdial.train import finetune as module
 from depthdial.train.finetune import finetune
 from depthdial.train.rows import training_rows
+from depthdial.train.running import world_size
 from depthdial.train.schedule import make_schedule
 from depthdial.train.trainer import DepthTrainer, last_checkpoint
 
@@ -268,4 +268,4 @@ def test_two_processes_train_one_adapter(base, lessons, tmp_path):
     assert record["processes"] == 2 and record["steps"] == 8
     adapted, _ = load(tmp_path / "base", adapter=out)
     assert isinstance(adapted.get_base_model(), type(AutoModelForCausalLM.from_pretrained(tmp_path / "base")))
-    assert module._world_size() == 1
+    assert world_size() == 1

@@ -148,17 +148,17 @@ def check_base(card: AdapterCard, model: Any, folder: Path, label: str) -> None:
         return
     raise InputError(
         f"The adapter {folder} is for {card.base_name} ({card.n_layers} layers, {card.base_dtype}, weights "
-        f"{card.base_weights_hash[:12]}), and this is {label} ({n_layers} layers, {held}): load that model, in that type, or "
-        "train an adapter for this one."
+        f"{card.base_weights_hash[:12]}), and this is {label} ({n_layers} layers, {held}): load that model, in that type, "
+        "or train an adapter for this one."
     )
 
 
 def compare_weights(model: Any, expected_hash: str, expected_dtype: str) -> tuple[bool, str]:
     """Whether a model holds the weights that a hash was taken of, and what to say of those that it holds.
 
-    A hash of weights holds for one floating type. Where the model is held in another one than `expected_dtype`, it is hashed
-    as if it were in that one. This settles it if the model's own type is the wider; if it is the narrower, what rounding took
-    away cannot be told from other weights, and they pass.
+    A hash of weights holds for one floating type. Where the model is held in another one than `expected_dtype`, it is
+    hashed as if it were in that one. This settles it if the model's own type is the wider; if it is the narrower, what
+    rounding took away cannot be told from other weights, and they pass.
     """
     base = unwrap(model)
     dtype: torch.dtype = getattr(torch, expected_dtype)

@@ -1,4 +1,4 @@
-"""The folder that `depthdial train-gates` leaves, put on a model: its gates, and the adapter that was trained beside them."""
+"""The folder that `depthdial train-gates` leaves, put on a model: gates, and the adapter that was trained beside them."""
 
 from __future__ import annotations
 

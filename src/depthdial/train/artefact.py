@@ -15,14 +15,15 @@ from depthdial.files import write_atomically, write_json, write_text
 from depthdial.measure.plan import ModelIdentity
 from depthdial.models.adapter import CARD_FILE, AdapterCard
 from depthdial.routes import Route
+from depthdial.train.running import CHECKPOINTS, FINAL
 from depthdial.train.settings import FinetuneSettings
 
-_RECORD = "training.json"
+RECORD_FILE = "training.json"
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a run has left everything."""
-    return (folder / CARD_FILE).exists() and (folder / _RECORD).exists()
+def is_finished(folder: Path, card: str = CARD_FILE) -> bool:
+    """Whether a run has left everything; `card` is what it writes last."""
+    return (folder / card).exists() and (folder / RECORD_FILE).exists()
 
 
 def save_artefact(
@@ -39,19 +40,27 @@ def save_artefact(
     Raises:
         InputError: if the folder cannot be written; the checkpoints are then kept.
     """
-    final = folder / "checkpoints" / "final"
-    for file in sorted(final.iterdir()):
-        if file.name == "adapter_model.safetensors":
-            write_atomically(folder / file.name, functools.partial(_recast, file, settings.weights_dtype))
-        elif file.name != "README.md":  # PEFT's own, an empty form
-            write_atomically(folder / file.name, functools.partial(_copy, file))
+    bring_weights(folder, settings.weights_dtype)
     if settings.method == "full":
         tokenizer.save_pretrained(folder)
-    write_json(folder / _RECORD, record)
+    write_json(folder / RECORD_FILE, record)
     card = _card(identity, routes, settings, record)
     write_text(folder / "README.md", _page(card, settings, record))
     card.save(folder)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    drop_checkpoints(folder)
+
+
+def bring_weights(folder: Path, adapter_dtype: str) -> None:
+    """Copy what the trainer has saved last up to `folder`, an adapter in `adapter_dtype`."""
+    for file in sorted((folder / FINAL).iterdir()):
+        if file.name == "adapter_model.safetensors":
+            write_atomically(folder / file.name, functools.partial(_recast, file, adapter_dtype))
+        elif file.name != "README.md":  # PEFT's own, an empty form
+            write_atomically(folder / file.name, functools.partial(_copy, file))
+
+
+def drop_checkpoints(folder: Path) -> None:
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -28,6 +28,9 @@ from depthdial.train.routed import RoutedModel, whole_logits
 from depthdial.train.rows import TrainingRow
 from depthdial.train.schedule import MicroBatch, Schedule
 
+# What a batch holds of tokens.
+BATCH_TENSORS = ("prompt_ids", "prompt_mask", "response_ids", "response_mask")
+
 _STATE = "trainer_state.json"  # which Trainer writes last
 
 
@@ -58,7 +61,105 @@ class ScheduledPasses(Dataset):
         }
 
 
-class DepthTrainer(Trainer):
+class CarefulTrainer(Trainer):
+    """What all training here has in common: batches in a fixed order, checkpoints that are whole, weights that are finite.
+
+    Args:
+        model: a module with what is saved in its attribute `model`.
+        teacher: the untouched full model, for distillation; never trained. None without.
+        passes: one batch each, in order.
+    """
+
+    def __init__(self, model: Any, teacher: Any, passes: Dataset, args: TrainingArguments) -> None:
+        self.teacher = teacher
+        self._taught: tuple[int, torch.Tensor] | None = None
+        self._before_sec = self._started = 0.0
+        super().__init__(model=model, args=args, train_dataset=passes, data_collator=_single)
+        for printer in [c for c in self.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
+            self.remove_callback(printer)
+
+    def means(self) -> dict[str, float]:
+        """What a log entry says beside the loss: means since the entry before."""
+        return {}
+
+    def checked(self, loss: torch.Tensor, what: str) -> torch.Tensor:
+        """A loss that is finite; `what` names it in the sentence about one that is not."""
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"The {what} is {loss.item()} at step {self.state.global_step + 1}: lower the learning rate or train in "
+                "float32; the last good checkpoint is kept."
+            )
+        return loss
+
+    def teach(self, tensors: dict[str, torch.Tensor], group: int) -> torch.Tensor:
+        """The teacher's logits on a batch, computed once for all its routes."""
+        if self._taught is None or self._taught[0] != group:
+            self._taught = None
+            with torch.no_grad():
+                self._taught = (group, whole_logits(self.teacher, **tensors))
+        return self._taught[1]
+
+    def write(self, folder: Path, state_dict: dict[str, Any] | None) -> None:
+        """Save what is trained; `state_dict` holds all of it where the weights are in shards."""
+        # The model inside, so that a checkpoint is an adapter or a model that anything loads.
+        save_model(self.inner(), folder, part_of(state_dict, "model."))
+
+    def read(self, folder: Path) -> None:
+        """Put back what `write` has saved."""
+        load_model(self.inner(), folder)
+
+    def inner(self) -> Any:
+        return self.accelerator.unwrap_model(self.model).model
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(resume_from_checkpoint, str):
+            log = read_json(Path(resume_from_checkpoint) / _STATE, "training state")["log_history"]
+            self._before_sec = max((entry.get("elapsed_sec", 0.0) for entry in log), default=0.0)
+        self._started = time.perf_counter()
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    @property
+    def elapsed_sec(self) -> float:
+        """Seconds trained in all; what a run that was stopped did after its last log entry is not in it."""
+        return self._before_sec + time.perf_counter() - self._started
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add `means`, and the seconds trained in all, stops left out."""
+        if "loss" in logs:
+            logs |= self.means() | {"elapsed_sec": self.elapsed_sec}
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        broken = next((name for name, p in trained if not torch.isfinite(p).all()), None)
+        if broken is not None:
+            raise InputError(
+                f"The weight {broken} is not finite after step {self.state.global_step}: lower the learning rate; the last "
+                "good checkpoint is kept."
+            )
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError) as error:
+            if not _is_disk_trouble(error):
+                raise
+            raise InputError(
+                f"The checkpoint of step {self.state.global_step} cannot be written to {self.args.output_dir} "
+                f"({_reason(error)}): make room and run the same command, which goes on from the checkpoint before it."
+            ) from error
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # Without Trainer's own pickled arguments.
+        if self.args.should_save:
+            self.write(Path(output_dir or str(self.args.output_dir)), state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self.read(Path(resume_from_checkpoint))
+
+
+class DepthTrainer(CarefulTrainer):
     """Trains a RoutedModel on a schedule.
 
     Args:
@@ -79,20 +180,15 @@ class DepthTrainer(Trainer):
         pad_token_id: int,
         args: TrainingArguments,
     ) -> None:
-        self.teacher, self.objective, self.routes = teacher, objective, routes
-        self._taught: tuple[int, torch.Tensor] | None = None
+        self.objective, self.routes = objective, routes
         self._losses: dict[int, list[torch.Tensor]] = {}
-        self._before_sec = self._started = 0.0
-        passes = ScheduledPasses(schedule.passes, rows, pad_token_id)
-        super().__init__(model=routed, args=args, train_dataset=passes, data_collator=_single)
-        for printer in [c for c in self.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
-            self.remove_callback(printer)
+        super().__init__(routed, teacher, ScheduledPasses(schedule.passes, rows, pad_token_id), args)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         route, group = self.routes[inputs["route"]], inputs["group"]
-        tensors = {name: inputs[name] for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask")}
+        tensors = {name: inputs[name] for name in BATCH_TENSORS}
         logits = model(**tensors, layers=route.layers, group=group)
         first = tensors["response_ids"].shape[1] - logits.shape[1]
         chosen = tensors["response_mask"][:, first:].bool()
@@ -100,77 +196,17 @@ class DepthTrainer(Trainer):
             return logits.sum() * 0.0
         teacher_logits = None
         if self.objective.distill:
-            teacher_logits = self._teach(tensors, group)[:, first:][chosen]
+            teacher_logits = self.teach(tensors, group)[:, first:][chosen]
         loss = self.objective.loss(logits[chosen], tensors["response_ids"][:, first:][chosen], teacher_logits)
-        if not torch.isfinite(loss):
-            raise InputError(
-                f"The loss on route {route.name!r} is {loss.item()} at step {self.state.global_step + 1}: lower the "
-                "learning rate or train in float32; the last good checkpoint is kept."
-            )
+        self.checked(loss, f"loss on route {route.name!r}")
         self._losses.setdefault(inputs["route"], []).append(loss.detach())
         return (loss, logits) if return_outputs else loss
 
-    def _teach(self, tensors: dict[str, torch.Tensor], group: int) -> torch.Tensor:
-        """The teacher's logits on a batch, computed once for all its routes."""
-        if self._taught is None or self._taught[0] != group:
-            self._taught = None
-            with torch.no_grad():
-                self._taught = (group, whole_logits(self.teacher, **tensors))
-        return self._taught[1]
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(resume_from_checkpoint, str):
-            log = read_json(Path(resume_from_checkpoint) / _STATE, "training state")["log_history"]
-            self._before_sec = max((entry.get("elapsed_sec", 0.0) for entry in log), default=0.0)
-        self._started = time.perf_counter()
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    @property
-    def elapsed_sec(self) -> float:
-        """Seconds trained in all; what a run that was stopped did after its last log entry is not in it."""
-        return self._before_sec + time.perf_counter() - self._started
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the loss of each route since the last entry, and the seconds trained in all, stops left out."""
-        if "loss" in logs:
-            means = {self.routes[i].name: torch.stack(seen).mean().item() for i, seen in sorted(self._losses.items())}
-            logs |= {f"loss/{name}": mean for name, mean in means.items()}
-            logs["elapsed_sec"] = self.elapsed_sec
-            self._losses = {}
-        super().log(logs, start_time)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        trained = [(name, p) for name, p in self._inner().named_parameters() if p.requires_grad]
-        broken = next((name for name, p in trained if not torch.isfinite(p).all()), None)
-        if broken is not None:
-            raise InputError(
-                f"The weight {broken} is not finite after step {self.state.global_step}: lower the learning rate; the last "
-                "good checkpoint is kept."
-            )
-        try:
-            super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError) as error:
-            if not _is_disk_trouble(error):
-                raise
-            raise InputError(
-                f"The checkpoint of step {self.state.global_step} cannot be written to {self.args.output_dir} "
-                f"({_reason(error)}): make room and run the same command, which goes on from the checkpoint before it."
-            ) from error
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        # The model inside, so that a checkpoint is an adapter or a model that anything loads; and no pickled arguments.
-        if self.args.should_save:
-            inner = None if state_dict is None else {n.removeprefix("model."): t for n, t in state_dict.items()}
-            save_model(self._inner(), Path(output_dir or str(self.args.output_dir)), inner)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            load_model(self._inner(), Path(resume_from_checkpoint))
-
-    def _inner(self) -> Any:
-        return self.accelerator.unwrap_model(self.model).model
+    def means(self) -> dict[str, float]:
+        """The loss of each route."""
+        means = {self.routes[i].name: torch.stack(seen).mean().item() for i, seen in sorted(self._losses.items())}
+        self._losses = {}
+        return {f"loss/{name}": mean for name, mean in means.items()}
 
 
 class ProgressSteps(TrainerCallback):
@@ -211,6 +247,13 @@ def load_model(model: Any, folder: Path) -> None:
     for file in files:
         # Not strict: tied weights are written once, and a large model is in several files.
         model.load_state_dict(load_file(file, device=str(device)), strict=False)
+
+
+def part_of(state_dict: dict[str, Any] | None, prefix: str) -> dict[str, Any] | None:
+    """The entries of a state dict under a prefix, without it; None of none."""
+    if state_dict is None:
+        return None
+    return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -1,0 +1,140 @@
+"""What every training run does around its trainer: transformers' arguments, going on from a checkpoint, the record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from depthdial.errors import InputError
+from depthdial.files import claim
+from depthdial.measure.batches import Runner
+from depthdial.measure.plan import ModelIdentity
+from depthdial.measure.provenance import environment
+from depthdial.measure.tasks import Task
+from depthdial.progress import progress_bar
+from depthdial.train.rows import TrainingRow
+from depthdial.train.schedule import Schedule
+from depthdial.train.settings import FinetuneSettings
+from depthdial.train.trainer import CarefulTrainer, ProgressSteps, last_checkpoint
+
+# Where a run keeps its checkpoints, and in the end its final weights, within its folder.
+CHECKPOINTS = "checkpoints"
+FINAL = f"{CHECKPOINTS}/final"
+
+# TrainingArguments that the schedule and the settings decide; the others are the user's.
+_OWN_ARGUMENTS = frozenset(
+    (
+        *("output_dir", "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
+        *("learning_rate", "weight_decay", "max_grad_norm", "seed", "data_seed", "remove_unused_columns", "disable_tqdm"),
+        *("train_sampling_strategy", "gradient_checkpointing", "resume_from_checkpoint", "save_steps", "save_strategy"),
+        *("eval_strategy", "dataloader_drop_last", "auto_find_batch_size", "label_smoothing_factor", "use_cpu"),
+    )
+)
+
+
+def claim_run(folder: Path, file: str, settings: Any, identity: ModelIdentity, task: Task, **about: Any) -> None:
+    """Write down in `file` what the run is, or refuse a folder that holds another one.
+
+    Args:
+        settings: a dataclass.
+        about: what else the run is known by, JSON-ready.
+    """
+    known = {
+        **asdict(settings),
+        "model": identity.name,
+        "weights_hash": identity.weights_hash,
+        **about,
+        "task": task.name,
+        "split": task.split,
+        "data": task.fingerprint,
+        "processes": world_size(),
+    }
+    claim(folder / file, known, "training run")
+
+
+def training_arguments(
+    runner: Runner, settings: FinetuneSettings, schedule: Schedule, folder: Path, options: Mapping[str, Any], **defaults: Any
+) -> Any:
+    """TrainingArguments of a run in `folder`.
+
+    Args:
+        options: the user's, which win over `defaults`.
+
+    Raises:
+        InputError: for an option that transformers does not know, or that the settings decide.
+    """
+    from transformers import TrainingArguments
+
+    owned = sorted(_OWN_ARGUMENTS & options.keys())
+    if owned:
+        raise InputError(f"{owned[0]} follows from the settings of the run: leave it out of the trainer's options.")
+    on_cpu = runner.device.type == "cpu"
+    usual = {
+        "report_to": "none",
+        "logging_steps": 10,
+        "save_total_limit": 2,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": round(settings.warmup_fraction * schedule.n_steps),
+        "bf16": not on_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+    }
+    try:
+        return TrainingArguments(
+            output_dir=str(folder / CHECKPOINTS),
+            max_steps=schedule.n_steps,
+            per_device_train_batch_size=1,  # a pass of the schedule is a batch already
+            gradient_accumulation_steps=schedule.per_step,
+            train_sampling_strategy="sequential",
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            learning_rate=settings.rate,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            seed=settings.seed,
+            save_strategy="steps",
+            save_steps=min(settings.save_every, schedule.n_steps),
+            use_cpu=on_cpu,
+            **{**usual, **defaults, **options},
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"The trainer's options cannot be used: {str(error).splitlines()[0].rstrip('.')}.") from error
+
+
+def run_trainer(trainer: CarefulTrainer, folder: Path, schedule: Schedule, *, progress: bool) -> None:
+    """Train to the end, from the last whole checkpoint in `folder` where there is one."""
+    checkpoint = last_checkpoint(folder / CHECKPOINTS)
+    with progress_bar("training", schedule.n_steps, show=progress and is_main()) as advance:
+        trainer.add_callback(ProgressSteps(advance))
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+
+def run_record(
+    trainer: CarefulTrainer, schedule: Schedule, rows: Sequence[TrainingRow], task: Task, flops: float
+) -> dict[str, Any]:
+    """What the record of any run says: JSON-ready."""
+    return {
+        "data": {"task": task.name, "split": task.split, "rows": len(rows), "fingerprint": task.fingerprint},
+        "steps": schedule.n_steps,
+        "passes": len(schedule.passes),
+        "response_tokens": sum(one.n_tokens for one in schedule.passes),
+        "distinct_response_tokens": sum(len(row.response_ids) for row in rows),
+        "train_flops": flops,
+        "train_sec": trainer.elapsed_sec,
+        "processes": schedule.world_size,
+        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
+        **environment(),
+    }
+
+
+def world_size() -> int:
+    """Processes of this run, as torchrun and accelerate say it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this is the process that speaks and writes; there is one in every run."""
+    return os.environ.get("RANK", "0") == "0"
