@@ -59,7 +59,9 @@ class Difference:
         """A difference that is shown and shown to be smaller than the margin counts as equivalent."""
         if self.is_equivalent:
             return "equivalent within the margin"
-        return {1: "helps", -1: "hurts", 0: "not decided by these data"}[self.direction]
+        if self.direction == 0:
+            return "not decided by these data"
+        return "helps" if self.direction > 0 else "hurts"
 
     def sentence(self, a: str, b: str, unit: str = "") -> str:
         """The verdict with its numbers: "the hidden state helps: 1.40 [0.61, 2.19] points over the fixed input"."""
