@@ -165,7 +165,7 @@ class TokenGates(nn.Module):
             InputError: if the folder cannot be written.
         """
         folder = Path(folder)
-        write_atomically(folder / GATE_WEIGHTS_FILE, self._write_weights)
+        self.save_weights(folder)
         base = None if self.base is None else asdict(self.base)
         document = {"format": _FORMAT, "version": _VERSION, "config": asdict(self.config), "base": base, "about": self.about}
         write_json(folder / GATES_FILE, document)
@@ -214,10 +214,13 @@ class TokenGates(nn.Module):
                 f"{path} does not hold the gates of {GATES_FILE} ({reason}): copy or train them again."
             ) from error
 
-    def _write_weights(self, path: Path) -> None:
+    def save_weights(self, folder: Path, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Write `gates.safetensors`; of `state_dict` where the gates' own tensors are in shards."""
         from safetensors.torch import save_file
 
-        save_file({name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}, path)
+        held = self.state_dict() if state_dict is None else state_dict
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in held.items()}
+        write_atomically(folder / GATE_WEIGHTS_FILE, lambda path: save_file(tensors, path))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,10 @@ from typing import Any
 from depthdial.files import write_atomically, write_json, write_text
 from depthdial.measure.plan import ModelIdentity
 from depthdial.models.adapter import CARD_FILE, AdapterCard
+from depthdial.models.gates import TokenGates
 from depthdial.routes import Route
+from depthdial.train.gate_settings import GateSettings
+from depthdial.train.gate_trainer import PRICE_FILE
 from depthdial.train.running import CHECKPOINTS, FINAL
 from depthdial.train.settings import FinetuneSettings
 
@@ -47,6 +50,21 @@ def save_artefact(
     card = _card(identity, routes, settings, record)
     write_text(folder / "README.md", _page(card, settings, record))
     card.save(folder)
+    drop_checkpoints(folder)
+
+
+def save_gates(folder: Path, tokenizer: Any, gates: TokenGates, settings: GateSettings, record: Mapping[str, Any]) -> None:
+    """The same for gates: beside them the adapter, or with a backbone that was trained whole the model that they are for.
+
+    Raises:
+        InputError: if the folder cannot be written; the checkpoints are then kept.
+    """
+    bring_weights(folder, "float32")
+    (folder / PRICE_FILE).unlink(missing_ok=True)
+    if settings.backbone == "full":
+        tokenizer.save_pretrained(folder)
+    write_json(folder / RECORD_FILE, record)
+    gates.save_pretrained(folder)
     drop_checkpoints(folder)
 
 

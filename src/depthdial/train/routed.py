@@ -84,8 +84,12 @@ def whole_logits(
     prompt_mask: torch.Tensor,
     response_ids: torch.Tensor,
     response_mask: torch.Tensor,
+    **options: Any,
 ) -> torch.Tensor:
     """Logits that predict each of `response_ids`, by one pass of `runner` over prompt and response together.
+
+    Args:
+        options: passed on to `runner`.
 
     Returns:
         (n_sequences, n_tokens, vocabulary).
@@ -97,8 +101,8 @@ def whole_logits(
         inputs["position_ids"] = positions(mask)
     n_tokens = response_ids.shape[1]
     if accepts(base, "logits_to_keep"):
-        return runner(**inputs, use_cache=False, logits_to_keep=n_tokens).logits
-    return runner(**inputs, use_cache=False).logits[:, -n_tokens:]
+        return runner(**inputs, use_cache=False, logits_to_keep=n_tokens, **options).logits
+    return runner(**inputs, use_cache=False, **options).logits[:, -n_tokens:]
 
 
 def refuse_checkpointing(model: Any, routes: Any, prompt_depth: str) -> None:

@@ -28,16 +28,34 @@ def student(model: Any, routes: Sequence[Route], settings: FinetuneSettings, *, 
     Raises:
         InputError: if the model has an adapter already.
     """
-    base = unwrap(model)
-    if hasattr(model, "peft_config") or getattr(base, "_hf_peft_config_loaded", False):
-        raise InputError("The model has an adapter already: merge it (merge_and_unload) and train on the result.")
-    skipped = sorted(set(range(decoder_stack(base).n_layers)).difference(*(route.layers for route in routes)))
-    needed_gradient = {name: p.requires_grad for name, p in base.named_parameters()}
-    try:
+    with _unchanged(model) as base:
+        skipped = sorted(set(range(decoder_stack(base).n_layers)).difference(*(route.layers for route in routes)))
         if settings.method == "lora":
             yield _with_lora(base, skipped, settings)
         else:
             yield _trainable(base if in_place else copy.deepcopy(base), skipped)
+
+
+@contextmanager
+def frozen(model: Any) -> Iterator[Any]:
+    """A view of the whole model with no weight that trains, for what is trained beside it.
+
+    Raises:
+        InputError: if the model has an adapter already.
+    """
+    with _unchanged(model) as base:
+        yield quiet_view(base, range(decoder_stack(base).n_layers)).requires_grad_(False)
+
+
+@contextmanager
+def _unchanged(model: Any) -> Iterator[Any]:
+    """The model inside PEFT's wrapper; afterwards its parameters need gradients as before."""
+    base = unwrap(model)
+    if hasattr(model, "peft_config") or getattr(base, "_hf_peft_config_loaded", False):
+        raise InputError("The model has an adapter already: merge it (merge_and_unload) and train on the result.")
+    needed_gradient = {name: p.requires_grad for name, p in base.named_parameters()}
+    try:
+        yield base
     finally:
         for name, parameter in base.named_parameters():
             parameter.requires_grad_(needed_gradient[name])

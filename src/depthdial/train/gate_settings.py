@@ -1,0 +1,143 @@
+"""What decides about the training of gates, and how its numbers are checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from depthdial.errors import InputError
+from depthdial.models.gates import GateConfig, GateInput, GateKind
+from depthdial.models.token_cache import KEY_VALUES, KeyValues
+from depthdial.train.settings import FinetuneSettings
+
+Backbone = Literal["lora", "full", "frozen"]
+BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
+Annealing = Literal["exponential", "linear"]
+ANNEALINGS: tuple[Annealing, ...] = get_args(Annealing)
+
+# Below the lowest a soft decision has no slope that float32 can hold, above the highest it has forgotten its logits.
+TEMPERATURES = (0.05, 100.0)
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """How gates are trained, and what with them.
+
+    Attributes:
+        input, kind, hidden_width, controlled, run_bias: see `GateConfig`.
+        alpha: weight of the mean fraction of all L layers that run on response tokens, beside the loss in nats.
+        target: instead of alpha, a budget: the mean fraction of all L layers to reach and hold.
+        temperature: of the soft decision that gradients go through.
+        temperature_end: what it is brought to at the last step; None leaves it.
+        annealing: `exponential` (by equal factors) or `linear`.
+        backbone: what trains with the gates: an adapter (`lora`), all weights (`full`) or nothing (`frozen`).
+        gate_learning_rate: of the gates, held after the warm-up: about half of what one step may add to log-odds.
+        ramp: share of the steps over which a target comes down from where the gates start.
+        key_values: what a token leaves in the cache of a layer that it skips: `project`, `drop` or `copy`.
+        rank, learning_rate, .., seed: those of the backbone and of the run: see `FinetuneSettings`.
+
+    Raises:
+        InputError: for a value that cannot be, and unless exactly one of alpha and target is given.
+    """
+
+    input: GateInput = "hidden"
+    kind: GateKind = "linear"
+    hidden_width: int = 64
+    controlled: tuple[int, ...] | None = None
+    run_bias: float = 2.0
+    alpha: float | None = None
+    target: float | None = None
+    temperature: float = 1.0
+    temperature_end: float | None = None
+    annealing: Annealing = "exponential"
+    backbone: Backbone = "lora"
+    gate_learning_rate: float = 0.1
+    ramp: float = 0.4
+    key_values: KeyValues = "project"
+    prompt_depth: str = "full"
+    rank: int = 16
+    learning_rate: float | None = None
+    batch_size: int = 8
+    accumulation: int = 1
+    max_tokens: int | None = None
+    epochs: float = 1.0
+    warmup_fraction: float = 0.05
+    max_grad_norm: float = 1.0
+    answers: str = "reference"
+    distill: bool = False
+    cross_entropy: float = 0.0
+    save_every: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (("backbone", BACKBONES), ("annealing", ANNEALINGS), ("key_values", KEY_VALUES)):
+            if getattr(self, name) not in known:
+                raise InputError(f"Unknown {name} {getattr(self, name)!r}: use {', '.join(known[:-1])} or {known[-1]}.")
+        if (self.alpha is None) == (self.target is None):
+            raise InputError("Say what skipping is worth: either alpha, a weight in the loss, or target, a budget.")
+        if self.alpha is not None and not (_is_number(self.alpha) and 0 <= self.alpha < math.inf):
+            raise InputError(f"alpha must be a number of at least 0, not {self.alpha!r}.")
+        if self.target is not None and not (_is_number(self.target) and 0 < self.target <= 1):
+            raise InputError(f"target must be a fraction of the layers above 0 and at most 1, not {self.target!r}.")
+        low, high = TEMPERATURES
+        for name in ("temperature", "temperature_end"):
+            value = getattr(self, name)
+            if not (value is None and name == "temperature_end") and not (_is_number(value) and low <= value <= high):
+                raise InputError(f"{name} must lie between {low:g} and {high:g}, not {value!r}.")
+        if not (_is_number(self.gate_learning_rate) and 0 < self.gate_learning_rate < math.inf):
+            raise InputError(f"gate_learning_rate must be a number above 0, not {self.gate_learning_rate!r}.")
+        if not (_is_number(self.ramp) and 0 <= self.ramp <= 1):
+            raise InputError(f"ramp must lie between 0 and 1, not {self.ramp!r}.")
+        object.__setattr__(self, "controlled", None if self.controlled is None else tuple(self.controlled))
+        _ = self.run  # its checks are the checks here
+
+    @property
+    def run(self) -> FinetuneSettings:
+        """The settings of the backbone and of the run."""
+        return FinetuneSettings(
+            method="full" if self.backbone == "full" else "lora",
+            rank=self.rank,
+            alpha=2.0 * self.rank,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            accumulation=self.accumulation,
+            max_tokens=self.max_tokens,
+            epochs=self.epochs,
+            warmup_fraction=self.warmup_fraction,
+            max_grad_norm=self.max_grad_norm,
+            prompt_depth=self.prompt_depth,
+            answers=self.answers,
+            distill=self.distill,
+            cross_entropy=self.cross_entropy,
+            save_every=self.save_every,
+            seed=self.seed,
+        )
+
+    def config(self, n_layers: int, width: int) -> GateConfig:
+        """The gates for a model.
+
+        Raises:
+            InputError: if controlled layers lie outside the model, or cannot bring the fraction to the target.
+        """
+        config = GateConfig(
+            n_layers, width, self.input, self.kind, self.hidden_width, self.controlled, self.run_bias, self.seed
+        )
+        # With a hair's room, for a target that was computed from the same numbers.
+        if self.target is not None and self.target < config.lowest_fraction - 1e-9:
+            raise InputError(
+                f"A target of {self.target:g} cannot be reached: {len(config.layers)} of {n_layers} layers are controlled, "
+                f"so that {config.lowest_fraction:.3g} runs always; raise the target or control more layers."
+            )
+        return config
+
+    def temperature_at(self, done: float) -> float:
+        """The temperature when a share `done` of the steps, from 0 to 1, is done."""
+        end = self.temperature if self.temperature_end is None else self.temperature_end
+        if self.annealing == "linear":
+            return self.temperature + (end - self.temperature) * done
+        return self.temperature * (end / self.temperature) ** done
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
