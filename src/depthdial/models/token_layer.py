@@ -122,11 +122,10 @@ class _Call:
 
     def some(self, plan: Gathered) -> Any:
         """The layer on the planned tokens, (n_rows, n_taken, width)."""
-        assert plan.rows is not None and plan.columns is not None
         self.slots.plan = plan
         batch = self.hidden.shape[0]
         taken = {name: self._taken(name, value, plan, batch) for name, value in self.arguments.items()}
-        taken[_MASK] = self._mask(plan)
+        taken[_MASK] = None if plan.only_keys else self._mask(plan)  # keys are made before anything is attended to
         return self.stock(_take(self.hidden, plan), **taken)
 
     def untaken(self) -> Any:
@@ -198,13 +197,14 @@ def gathered(chosen: torch.Tensor, *, only_keys: bool = False) -> Gathered | Non
 
     Rows with fewer chosen tokens than the fullest are filled up with others, whose outputs are dropped.
     """
+    if chosen.shape[1] == 1:
+        rows, columns = chosen.nonzero(as_tuple=True)
+        return Gathered(rows, columns[:, None], only_keys=only_keys) if rows.numel() else None
     counts = chosen.sum(1)
     rows = counts.nonzero()[:, 0]
     if rows.numel() == 0:
         return None
     counts = counts.index_select(0, rows)
-    if chosen.shape[1] == 1:
-        return Gathered(rows, torch.zeros_like(rows)[:, None], only_keys=only_keys)
     most = int(counts.max())
     of_rows = chosen.index_select(0, rows)
     # Chosen places first, in order: queries must stay in order for nothing, but a reader of masks is glad of it.

@@ -140,18 +140,20 @@ class _Router:
 
 def _route_layer(layer: Any, index: int) -> None:
     stock = StockLayer(layer.forward)  # a hook of accelerate's, where there is one
-    signature = inspect.signature(type(layer).forward)
-    itself, first = list(signature.parameters)[:2]
+    # Bound by hand: inspect's own binding takes as long as a small layer's whole arithmetic.
+    _, first, *names = inspect.signature(type(layer).forward).parameters
+    is_checked = False
 
     def forward(*args: Any, **kwargs: Any) -> Any:
+        nonlocal is_checked
         now = _PASS.get()
         if now is None:
             raise InputError("The layers of a token view run only inside its own forward: call the view itself.")
-        arguments = dict(signature.bind(layer, *args, **kwargs).arguments)
-        arguments.update(arguments.pop("kwargs", {}))
-        hidden = arguments.pop(first)
-        del arguments[itself]
-        check_arguments(type(layer).__name__, arguments)
+        hidden, *others = args if args else (kwargs.pop(first),)
+        arguments = {**dict(zip(names, others, strict=False)), **kwargs}
+        if not is_checked:
+            check_arguments(type(layer).__name__, arguments)
+            is_checked = True
         return run_layer(stock, index, now, hidden, arguments)
 
     layer.__dict__["forward"] = forward
