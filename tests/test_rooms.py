@@ -32,6 +32,7 @@ class Rule:
 
 
 GROUND = ("errors", "routes", "files", "families", "progress")
+RESULTS = ("measure.results", "measure.stats", "measure.equivalence", "measure.gate_rows")  # rows and numbers, no model
 MEASURING = ("models.*", "measure.*", "choose.*", "choose.search*")
 RULES = {  # from the lowest room to the highest; of several patterns that fit a module, the first counts
     "errors": Rule(()),
@@ -46,7 +47,7 @@ RULES = {  # from the lowest room to the highest; of several patterns that fit a
     "train.*": Rule((*GROUND, *MEASURING, "train.*"), None),
     "generation.*": Rule((*GROUND, *MEASURING, "generation.*"), None),
     "report.*": Rule(
-        (*GROUND, "measure.results", "measure.stats", "choose.oracle", "choose.predictable", "report.*"),
+        (*GROUND, *RESULTS, "choose.oracle", "choose.predictable", "report.*"),
         frozenset({"numpy", "matplotlib", "jinja2", "pyarrow"}),
     ),
     "studies": Rule((*GROUND, *MEASURING, "generation.*", "report.*")),
@@ -252,7 +253,8 @@ def test_the_checker_catches(tmp_path: Path, name: str, text: str, told: str) ->
 
 
 @pytest.mark.parametrize(
-    "room", ["choose.oracle", "choose.predictable", "report.page", "report.tables", "report.routes_plot"]
+    "room",
+    ["choose.oracle", "choose.predictable", "report.page", "report.tables", "report.routes_plot", "report.gates_page"],
 )
 def test_the_upper_rooms_that_read_results_load_no_model_library(room: str) -> None:
     code = f"import sys, depthdial.{room}; print(sorted({{'torch', 'transformers', 'pandas'}} & sys.modules.keys()))"

@@ -112,5 +112,5 @@ def test_damaged_maps_are_named(tmp_path: Path, change: dict[str, Any]) -> None:
 def test_a_map_without_a_field_is_refused() -> None:
     stored = MAP.to_dict()
     del stored["ran"]
-    with pytest.raises(InputError, match=r"lacks a field or is damaged \\('ran'\\)"):
+    with pytest.raises(InputError, match=r"lacks a field or is damaged \('ran'\)"):
         GateMap.from_dict(stored)

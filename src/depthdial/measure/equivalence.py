@@ -63,12 +63,16 @@ class Difference:
             return "not decided by these data"
         return "helps" if self.direction > 0 else "hurts"
 
-    def sentence(self, a: str, b: str, unit: str = "") -> str:
-        """The verdict with its numbers: "the hidden state helps: 1.40 [0.61, 2.19] points over the fixed input"."""
+    def sentence(self, a: str, b: str, unit: str = "", decimals: int = 2) -> str:
+        """The verdict with its numbers: "hidden helps: hidden minus fixed is +1.40 points (95% interval +0.61 to +2.19)"."""
         low, high = self.interval_95.low, self.interval_95.high
         has_interval = not math.isnan(low)
-        interval = f"95% interval {_signed(low)} to {_signed(high)}" if has_interval else "no interval, of one value"
-        told = f"{a} minus {b} is {_signed(self.mean)}{f' {unit}' if unit else ''} ({interval})"
+        interval = (
+            f"95% interval {signed(low, decimals)} to {signed(high, decimals)}"
+            if has_interval
+            else "no interval, of one value"
+        )
+        told = f"{a} minus {b} is {signed(self.mean, decimals)}{f' {unit}' if unit else ''} ({interval})"
         within = "" if self.margin is None else f"±{self.margin:g}{f' {unit}' if unit else ''}"
         if self.is_equivalent:
             though = {1: f"; {a} is better, by less than that", -1: f"; {a} is worse, by less than that", 0: ""}
@@ -105,7 +109,8 @@ class SequenceDifference(Difference):
 
     Attributes:
         effect_size: Cohen's d_z over the sequences.
-        two_way: the same mean with intervals that resample seeds and sequences together: for other seeds too.
+        two_way: the same mean with intervals that resample seeds and sequences together: for other seeds too. Of few seeds
+            a bootstrap makes too little: of 5 their part of the variance is 4/5 of what it should be, with normal tails.
         n_draws, seed: of the bootstraps.
     """
 
@@ -235,6 +240,11 @@ def common_costs(curves: Sequence[Curve], wanted: Sequence[float]) -> list[float
     return [found if abs(found - cost) <= step / 2 else None for found, cost in zip(nearest, wanted, strict=True)]
 
 
+def signed(value: float, decimals: int = 2) -> str:
+    """A difference as text, with its sign."""
+    return f"{value:+.{decimals}f}".replace("-", "−")
+
+
 def _differences(a: object, b: object, n_axes: int, margin: float | None) -> np.ndarray:
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if first.shape != second.shape or first.ndim != n_axes or first.size == 0:
@@ -287,7 +297,3 @@ def _read_at(curve: Curve, costs: Sequence[float] | np.ndarray) -> np.ndarray:
     places, which = np.unique(points[:, 0], return_inverse=True)
     heights = np.bincount(which, weights=points[:, 1]) / np.bincount(which)
     return np.interp(np.asarray(costs, dtype=float), places, heights, left=np.nan, right=np.nan)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")

@@ -101,8 +101,8 @@ class GateMap:
         lengths = {len(found.tokens), len(found.is_prompt), len(found.ran)}
         if len(lengths) > 1 or lengths == {0} or {len(layers) for layers in found.ran} != {found.n_layers}:
             raise InputError(
-                f"The gate map of sequence {found.sequence_id!r} has {len(found.tokens)} tokens and {len(found.ran)} columns, "
-                f"not all of {found.n_layers} layers: run `{_STUDY_VERB}` again."
+                f"The gate map of sequence {found.sequence_id!r} has {len(found.tokens)} tokens and {len(found.ran)} "
+                f"columns, or not {found.n_layers} layers in each: run `{_STUDY_VERB}` again."
             )
         return found
 

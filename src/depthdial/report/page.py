@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from depthdial.files import write_text
-from depthdial.report.folder import ResultFolder, read_folder
+from depthdial.report.folder import read_folder
 from depthdial.report.parts import Picture, Section
 from depthdial.report.sections import build_sections
 from depthdial.report.style import save_figure
@@ -28,9 +28,32 @@ def write_report(folder: Path | str) -> Path:
         InputError: if there are no rows, a file is damaged, or the folder cannot be written.
     """
     files = read_folder(folder)
+    rows = files.sweep if files.sweep is not None else files.similarity
+    about = {name: only_value(rows, name) for name in ("model", "task", "split", "n_layers")}
+    settings = files.settings.get("sweep") or files.settings.get("similarity") or {}
     sections = build_sections(files)
-    pictures = {p.name: _save(p, files.path / "figures") for section in sections for p in section.pictures}
-    return write_text(files.path / "report.html", _page(files, sections, pictures))
+    return write_page(files.path, "page", sections, page_title(about), **about, prompt_depth=settings.get("prompt_depth"))
+
+
+def write_page(folder: Path, template: str, sections: Sequence[Section], title: str, **variables: Any) -> Path:
+    """Save the sections' pictures in `figures/` and put everything into `report.html`.
+
+    Args:
+        template: name of the one in `templates/` whose lead is printed; `variables` are what it needs.
+    """
+    pictures = {p.name: _save(p, folder / "figures") for section in sections for p in section.pictures}
+    page = _environment().get_template(f"{template}.html.jinja")
+    return write_text(folder / "report.html", page.render(title=title, sections=sections, pictures=pictures, **variables))
+
+
+def page_title(about: Mapping[str, str], what: str = "report") -> str:
+    return f"Depthdial {what}: {about['model']}" + (f" on {about['task']}" if about["task"] else "")
+
+
+def only_value(rows: Any, column: str) -> str:
+    """The values of a provenance column, which are one unless rows were put together by hand."""
+    values = rows.column(column).unique().to_pylist() if column in rows.column_names else []
+    return ", ".join(str(value) for value in values if value not in (None, ""))
 
 
 def _save(picture: Picture, folder: Path) -> str:
@@ -40,29 +63,13 @@ def _save(picture: Picture, folder: Path) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.read_bytes()).decode('ascii')}"
 
 
-def _page(files: ResultFolder, sections: Sequence[Section], pictures: dict[str, str]) -> str:
+def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("depthdial.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    rows = files.sweep if files.sweep is not None else files.similarity
-    about = {name: _only(rows, name) for name in ("model", "task", "split")}
-    settings = files.settings.get("sweep") or files.settings.get("similarity") or {}
-    return environment.get_template("page.html.jinja").render(
-        **about,
-        n_layers=_only(rows, "n_layers"),
-        prompt_depth=settings.get("prompt_depth"),
-        sections=sections,
-        pictures=pictures,
-    )
-
-
-def _only(rows: Any, column: str) -> str:
-    """The values of a provenance column, which are one unless rows were put together by hand."""
-    values = rows.column(column).unique().to_pylist() if column in rows.column_names else []
-    return ", ".join(str(value) for value in values if value not in (None, ""))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from depthdial.report.tables import COLUMN_LABELS, cell_parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,3 +55,20 @@ class Section:
     tables: Sequence[Table] = ()
     samples: Sequence[Sample] = ()
     notes: Sequence[str] = ()
+
+
+def as_table(caption: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One of the report's tables, under its column names and with its decimals."""
+    names = list(rows[0]) if rows else []
+    body = [[cell_parts(name, row[name]) for name in names] for row in rows]
+    return Table(caption, [COLUMN_LABELS.get(name, name) for name in names], body)
+
+
+def pairs_table(caption: str, pairs: Sequence[tuple[str, str]]) -> Table:
+    """Settings and their values."""
+    return Table(caption, ["setting", "value"], [[(text, "") for text in pair] for pair in pairs], is_text=True)
+
+
+def file_name(name: str) -> str:
+    """A name that any file system takes."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name.lower())[:60]

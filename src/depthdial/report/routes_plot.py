@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # A random rule is shown by what it draws for this sequence.
 _SHOWN_SEQUENCE = "0"
+Color = tuple[float, float, float]
 _RUN, _SKIPPED = "█", "·"
 
 
@@ -92,9 +93,9 @@ def draw_family(routes: Sequence[AnyRoute], title: str) -> Figure:
         cell_in = min(0.2, 5.8 / max(len(ordered), n_layers))
         figure = new_figure(max(2.4, 1.2 + cell_in * n_layers), max(3.2, 1.0 + cell_in * len(ordered)))
         axes = figure.add_subplot()
-        _cells(axes, grid)
-        _tick_numbers(axes, "x", [len(route) for route in ordered])
-        _tick_numbers(axes, "y", list(range(n_layers)))
+        _unit_cells(axes, grid)
+        tick_numbers(axes, "x", [len(route) for route in ordered])
+        tick_numbers(axes, "y", list(range(n_layers)))
         axes.set_xlabel("cost (layers run)")
         axes.set_ylabel("layer")
         axes.set_title(title)
@@ -109,9 +110,9 @@ def draw_routes(bars: Sequence[RouteBar], title: str) -> Figure:
     with figure_style():
         figure = new_figure(1.1 + 0.21 * len(bars))
         axes = figure.add_subplot()
-        _cells(axes, grid.T)
+        _unit_cells(axes, grid.T)
         axes.invert_yaxis()
-        _tick_numbers(axes, "x", list(range(n_layers)))
+        tick_numbers(axes, "x", list(range(n_layers)))
         axes.set_yticks(range(len(bars)), [shortened(bar.name) for bar in bars])
         counts = axes.secondary_yaxis("right")
         counts.set_yticks(range(len(bars)), [f"{bar.cost_layers:g}" for bar in bars])
@@ -124,25 +125,29 @@ def draw_routes(bars: Sequence[RouteBar], title: str) -> Figure:
     return figure
 
 
-def _cells(axes: Axes, grid: np.ndarray) -> None:
-    """Cell (x, y) filled by `grid[x, y]`, from skipped (pale) to run (dark)."""
+def fill_cells(axes: Axes, grid: np.ndarray, edges: np.ndarray, color_of: Callable[[float], Color]) -> None:
+    """Fill cell (x, y) by `grid[x, y]`, whose 0 is a skipped layer and stays pale; ticks of layers are the caller's.
+
+    Args:
+        grid: (n_across, n_up); `edges`: (n_across + 1,) where columns begin and end.
+    """
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    n_across, n_up = grid.shape
+    n_up = grid.shape[1]
     patches, colors = [], []
-    for x in range(n_across):
+    for column, left, right in zip(grid.tolist(), edges[:-1], edges[1:], strict=True):
         y = 0
-        for share, run in groupby(grid[x].tolist()):  # one rectangle for equal neighbours keeps the file small
+        for share, run in groupby(column):  # one rectangle for equal neighbours keeps the file small
             length = len(list(run))
             if share > 0:
-                patches.append(Rectangle((x - 0.5, y - 0.5), 1, length))
-                colors.append(_shade(share))
+                patches.append(Rectangle((left, y - 0.5), right - left, length))
+                colors.append(color_of(share))
             y += length
     axes.set_facecolor(SKIPPED)
     axes.add_collection(PatchCollection(patches, facecolors=colors, edgecolors="none", zorder=1))
-    axes.set(xlim=(-0.5, n_across - 0.5), ylim=(-0.5, n_up - 0.5))
-    axes.set_xticks(np.arange(n_across + 1) - 0.5, minor=True)
+    axes.set(xlim=(edges[0], edges[-1]), ylim=(-0.5, n_up - 0.5))
+    axes.set_xticks(edges, minor=True)
     axes.set_yticks(np.arange(n_up + 1) - 0.5, minor=True)
     axes.set_axisbelow(False)  # the white lines between cells lie on them
     axes.grid(False, which="major")
@@ -151,7 +156,11 @@ def _cells(axes: Axes, grid: np.ndarray) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _shade(share: float) -> tuple[float, float, float]:
+def _unit_cells(axes: Axes, grid: np.ndarray) -> None:
+    fill_cells(axes, grid, np.arange(len(grid) + 1) - 0.5, _shade)
+
+
+def _shade(share: float) -> Color:
     from matplotlib.colors import to_rgb
 
     pale, dark = to_rgb(SKIPPED), to_rgb(BLUE)
@@ -159,9 +168,9 @@ def _shade(share: float) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _tick_numbers(axes: Axes, which: str, numbers: Sequence[int]) -> None:
+def tick_numbers(axes: Axes, which: str, numbers: Sequence[int], most: int = 16) -> None:
     """Number every cell where there is room, else every 2nd, 5th, 10th .. number."""
-    every = next(step for step in (1, 2, 5, 10, 20, 50, 10**6) if len(numbers) / step <= 16)
+    every = next(step for step in (1, 2, 5, 10, 20, 50, 10**6) if len(numbers) / step <= most)
     places = [i for i, number in enumerate(numbers) if number % every == 0]
     set_ticks = axes.set_xticks if which == "x" else axes.set_yticks
     set_ticks(places, [str(numbers[i]) for i in places])

@@ -11,7 +11,7 @@ from depthdial.measure.results import count_samples
 from depthdial.report import tables
 from depthdial.report.folder import ResultFolder
 from depthdial.report.oracle_plot import METRIC_NAMES, draw_oracle
-from depthdial.report.parts import Picture, Sample, Section, Table
+from depthdial.report.parts import Picture, Sample, Section, as_table, file_name, pairs_table
 from depthdial.report.predictable_plot import draw_predictable, shown_budget
 from depthdial.report.routes_plot import RouteBar, draw_routes
 from depthdial.report.search_plot import draw_importance, draw_search
@@ -87,7 +87,7 @@ def _headline(contents: Contents) -> Section:
         )
     sampled = f", {contents.n_samples} sampled answers to each" if contents.n_samples else ""
     caption = f"Sequences: {contents.routes[0].n_sequences}{sampled}. Means over them, with 95% intervals in brackets"
-    return Section(anchor, title, tables=[_as_table(caption, table)], notes=notes)
+    return Section(anchor, title, tables=[as_table(caption, table)], notes=notes)
 
 
 def _metric_text(contents: Contents) -> str:
@@ -127,8 +127,8 @@ def _oracle(contents: Contents) -> Section:
         )
         if curve.matches_full_at is not None:
             alt += f"The oracle is as good as the full model at {tables.cell_text('budget', rows[0]['budget'])}."
-        pictures.append(Picture(f"oracle-{_file_name(name)}", draw_oracle(curve), caption, alt))
-        held.append(_as_table(f"Oracle by {name}: budgets and what it is held against", rows))
+        pictures.append(Picture(f"oracle-{file_name(name)}", draw_oracle(curve), caption, alt))
+        held.append(as_table(f"Oracle by {name}: budgets and what it is held against", rows))
     told = (
         f"Scores are means over {contents.n_samples} sampled answers, and this oracle is judged by the answers that it "
         "chose on: it overstates. The next section takes the luck out."
@@ -159,8 +159,8 @@ def _predictable(contents: Contents) -> Section:
         )
         rows = tables.predictable_table(curve)
         alt = "Two panels: quality of the predictable and the paper's oracle by budget; the two bounds by number of samples."
-        pictures.append(Picture(f"predictable-{_file_name(name)}", draw_predictable(curve), caption, alt))
-        held.append(_as_table(f"Predictable oracle by {name}, and what it is held against", rows))
+        pictures.append(Picture(f"predictable-{file_name(name)}", draw_predictable(curve), caption, alt))
+        held.append(as_table(f"Predictable oracle by {name}, and what it is held against", rows))
     return Section(anchor, title, pictures=pictures, tables=held)
 
 
@@ -206,7 +206,7 @@ def _similarity(contents: Contents) -> Section:
         "Two panels, KL divergence on a log scale and greedy agreement against cost, one line for each family.",
     )
     table = tables.similarity_table(contents.files.similarity, tables.SIMILARITY_COSTS)
-    held = [_as_table("At 75%, 50% and 25% of the layers (the nearest measured cost), with 95% intervals", table)]
+    held = [as_table("At 75%, 50% and 25% of the layers (the nearest measured cost), with 95% intervals", table)]
     return Section(anchor, title, pictures=[states, predictions], tables=held if table else [])
 
 
@@ -278,7 +278,7 @@ def _importance(contents: Contents) -> Section:
             f"KL rises from {kl[0]:.3g} with {family.n_layers - 1} layers to {kl[-1]:.3g} with {family.n_layers - len(kl)}."
         )
         pictures.append(Picture("search", draw_search(made_by, family.n_layers, measured), caption, alt))
-    table = _as_table("Layer by layer", tables.importance_table(made_by))
+    table = as_table("Layer by layer", tables.importance_table(made_by))
     return Section(anchor, title, pictures=pictures, tables=[table])
 
 
@@ -342,24 +342,10 @@ def _provenance(contents: Contents) -> Section:
         intervals += [("intervals of the oracle", how if curve.n_bootstrap else "none")]
         intervals += [("shuffles for the shuffled oracle", str(curve.n_permutations))]
     rows = files.sweep if files.sweep is not None else files.similarity
-    held = [_pairs("Provenance of the rows", [*tables.provenance_table(rows), *counts, *intervals])]
+    held = [pairs_table("Provenance of the rows", [*tables.provenance_table(rows), *counts, *intervals])]
     named: dict[str, Mapping[str, Any]] = dict(files.settings)
     if files.family is not None and files.family.made_by:
         made_by = files.family.made_by
         named["search"] = {k: v for k, v in made_by.items() if k not in ("drop_order", "kl", "importance")}
-    held += [_pairs(f"Settings: {name}", tables.settings_table(settings)) for name, settings in named.items()]
+    held += [pairs_table(f"Settings: {name}", tables.settings_table(settings)) for name, settings in named.items()]
     return Section("provenance", "Settings and provenance", tables=held)
-
-
-def _as_table(caption: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    names = list(rows[0]) if rows else []
-    body = [[tables.cell_parts(name, row[name]) for name in names] for row in rows]
-    return Table(caption, [tables.COLUMN_LABELS.get(name, name) for name in names], body)
-
-
-def _pairs(caption: str, pairs: Sequence[tuple[str, str]]) -> Table:
-    return Table(caption, ["setting", "value"], [[(text, "") for text in pair] for pair in pairs], is_text=True)
-
-
-def _file_name(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name.lower())[:60]

@@ -47,10 +47,37 @@ COLUMN_LABELS = {
     "kl_alone": "KL when it alone is dropped, nats",
     "dropped": "dropped in round",
     "kl_then": "KL after that round, nats",
+    "controller": "controller",
+    "target": "target",
+    "mode": "mode",
+    "seeds": "seeds",
+    "sequences": "sequences",
+    "flops_percent": "FLOPs, %",
+    "flops_head_percent": "FLOPs with head, %",
+    "rouge_l_points": "ROUGE-L, points",
+    "step_percent": "measured s per step, %",
+    "cost_a": "cost of the first, %",
+    "cost_b": "cost of the second, %",
+    "difference": "difference, over seeds",
+    "over_sequences": "over sequences",
+    "two_way": "over both",
+    "effect_size": "d_z over seeds",
+    "p_above": "p, above −margin",
+    "p_below": "p, below +margin",
+    "verdict": "verdict, over seeds",
+    "verdict_sequences": "verdict, over sequences",
+    "verdict_two_way": "verdict, over both",
+    "equal_cost": "equal cost, %",
+    "at_equal_cost": "difference at equal cost",
+    "verdict_equal_cost": "verdict at equal cost",
 }
 SIMILARITY_COSTS = (0.75, 0.5, 0.25)
 _HALF_LAYER = 0.5
-_DECIMALS = {"cost_percent": 1, "step_ms": 2, "layers": 2, "budget": 2}
+_DECIMALS = {
+    **dict.fromkeys(("cost_percent", "flops_percent", "flops_head_percent", "step_percent"), 1),
+    **dict.fromkeys(("cost_a", "cost_b", "equal_cost"), 1),
+    **dict.fromkeys(("step_ms", "layers", "budget", "rouge_l_points", "effect_size"), 2),
+}
 # Up to so many routes are listed one by one, more only at SIMILARITY_COSTS.
 _LISTED_ROUTES = 12
 
@@ -87,7 +114,7 @@ def headline(
     honest = (predictable or {}).get(metric or "")
     if honest is not None and metric is not None:
         table += [{**dict.fromkeys(table[0]), **cells} for cells in _predictable_cells(honest, metric)]
-    return _without_empty_columns(table, keep=("route", "layers", "cost_percent"))
+    return without_empty_columns(table, keep=("route", "layers", "cost_percent"))
 
 
 def headline_curve(curves: OracleCurve | Mapping[str, OracleCurve] | None, metric: str | None) -> OracleCurve | None:
@@ -118,7 +145,7 @@ def similarity_table(rows: Any, costs: Sequence[float] | None = None) -> list[Ce
         for column in ("cosine_final", "cosine_pre_norm", "cosine_intermediate", "kl", "agreement"):
             cells[column] = route.interval(column)
         table.append(cells)
-    return _without_empty_columns(table, keep=("route", "layers", "cost_percent"))
+    return without_empty_columns(table, keep=("route", "layers", "cost_percent"))
 
 
 def oracle_table(curve: OracleCurve) -> list[Cells]:
@@ -136,7 +163,7 @@ def oracle_table(curve: OracleCurve) -> list[Cells]:
                 **{name: row[name] for name in ("best_fixed_value", "mixture", "random", "permuted", "full")},
             }
         )
-    return _without_empty_columns(table, keep=("point", "budget", "oracle"))
+    return without_empty_columns(table, keep=("point", "budget", "oracle"))
 
 
 def predictable_table(curve: PredictableCurve) -> list[Cells]:
@@ -152,7 +179,7 @@ def predictable_table(curve: PredictableCurve) -> list[Cells]:
                 **{name: row[name] for name in ("plug_in", "plug_in_all", "permuted", "random", "mixture", "full")},
             }
         )
-    return _without_empty_columns(table, keep=("point", "budget", "predictable"))
+    return without_empty_columns(table, keep=("point", "budget", "predictable"))
 
 
 def importance_table(made_by: Mapping[str, Any]) -> list[Cells]:
@@ -217,6 +244,8 @@ def cell_parts(column: str, value: Any) -> tuple[str, str]:
 def _number(column: str, value: float) -> str:
     if column == "budget" and value and not 1 <= abs(value) < 10_000:
         return f"{value:.4g}"  # of FLOPs or seconds, two decimals are far too many or too few
+    if column in ("p_above", "p_below") and value < 0.001:
+        return "< 0.001"
     return f"{value:.{_DECIMALS.get(column, 3)}f}"
 
 
@@ -293,7 +322,8 @@ def _near(routes: Sequence[RouteRows], costs: Sequence[float]) -> list[RouteRows
     return found
 
 
-def _without_empty_columns(table: list[Cells], keep: Sequence[str]) -> list[Cells]:
+def without_empty_columns(table: list[Cells], keep: Sequence[str]) -> list[Cells]:
+    """A table without the columns in which no row has anything, but for those to `keep`."""
     columns = [name for name in (table[0] if table else ()) if name in keep or any(row[name] is not None for row in table)]
     return [{name: row[name] for name in columns} for row in table]
 

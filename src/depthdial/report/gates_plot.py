@@ -1,0 +1,238 @@
+"""Cost against quality of per-token controllers (arXiv 2410.20022, Figure 1b), and differences against their margin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from depthdial.errors import InputError
+from depthdial.measure.stats import Interval
+from depthdial.report.gates_summary import GateCell, gather_gates
+from depthdial.report.style import (
+    BLACK,
+    BLUE,
+    GRAY,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    Look,
+    figure_style,
+    headed,
+    new_figure,
+    save_figure,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+METRICS = {"rouge_l": "ROUGE-L (points)", "nll": "NLL (nats per token)", "agreement": "greedy agreement"}
+MODE_TITLES = {
+    "sampled": "Sampled: each gate draws its decision",
+    "argmax": "Argmax: each gate takes the likelier one",
+    "none": "Controllers without chance",
+}
+_OLIVE = "#8a8a00"  # the palette's yellow is too pale for a line
+_LOOKS = {
+    "hidden": Look("gates: hidden state", BLUE, "o", "-"),
+    "fixed": Look("gates: fixed input", VERMILION, "s", "--"),
+    "position": Look("gates: position", GREEN, "^", "-."),
+    "embedding": Look("gates: embedding", PURPLE, "v", ":"),
+    "embedding+position": Look("gates: embedding + position", ORANGE, "D", (0, (6, 1, 1, 1))),
+    "bernoulli": Look("Bernoulli at the gates' rates", SKY, "X", (0, (3, 1))),
+    "static": Look("static route", BLACK, "d", (0, (1, 1))),
+    "margin": Look("exit by softmax margin", GRAY, "<", (0, (5, 2))),
+    "saturation": Look("exit by saturation", _OLIVE, ">", (0, (3, 1, 1, 1))),
+    "full": Look("full model", BLACK, "*", "none"),
+}
+_COMPARED = ("hidden", "fixed")  # the two of the paper's question: with bands, above the others
+
+
+def plot_gates(rows: Any, path: Path | str) -> Path:
+    """Draw the cost-performance curves of a gates study's rows and save them (.png, .svg, .pdf).
+
+    Raises:
+        InputError: if the rows are no gates study's or hold no metric, or the file cannot be written.
+    """
+    return save_figure(draw_gates(gather_gates(rows)), Path(path))
+
+
+def draw_gates(cells: Sequence[GateCell]) -> Figure:
+    """A row of panels for each metric, a column for each mode; controllers without a mode stand in every column.
+
+    Points are means over seeds with 95% intervals over them, or over sequences where there is one seed.
+    """
+    modes = [mode for mode in ("sampled", "argmax") if any(cell.mode == mode for cell in cells)] or ["none"]
+    metrics = [name for name in METRICS if any(cell.interval(name) is not None for cell in cells)]
+    if not metrics:
+        raise InputError(f"The rows hold none of {', '.join(METRICS)}: measure one of them first.")
+    with figure_style():
+        figure = new_figure(1.3 + 2.15 * len(metrics))
+        panels = figure.subplots(len(metrics), len(modes), sharex=True, sharey="row", squeeze=False)
+        for down, metric in enumerate(metrics):
+            for across, mode in enumerate(modes):
+                _panel(panels[down, across], [cell for cell in cells if cell.mode in (mode, "none")], metric)
+            panels[down, 0].set_ylabel(METRICS[metric])
+            _fit_heights(panels[down, 0], cells, metric)
+        for across, mode in enumerate(modes):
+            panels[0, across].set_title(MODE_TITLES[mode])
+            panels[-1, across].set_xlabel(f"mean layers run per response token (% of {cells[0].n_layers})")
+        _legend(figure, {cell.controller for cell in cells})
+    return figure
+
+
+def draw_inputs(cells: Sequence[GateCell], target: float) -> Figure:
+    """All controllers at one target, a row each: the metrics side by side, sampled (filled) and argmax (hollow).
+
+    Where several inputs were trained at one target only, their points cover each other on the curves.
+    """
+    at_target = [cell for cell in cells if cell.target == target]
+    controllers = [name for name in _LOOKS if any(cell.controller == name for cell in at_target)]
+    metrics = [name for name in METRICS if any(cell.interval(name) is not None for cell in at_target)]
+    with figure_style():
+        figure = new_figure(1.35 + 0.3 * len(controllers))
+        panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+        for axes, metric in zip(panels, metrics, strict=True):
+            for cell in at_target:
+                _dot(axes, cell, metric, controllers.index(cell.controller))
+            axes.set_xlabel(METRICS[metric])
+            axes.grid(False, axis="y")
+        panels[0].set_yticks(range(len(controllers)), [_LOOKS[name].label for name in controllers])
+        panels[0].set_ylim(len(controllers) - 0.5, -0.5)
+        headed(figure, f"All controllers at a target of {100 * target:g}% of the layers: means with 95% intervals")
+        _mode_key(figure, {cell.mode for cell in at_target})
+    return figure
+
+
+def most_compared_target(cells: Sequence[GateCell]) -> float | None:
+    """The target with the most controllers, of several the lowest; None without any."""
+    targets = sorted({cell.target for cell in cells if cell.target is not None})
+    return max(targets, key=lambda t: len({c.controller for c in cells if c.target == t}), default=None)
+
+
+def draw_differences(table: Sequence[dict[str, Any]], a: str, b: str, metric: str, margin: float | None = None) -> Figure:
+    """`gates_tables.differences_table` as a picture: each difference with its intervals, before the margin's band."""
+    kinds = (
+        ("difference", "over seeds (t)", BLUE, "o"),
+        ("over_sequences", "over sequences (bootstrap)", VERMILION, "s"),
+        ("two_way", "over both (bootstrap)", GREEN, "^"),
+        ("at_equal_cost", "over seeds, at equal cost (t)", PURPLE, "D"),
+    )
+    shown = [kind for kind in kinds if any(isinstance(row.get(kind[0]), Interval) for row in table)]
+    with figure_style():
+        figure = new_figure(1.5 + (0.12 + 0.11 * len(shown)) * len(table))
+        axes = figure.add_subplot()
+        if margin is not None:
+            axes.axvspan(-margin, margin, color="#e8e8e8", linewidth=0, zorder=0, label=f"within the margin, ±{margin:g}")
+        axes.axvline(0, color=BLACK, linewidth=0.8, zorder=1)
+        for at, (name, label, color, marker) in enumerate(shown):
+            places = np.arange(len(table)) + 0.76 * ((at + 0.5) / len(shown) - 0.5)
+            found = [(place, row[name]) for place, row in zip(places, table, strict=True) if isinstance(row[name], Interval)]
+            heights = [place for place, _ in found]
+            means = np.array([interval.mean for _, interval in found])
+            reach = np.array([[i.mean - i.low, i.high - i.mean] for _, i in found]).T
+            style: dict[str, Any] = {"fmt": marker, "color": color, "markersize": 4, "elinewidth": 1.2, "label": label}
+            axes.errorbar(means, heights, xerr=np.nan_to_num(np.maximum(reach, 0)), **style)
+        axes.set_yticks(range(len(table)), [f"{row['mode']}, {row['target']}" for row in table])
+        axes.set_ylim(len(table) - 0.5, -0.5)
+        axes.grid(False, axis="y")
+        for edge in np.arange(1, len(table)) - 0.5:
+            axes.axhline(edge, color="#dddddd", linewidth=0.6)
+        axes.set_xlabel(f"{a} minus {b}: {METRICS[metric]}, with 95% intervals")
+        beside = ", and the margin of equivalence" if margin is not None else ""
+        headed(figure, f"{a.capitalize()} against {b}: differences by mode and target{beside}")
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _panel(axes: Axes, cells: Sequence[GateCell], metric: str) -> None:
+    for controller in [name for name in _LOOKS if any(cell.controller == name for cell in cells)]:
+        found = [(100 * c.cost, c.interval(metric)) for c in cells if c.controller == controller]
+        points = sorted((cost, interval) for cost, interval in found if interval is not None and np.isfinite(cost))
+        if points:
+            _series(axes, controller, points)
+
+
+def _series(axes: Axes, controller: str, points: Sequence[tuple[float, Interval]]) -> None:
+    look, is_compared = _LOOKS[controller], controller in _COMPARED
+    costs, means = np.array([cost for cost, _ in points]), np.array([interval.mean for _, interval in points])
+    low, high = (np.array([getattr(interval, end) for _, interval in points]) for end in ("low", "high"))
+    # A lone point may lie on the lines of the two compared, and is smaller than their marks.
+    order = 6 if len(points) == 1 else 5 if is_compared else 3
+    if is_compared and len(points) > 1:
+        axes.fill_between(costs, low, high, color=look.color, alpha=0.18, linewidth=0, zorder=2)
+    else:
+        reach = np.nan_to_num(np.maximum([means - low, high - means], 0))
+        style: dict[str, Any] = {"fmt": "none", "ecolor": look.color, "elinewidth": 0.9, "alpha": 0.6, "zorder": order - 1}
+        axes.errorbar(costs, means, yerr=reach, **style)
+    edge = {"markeredgecolor": BLACK, "markeredgewidth": 0.4}
+    width, size = (1.9, 5) if is_compared else (1.1, 10 if controller == "full" else 4)
+    axes.plot(
+        *(costs, means),
+        color=look.color,
+        marker=look.marker,
+        linestyle=look.line,
+        linewidth=width,
+        markersize=size,
+        zorder=order,
+        **edge,
+    )
+
+
+_DODGE = {"sampled": -0.15, "argmax": 0.15, "none": 0.0}
+
+
+def _dot(axes: Axes, cell: GateCell, metric: str, row: int) -> None:
+    interval = cell.interval(metric)
+    if interval is None:
+        return
+    look, height = _LOOKS[cell.controller], row + _DODGE[cell.mode]
+    filling = "white" if cell.mode == "argmax" else look.color
+    reach = np.nan_to_num(np.maximum([[interval.mean - interval.low], [interval.high - interval.mean]], 0))
+    axes.errorbar(interval.mean, height, xerr=reach, fmt="none", ecolor=look.color, elinewidth=1.1)
+    style: dict[str, Any] = {"markerfacecolor": filling, "markeredgecolor": look.color, "markersize": 5}
+    axes.plot(interval.mean, height, marker=look.marker, **style)
+
+
+def _mode_key(figure: Figure, modes: set[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    fillings = {"sampled": GRAY, "argmax": "white", "none": BLACK}
+    labels = {"sampled": "sampled", "argmax": "argmax", "none": "no chance (interval over sequences)"}
+    handles = [
+        Line2D([], [], marker="o", linestyle="none", color=GRAY, markerfacecolor=fillings[mode], label=labels[mode])
+        for mode in labels
+        if mode in modes
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+
+
+def _fit_heights(axes: Axes, cells: Sequence[GateCell], metric: str) -> None:
+    """Heights by the means and the intervals over seeds: those over sequences are far wider and would flatten the curves."""
+    heights: list[float] = []
+    for cell in cells:
+        interval = cell.interval(metric)
+        if interval is not None:
+            heights += [interval.mean, *((interval.low, interval.high) if len(cell.seeds) > 1 else ())]
+    finite = np.array(heights)[np.isfinite(heights)]
+    room = 0.08 * (finite.max() - finite.min()) or 0.05 * abs(finite.max()) or 0.05
+    axes.set_ylim(finite.min() - room, finite.max() + room)
+
+
+def _legend(figure: Figure, controllers: set[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=look.color, marker=look.marker, linestyle=look.line, label=look.label, markeredgecolor=BLACK)
+        for name, look in _LOOKS.items()
+        if name in controllers
+    ]
+    for handle in handles:
+        handle.set(markeredgewidth=0.4, linewidth=1.4, markersize=5)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=3)
