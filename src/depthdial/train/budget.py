@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+# What one step may add to a dual variable.
+_MOST_NATS = 1.0
+
 
 @dataclass
 class Price:
@@ -37,8 +40,10 @@ class Budget:
     """A dual variable: the price that brings the fraction to a target and holds it there (augmented Lagrangian).
 
     The loss gets dual x (fraction - goal) + stiffness / 2 x (fraction - goal)^2, and after every optimizer step the dual
-    moves by gain x (fraction - goal); it may turn negative. The goal comes down to the target from where the gates start,
-    since a price that has run away in the first steps has to be brought back.
+    moves by gain x (fraction - goal), in nats; it may turn negative. The square holds the fraction near the goal from the
+    first step on, and the dual takes away what is left of the distance. What keeps the dual from running away while gates
+    are still on their way: the goal comes down to the target from where they start, and a step moves it by no more than one
+    nat.
 
     Attributes:
         target: of the fraction of all layers.
@@ -50,8 +55,8 @@ class Budget:
     target: float
     start: float
     ramp_steps: int
-    gain: float = 3.0
-    stiffness: float = 30.0
+    gain: float = 50.0
+    stiffness: float = 1000.0
     dual: float = 0.0
     steps: int = 0
 
@@ -66,7 +71,7 @@ class Budget:
         return self.dual * excess + 0.5 * self.stiffness * excess.square()
 
     def update(self, fraction: float) -> None:
-        self.dual += self.gain * (fraction - self.goal)
+        self.dual += max(-_MOST_NATS, min(_MOST_NATS, self.gain * (fraction - self.goal)))
         self.steps += 1
 
     @property

@@ -32,7 +32,8 @@ class GateSettings:
         temperature_end: what it is brought to at the last step; None leaves it.
         annealing: `exponential` (by equal factors) or `linear`.
         backbone: what trains with the gates: an adapter (`lora`), all weights (`full`) or nothing (`frozen`).
-        gate_learning_rate: of the gates, held after the warm-up: about half of what one step may add to log-odds.
+        gate_learning_rate: of the gates: about half of what one step may add to log-odds. Held from the warm-up to the end
+            of the ramp, then brought down to a fifth.
         ramp: share of the steps over which a target comes down from where the gates start.
         key_values: what a token leaves in the cache of a layer that it skips: `project`, `drop` or `copy`.
         rank, learning_rate, .., seed: those of the backbone and of the run: see `FinetuneSettings`.
@@ -52,7 +53,7 @@ class GateSettings:
     temperature_end: float | None = None
     annealing: Annealing = "exponential"
     backbone: Backbone = "lora"
-    gate_learning_rate: float = 0.1
+    gate_learning_rate: float = 0.2
     ramp: float = 0.4
     key_values: KeyValues = "project"
     prompt_depth: str = "full"

@@ -19,9 +19,12 @@ from depthdial.train.schedule import Schedule
 from depthdial.train.trainer import BATCH_TENSORS, CarefulTrainer, ScheduledPasses, part_of
 
 PRICE_FILE = "price.json"
-# For the gates. With Adam's usual momentum a fraction runs past its goal for ten steps; and their gradients are small, for
-# they take means.
-_ADAM: dict[str, Any] = {"betas": (0.5, 0.99), "eps": 1e-12}
+# For the gates: with Adam's usual momentum a fraction runs past its goal for ten steps.
+_ADAM: dict[str, Any] = {"betas": (0.5, 0.99), "eps": 1e-18}
+# A power of two by which the gates' gradients are scaled, so that clipping by the norm of all gradients leaves the backbone
+# what it would have without them; Adam takes no notice.
+_SCALE = 2.0**-10
+_LOWEST_RATE = 0.2
 # Rates in the record are means over so many last steps.
 _LAST_STEPS = 10
 
@@ -54,6 +57,8 @@ class GateTrainer(CarefulTrainer):
         self._rates: list[torch.Tensor] = []
         super().__init__(gated, teacher, ScheduledPasses(schedule.passes, rows, pad_token_id), args)
         self.add_callback(_StepEnd(self))
+        for parameter in gated.gates.parameters():
+            parameter.register_hook(lambda gradient: gradient * _SCALE)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -118,12 +123,13 @@ class GateTrainer(CarefulTrainer):
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's schedule for the backbone; the gates keep their rate, without which a budget cannot be held."""
+        """Trainer's schedule for the backbone, and the gates' own for the gates."""
         scheduler = super().create_scheduler(num_training_steps, *args, **kwargs)
         factors = getattr(scheduler, "lr_lambdas", None)
         if factors:
             warmup = self.args.get_warmup_steps(num_training_steps)
-            factors[-1] = lambda step: min(1.0, (step + 1) / (warmup + 1))
+            held = self.settings.ramp * num_training_steps
+            factors[-1] = lambda step: rate_factor(step, num_training_steps, warmup, held)
         return scheduler
 
     def write(self, folder: Path, state_dict: dict[str, Any] | None) -> None:
@@ -147,6 +153,15 @@ class GateTrainer(CarefulTrainer):
 
     def _note(self, name: str, value: float) -> None:
         self._seen.setdefault(name, []).append(value)
+
+
+def rate_factor(step: int, n_steps: int, warmup: float, held: float) -> float:
+    """The gates' learning rate at a step, as a share of its peak: held while the goal comes down, then falling to a fifth.
+
+    Never to nothing, as the backbone's does: without a rate a budget cannot be held.
+    """
+    left = (n_steps - max(step, held)) / max(1.0, n_steps - held)
+    return min(1.0, (step + 1) / (warmup + 1)) * (_LOWEST_RATE + (1 - _LOWEST_RATE) * min(1.0, max(0.0, left)))
 
 
 class _StepEnd(TrainerCallback):
