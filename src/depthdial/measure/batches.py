@@ -12,6 +12,7 @@ from depthdial.measure.tasks import EncodedExample
 from depthdial.models.architectures import count_layers, unwrap
 from depthdial.models.decode import GREEDY, Decoded, DecodingPolicy, decode, eos_ids
 from depthdial.models.prompt import Prefill, left_padded, prefill
+from depthdial.models.token_depth import Depth
 from depthdial.routes import Route
 
 # KL and agreement are taken on at most this many tokens of the full model's own greedy answer.
@@ -70,7 +71,7 @@ class Runner:
 
     def decode(
         self,
-        route: Route,
+        route: Depth,
         prefilled: Prefill,
         max_new_tokens: int,
         policy: DecodingPolicy = GREEDY,

@@ -15,6 +15,7 @@ import torch
 
 from depthdial.models.architectures import accepts, decoder_stack
 from depthdial.models.prompt import Prefill, positions
+from depthdial.models.token_depth import Depth, continuing
 from depthdial.models.view import quiet_view
 from depthdial.routes import Route
 
@@ -65,7 +66,7 @@ class Predictions:
         return kl.clamp(min=0).mean().item(), (self.greedy == logits.argmax(-1)).float().mean().item()
 
 
-def forced_logits(model: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def forced_logits(model: Any, route: Depth, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Logits that predict each of `tokens`, (n_sequences, n_tokens) and right-padded by `mask`, behind prefilled prompts.
 
     Returns:
@@ -78,13 +79,14 @@ def forced_logits(model: Any, route: Route, prefilled: Prefill, tokens: torch.Te
     return torch.cat([prefilled.logits.to(logits), logits], dim=1)
 
 
-def continued_logits(model: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def continued_logits(model: Any, route: Depth, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The same without those of the first token, (n_sequences, n_tokens - 1, vocabulary): what the route itself computes.
 
     Differentiable where gradients are enabled; there must be two tokens or more.
     """
     # The last token predicts nothing that is asked for.
-    return _run(quiet_view(model, route), route, prefilled, tokens[:, :-1], mask[:, :-1]).logits
+    runner, cache = continuing(model, route, prefilled)
+    return _run(runner, cache, prefilled, tokens[:, :-1], mask[:, :-1]).logits
 
 
 def forced_states(model: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor) -> HiddenStates:
@@ -95,16 +97,16 @@ def forced_states(model: Any, route: Route, prefilled: Prefill, tokens: torch.Te
     decoder_stack(runner).layers[-1].register_forward_hook(lambda _, __, output: last_layer.append(_tensor(output)))
     few_logits = {"logits_to_keep": 1} if accepts(runner, "logits_to_keep") else {}
     with torch.no_grad():
-        output = _run(runner, route, prefilled, tokens, mask, output_hidden_states=True, **few_logits)
+        output = _run(runner, prefilled.cache_for(route), prefilled, tokens, mask, output_hidden_states=True, **few_logits)
     return HiddenStates((*output.hidden_states[:-1], last_layer[0]), output.hidden_states[-1])
 
 
-def _run(runner: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor, **options: Any) -> Any:
+def _run(runner: Any, cache: Any, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor, **options: Any) -> Any:
     attention_mask = torch.cat([prefilled.attention_mask, mask], dim=1)
     inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": attention_mask}
     if accepts(runner, "position_ids"):
         inputs["position_ids"] = positions(attention_mask, n_last=tokens.shape[1])
-    return runner(**inputs, past_key_values=prefilled.cache_for(route), use_cache=True, **options)
+    return runner(**inputs, past_key_values=cache, use_cache=True, **options)
 
 
 def right_padded(rows: Sequence[Sequence[int]], pad_token_id: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:

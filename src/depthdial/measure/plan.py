@@ -15,9 +15,13 @@ from depthdial.measure.templates import resolve_template
 from depthdial.models.adapter import adapter_card
 from depthdial.models.architectures import unwrap
 from depthdial.models.prompt import PROMPT_DEPTHS, PromptDepth
+from depthdial.models.token_depth import Depth, TokenDepth
 from depthdial.models.untouched import has_adapters_on
 from depthdial.models.weights import weights_hash
 from depthdial.routes import AnyRoute, Route, require_depth
+
+# What a measurement may run at: one route, a rule that draws one a sequence, or a policy that decides by token.
+AnyDepth = AnyRoute | TokenDepth
 
 
 @dataclass(frozen=True)
@@ -53,17 +57,17 @@ class Plan:
 
     Attributes:
         examples: encoded sequences in the task's order.
-        routes: routes and random rules without repetition, in the order given.
+        routes: routes, random rules and token-wise depths without repetition, in the order given.
         run: the settings, by which rows of different runs are kept apart.
     """
 
     runner: Runner
     examples: tuple[EncodedExample, ...]
-    routes: tuple[AnyRoute, ...]
+    routes: tuple[AnyDepth, ...]
     prompt_depth: PromptDepth
     run: RunSettings
 
-    def unit(self, batch: Sequence[EncodedExample], route: AnyRoute) -> str:
+    def unit(self, batch: Sequence[EncodedExample], route: AnyDepth) -> str:
         """The name of the rows of one batch on one route."""
         # The layers are in the key: a route file may call other layers by the same name tomorrow.
         return unit_name([example.id for example in batch], f"{route.name} {route}")
@@ -73,7 +77,7 @@ class Plan:
         batches = list(batches)
         return [self.unit(batch, route) for route in self.routes for batch in batches]
 
-    def missing(self, store: UnitStore, batch: Sequence[EncodedExample]) -> list[AnyRoute]:
+    def missing(self, store: UnitStore, batch: Sequence[EncodedExample]) -> list[AnyDepth]:
         """The routes that a batch has yet to run."""
         return [route for route in self.routes if not store.has(self.unit(batch, route))]
 
@@ -82,7 +86,7 @@ def make_plan(
     model: Any,
     tokenizer: Any,
     task: Task,
-    routes: Iterable[AnyRoute | str],
+    routes: Iterable[AnyDepth | str],
     *,
     prompt_depth: str,
     identity: ModelIdentity | None,
@@ -110,15 +114,25 @@ def make_plan(
         "max_response_tokens": task.max_response_tokens,
     }
     about_model = {"model": identity.name, **{k: v for k, v in vars(identity).items() if k != "name"}}
+    parsed = unique_routes(routes, runner.n_layers)
+    _check_token_depths(model, parsed, prompt_depth)
     run = RunSettings({**about_model, **about_task, "prompt_depth": prompt_depth, **settings})
-    return Plan(runner, examples, unique_routes(routes, runner.n_layers), prompt_depth, run)  # type: ignore[arg-type]
+    return Plan(runner, examples, parsed, prompt_depth, run)  # type: ignore[arg-type]
 
 
-def unique_routes(routes: Iterable[AnyRoute | str], n_layers: int) -> tuple[AnyRoute, ...]:
+def _check_token_depths(model: Any, depths: Sequence[AnyDepth], prompt_depth: str) -> None:
+    token_wise = [depth for depth in depths if isinstance(depth, TokenDepth)]
+    if token_wise and prompt_depth != "full":
+        raise InputError("Token-wise depths are measured behind prompts that run every layer: use prompt_depth='full'.")
+    for depth in token_wise:
+        depth.view(model)  # refuses what does not fit, before anything has run
+
+
+def unique_routes(routes: Iterable[AnyDepth | str], n_layers: int) -> tuple[AnyDepth, ...]:
     """Routes parsed and checked; of two with the same layers the first is kept, under its name."""
-    kept: dict[AnyRoute, AnyRoute] = {}
+    kept: dict[AnyDepth, AnyDepth] = {}
     for route in routes:
-        parsed = Route.parse(route, n_layers) if isinstance(route, str) else require_depth(route, n_layers)
+        parsed = Route.parse(route, n_layers) if isinstance(route, str) else require_depth(route, n_layers)  # type: ignore[type-var]
         kept.setdefault(parsed, parsed)
     if not kept:
         raise InputError("No route was given: name at least one, such as full or uls:50%.")
@@ -129,8 +143,10 @@ def unique_routes(routes: Iterable[AnyRoute | str], n_layers: int) -> tuple[AnyR
     return tuple(kept)
 
 
-def route_columns(route: Route, name: str) -> dict[str, Any]:
-    """The columns of a row that say which route ran."""
+def route_columns(route: Depth, name: str) -> dict[str, Any]:
+    """The columns of a row that say which route ran; a token-wise depth has no cost before it has."""
+    if isinstance(route, TokenDepth):
+        return {"route": name, "route_layers": str(route), "n_layers": route.n_layers}
     return {
         "route": name,
         "route_layers": str(route),

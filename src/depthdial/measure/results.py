@@ -31,7 +31,7 @@ KEY_COLUMNS: dict[str, pa.DataType] = {
     "route": _TEXT,
     "route_layers": _TEXT,
     "n_layers": _COUNT,
-    "layers_run": _COUNT,
+    "layers_run": _REAL,  # of a token-wise depth the mean over the response's tokens
     "cost": _REAL,
 }
 # Quality and cost of one generated answer (`sweep`). Theory and measured time are columns of their own. `sample` numbers
@@ -52,6 +52,7 @@ SWEEP_COLUMNS: dict[str, pa.DataType] = {
     "decode_flops": _REAL,
     "prompt_flops": _REAL,
     "head_flops": _REAL,
+    "decide_flops": _REAL,
     "weight_bytes": _REAL,
     "head_bytes": _REAL,
     "embedding_bytes": _REAL,
@@ -162,7 +163,7 @@ class UnitStore:
         """All rows of `units`, in order; in a folder also written there as one file."""
         tables = [self._memory[unit] if self.folder is None else _read(self._path(unit)) for unit in units]
         # Units from before a column was added lack it.
-        table = pa.concat_tables([self.schema.empty_table(), *tables], promote_options="default")
+        table = pa.concat_tables([self.schema.empty_table(), *tables], promote_options="permissive")
         if self.folder is not None:
             write_atomically(self.folder / name, lambda part: pq.write_table(table, part))
         return table
@@ -214,7 +215,9 @@ def load_study_rows(folder: Path | str) -> pa.Table:
     """
     folder = Path(folder)
     parts = [folder / name for name in STUDY_SWEEPS if (folder / name / "rows.parquet").exists()]
-    return pa.concat_tables([load_rows(part) for part in parts], promote_options="default") if parts else load_rows(folder)
+    return (
+        pa.concat_tables([load_rows(part) for part in parts], promote_options="permissive") if parts else load_rows(folder)
+    )
 
 
 def _read(path: Path) -> pa.Table:

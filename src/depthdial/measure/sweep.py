@@ -6,7 +6,8 @@ The table that the oracle of arXiv 2410.20022 (section 4, Figure 2) chooses from
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,18 @@ from depthdial.measure.answers import full_answers, reference_prefill
 from depthdial.measure.batches import MAX_FIDELITY_TOKENS, Runner, batched
 from depthdial.measure.cost import ModelCost, model_cost
 from depthdial.measure.forced import Predictions, by_route, forced_logits, nll, right_padded, row_slices
-from depthdial.measure.plan import ModelIdentity, Plan, check_positive, make_plan, route_columns
+from depthdial.measure.plan import AnyDepth, ModelIdentity, Plan, check_positive, make_plan, route_columns
 from depthdial.measure.quality import METRICS, ROUGE_METRICS, rouge
 from depthdial.measure.results import SWEEP_COLUMNS, UnitStore
 from depthdial.measure.sampling import draws, sampled_metrics, sampling_policy
 from depthdial.measure.tasks import EncodedExample, Task
+from depthdial.measure.token_cost import deciding_flops, skipped_layer_flops, token_cost
 from depthdial.models.adapter import warn_if_outside
 from depthdial.models.decode import GREEDY, Decoded, DecodingPolicy
 from depthdial.models.prompt import Prefill
+from depthdial.models.token_depth import Depth, TokenDepth
 from depthdial.models.untouched import has_adapters_on, untouched
 from depthdial.progress import progress_bar
-from depthdial.routes import AnyRoute, Route
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def sweep(
     tokenizer: Any,
     *,
     task: Task,
-    routes: Iterable[AnyRoute | str],
+    routes: Iterable[AnyDepth | str],
     metrics: Sequence[str] | None = None,
     samples: int = 0,
     temperature: float = 1.0,
@@ -82,7 +84,8 @@ def sweep(
     KL and agreement compare with is the untouched one, without them.
 
     Args:
-        routes: routes, random rules (drawn once per sequence) or their texts.
+        routes: routes, random rules (drawn once per sequence), their texts, or token policies as `TokenDepth`, of which
+            `layers_run` and `cost` are what the tokens of an answer (else of the reference) ran in the mean.
         metrics: default: all of them, or ROUGE alone for sampled answers.
         samples: draw so many answers of every (sequence, route) instead of the greedy one: a row each, numbered in the
             column `sample`. A row's chance comes from the task's seed, its sequence, route and number alone. All samples
@@ -116,9 +119,13 @@ def sweep(
     settings = {"kind": "sweep", "batch_size": batch_size, **options.settings()}
     plan = make_plan(model, tokenizer, task, routes, prompt_depth=prompt_depth, identity=identity, settings=settings)
     for route in plan.routes:
-        warn_if_outside(model, route)
+        if not isinstance(route, TokenDepth):
+            warn_if_outside(model, route)
     store = UnitStore(plan.run, SWEEP_COLUMNS, None if out is None else Path(out))
-    job = _Sweep(plan, options, tokenizer, store, model_cost(model))
+    skipped = {depth.key_values for depth in plan.routes if isinstance(depth, TokenDepth)}
+    job = _Sweep(
+        plan, options, tokenizer, store, model_cost(model), {kind: skipped_layer_flops(model, kind) for kind in skipped}
+    )
     batches = list(batched(plan.examples, batch_size))
     with progress_bar("sweep", len(batches) * len(plan.routes), show=progress) as advance:
         for batch in batches:
@@ -140,6 +147,7 @@ class _Sweep:
     tokenizer: Any
     store: UnitStore
     cost: ModelCost
+    skipped_flops: Mapping[str, float]  # of a layer that a token skips, by what it leaves in the cache
 
     @property
     def runner(self) -> Runner:
@@ -165,24 +173,24 @@ class _Sweep:
             self.store.write(self.plan.unit(batch, route), rows)
             advance(1)
 
-    def _groups(self, batch: Sequence[EncodedExample], route: AnyRoute) -> dict[Route, list[int]]:
+    def _groups(self, batch: Sequence[EncodedExample], route: AnyDepth) -> dict[Depth, list[int]]:
         return by_route([route.for_sequence(e.id) for e in batch])
 
-    def _prefilled(self, batch: Sequence[EncodedExample], rows: list[int], route: Route, full: Prefill) -> Prefill:
-        if self.plan.prompt_depth == "full" or route.is_full:
+    def _prefilled(self, batch: Sequence[EncodedExample], rows: list[int], route: Depth, full: Prefill) -> Prefill:
+        if isinstance(route, TokenDepth) or self.plan.prompt_depth == "full" or route.is_full:
             return full.select(torch.tensor(rows, device=full.input_ids.device))
         return self.runner.prefill([batch[i] for i in rows], route)
 
     def _forced_scores(
         self,
         batch: Sequence[EncodedExample],
-        routes: Sequence[AnyRoute],
+        routes: Sequence[AnyDepth],
         prefilled: Prefill,
         reference: Prefill,
         answers: Decoded | None,
-    ) -> dict[AnyRoute, list[dict[str, float]]]:
+    ) -> dict[AnyDepth, list[dict[str, float]]]:
         """Teacher-forced metrics of every route, a dictionary for each row of the batch."""
-        scores: dict[AnyRoute, list[dict[str, float]]] = {route: [{} for _ in batch] for route in routes}
+        scores: dict[AnyDepth, list[dict[str, float]]] = {route: [{} for _ in batch] for route in routes}
         if "nll" in self.options.metrics:
             with_reference = [i for i, e in enumerate(batch) if e.reference_ids]
             self._score_references(batch, with_reference, routes, prefilled, scores)
@@ -194,9 +202,9 @@ class _Sweep:
         self,
         batch: Sequence[EncodedExample],
         rows: list[int],
-        routes: Sequence[AnyRoute],
+        routes: Sequence[AnyDepth],
         prefilled: Prefill,
-        scores: dict[AnyRoute, list[dict[str, float]]],
+        scores: dict[AnyDepth, list[dict[str, float]]],
     ) -> None:
         if not rows:
             return
@@ -204,17 +212,17 @@ class _Sweep:
         for route in routes:
             for one, members in self._groups(batch, route).items():
                 members = [i for i in members if i in texts]
-                for i, logits in self._logits(batch, one, members, prefilled, texts):
+                for i, logits in self._logits(batch, one, members, prefilled, texts, scores[route]):
                     scores[route][i]["nll"] = nll(logits, torch.tensor(texts[i], device=logits.device))
 
     def _score_fidelity(
         self,
         batch: Sequence[EncodedExample],
-        routes: Sequence[AnyRoute],
+        routes: Sequence[AnyDepth],
         prefilled: Prefill,
         reference: Prefill,
         answers: Decoded,
-        scores: dict[AnyRoute, list[dict[str, float]]],
+        scores: dict[AnyDepth, list[dict[str, float]]],
     ) -> None:
         texts = {i: answers.tokens[i][: self.options.fidelity_tokens] for i in range(len(batch))}
         lengths = {i: len(text) for i, text in texts.items()}
@@ -226,30 +234,40 @@ class _Sweep:
             for route in routes:
                 for one, members in self._groups(batch, route).items():
                     members = [i for i in members if i in full]
-                    for i, logits in self._logits(batch, one, members, prefilled, texts):
+                    for i, logits in self._logits(batch, one, members, prefilled, texts, scores[route]):
                         scores[route][i]["kl"], scores[route][i]["agreement"] = full[i].fidelity(logits)
 
     def _logits(
         self,
         batch: Sequence[EncodedExample],
-        route: Route,
+        route: Depth,
         rows: list[int],
         prefilled: Prefill,
         texts: dict[int, tuple[int, ...]],
+        scores: list[dict[str, float]] | None = None,
     ) -> Iterable[tuple[int, torch.Tensor]]:
-        """(row, logits of its own tokens) for some rows of the batch, a slice of them in memory at a time."""
+        """(row, logits of its own tokens) for some rows of the batch, a slice of them in memory at a time.
+
+        `scores` are told what a token-wise depth ran, unless an earlier text has told them.
+        """
         lengths = {i: len(text) for i, text in texts.items()}
         for members in row_slices(rows, lengths, prefilled.logits.shape[-1]):
             tokens, mask = right_padded([texts[i] for i in members], self.runner.pad_token_id, self.runner.device)
             ready = self._prefilled(batch, members, route, prefilled)
-            logits = forced_logits(self.runner.model, route, ready, tokens, mask)
+            depth = _for_batch(route, [batch[i].id for i in members])
+            logits = forced_logits(self.runner.model, depth, ready, tokens, mask)
+            if scores is not None:
+                for i, layers in zip(members, _mean_layers(depth), strict=False):
+                    if math.isfinite(layers):  # not of a text of one token, which the prompt predicts
+                        scores[i].setdefault("layers_run", layers)
+                        scores[i].setdefault("cost", layers / depth.n_layers)
             for i, row_logits in zip(members, logits, strict=True):
                 yield i, row_logits[: len(texts[i])]
 
     def _rows(
         self,
         batch: Sequence[EncodedExample],
-        route: AnyRoute,
+        route: AnyDepth,
         prefilled: Prefill,
         answers: Decoded | None,
         forced: list[dict[str, float]],
@@ -270,7 +288,7 @@ class _Sweep:
         return [row for i in range(len(batch)) for row in rows[i]]
 
     def _answers(
-        self, batch: Sequence[EncodedExample], members: list[int], route: Route, prefilled: Prefill, full: Decoded | None
+        self, batch: Sequence[EncodedExample], members: list[int], route: Depth, prefilled: Prefill, full: Decoded | None
     ) -> dict[int, list[dict[str, Any]]]:
         """Scored answers of some rows of the batch: the greedy one of each, or all of its samples."""
         ready = self._prefilled(batch, members, route, prefilled)
@@ -284,22 +302,24 @@ class _Sweep:
         else:
             # The full model has answered already, where its answers are what others are compared with.
             known = full if route.is_full and len(members) == len(batch) else None
-            decoded = known or self.runner.decode(route, ready, self.options.max_new_tokens)
+            depth = _for_batch(route, [batch[i].id for i in members])
+            decoded = known or self.runner.decode(depth, ready, self.options.max_new_tokens)
             rows = members
         answers: dict[int, list[dict[str, Any]]] = {i: [] for i in members}
         for i, scored in zip(rows, self._score_answers(batch, rows, route, ready, decoded), strict=True):
             answers[i].append({**scored, "sample": len(answers[i])} if self.options.samples else scored)
         return answers
 
-    def _sample(self, batch: Sequence[EncodedExample], rows: list[int], route: Route, repeated: Prefill) -> Decoded:
+    def _sample(self, batch: Sequence[EncodedExample], rows: list[int], route: Depth, repeated: Prefill) -> Decoded:
         """An answer for each of `rows`, whose repetitions stand together and are numbered from 0."""
         most = self.options.max_new_tokens
         numbered = [(batch[i].id, place % self.options.samples) for place, i in enumerate(rows)]
         chance = draws(self.plan.run.settings["seed"], numbered, route, most)
-        return self.runner.decode(route, repeated, most, self.options.policy, chance)
+        depth = _for_batch(route, numbered)
+        return self.runner.decode(depth, repeated, most, self.options.policy, chance)
 
     def _score_answers(
-        self, batch: Sequence[EncodedExample], rows: list[int], route: Route, ready: Prefill, decoded: Decoded
+        self, batch: Sequence[EncodedExample], rows: list[int], route: Depth, ready: Prefill, decoded: Decoded
     ) -> list[dict[str, Any]]:
         """The columns of each answer; `rows` says which row of the batch it belongs to."""
         timing = {
@@ -311,13 +331,10 @@ class _Sweep:
             "decode_sec": decoded.decode_sec / len(rows),
         }
         scored = []
-        for i, tokens, reason in zip(rows, decoded.tokens, decoded.finish_reasons, strict=True):
+        ran = decoded.ran or [None] * len(rows)
+        for i, tokens, reason, layers in zip(rows, decoded.tokens, decoded.finish_reasons, ran, strict=True):
             example = batch[i]
             answer = self.tokenizer.decode(tokens, skip_special_tokens=True)
-            prompt_route = None if self.plan.prompt_depth == "full" else route
-            cost = self.cost.of(
-                route, prompt_tokens=len(example.prompt_ids), new_tokens=len(tokens), prompt_route=prompt_route
-            )
             scores = {}
             if example.reference is not None:
                 scores = rouge(answer, example.reference, use_stemmer=self.options.use_stemmer)
@@ -325,7 +342,7 @@ class _Sweep:
                 {
                     **timing,
                     **scores,
-                    **{name: value for name, value in vars(cost).items() if name != "layers"},
+                    **self._answer_cost(route, len(example.prompt_ids), len(tokens), layers),
                     "new_tokens": len(tokens),
                     "finish_reason": reason,
                     "answer_hash": hashlib.sha256(answer.encode()).hexdigest()[:16],
@@ -333,3 +350,27 @@ class _Sweep:
                 }
             )
         return scored
+
+    def _answer_cost(self, route: Depth, prompt_tokens: int, new_tokens: int, ran: torch.Tensor | None) -> dict[str, Any]:
+        """The columns of what an answer costs in theory; `ran`, (n_steps, n_layers), of a token-wise depth."""
+        if not isinstance(route, TokenDepth):
+            prompt_route = None if self.plan.prompt_depth == "full" else route
+            cost = self.cost.of(route, prompt_tokens=prompt_tokens, new_tokens=new_tokens, prompt_route=prompt_route)
+            return {name: value for name, value in vars(cost).items() if name != "layers"}
+        assert ran is not None
+        skipped = self.skipped_flops[route.key_values]
+        cost = token_cost(self.cost, ran.numpy(), prompt_tokens=prompt_tokens, new_tokens=new_tokens, skipped_flops=skipped)
+        found = {name: value for name, value in vars(cost).items() if name != "layers"}
+        found["decide_flops"] = deciding_flops(self.runner.model, route.policy, new_tokens)
+        # An answer of one token ran nothing but the prompt: what it cost is not known from it.
+        return found | ({"layers_run": cost.layers, "cost": cost.layers / route.n_layers} if len(ran) else {})
+
+
+def _for_batch(depth: Depth, sequence_ids: Sequence[object]) -> Depth:
+    return depth.for_batch(sequence_ids) if isinstance(depth, TokenDepth) else depth
+
+
+def _mean_layers(depth: Depth) -> list[float]:
+    if not isinstance(depth, TokenDepth) or depth.trace is None or not depth.trace.passes:
+        return []
+    return depth.trace.mean_layers().tolist()

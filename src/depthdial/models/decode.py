@@ -16,8 +16,8 @@ import torch
 
 from depthdial.errors import InputError
 from depthdial.models.architectures import unwrap
-from depthdial.models.prompt import Prefill, clock_sec, quiet_prompted_view
-from depthdial.routes import Route
+from depthdial.models.prompt import Prefill, clock_sec
+from depthdial.models.token_depth import Depth, TokenDepth, prompted
 
 FinishReason = Literal["eos", "length"]
 
@@ -72,17 +72,19 @@ class Decoded:
         finish_reasons: `eos` or `length`, one a sequence.
         decode_sec: measured seconds of all steps after the first token (which the prefill gives), for the whole batch.
         steps: how many such steps the batch took.
+        ran: of a token-wise depth, which layers ran: a sequence's (n_tokens - 1, n_layers), without the first token.
     """
 
     tokens: tuple[tuple[int, ...], ...]
     finish_reasons: tuple[FinishReason, ...]
     decode_sec: float
     steps: int
+    ran: tuple[torch.Tensor, ...] | None = None
 
 
 def decode(
     model: Any,
-    route: Route,
+    route: Depth,
     prefilled: Prefill,
     *,
     max_new_tokens: int,
@@ -91,7 +93,7 @@ def decode(
     policy: DecodingPolicy = GREEDY,
     draws: torch.Tensor | None = None,
 ) -> Decoded:
-    """Continue prefilled prompts on `route` for at most `max_new_tokens` tokens.
+    """Continue prefilled prompts on `route`, or at a token-wise depth, for at most `max_new_tokens` tokens.
 
     The model's own generation settings (sampling, penalties) are set aside: greedy means the largest logit.
 
@@ -104,7 +106,7 @@ def decode(
     """
     from transformers import GenerationConfig
 
-    runner: Any = quiet_prompted_view(model, route, prefilled)
+    runner: Any = prompted(model, route, prefilled)
     # Drawing is a logits processor that leaves one token: to transformers every policy is greedy.
     runner.generation_config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -124,7 +126,18 @@ def decode(
         tuple(reason for _, reason in answers),
         decode_sec,
         max(len(new[0]) - 1, 0),
+        _ran(route, [len(tokens) - 1 for tokens, _ in answers]),
     )
+
+
+def _ran(depth: Depth, n_steps: Sequence[int]) -> tuple[torch.Tensor, ...] | None:
+    """What ran for the tokens of each answer: a batch goes on with padding until its last answer ends."""
+    if not isinstance(depth, TokenDepth) or depth.trace is None:
+        return None
+    if not depth.trace.passes:  # every answer was one token, the prompt's own
+        return tuple(torch.zeros(0, depth.n_layers, dtype=torch.bool) for _ in n_steps)
+    ran = torch.cat([one.ran for one in depth.trace.passes], dim=1)
+    return tuple(rows[:steps] for rows, steps in zip(ran, n_steps, strict=True))
 
 
 def draw_tokens(logits: torch.Tensor, draws: torch.Tensor, policy: DecodingPolicy) -> torch.Tensor:

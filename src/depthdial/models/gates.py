@@ -8,6 +8,7 @@ state grows a thousandfold with depth, and a gate should see directions and not 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -242,6 +243,13 @@ class GatePolicy(TokenPolicy):
             raise InputError(f"Unknown mode of gates {self.mode!r}: use {' or '.join(GATE_MODES)}.")
         if not self.name:
             object.__setattr__(self, "name", f"gates:{self.gates.config.input}:{self.mode}")
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr(self.gates.config).encode())
+        for name, tensor in sorted(self.gates.state_dict().items()):
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return f"{self.mode} {self.seed} {digest.hexdigest()}"
 
     def start(self, step: TokenStep) -> Decide:
         see, controlled = self.gates.inputs(step), frozenset(self.gates.config.layers)

@@ -55,6 +55,11 @@ class TokenPolicy:
 
     name: str = "policy"
 
+    @property
+    def fingerprint(self) -> str:
+        """Text that differs for policies that decide differently."""
+        return repr(self)
+
     def start(self, step: TokenStep) -> Decide:
         """What decides in one forward pass.
 
@@ -102,7 +107,12 @@ class Bernoulli(TokenPolicy):
     name: str = "bernoulli"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rates", tuple(float(rate) for rate in self.rates))
+        try:
+            object.__setattr__(self, "rates", tuple(float(rate) for rate in self.rates))
+        except (TypeError, ValueError):
+            raise InputError(f"Rates are numbers, one a layer, not {self.rates!r}.") from None
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise InputError(f"A seed is a whole number, not {self.seed!r}.")
         bad = next((rate for rate in self.rates if not 0 <= rate <= 1), None)
         if bad is not None:
             raise InputError(f"A rate is the probability that a layer runs, between 0 and 1, not {bad!r}.")
@@ -128,7 +138,8 @@ class StaticRoutes(TokenPolicy):
     name: str = "static"
 
     def __post_init__(self) -> None:
-        routes = (self.routes,) if isinstance(self.routes, Route) else tuple(self.routes)
+        is_several = isinstance(self.routes, Sequence) and not isinstance(self.routes, str)
+        routes = tuple(self.routes) if is_several else (self.routes,)
         object.__setattr__(self, "routes", routes)
         other = next((route for route in routes if not isinstance(route, Route)), None)
         if other is not None or not routes:
@@ -227,7 +238,8 @@ class ConfidenceExit(TokenPolicy):
     @staticmethod
     def _saturation(before: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor:
         assert before is not None  # layers are asked in turn, and the first one cannot be left
-        return torch.nn.functional.cosine_similarity(before.float(), hidden.float(), dim=-1)
+        # Rounding may lift a cosine over 1, and then a threshold of 1 would not mean "never".
+        return torch.nn.functional.cosine_similarity(before.float(), hidden.float(), dim=-1).clamp(max=1)
 
 
 def as_policy(policy: Any) -> TokenPolicy:
@@ -242,6 +254,8 @@ def as_policy(policy: Any) -> TokenPolicy:
         return StaticRoutes((policy,))
     if isinstance(policy, Sequence) and policy and all(isinstance(route, Route) for route in policy):
         return StaticRoutes(tuple(policy))
+    if callable(getattr(policy, "policy", None)):
+        raise InputError("Gates decide in two ways: pass gates.policy('sampled') or gates.policy('argmax').")
     if callable(policy) and not isinstance(policy, type):
         return FunctionPolicy(policy, getattr(policy, "__name__", "function"))
     raise InputError(

@@ -129,7 +129,10 @@ def gather(rows: Any) -> list[RouteRows]:
     found = []
     for i, name in enumerate(names):
         chosen = codes == i
-        share_run = _share_run(columns["route_layers"][chosen], depths[0])
+        if _is_token_wise(columns["route_layers"][chosen]):
+            share_run = _mean_share(columns["layers_run"][chosen], depths[0])
+        else:
+            share_run = _share_run(columns["route_layers"][chosen], depths[0])
         found.append(RouteRows(name, family_of(name), depths[0], share_run, {k: v[chosen] for k, v in columns.items()}))
     return sorted(found, key=_rank)
 
@@ -212,6 +215,16 @@ def _as_array(column: Any) -> np.ndarray:
 def _coded(names: np.ndarray) -> tuple[list[str], np.ndarray]:
     order = {name: i for i, name in enumerate(dict.fromkeys(str(name) for name in names))}
     return list(order), np.array([order[str(name)] for name in names])
+
+
+def _is_token_wise(texts: np.ndarray) -> bool:
+    return all(str(text).startswith("token-wise") for text in texts)
+
+
+def _mean_share(layers_run: np.ndarray, n_layers: int) -> np.ndarray:
+    # Which layers ran differs from token to token, and rows keep how many: every layer gets the mean.
+    known = layers_run[np.isfinite(layers_run)]
+    return np.full(n_layers, known.mean() / n_layers if len(known) else np.nan)
 
 
 def _share_run(texts: np.ndarray, n_layers: int) -> np.ndarray:

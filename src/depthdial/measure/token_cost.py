@@ -1,0 +1,79 @@
+"""Theoretical cost of token-wise execution, from what ran: layers, FLOPs of skipped tokens' keys, and of deciding.
+
+As in `cost`, a multiply-add is two FLOPs, and seconds are never counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from depthdial.measure.cost import ModelCost, RouteCost
+from depthdial.models.architectures import unwrap
+from depthdial.models.token_cache import KeyValues
+from depthdial.models.token_policy import FunctionPolicy, TokenPolicy
+from depthdial.models.token_view import token_view
+from depthdial.routes import Route
+
+
+def token_cost(cost: ModelCost, ran: np.ndarray, *, prompt_tokens: int, new_tokens: int, skipped_flops: float) -> RouteCost:
+    """Cost of a response behind a full-depth prompt.
+
+    Args:
+        ran: (n_steps, n_layers), true where a layer ran for a response token; the first token is the prompt's.
+        skipped_flops: of a layer that a token skips, from `skipped_layer_flops`.
+
+    Returns:
+        As for a route; `layers` is the mean over the tokens, and so are the bytes of weights.
+    """
+    n_layers = len(cost.layers)
+    full = cost.of(Route(tuple(range(n_layers)), n_layers), prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+    if not len(ran):
+        return replace(full, decode_flops=0.0)
+    sight = prompt_tokens + 1 + np.arange(len(ran))
+    flops = np.stack(
+        [
+            one.flops_per_token + one.flops_per_token_pair * np.minimum(sight, one.window_tokens or sight.max())
+            for one in cost.layers
+        ],
+        axis=1,
+    )
+    rates = ran.mean(axis=0)
+    return replace(
+        full,
+        layers=float(rates.sum()),  # type: ignore[arg-type]
+        decode_flops=float((flops * ran).sum() + skipped_flops * (~ran).sum()),
+        weight_bytes=float(sum(rate * one.weight_bytes for rate, one in zip(rates, cost.layers, strict=True))),
+    )
+
+
+def skipped_layer_flops(model: Any, key_values: KeyValues) -> float:
+    """What a token costs in a layer that it skips, by counting: mean over the layers.
+
+    `project` runs a layer up to where its keys and values are written, queries included; the others compute nothing.
+    """
+    if key_values != "project":
+        return 0.0
+    base = unwrap(model)
+    n_layers = base.config.get_text_config(decoder=True).num_hidden_layers
+    return (_flops_of_skipping(base, "project") - _flops_of_skipping(base, "drop")) / n_layers
+
+
+def deciding_flops(model: Any, policy: TokenPolicy, new_tokens: int) -> float:
+    """What the policy's decisions about a response cost."""
+    base = unwrap(model)
+    config = base.config.get_text_config(decoder=True)
+    return policy.flops_per_token(config.hidden_size, config.vocab_size) * max(new_tokens - 1, 0)
+
+
+def _flops_of_skipping(base: Any, key_values: KeyValues) -> float:
+    nobody = FunctionPolicy(lambda layer, hidden: torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device))
+    view = token_view(base, nobody, key_values=key_values, prompt_depth="route")
+    ids = torch.zeros(1, 1, dtype=torch.long, device=base.get_input_embeddings().weight.device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        view(input_ids=ids)
+    return float(counter.get_total_flops())

@@ -1,0 +1,82 @@
+"""A token policy where a route would stand: what measurements and decoding take as the depth that a batch runs at."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from depthdial.errors import InputError
+from depthdial.models.prompt import Prefill, quiet_prompted_view
+from depthdial.models.token_cache import KeyValues, token_cache
+from depthdial.models.token_policy import TokenPolicy, sequence_key
+from depthdial.models.token_view import TokenTrace, token_view
+from depthdial.models.view import quiet_view
+from depthdial.routes import Route
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.cache_utils import Cache
+
+
+@dataclass(frozen=True)
+class TokenDepth:
+    """A policy for a model of a given depth; takes a Route's place in `sweep`.
+
+    Attributes:
+        policy: which tokens run which layers.
+        n_layers: L.
+        key_values: what a token leaves in the cache of a layer that it skips.
+        name: in rows and reports; default: the policy's.
+        keys: of the sequences of a batch, for chance; None: their rows.
+        trace: is told what ran.
+    """
+
+    policy: TokenPolicy
+    n_layers: int
+    key_values: KeyValues = "project"
+    name: str = ""
+    keys: tuple[int, ...] | None = field(default=None, compare=False)
+    trace: TokenTrace | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.policy, TokenPolicy):
+            raise InputError(f"TokenDepth takes a token policy, not {self.policy!r}: see dd.TokenPolicy.")
+        if not self.name:
+            object.__setattr__(self, "name", f"{self.policy.name}:{self.key_values}")
+
+    def __str__(self) -> str:
+        # Rows of another policy by the same name must not be taken for this one's.
+        return f"token-wise:{self.key_values}:{hashlib.sha256(self.policy.fingerprint.encode()).hexdigest()[:12]}"
+
+    is_full = False
+
+    def for_sequence(self, sequence_id: object) -> TokenDepth:
+        """Itself: what differs between sequences differs between tokens already."""
+        return self
+
+    def for_batch(self, sequence_ids: Iterable[object]) -> TokenDepth:
+        """The depth for a batch of these sequences, with a trace of its own."""
+        return replace(self, keys=tuple(sequence_key(one) for one in sequence_ids), trace=TokenTrace())
+
+    def view(self, model: Any, prefilled: Prefill | None = None) -> PreTrainedModel:
+        """A token view of the model; with `prefilled` its first pass only looks the prompt up."""
+        return token_view(
+            model, self.policy, key_values=self.key_values, keys=self.keys, prefilled=prefilled, trace=self.trace
+        )
+
+
+Depth = Route | TokenDepth
+
+
+def prompted(model: Any, depth: Depth, prefilled: Prefill) -> PreTrainedModel:
+    """A model that generates at this depth behind prompts that have run every layer."""
+    return depth.view(model, prefilled) if isinstance(depth, TokenDepth) else quiet_prompted_view(model, depth, prefilled)
+
+
+def continuing(model: Any, depth: Depth, prefilled: Prefill) -> tuple[PreTrainedModel, Cache]:
+    """A model of this depth, and a cache of prefilled prompts for it to continue on."""
+    if isinstance(depth, TokenDepth):
+        return depth.view(model), token_cache(depth.n_layers, prefilled.cache)
+    return quiet_view(model, depth), prefilled.cache_for(depth)
