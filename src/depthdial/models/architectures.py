@@ -61,6 +61,8 @@ PER_SEQUENCE_ARGUMENTS = ("alibi",)
 SHARED_ARGUMENTS = ("position_bias", "cache_position")
 # Their attention finds the mask by a token's place in the call, and not by its position.
 _MASKED_BY_PLACE = ("gpt_neo",)
+# Their boolean masks are true where a slot is hidden.
+_HIDDEN_WHERE_TRUE = ("mpt",)
 _ROUTED_ATTENTION = ("sdpa", "eager")
 
 
@@ -223,12 +225,65 @@ def check_token_routing(model: PreTrainedModel) -> None:
         )
 
 
+def has_hiding_masks(model: PreTrainedModel) -> bool:
+    """Whether a model's boolean masks are true where a slot is hidden: elsewhere they are true where one is seen."""
+    return model.config.get_text_config(decoder=True).model_type in _HIDDEN_WHERE_TRUE
+
+
+def longest_routed(model: PreTrainedModel) -> int | None:
+    """Tokens up to which layers can be run for some tokens of a pass; None for any number.
+
+    Llama 4 scales the attention of its layers without rotation by a token's place in the call, from `floor_scale` on.
+    """
+    config = model.config.get_text_config(decoder=True)
+    is_scaled = getattr(config, "attn_temperature_tuning", False) and not all(getattr(config, "no_rope_layers", ()))
+    return int(config.floor_scale) - 1 if is_scaled else None
+
+
 def head_of(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits of hidden states, (.., width) -> (.., vocabulary), by the model's own final norm and head."""
-    head, norm = model.get_output_embeddings(), decoder_stack(model).norm
-    if head is None:
+    """Logits of hidden states, (.., width) -> (.., vocabulary), as if they came out of the model's last layer.
+
+    By the model's own final norm and forward: scaled, capped and projected as its logits are.
+    """
+    if model.get_output_embeddings() is None:
         raise InputError(f"{type(model).__name__} has no output head, so a token's confidence cannot be known.")
-    return head(hidden if norm is None else norm(hidden))
+    stack = decoder_stack(model)
+    project = getattr(model.get_submodule(".".join(stack.path[:-1])), "project_out", None)  # OPT-350m
+    last = hidden.reshape(1, -1, hidden.shape[-1])
+    last = last if stack.norm is None else stack.norm(last)
+    top = _with_states(model, stack.path[:-1], last if project is None else project(last))
+    logits = type(model).forward(top, inputs_embeds=last, use_cache=False, return_dict=True).logits
+    return logits.reshape(*hidden.shape[:-1], -1)
+
+
+class _States(nn.Module):
+    """Stands where a model has its decoder: whatever comes in, it gives itself, an output with these last hidden states."""
+
+    def __init__(self, states: torch.Tensor) -> None:
+        super().__init__()
+        self.last_hidden_state = states
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return (self.last_hidden_state,)[index]
+
+    def __getattr__(self, name: str) -> Any:
+        # Outputs have fields by architecture (cross_attentions, router_logits, ..): none of them is at hand.
+        return None if not name.startswith("_") else super().__getattr__(name)
+
+
+def _with_states(module: nn.Module, path: Sequence[str], states: torch.Tensor) -> nn.Module:
+    """A shell of `module` whose sub-module at `path` gives `states`; `module` stays as it is."""
+    if not path:
+        return _States(states)
+    shell = object.__new__(type(module))
+    child = _with_states(module._modules[path[0]], path[1:], states)  # type: ignore[arg-type]
+    state = {**module.__dict__, "_modules": {**module._modules, path[0]: child}}
+    state.pop("forward", None)  # a view's own
+    object.__setattr__(shell, "__dict__", state)
+    return shell
 
 
 def accepts(model: nn.Module, argument: str) -> bool:

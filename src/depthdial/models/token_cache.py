@@ -60,7 +60,7 @@ class TokenCacheLayer(DynamicLayer):
     Attributes:
         n_slots: positions seen so far, whether or not their tokens left anything.
         valid: (n_sequences, n_slots), the slots that may be attended to; None where all may.
-        plan: what the next `update` is about.
+        plan: what the next `update` is about: see `expect`.
     """
 
     def __init__(self, layer: Any = None) -> None:
@@ -73,6 +73,7 @@ class TokenCacheLayer(DynamicLayer):
         self._past: tuple[torch.Tensor, torch.Tensor] | None = None
         self._source: TokenCacheLayer | None = None
         self._n_sequences = self._started = 0
+        self._is_written = True
         if layer is not None and layer.get_seq_length() > 0:
             self._adopt(layer)
 
@@ -100,11 +101,15 @@ class TokenCacheLayer(DynamicLayer):
         """
         self._n_sequences, self._started = n_sequences, self.n_slots
         self.n_slots += n_tokens
-        self.plan = Gathered()
+        self.expect(Gathered())
         self._block, self._past = None, None
         is_copied = key_values == "copy" and runs is not None and source is not None
         self._source = source if is_copied else None
         self._mark(n_tokens, runs if key_values != "project" else None, self._source)
+
+    def expect(self, plan: Gathered) -> None:
+        """Say which tokens the next call of the layer is for."""
+        self.plan, self._is_written = plan, False
 
     def _mark(self, n_tokens: int, filled: torch.Tensor | None, source: TokenCacheLayer | None) -> None:
         if filled is not None and source is not None:
@@ -133,6 +138,7 @@ class TokenCacheLayer(DynamicLayer):
             self._write_apart(key_states, value_states, plan)
         else:
             self._write_in_place(key_states, value_states, plan)
+        self._is_written = True
         if plan.only_keys:
             raise KeysWritten
         keys, values = self._joined()
@@ -147,6 +153,7 @@ class TokenCacheLayer(DynamicLayer):
         if self._block is not None:
             self.keys, self.values = self._joined()
         self._block = self._past = self._source = None
+        self._is_written = True
 
     @property
     def copies(self) -> bool:
@@ -191,6 +198,8 @@ class TokenCacheLayer(DynamicLayer):
 
     def _is_ours(self) -> bool:
         assert self._room is not None
+        if self._room[0].is_inference() and not torch.is_inference_mode_enabled():
+            return False  # made in inference mode, and not to be written to outside it
         return self.keys is not None and self.keys.data_ptr() == self._room[0].data_ptr()
 
     # With gradients: a block of its own, joined to what came before
@@ -238,7 +247,8 @@ class TokenCacheLayer(DynamicLayer):
     # What an ordinary cache layer does
 
     def get_seq_length(self) -> int:
-        return self.n_slots
+        # As in an ordinary cache: a layer that asks before it has written its tokens learns where they start.
+        return self.n_slots if self._is_written else self._started
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.n_slots + query_length, 0
@@ -253,12 +263,14 @@ class TokenCacheLayer(DynamicLayer):
             self.valid = self.valid[:, : self.n_slots]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        super().batch_repeat_interleave(repeats)
+        if self.is_initialized:  # a layer that nobody ran has slots, and no tensors
+            super().batch_repeat_interleave(repeats)
         self._room = None
         self.valid = None if self.valid is None else self.valid.repeat_interleave(repeats, dim=0)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        super().batch_select_indices(indices)
+        if self.is_initialized:
+            super().batch_select_indices(indices)
         self._room = None
         self.valid = None if self.valid is None else self.valid[indices]
 
@@ -269,7 +281,8 @@ class TokenCacheLayer(DynamicLayer):
         )
 
     def reset(self) -> None:
-        super().reset()
+        self.keys = self.values = None
+        self.is_initialized, self._is_written = False, True
         self.n_slots, self.valid, self._room = 0, None, None
 
     def _adopt(self, layer: Any) -> None:

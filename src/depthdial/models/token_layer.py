@@ -49,6 +49,11 @@ class TokenPass:
         chosen = None if self.decide is None else self.decide(index, hidden)
         if chosen is None:
             return None
+        if not isinstance(chosen, torch.Tensor):
+            raise InputError(
+                f"The policy gave {chosen!r} for layer {index}: give a tensor with one value for each token, or None where "
+                "all run."
+            )
         if chosen.shape != hidden.shape[:2]:
             raise InputError(
                 f"The policy gave a decision of shape {tuple(chosen.shape)} for layer {index}, where the tokens have "
@@ -67,16 +72,23 @@ class StockLayer:
 
     Attributes:
         forward: its own.
+        hides: its boolean masks are true where a slot is hidden, and not where one is seen.
         n_beside: what it returns beside the hidden states; None (no tuple) or a count, -1 until it has run once.
     """
 
     forward: Callable[..., Any]
+    hides: bool = False
     n_beside: int | None = -1
 
     def __call__(self, hidden: torch.Tensor, **arguments: Any) -> Any:
-        output = self.forward(hidden, **arguments)
+        output = self.forward(hidden, **self.turned(arguments))
         self.n_beside = len(output) - 1 if isinstance(output, tuple) else None
         return output
+
+    def turned(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """`arguments` with the mask in the other convention, where this architecture's is not the usual one."""
+        mask = arguments.get(_MASK)
+        return {**arguments, _MASK: ~mask} if self.hides and mask is not None and mask.dtype == torch.bool else arguments
 
 
 def run_layer(stock: StockLayer, index: int, now: TokenPass, hidden: torch.Tensor, arguments: dict[str, Any]) -> Any:
@@ -92,7 +104,7 @@ def run_layer(stock: StockLayer, index: int, now: TokenPass, hidden: torch.Tenso
     now.ran.append(runs)
     slots, source = now.layers[index], now.layers[index - 1] if index else None
     slots.begin(hidden.shape[0], hidden.shape[1], runs, now.key_values, source)
-    call = _Call(stock, hidden, arguments, slots)
+    call = _Call(stock, hidden, stock.turned(arguments), slots)
     if now.execution == "dense" and decided is not None:
         output = _dense(call, decided.to(hidden.dtype), runs)
     elif runs is None:
@@ -112,7 +124,7 @@ class _Call:
 
     def whole(self, kept: torch.Tensor | None = None) -> Any:
         """The layer on every token; `kept` are those whose own keys are written."""
-        self.slots.plan = Gathered(kept=kept)
+        self.slots.expect(Gathered(kept=kept))
         arguments, valid = self.arguments, self.slots.valid
         if valid is not None:
             n_tokens = self.hidden.shape[1]
@@ -122,7 +134,7 @@ class _Call:
 
     def some(self, plan: Gathered) -> Any:
         """The layer on the planned tokens, (n_rows, n_taken, width)."""
-        self.slots.plan = plan
+        self.slots.expect(plan)
         batch = self.hidden.shape[0]
         taken = {name: self._taken(name, value, plan, batch) for name, value in self.arguments.items()}
         taken[_MASK] = None if plan.only_keys else self._mask(plan)  # keys are made before anything is attended to

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -19,7 +20,9 @@ from depthdial.errors import InputError
 from depthdial.models.architectures import (
     check_token_routing,
     decoder_stack,
+    has_hiding_masks,
     head_of,
+    longest_routed,
     unwrap,
 )
 from depthdial.models.prompt import PROMPT_DEPTHS, Prefill, PromptDepth, positions
@@ -58,7 +61,7 @@ class TokenTrace:
         self.passes.clear()
 
     def layers_run(self) -> torch.Tensor:
-        """(n_sequences, n_tokens) layers run for each token of passes that hold no prompt; -1 for padding and prompt."""
+        """(n_sequences, n_tokens) layers run for each token of all passes; -1 for padding and prompt."""
         counts = [torch.where(one.counted, one.ran.sum(-1), -1) for one in self.passes]
         return torch.cat(counts, dim=1)
 
@@ -83,7 +86,8 @@ def token_view(
     """A PreTrainedModel that decides token by token which layers run, sharing every weight with `model`.
 
     `generate`, pipelines, padding and caches work as with the model itself. Tokens that come while the cache is empty are
-    the prompt. A pass over prompt and response together says where the response starts: `view(.., prompt_columns=n)`.
+    the prompt. A pass over prompt and response together, or over a part of a prompt, says where the response starts:
+    `view(.., prompt_columns=n)`, padding and cached columns counted.
 
     Args:
         model: a decoder-only model, a view, or a PEFT-wrapped model; it is not changed.
@@ -110,10 +114,10 @@ def token_view(
     policy.check(n_layers, base.config.get_text_config(decoder=True).hidden_size)
     routed: Any = quiet_view(base, range(n_layers))
     for index, layer in enumerate(decoder_stack(routed).layers):
-        _route_layer(layer, index)
-    given = None if keys is None else tuple(keys)
+        layer.__dict__["forward"] = _RoutedForward(layer, index, has_hiding_masks(base))
+    signature = inspect.signature(type(routed).forward)
     router = _Router(
-        policy, key_values, prompt_depth, execution, given, prefilled, trace, inspect.signature(type(routed).forward)
+        policy, key_values, prompt_depth, execution, _checked_keys(keys), prefilled, trace, signature, longest_routed(base)
     )
     forward = functools.partial(_forward, routed, router)
     routed.__dict__["forward"] = functools.update_wrapper(forward, type(routed).forward.__get__(routed))
@@ -126,6 +130,18 @@ def _check_choice(what: str, value: str, known: Sequence[str]) -> None:
         raise InputError(f"Unknown {what} {value!r}: use {', '.join(known[:-1])} or {known[-1]}.")
 
 
+def _checked_keys(keys: Sequence[int] | None) -> tuple[int, ...] | None:
+    if keys is None:
+        return None
+    try:
+        given = tuple(operator.index(key) for key in keys)
+    except TypeError:
+        given = (2**63,)
+    if any(not -(2**63) <= key < 2**63 for key in given):
+        raise InputError(f"keys are whole numbers of 64 bits, one a sequence, not {keys!r}: sequence_key(id) makes one.")
+    return given
+
+
 @dataclass(frozen=True)
 class _Router:
     policy: TokenPolicy
@@ -136,37 +152,43 @@ class _Router:
     prefilled: Prefill | None
     trace: TokenTrace | None
     signature: inspect.Signature
+    longest: int | None
 
 
-def _route_layer(layer: Any, index: int) -> None:
-    stock = StockLayer(layer.forward)  # a hook of accelerate's, where there is one
-    # Bound by hand: inspect's own binding takes as long as a small layer's whole arithmetic.
-    _, first, *names = inspect.signature(type(layer).forward).parameters
-    is_checked = False
+class _RoutedForward:
+    """The forward of one layer of a view. No closure, so that a deep copy of the view routes layers of its own."""
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        nonlocal is_checked
+    def __init__(self, layer: Any, index: int, hides: bool) -> None:
+        self._stock = StockLayer(layer.forward, hides)  # a hook of accelerate's, where there is one
+        self._name, self._index = type(layer).__name__, index
+        # Bound by hand: inspect's own binding takes as long as a small layer's whole arithmetic.
+        _, self._first, *self._names = inspect.signature(type(layer).forward).parameters
+        self._is_checked = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         now = _PASS.get()
         if now is None:
             raise InputError("The layers of a token view run only inside its own forward: call the view itself.")
-        hidden, *others = args if args else (kwargs.pop(first),)
-        arguments = {**dict(zip(names, others, strict=False)), **kwargs}
-        if not is_checked:
-            check_arguments(type(layer).__name__, arguments)
-            is_checked = True
-        return run_layer(stock, index, now, hidden, arguments)
-
-    layer.__dict__["forward"] = forward
+        hidden, *others = args if args else (kwargs.pop(self._first),)
+        arguments = {**dict(zip(self._names, others, strict=False)), **kwargs}
+        if not self._is_checked:
+            check_arguments(self._name, arguments)
+            self._is_checked = True
+        return run_layer(self._stock, self._index, now, hidden, arguments)
 
 
 def _forward(routed: Any, router: _Router, *args: Any, prompt_columns: int | None = None, **kwargs: Any) -> Any:
-    given = dict(router.signature.bind_partial(routed, *args, **kwargs).arguments)
-    given.update(given.pop("kwargs", {}))
-    given.pop(next(iter(router.signature.parameters)))
-    _refuse(routed, given)
+    given = _by_name(routed, router.signature, args, kwargs)
+    _refuse(routed, router, given)
     cache = given.get("past_key_values")
     n_layers = decoder_stack(routed).n_layers
     n_past = 0 if cache is None else cache.get_seq_length()
+    if n_past and len(cache.layers) != n_layers:
+        raise InputError(
+            f"The KV cache is of {len(cache.layers)} layers, and this view has {n_layers}: continue on a cache of the same "
+            "model."
+        )
+    _check_length(routed, router, given, n_past)
     if router.prefilled is not None and n_past == 0:
         return _prefilled_output(router.prefilled, cache, n_layers)
     if cache is None:
@@ -174,17 +196,32 @@ def _forward(routed: Any, router: _Router, *args: Any, prompt_columns: int | Non
     elif not cache.layers or not isinstance(cache.layers[0], TokenCacheLayer):
         cache.layers = token_layers(n_layers, cache.layers if n_past else ())  # generate() holds on to the cache it passed
     now, counted = _start(routed, router, given, cache, n_past, prompt_columns)
-    wants_cache = given.get("use_cache") is not False
+    asked = {**given, "past_key_values": cache, "use_cache": True, "return_dict": True}
     mark = _PASS.set(now)
     try:
-        output = type(routed).forward(routed, **{**given, "past_key_values": cache, "use_cache": True})
+        output = type(routed).forward(routed, **asked)
     finally:
         _PASS.reset(mark)
     if router.trace is not None:
         router.trace.passes.append(_traced(now, counted))
-    if not wants_cache and not isinstance(output, tuple):
-        output["past_key_values"] = None
-    return output
+    if not _setting(routed, given, "use_cache"):
+        output = type(output)(**{name: value for name, value in output.items() if name != "past_key_values"})
+    return output if _setting(routed, given, "return_dict") else output.to_tuple()
+
+
+def _by_name(routed: Any, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    given = dict(signature.bind_partial(routed, *args, **kwargs).arguments)
+    given.pop(next(iter(signature.parameters)))
+    *_, last = signature.parameters.values()
+    if last.kind is inspect.Parameter.VAR_KEYWORD:  # mostly called kwargs
+        given.update(given.pop(last.name, {}))
+    return given
+
+
+def _setting(routed: Any, given: dict[str, Any], name: str) -> bool:
+    """What a caller says, or else the model's configuration, or else true."""
+    said = given.get(name)
+    return getattr(routed.config.get_text_config(decoder=True), name, True) if said is None else said
 
 
 def _start(
@@ -192,20 +229,20 @@ def _start(
 ) -> tuple[TokenPass, torch.Tensor]:
     """The pass, and which of its tokens count as the response's."""
     ids, embedded = given.get("input_ids"), given.get("inputs_embeds")
+    if ids is None and embedded is None:
+        raise InputError("There are no tokens to run: pass input_ids or inputs_embeds.")
     tokens = ids if ids is not None else embedded[..., 0]
     shape, device = tokens.shape[:2], tokens.device
     mask = given.get("attention_mask")
     has_mask = mask is not None and mask.ndim == 2
     is_real = mask[:, -shape[1] :].bool() if has_mask else torch.ones(shape, dtype=torch.bool, device=device)
-    is_prompt = torch.zeros(shape, dtype=torch.bool, device=device)
-    if n_past == 0 and router.prompt_depth == "full":
-        is_prompt[:, : shape[1] if prompt_columns is None else prompt_columns] = True
-    is_whole_prompt = n_past == 0 and router.prompt_depth == "full" and (prompt_columns or shape[1]) >= shape[1]
+    n_prompt = _n_prompt(prompt_columns, n_past, shape[1])
+    n_full = n_prompt if router.prompt_depth == "full" else 0
+    columns = torch.arange(shape[1], device=device)
+    is_full = (columns < n_full).expand(shape)
     decide: Decide | None = None
-    if not is_whole_prompt:
-        places = (
-            positions(mask, n_last=shape[1]) if has_mask else (torch.arange(shape[1], device=device) + n_past).expand(shape)
-        )
+    if n_full < shape[1]:
+        places = positions(mask, n_last=shape[1]) if has_mask else (columns + n_past).expand(shape)
 
         def embeddings() -> torch.Tensor:
             return embedded if embedded is not None else routed.get_input_embeddings()(ids)
@@ -214,21 +251,30 @@ def _start(
             len(cache.layers),
             places,
             _keys(router, shape[0], device),
-            is_prompt,
+            is_full,
             embeddings,
             functools.partial(head_of, routed),
         )
         decide = router.policy.start(step)
-    # Looking once at a pass spares looking at every layer.
+    # Looking at padding once a pass spares looking at every layer.
     now = TokenPass(
         decide,
         cache.layers,
         router.key_values,
         router.execution,
-        is_prompt if bool(is_prompt.any()) else None,
-        None if bool(is_real.all()) else is_real,
+        is_full if n_full else None,
+        None if not has_mask or bool(is_real.all()) else is_real,
     )
-    return now, is_real & ~is_prompt
+    return now, is_real & (columns >= n_prompt)
+
+
+def _n_prompt(prompt_columns: int | None, n_past: int, n_tokens: int) -> int:
+    """How many columns of a pass are the prompt's."""
+    if prompt_columns is None:
+        return 0 if n_past else n_tokens
+    if isinstance(prompt_columns, bool) or not isinstance(prompt_columns, int) or prompt_columns < 0:
+        raise InputError(f"prompt_columns is a number of columns, padding and cached ones counted, not {prompt_columns!r}.")
+    return min(max(prompt_columns - n_past, 0), n_tokens)
 
 
 def _keys(router: _Router, n_sequences: int, device: Any) -> torch.Tensor:
@@ -259,21 +305,39 @@ def _traced(now: TokenPass, counted: torch.Tensor) -> TracedPass:
     return TracedPass(ran.cpu(), counted.cpu())
 
 
-def _refuse(routed: Any, given: dict[str, Any]) -> None:
+def _check_length(routed: Any, router: _Router, given: dict[str, Any], n_past: int) -> None:
+    tokens = given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
+    if router.longest is not None and tokens is not None and n_past + tokens.shape[1] > router.longest:
+        raise InputError(
+            f"{type(routed).__name__} scales its attention by place from token {router.longest + 1} on, which token routing "
+            "cannot follow: use shorter sequences, or a route for whole sequences (dd.view)."
+        )
+
+
+def _refuse(routed: Any, router: _Router, given: dict[str, Any]) -> None:
+    if torch.compiler.is_compiling():
+        # What a trace raises, the compiler takes for a reason to run without it: break out, so that this is really raised.
+        torch._dynamo.graph_break()
+        raise InputError(
+            "Token routing cannot be compiled, since how many tokens run is known only at run time: call it as it is."
+        )
     if getattr(given.get("past_key_values"), "is_compileable", False):
         raise InputError(
             "Token routing needs a cache that grows, not a static one: leave cache_implementation as it is, without "
             "StaticCache or compiled generation."
-        )
-    if torch.compiler.is_compiling():
-        raise InputError(
-            "Token routing cannot be compiled, since how many tokens run is known only at run time: call it as it is."
         )
     mask = given.get("attention_mask")
     if mask is not None and mask.ndim != 2:
         raise InputError("Token routing makes its own masks: pass attention_mask as (n_sequences, n_tokens), or none.")
     if given.get("output_attentions") or getattr(routed.config, "output_attentions", False):
         raise InputError("Token routing has no attention matrix of all tokens to give: leave output_attentions off.")
+    is_asked = given.get("output_router_logits")
+    is_asked = getattr(routed.config, "output_router_logits", False) if is_asked is None else is_asked
+    if is_asked and router.execution == "gather":
+        raise InputError(
+            "Token routing has no router logits of tokens that skip: leave output_router_logits off, or use "
+            "execution='dense'."
+        )
     if routed.training and any(getattr(module, "gradient_checkpointing", False) for module in routed.modules()):
         raise InputError(
             "Gradient checkpointing drops the KV cache that token routing needs: call "
