@@ -33,7 +33,7 @@ from depthdial.cli_options import (
     print_table,
     with_bundles,
 )
-from depthdial.cli_train import finetune
+from depthdial.cli_train import finetune, train_gates
 from depthdial.errors import InputError, RouteWarning
 
 app = typer.Typer(
@@ -324,6 +324,7 @@ def study(
 
 
 app.command()(finetune)
+app.command()(train_gates)
 
 
 def main() -> None:

@@ -136,6 +136,24 @@ def adapter_card(model: Any) -> AdapterCard | None:
     return None if attached is None else attached.card
 
 
+def merged(model: Any) -> Any:
+    """A model with its adapter merged into its weights, which changes them; a model without one as it is.
+
+    Raises:
+        InputError: if the adapter cannot be merged.
+    """
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    training = model.training
+    try:
+        whole = model.merge_and_unload(safe_merge=True)
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise InputError(f"The adapter cannot be merged into the model ({reason}): use a LoRA, or a whole model.") from error
+    whole.__dict__.pop(_ATTRIBUTE, None)
+    return whole.train(training)
+
+
 def check_base(card: AdapterCard, model: Any, folder: Path, label: str) -> None:
     """Refuse an adapter on a model, loaded by the name `label`, that it was not trained on.
 
