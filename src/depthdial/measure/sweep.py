@@ -361,7 +361,7 @@ class _Sweep:
         skipped = self.skipped_flops[route.key_values]
         cost = token_cost(self.cost, ran.numpy(), prompt_tokens=prompt_tokens, new_tokens=new_tokens, skipped_flops=skipped)
         found = {name: value for name, value in vars(cost).items() if name != "layers"}
-        found["decide_flops"] = deciding_flops(self.runner.model, route.policy, new_tokens)
+        found["decide_flops"] = deciding_flops(self.runner.model, route.policy, new_tokens, cost.layers)
         # An answer of one token ran nothing but the prompt: what it cost is not known from it.
         return found | ({"layers_run": cost.layers, "cost": cost.layers / route.n_layers} if len(ran) else {})
 

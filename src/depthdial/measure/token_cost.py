@@ -63,11 +63,11 @@ def skipped_layer_flops(model: Any, key_values: KeyValues) -> float:
     return (_flops_of_skipping(base, "project") - _flops_of_skipping(base, "drop")) / n_layers
 
 
-def deciding_flops(model: Any, policy: TokenPolicy, new_tokens: int) -> float:
-    """What the policy's decisions about a response cost."""
+def deciding_flops(model: Any, policy: TokenPolicy, new_tokens: int, layers_run: float) -> float:
+    """What the policy's decisions about a response cost, whose tokens run `layers_run` layers in the mean."""
     base = unwrap(model)
     config = base.config.get_text_config(decoder=True)
-    return policy.flops_per_token(config.hidden_size, config.vocab_size) * max(new_tokens - 1, 0)
+    return policy.flops_per_token(config.hidden_size, config.vocab_size, layers_run) * max(new_tokens - 1, 0)
 
 
 def _flops_of_skipping(base: Any, key_values: KeyValues) -> float:

@@ -269,7 +269,7 @@ class GatePolicy(TokenPolicy):
     def check(self, n_layers: int, width: int) -> None:
         self.gates.check_fit(n_layers, width)
 
-    def flops_per_token(self, width: int, vocabulary: int) -> float:
+    def flops_per_token(self, width: int, vocabulary: int, layers_run: float) -> float:
         config = self.gates.config
         gate = 2.0 * width * 2 if config.kind == "linear" else 2.0 * config.hidden_width * (width + 2)
         scaling = 3.0 * width if config.input == "hidden" else 0.0  # the other inputs are scaled once, not at every layer

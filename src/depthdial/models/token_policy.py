@@ -73,8 +73,8 @@ class TokenPolicy:
     def check(self, n_layers: int, width: int) -> None:
         """InputError unless the policy fits a model of `n_layers` layers with hidden states of `width`."""
 
-    def flops_per_token(self, width: int, vocabulary: int) -> float:
-        """What deciding about one token costs, all layers together."""
+    def flops_per_token(self, width: int, vocabulary: int, layers_run: float) -> float:
+        """What deciding about one token costs, all layers together; `layers_run` is how many it runs in the mean."""
         return 0.0
 
     def for_sequences(self, rows: Sequence[int]) -> TokenPolicy:
@@ -208,14 +208,22 @@ class ConfidenceExit(TokenPolicy):
         def decide(layer: int, hidden: torch.Tensor) -> torch.Tensor | None:
             nonlocal stays, before
             if layer >= self.first_layer and stays.any():
-                measured = (
-                    self._margin(step, hidden, stays) if self.measure == "margin" else self._saturation(before, hidden)
-                )
-                stays = stays & ~(measured > self.threshold)
+                stays = stays & ~(self.measured(step, before, hidden, stays) > self.threshold)
             before = hidden if self.measure == "saturation" else None
             return None if layer < self.first_layer else stays
 
         return decide
+
+    def measured(
+        self, step: TokenStep, before: torch.Tensor | None, hidden: torch.Tensor, asked: torch.Tensor
+    ) -> torch.Tensor:
+        """(n_sequences, n_tokens) confidence before a layer runs; -1 or unspecified for tokens that are not asked.
+
+        Args:
+            before, hidden: the input of the layer before, and of this one, (n_sequences, n_tokens, width).
+            asked: (n_sequences, n_tokens) the tokens to ask.
+        """
+        return self._margin(step, hidden, asked) if self.measure == "margin" else self._saturation(before, hidden)
 
     def check(self, n_layers: int, width: int) -> None:
         if self.first_layer >= n_layers:
@@ -223,9 +231,10 @@ class ConfidenceExit(TokenPolicy):
                 f"first_layer {self.first_layer} lies outside a model of {n_layers} layers: choose a lower one."
             )
 
-    def flops_per_token(self, width: int, vocabulary: int) -> float:
-        # An upper bound a layer, as if no token had left: the head for a margin, three products of states for a cosine.
-        return 2.0 * width * vocabulary if self.measure == "margin" else 6.0 * width
+    def flops_per_token(self, width: int, vocabulary: int, layers_run: float) -> float:
+        # Asked before every layer until it leaves: the head for a margin, three products of states for a cosine.
+        asked = max(layers_run - self.first_layer + 1, 0.0)
+        return asked * (2.0 * width * vocabulary if self.measure == "margin" else 6.0 * width)
 
     @staticmethod
     def _margin(step: TokenStep, hidden: torch.Tensor, stays: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,402 @@
+"""Does the hidden state help to decide, token by token, which layers run? The paper's question, with the controls it lacks.
+
+Gates that see the hidden state and gates with a fixed input are trained to the same budgets from the same fine-tuned model,
+over several seeds (arXiv 2410.20022, section 3 and Figure 1b), and measured beside chance at the same rates, the static route
+of as many layers and CALM's confidence exits.
+
+Every training and every measurement is a run of its own. A study that was stopped goes on where it stood, and a second
+process that is started on the same folder takes the runs that nobody has: that is how a study uses several machines.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from depthdial.errors import InputError
+from depthdial.files import claim, write_atomically
+from depthdial.measure.batches import Runner
+from depthdial.measure.confidence import exit_thresholds
+from depthdial.measure.gate_rows import TRAINED_CONTROLLERS, GateMap, gate_schema
+from depthdial.measure.plan import AnyDepth, ModelIdentity, check_positive
+from depthdial.measure.sweep import sweep
+from depthdial.measure.tasks import Task, encode
+from depthdial.models.architectures import count_layers, unwrap
+from depthdial.models.gate_folder import load_gates
+from depthdial.models.load import with_adapter
+from depthdial.models.token_cache import KeyValues
+from depthdial.models.token_depth import TokenDepth
+from depthdial.models.token_policy import CONFIDENCES, Bernoulli
+from depthdial.progress import progress_bar
+from depthdial.report.gates_page import write_gates_report
+from depthdial.routes import Route
+from depthdial.train.finetune import finetune
+from depthdial.train.gate_settings import GateSettings
+from depthdial.train.gate_training import train_gates
+from depthdial.train.rows import training_rows
+from depthdial.train.settings import FinetuneSettings
+
+_LOCKS = "locks"
+_MAPPED_PROMPT_TOKENS = 6  # of a map, so that one sees where the response starts
+
+
+@dataclass(frozen=True)
+class GatesStudySettings:
+    """How large a gates study is.
+
+    Attributes:
+        budgets: mean fractions of all layers that a response's tokens run.
+        seeds: trainings of each kind at each budget.
+        inputs: what gates see, compared at every budget.
+        other_inputs: what gates see at `other_budget` alone.
+        base_tokens: response tokens on which T is fine-tuned first, at full depth; 0 where the model is T already.
+        tokens: response tokens of every training of gates.
+        base_learning_rate, learning_rate: peak rates of the adapters, of T's and of those beside the gates.
+        controls: also measure chance, static routes and confidence exits.
+        exit_rows: training rows on which the exits' thresholds are found.
+        map_sequences: test sequences of which pictures are made.
+    """
+
+    budgets: tuple[float, ...] = (0.9, 0.75, 0.6, 0.45)
+    seeds: int = 5
+    inputs: tuple[str, ...] = ("hidden", "fixed")
+    other_inputs: tuple[str, ...] = ("position", "embedding", "embedding+position")
+    other_budget: float = 0.75
+    base_tokens: int = 20_000
+    tokens: int = 20_000
+    batch_size: int = 8
+    rank: int = 16
+    base_learning_rate: float = 5e-4
+    learning_rate: float = 3e-4
+    gate_learning_rate: float = 0.1
+    key_values: KeyValues = "project"
+    controls: bool = True
+    exit_rows: int = 16
+    max_new_tokens: int = 64
+    eval_batch_size: int = 32
+    fidelity_tokens: int = 32
+    map_sequences: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "tokens", "batch_size", "rank", "exit_rows", "max_new_tokens", "eval_batch_size"):
+            check_positive(getattr(self, name), name)
+        if self.seeds < 2:
+            raise InputError("A study needs at least 2 seeds, better 5: one training says nothing about the next.")
+        for budget in (*self.budgets, self.other_budget):
+            if not 0 < budget <= 1:
+                raise InputError(f"A budget is a fraction of the layers above 0 and at most 1, not {budget!r}.")
+        unknown = next((name for name in (*self.inputs, *self.other_inputs) if name not in TRAINED_CONTROLLERS), None)
+        if unknown is not None:
+            raise InputError(f"Unknown gate input {unknown!r}: use some of {', '.join(TRAINED_CONTROLLERS)}.")
+        if not self.budgets or not self.inputs:
+            raise InputError("A study needs at least one budget and one gate input.")
+        for name in ("budgets", "inputs", "other_inputs"):
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
+
+
+@dataclass(frozen=True)
+class GatesStudyResult:
+    """What a study leaves: the report's path and all rows."""
+
+    report: Path
+    rows: pa.Table
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One training with its measurements, or the measurements of what needs no training.
+
+    Attributes:
+        controller: a gate input, `exits` (both confidence measures) or `full`.
+        target: None for `full`.
+    """
+
+    controller: str
+    target: float | None = None
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        parts = [
+            self.controller,
+            None if self.target is None else f"{self.target:g}",
+            None if self.seed is None else f"s{self.seed}",
+        ]
+        return "-".join(part for part in parts if part is not None)
+
+
+def gates_study(
+    model: Any,
+    tokenizer: Any,
+    *,
+    task: Task,
+    training: Task,
+    out: Path | str,
+    settings: GatesStudySettings | None = None,
+    name: str | None = None,
+    say: Callable[[str], None] | None = None,
+    progress: bool = False,
+) -> GatesStudyResult:
+    """Train and measure everything that is missing in `out`, and write the report.
+
+    Args:
+        model: the model to start from; not changed.
+        task: sequences to measure on.
+        training: sequences to learn from, and to find thresholds on; none of `task`'s.
+        name: what the model was loaded by.
+        say: called with one line at the start of each step.
+
+    Raises:
+        InputError: if the tasks share a sequence, `out` belongs to another study, or from any step.
+    """
+    settings, folder, say = settings or GatesStudySettings(), Path(out), say or (lambda line: None)
+    shared = {row.id for row in task.examples} & {row.id for row in training.examples}
+    if shared:
+        raise InputError(f"Sequence {min(shared)!r} is trained on and measured on: give two splits that share none.")
+    # All budgets are checked before anything trains.
+    n_layers, width = count_layers(model), unwrap(model).config.get_text_config(decoder=True).hidden_size
+    for budget in (*settings.budgets, settings.other_budget):
+        GateSettings(target=budget).config(n_layers, width)
+    identity = ModelIdentity.of(model, name)
+    claim(folder / "study.json", _about(settings, identity, task, training), "gates study")
+    say("fine-tuning at full depth")
+    base, base_identity = _base(model, tokenizer, training, folder, settings, identity, progress)
+    job = _Study(folder, settings, base, tokenizer, base_identity, task, training)
+    runs = _runs(settings)
+    say(f"{len(runs)} trainings and measurements")
+    with progress_bar("runs", len(runs), show=progress) as advance:
+        job.work(runs, advance)
+    rows = job.collect(runs)
+    say("report")
+    return GatesStudyResult(write_gates_report(folder), rows)
+
+
+def _runs(settings: GatesStudySettings) -> list[_Run]:
+    """All runs, seed by seed, so that a study that is cut short has whole seeds."""
+    runs = [_Run("full")]
+    for seed in range(settings.seeds):
+        runs += [_Run(one, budget, seed) for budget in settings.budgets for one in settings.inputs]
+        runs += [_Run(one, settings.other_budget, seed) for one in settings.other_inputs]
+    return [*runs, _Run("exits")] if settings.controls else runs
+
+
+def _about(settings: GatesStudySettings, identity: ModelIdentity, task: Task, training: Task) -> dict[str, Any]:
+    return {
+        **asdict(settings),
+        "model": identity.name,
+        "weights_hash": identity.weights_hash,
+        "task": task.name,
+        "split": task.split,
+        "data": task.fingerprint,
+        "sequences": len(task.examples),
+        "training_split": training.split,
+        "training_data": training.fingerprint,
+        "training_rows": len(training.examples),
+    }
+
+
+def _base(
+    model: Any,
+    tokenizer: Any,
+    training: Task,
+    folder: Path,
+    settings: GatesStudySettings,
+    identity: ModelIdentity,
+    progress: bool,
+) -> tuple[Any, ModelIdentity]:
+    """T: the model fine-tuned at full depth, from which all gates start."""
+    if not settings.base_tokens:
+        return model, identity
+    how = FinetuneSettings(
+        rank=settings.rank,
+        alpha=2.0 * settings.rank,
+        learning_rate=settings.base_learning_rate,
+        batch_size=settings.batch_size,
+        max_tokens=settings.base_tokens,
+        seed=settings.seed,
+    )
+    with _lock(folder, "base"):
+        finetune(
+            model,
+            tokenizer,
+            task=training,
+            routes="full",
+            out=folder / "base",
+            settings=how,
+            name=identity.name,
+            progress=progress,
+        )
+    tuned = copy.deepcopy(unwrap(model))
+    tuned = with_adapter(tuned, folder / "base", identity.name).merge_and_unload()
+    tuned.requires_grad_(False)
+    return tuned, ModelIdentity.of(tuned, f"{identity.name} + T")
+
+
+@dataclass(frozen=True)
+class _Study:
+    folder: Path
+    settings: GatesStudySettings
+    base: Any
+    tokenizer: Any
+    identity: ModelIdentity
+    task: Task
+    training: Task
+
+    def work(self, runs: Sequence[_Run], advance: Callable[..., None]) -> None:
+        """Do what nobody else does; then wait for those."""
+        for is_patient in (False, True):
+            for run in runs:
+                if (not is_patient and self._is_done(run)) or (not self._is_done(run) and self._do(run, is_patient)):
+                    advance()
+
+    def collect(self, runs: Sequence[_Run]) -> pa.Table:
+        rows = pa.concat_tables([pq.read_table(self._rows_of(run)) for run in runs])
+        write_atomically(self.folder / "rows.parquet", lambda part: pq.write_table(rows, part))
+        return rows
+
+    def _do(self, run: _Run, is_patient: bool) -> bool:
+        """Whether the run has been done here or, where this process waited, by another one."""
+        try:
+            with _lock(self.folder, run.name, timeout_sec=-1 if is_patient else 0):
+                if not self._is_done(run):
+                    rows = self._measured(run)
+                    write_atomically(self._rows_of(run), lambda part: pq.write_table(rows, part))
+            return True
+        except Timeout:
+            return False
+
+    def _rows_of(self, run: _Run) -> Path:
+        return self.folder / "runs" / run.name / "rows.parquet"
+
+    def _is_done(self, run: _Run) -> bool:
+        return self._rows_of(run).exists()
+
+    def _measured(self, run: _Run) -> pa.Table:
+        if run.controller == "full":
+            return self._rows(self.base, [("full", "none", None, None, "full")])
+        if run.controller == "exits":
+            return self._rows(self.base, self._exits())
+        return self._trained(run)
+
+    def _trained(self, run: _Run) -> pa.Table:
+        folder = self.folder / "runs" / run.name / "gates"
+        result = train_gates(
+            self.base,
+            self.tokenizer,
+            task=self.training,
+            out=folder,
+            settings=self._gate_settings(run),
+            identity=self.identity,
+        )
+        model, gates = load_gates(folder, self.base, weights_hash=self.identity.weights_hash)
+        about = (run.target, run.seed)
+        depths: list[tuple[str, str, float | None, int | None, AnyDepth | str]] = [
+            (run.controller, mode, *about, self._depth(gates.policy(mode, run.seed or 0), f"{run.name}:{mode}"))
+            for mode in ("sampled", "argmax")
+        ]
+        if self.settings.controls and run.controller == "hidden":
+            # Chance at the rates of these very gates, on the weights that were trained with them.
+            rates = Bernoulli(tuple(result.record["layer_rates"]), run.seed or 0)
+            depths.append(("bernoulli", "sampled", *about, self._depth(rates, f"{run.name}:bernoulli")))
+        if self.settings.controls and run.controller == "fixed":
+            depths.append(("static", "none", *about, _static(result.record["layer_rates"], f"{run.name}:static")))
+        if run.seed == 0 and run.target == self.settings.other_budget and run.controller in self.settings.inputs:
+            self._draw_maps(model, run, depths[:2])
+        return self._rows(model, depths)
+
+    def _gate_settings(self, run: _Run) -> GateSettings:
+        settings = self.settings
+        return GateSettings(
+            input=run.controller,  # type: ignore[arg-type]
+            target=run.target,
+            gate_learning_rate=settings.gate_learning_rate,
+            key_values=settings.key_values,
+            rank=settings.rank,
+            learning_rate=settings.learning_rate,
+            batch_size=settings.batch_size,
+            max_tokens=settings.tokens,
+            seed=settings.seed + (run.seed or 0),
+        )
+
+    def _depth(self, policy: Any, name: str) -> TokenDepth:
+        return TokenDepth(policy, count_layers(self.base), self.settings.key_values, name)
+
+    def _exits(self) -> list[tuple[str, str, float | None, int | None, AnyDepth | str]]:
+        rows = training_rows(self.training, self.tokenizer, Runner.of(self.base, self.tokenizer))
+        texts = [(row.prompt_ids, row.response_ids) for row in rows if len(row.response_ids) > 1][: self.settings.exit_rows]
+        found = []
+        for measure in CONFIDENCES:
+            exits = exit_thresholds(self.base, self.tokenizer, texts, measure, self.settings.budgets)
+            for budget, policy in zip(self.settings.budgets, exits, strict=True):
+                found.append((measure, "none", budget, None, self._depth(policy, f"{measure}-{budget:g}")))
+        return found
+
+    def _rows(self, model: Any, depths: Sequence[tuple[str, str, float | None, int | None, AnyDepth | str]]) -> pa.Table:
+        """Rows of a gates study for some depths of a model."""
+        # One folder for all runs: T's own answers, which agreement is taken on, are made once.
+        measured = sweep(
+            model,
+            self.tokenizer,
+            task=self.task,
+            routes=[depth for *_, depth in depths],
+            out=self.folder / "sweep",
+            batch_size=self.settings.eval_batch_size,
+            max_new_tokens=self.settings.max_new_tokens,
+            fidelity_tokens=self.settings.fidelity_tokens,
+            identity=self.identity,
+        ).to_pylist()
+        about = {
+            depth if isinstance(depth, str) else depth.name: {
+                "controller": controller, "mode": mode, "target": target, "train_seed": seed,
+            }
+            for controller, mode, target, seed, depth in depths
+        }  # fmt: skip
+        rows = [{**row, **about[row["route"]]} for row in measured]
+        names = gate_schema().names
+        return pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows], schema=gate_schema())
+
+    def _draw_maps(self, model: Any, run: _Run, depths: Sequence[tuple[Any, ...]]) -> None:
+        examples = encode(self.task, self.tokenizer)[: self.settings.map_sequences]
+        runner = Runner.of(model, self.tokenizer)
+        ready = runner.prefill(examples)
+        for controller, mode, target, seed, depth in depths:
+            bound = depth.for_batch([example.id for example in examples])
+            decoded = runner.decode(bound, ready, self.settings.max_new_tokens)
+            for example, tokens, ran in zip(examples, decoded.tokens, decoded.ran or (), strict=True):
+                prompt = example.prompt_ids[-_MAPPED_PROMPT_TOKENS:]
+                # The last layers ran for each token that was read; the last of an answer was only written.
+                read = [*prompt, *tokens[:-1]]
+                everything = [[1] * runner.n_layers] * len(prompt)
+                GateMap(
+                    controller,
+                    mode,
+                    target,
+                    seed,
+                    runner.n_layers,
+                    example.id,
+                    tuple(self.tokenizer.decode([token]) for token in read),
+                    (*[True] * len(prompt), *[False] * (len(tokens) - 1)),
+                    tuple(tuple(map(bool, layers)) for layers in [*everything, *ran.tolist()]),
+                ).save(self.folder / "maps" / f"{run.name}-{mode}-{example.id}.json")
+
+
+def _static(rates: Sequence[float], name: str) -> Route:
+    """The route of as many layers as the rates run in the mean: the layers that run most often."""
+    n_run = max(1, round(sum(rates)))
+    order = sorted(range(len(rates)), key=lambda layer: (-rates[layer], layer))
+    return Route(tuple(sorted(order[:n_run])), len(rates), name)
+
+
+def _lock(folder: Path, name: str, timeout_sec: float = -1) -> FileLock:
+    # The system lets go of the lock of a process that is killed.
+    path = folder / _LOCKS / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path, timeout=timeout_sec)
