@@ -24,7 +24,7 @@ N_LAYERS = 6
 # The six, in every test; of the others each is tested once.
 MAIN = ("llama", "opt", "gpt2", "gpt_neox", "qwen3", "gemma2")
 KEY_VALUES = ("project", "drop", "copy")
-ONLY_EAGER = frozenset({"gemma2", "gpt_oss", "gptj", "bloom", "mpt"})
+ONLY_EAGER = frozenset({"gemma2", "gpt_neo", "gpt_oss", "gptj", "bloom", "mpt"})
 REFUSED = {"gpt_neo": "masks by a token's place"}
 NO_COPY = {"gemma4_unified_text"}  # heads of two sizes
 LENGTHS = (12, 9, 11, 7, 12)  # tokens of the sequences of a batch: all longer than the window of `tiny`

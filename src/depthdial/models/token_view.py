@@ -111,8 +111,8 @@ def token_view(
     _check_choice("execution", execution, EXECUTIONS)
     check_token_routing(base)
     n_layers = decoder_stack(base).n_layers
-    policy.check(n_layers, base.config.get_text_config(decoder=True).hidden_size)
     routed: Any = quiet_view(base, range(n_layers))
+    policy.check(n_layers, base.config.get_text_config(decoder=True).hidden_size)
     for index, layer in enumerate(decoder_stack(routed).layers):
         layer.__dict__["forward"] = _RoutedForward(layer, index, has_hiding_masks(base))
     signature = inspect.signature(type(routed).forward)
@@ -190,7 +190,7 @@ def _forward(routed: Any, router: _Router, *args: Any, prompt_columns: int | Non
         )
     _check_length(routed, router, given, n_past)
     if router.prefilled is not None and n_past == 0:
-        return _prefilled_output(router.prefilled, cache, n_layers)
+        return _prefilled_output(router.prefilled, given, cache, n_layers)
     if cache is None:
         cache = token_cache(n_layers)
     elif not cache.layers or not isinstance(cache.layers[0], TokenCacheLayer):
@@ -285,9 +285,15 @@ def _keys(router: _Router, n_sequences: int, device: Any) -> torch.Tensor:
     return torch.tensor(router.keys, device=device)
 
 
-def _prefilled_output(prefilled: Prefill, cache: Any, n_layers: int) -> Any:
+def _prefilled_output(prefilled: Prefill, given: dict[str, Any], cache: Any, n_layers: int) -> Any:
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
+    tokens = given.get("input_ids")
+    if tokens is not None and tokens.shape[0] != prefilled.n_sequences:
+        raise InputError(
+            f"The prefilled prompts are {prefilled.n_sequences} and the batch has {tokens.shape[0]} sequences: prefill the "
+            "same batch, without beam search or several answers a prompt."
+        )
     if not prefilled.route.is_full:
         raise InputError(
             f"Token routing continues on a prompt that ran every layer, not on one of route {prefilled.route.name!r}."
