@@ -1,8 +1,8 @@
 """Does the hidden state help to decide, token by token, which layers run? The paper's question, with the controls it lacks.
 
-Gates that see the hidden state and gates with a fixed input are trained to the same budgets from the same fine-tuned model,
-over several seeds (arXiv 2410.20022, section 3 and Figure 1b), and measured beside chance at the same rates, the static route
-of as many layers and CALM's confidence exits.
+Gates that see the hidden state and gates with a fixed input are trained to the same budgets from the same fine-tuned
+model, over several seeds (arXiv 2410.20022, section 3 and Figure 1b), and measured beside chance at the same rates, the
+static route of as many layers and CALM's confidence exits.
 
 Every training and every measurement is a run of its own. A study that was stopped goes on where it stood, and a second
 process that is started on the same folder takes the runs that nobody has: that is how a study uses several machines.
@@ -24,14 +24,13 @@ from depthdial.errors import InputError
 from depthdial.files import claim, write_atomically
 from depthdial.measure.batches import Runner
 from depthdial.measure.confidence import exit_thresholds
-from depthdial.measure.gate_rows import TRAINED_CONTROLLERS, GateMap, gate_schema
-from depthdial.measure.plan import AnyDepth, ModelIdentity, check_positive
+from depthdial.measure.gate_rows import GateMap, gate_schema
+from depthdial.measure.plan import AnyDepth, ModelIdentity
 from depthdial.measure.sweep import sweep
 from depthdial.measure.tasks import Task, encode
 from depthdial.models.architectures import count_layers, unwrap
-from depthdial.models.gate_folder import load_gates
+from depthdial.models.gates import TokenGates
 from depthdial.models.load import with_adapter
-from depthdial.models.token_cache import KeyValues
 from depthdial.models.token_depth import TokenDepth
 from depthdial.models.token_policy import CONFIDENCES, Bernoulli
 from depthdial.progress import progress_bar
@@ -39,6 +38,7 @@ from depthdial.report.gates_page import write_gates_report
 from depthdial.routes import Route
 from depthdial.train.finetune import finetune
 from depthdial.train.gate_settings import GateSettings
+from depthdial.train.gate_study import GatesStudySettings, Run, runs_of
 from depthdial.train.gate_training import train_gates
 from depthdial.train.rows import training_rows
 from depthdial.train.settings import FinetuneSettings
@@ -48,89 +48,11 @@ _MAPPED_PROMPT_TOKENS = 6  # of a map, so that one sees where the response start
 
 
 @dataclass(frozen=True)
-class GatesStudySettings:
-    """How large a gates study is.
-
-    Attributes:
-        budgets: mean fractions of all layers that a response's tokens run.
-        seeds: trainings of each kind at each budget.
-        inputs: what gates see, compared at every budget.
-        other_inputs: what gates see at `other_budget` alone.
-        base_tokens: response tokens on which T is fine-tuned first, at full depth; 0 where the model is T already.
-        tokens: response tokens of every training of gates.
-        base_learning_rate, learning_rate: peak rates of the adapters, of T's and of those beside the gates.
-        controls: also measure chance, static routes and confidence exits.
-        exit_rows: training rows on which the exits' thresholds are found.
-        map_sequences: test sequences of which pictures are made.
-    """
-
-    budgets: tuple[float, ...] = (0.9, 0.75, 0.6, 0.45)
-    seeds: int = 5
-    inputs: tuple[str, ...] = ("hidden", "fixed")
-    other_inputs: tuple[str, ...] = ("position", "embedding", "embedding+position")
-    other_budget: float = 0.75
-    base_tokens: int = 20_000
-    tokens: int = 20_000
-    batch_size: int = 8
-    rank: int = 16
-    base_learning_rate: float = 5e-4
-    learning_rate: float = 3e-4
-    gate_learning_rate: float = 0.1
-    key_values: KeyValues = "project"
-    controls: bool = True
-    exit_rows: int = 16
-    max_new_tokens: int = 64
-    eval_batch_size: int = 32
-    fidelity_tokens: int = 32
-    map_sequences: int = 2
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("seeds", "tokens", "batch_size", "rank", "exit_rows", "max_new_tokens", "eval_batch_size"):
-            check_positive(getattr(self, name), name)
-        if self.seeds < 2:
-            raise InputError("A study needs at least 2 seeds, better 5: one training says nothing about the next.")
-        for budget in (*self.budgets, self.other_budget):
-            if not 0 < budget <= 1:
-                raise InputError(f"A budget is a fraction of the layers above 0 and at most 1, not {budget!r}.")
-        unknown = next((name for name in (*self.inputs, *self.other_inputs) if name not in TRAINED_CONTROLLERS), None)
-        if unknown is not None:
-            raise InputError(f"Unknown gate input {unknown!r}: use some of {', '.join(TRAINED_CONTROLLERS)}.")
-        if not self.budgets or not self.inputs:
-            raise InputError("A study needs at least one budget and one gate input.")
-        for name in ("budgets", "inputs", "other_inputs"):
-            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
-
-
-@dataclass(frozen=True)
 class GatesStudyResult:
     """What a study leaves: the report's path and all rows."""
 
     report: Path
     rows: pa.Table
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One training with its measurements, or the measurements of what needs no training.
-
-    Attributes:
-        controller: a gate input, `exits` (both confidence measures) or `full`.
-        target: None for `full`.
-    """
-
-    controller: str
-    target: float | None = None
-    seed: int | None = None
-
-    @property
-    def name(self) -> str:
-        parts = [
-            self.controller,
-            None if self.target is None else f"{self.target:g}",
-            None if self.seed is None else f"s{self.seed}",
-        ]
-        return "-".join(part for part in parts if part is not None)
 
 
 def gates_study(
@@ -170,22 +92,13 @@ def gates_study(
     say("fine-tuning at full depth")
     base, base_identity = _base(model, tokenizer, training, folder, settings, identity, progress)
     job = _Study(folder, settings, base, tokenizer, base_identity, task, training)
-    runs = _runs(settings)
+    runs = runs_of(settings)
     say(f"{len(runs)} trainings and measurements")
     with progress_bar("runs", len(runs), show=progress) as advance:
         job.work(runs, advance)
     rows = job.collect(runs)
     say("report")
     return GatesStudyResult(write_gates_report(folder), rows)
-
-
-def _runs(settings: GatesStudySettings) -> list[_Run]:
-    """All runs, seed by seed, so that a study that is cut short has whole seeds."""
-    runs = [_Run("full")]
-    for seed in range(settings.seeds):
-        runs += [_Run(one, budget, seed) for budget in settings.budgets for one in settings.inputs]
-        runs += [_Run(one, settings.other_budget, seed) for one in settings.other_inputs]
-    return [*runs, _Run("exits")] if settings.controls else runs
 
 
 def _about(settings: GatesStudySettings, identity: ModelIdentity, task: Task, training: Task) -> dict[str, Any]:
@@ -234,9 +147,7 @@ def _base(
             name=identity.name,
             progress=progress,
         )
-    tuned = copy.deepcopy(unwrap(model))
-    tuned = with_adapter(tuned, folder / "base", identity.name).merge_and_unload()
-    tuned.requires_grad_(False)
+    tuned = _merged(model, folder / "base", identity.name)
     return tuned, ModelIdentity.of(tuned, f"{identity.name} + T")
 
 
@@ -250,19 +161,21 @@ class _Study:
     task: Task
     training: Task
 
-    def work(self, runs: Sequence[_Run], advance: Callable[..., None]) -> None:
-        """Do what nobody else does; then wait for those."""
+    def work(self, runs: Sequence[Run], advance: Callable[..., None]) -> None:
+        """Do what nobody else does; then wait for the rest."""
+        left = list(runs)
         for is_patient in (False, True):
-            for run in runs:
-                if (not is_patient and self._is_done(run)) or (not self._is_done(run) and self._do(run, is_patient)):
+            for run in list(left):
+                if self._is_done(run) or self._do(run, is_patient):
+                    left.remove(run)
                     advance()
 
-    def collect(self, runs: Sequence[_Run]) -> pa.Table:
+    def collect(self, runs: Sequence[Run]) -> pa.Table:
         rows = pa.concat_tables([pq.read_table(self._rows_of(run)) for run in runs])
         write_atomically(self.folder / "rows.parquet", lambda part: pq.write_table(rows, part))
         return rows
 
-    def _do(self, run: _Run, is_patient: bool) -> bool:
+    def _do(self, run: Run, is_patient: bool) -> bool:
         """Whether the run has been done here or, where this process waited, by another one."""
         try:
             with _lock(self.folder, run.name, timeout_sec=-1 if is_patient else 0):
@@ -273,20 +186,20 @@ class _Study:
         except Timeout:
             return False
 
-    def _rows_of(self, run: _Run) -> Path:
+    def _rows_of(self, run: Run) -> Path:
         return self.folder / "runs" / run.name / "rows.parquet"
 
-    def _is_done(self, run: _Run) -> bool:
+    def _is_done(self, run: Run) -> bool:
         return self._rows_of(run).exists()
 
-    def _measured(self, run: _Run) -> pa.Table:
+    def _measured(self, run: Run) -> pa.Table:
         if run.controller == "full":
             return self._rows(self.base, [("full", "none", None, None, "full")])
         if run.controller == "exits":
             return self._rows(self.base, self._exits())
         return self._trained(run)
 
-    def _trained(self, run: _Run) -> pa.Table:
+    def _trained(self, run: Run) -> pa.Table:
         folder = self.folder / "runs" / run.name / "gates"
         result = train_gates(
             self.base,
@@ -296,7 +209,9 @@ class _Study:
             settings=self._gate_settings(run),
             identity=self.identity,
         )
-        model, gates = load_gates(folder, self.base, weights_hash=self.identity.weights_hash)
+        gates = TokenGates.from_pretrained(folder)
+        # Merged, for an adapter's own small products would take as long as the layers that are skipped.
+        model = _merged(self.base, folder, self.identity.name)
         about = (run.target, run.seed)
         depths: list[tuple[str, str, float | None, int | None, AnyDepth | str]] = [
             (run.controller, mode, *about, self._depth(gates.policy(mode, run.seed or 0), f"{run.name}:{mode}"))
@@ -312,7 +227,7 @@ class _Study:
             self._draw_maps(model, run, depths[:2])
         return self._rows(model, depths)
 
-    def _gate_settings(self, run: _Run) -> GateSettings:
+    def _gate_settings(self, run: Run) -> GateSettings:
         settings = self.settings
         return GateSettings(
             input=run.controller,  # type: ignore[arg-type]
@@ -352,6 +267,8 @@ class _Study:
             max_new_tokens=self.settings.max_new_tokens,
             fidelity_tokens=self.settings.fidelity_tokens,
             identity=self.identity,
+            reference=self.base,
+            reference_hash=self.identity.weights_hash,
         ).to_pylist()
         about = {
             depth if isinstance(depth, str) else depth.name: {
@@ -363,7 +280,7 @@ class _Study:
         names = gate_schema().names
         return pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows], schema=gate_schema())
 
-    def _draw_maps(self, model: Any, run: _Run, depths: Sequence[tuple[Any, ...]]) -> None:
+    def _draw_maps(self, model: Any, run: Run, depths: Sequence[tuple[Any, ...]]) -> None:
         examples = encode(self.task, self.tokenizer)[: self.settings.map_sequences]
         runner = Runner.of(model, self.tokenizer)
         ready = runner.prefill(examples)
@@ -386,6 +303,12 @@ class _Study:
                     (*[True] * len(prompt), *[False] * (len(tokens) - 1)),
                     tuple(tuple(map(bool, layers)) for layers in [*everything, *ran.tolist()]),
                 ).save(self.folder / "maps" / f"{run.name}-{mode}-{example.id}.json")
+
+
+def _merged(model: Any, folder: Path, label: str) -> Any:
+    """A copy of the model with an adapter merged into its weights."""
+    merged = with_adapter(copy.deepcopy(unwrap(model)), folder, label).merge_and_unload()
+    return merged.requires_grad_(False).eval()
 
 
 def _static(rates: Sequence[float], name: str) -> Route:

@@ -1,4 +1,4 @@
-"""Thresholds for a confidence early exit (CALM, arXiv 2207.07061) that meet budgets: found on calibration rows, never on test.
+"""Thresholds for a confidence early exit (CALM, arXiv 2207.07061) that meet budgets, found on calibration rows.
 
 Every layer's confidence is measured on one pass at full depth, and the exits that a threshold would make are counted. What
 tokens that left earlier would have changed is left out, so the cost that is measured later differs a little.

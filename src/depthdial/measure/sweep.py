@@ -31,6 +31,7 @@ from depthdial.models.decode import GREEDY, Decoded, DecodingPolicy
 from depthdial.models.prompt import Prefill
 from depthdial.models.token_depth import Depth, TokenDepth
 from depthdial.models.untouched import has_adapters_on, untouched
+from depthdial.models.weights import weights_hash
 from depthdial.progress import progress_bar
 
 
@@ -74,6 +75,8 @@ def sweep(
     use_stemmer: bool = False,
     keep_text: bool = False,
     identity: ModelIdentity | None = None,
+    reference: Any = None,
+    reference_hash: str | None = None,
     progress: bool = False,
 ) -> pa.Table:
     """Run every sequence of a task on every route and score it.
@@ -96,6 +99,8 @@ def sweep(
         prompt_depth: `full` (the paper's: the prompt runs every layer) or `route`.
         keep_text: put the answers themselves in the rows, beside their hashes.
         identity: which model this is, where the caller knows; found out otherwise.
+        reference: the full model that KL and agreement compare with, where it is another one than `model` without its
+            adapters (such as the model before it was trained); `reference_hash` is that of its weights, where known.
 
     Returns:
         One row for each (sequence, route), or for each sample of it; the columns are `SWEEP_COLUMNS` and the provenance.
@@ -117,6 +122,8 @@ def sweep(
     )
     check_positive(batch_size, "batch_size")
     settings = {"kind": "sweep", "batch_size": batch_size, **options.settings()}
+    if reference is not None:
+        settings["reference"] = reference_hash or weights_hash(reference)
     plan = make_plan(model, tokenizer, task, routes, prompt_depth=prompt_depth, identity=identity, settings=settings)
     for route in plan.routes:
         if not isinstance(route, TokenDepth):
@@ -124,7 +131,13 @@ def sweep(
     store = UnitStore(plan.run, SWEEP_COLUMNS, None if out is None else Path(out))
     skipped = {depth.key_values for depth in plan.routes if isinstance(depth, TokenDepth)}
     job = _Sweep(
-        plan, options, tokenizer, store, model_cost(model), {kind: skipped_layer_flops(model, kind) for kind in skipped}
+        plan,
+        options,
+        tokenizer,
+        store,
+        model_cost(model),
+        {kind: skipped_layer_flops(model, kind) for kind in skipped},
+        plan.runner if reference is None else Runner.of(reference, tokenizer),
     )
     batches = list(batched(plan.examples, batch_size))
     with progress_bar("sweep", len(batches) * len(plan.routes), show=progress) as advance:
@@ -148,6 +161,7 @@ class _Sweep:
     store: UnitStore
     cost: ModelCost
     skipped_flops: Mapping[str, float]  # of a layer that a token skips, by what it leaves in the cache
+    teacher: Runner  # the full model that others are compared with, once its adapters are off
 
     @property
     def runner(self) -> Runner:
@@ -161,17 +175,23 @@ class _Sweep:
         prefilled = self.runner.prefill(batch)
         answers, reference = None, prefilled
         # With adapters on, the full route's answers are not the untouched full model's.
-        is_adapted = has_adapters_on(self.runner.model)
+        is_adapted = self.teacher is not self.runner or has_adapters_on(self.runner.model)
         decodes_full = self.options.generates and not self.options.samples and self.runner.full in missing
         if (decodes_full and not is_adapted) or {"kl", "agreement"} & set(self.options.metrics):
-            reference = reference_prefill(self.runner, batch, prefilled)
-            answers = full_answers(self.runner, self.store, batch, reference, self.options.max_new_tokens)
+            reference = self._reference(batch, prefilled)
+            answers = full_answers(self.teacher, self.store, batch, reference, self.options.max_new_tokens)
         forced = self._forced_scores(batch, missing, prefilled, reference, answers)
         known = None if is_adapted else answers
         for route in missing:
             rows = self._rows(batch, route, prefilled, known, forced[route])
             self.store.write(self.plan.unit(batch, route), rows)
             advance(1)
+
+    def _reference(self, batch: Sequence[EncodedExample], prefilled: Prefill) -> Prefill:
+        if self.teacher is self.runner:
+            return reference_prefill(self.runner, batch, prefilled)
+        with untouched(self.teacher.model):
+            return self.teacher.prefill(batch)
 
     def _groups(self, batch: Sequence[EncodedExample], route: AnyDepth) -> dict[Depth, list[int]]:
         return by_route([route.for_sequence(e.id) for e in batch])
@@ -228,8 +248,8 @@ class _Sweep:
         lengths = {i: len(text) for i, text in texts.items()}
         # The full model's logits of a slice serve all routes.
         for rows in row_slices(range(len(batch)), lengths, prefilled.logits.shape[-1]):
-            with untouched(self.runner.model):
-                logits_of = self._logits(batch, self.runner.full, rows, reference, texts)
+            with untouched(self.teacher.model):
+                logits_of = self._logits(batch, self.runner.full, rows, reference, texts, model=self.teacher.model)
                 full = {i: Predictions.of(logits) for i, logits in logits_of}
             for route in routes:
                 for one, members in self._groups(batch, route).items():
@@ -245,6 +265,7 @@ class _Sweep:
         prefilled: Prefill,
         texts: dict[int, tuple[int, ...]],
         scores: list[dict[str, float]] | None = None,
+        model: Any = None,
     ) -> Iterable[tuple[int, torch.Tensor]]:
         """(row, logits of its own tokens) for some rows of the batch, a slice of them in memory at a time.
 
@@ -255,7 +276,7 @@ class _Sweep:
             tokens, mask = right_padded([texts[i] for i in members], self.runner.pad_token_id, self.runner.device)
             ready = self._prefilled(batch, members, route, prefilled)
             depth = _for_batch(route, [batch[i].id for i in members])
-            logits = forced_logits(self.runner.model, depth, ready, tokens, mask)
+            logits = forced_logits(self.runner.model if model is None else model, depth, ready, tokens, mask)
             if scores is not None:
                 for i, layers in zip(members, _mean_layers(depth), strict=False):
                     if math.isfinite(layers):  # not of a text of one token, which the prompt predicts

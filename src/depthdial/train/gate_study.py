@@ -1,0 +1,93 @@
+"""What a gates study trains and measures: its settings, and its runs one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from depthdial.errors import InputError
+from depthdial.measure.gate_rows import TRAINED_CONTROLLERS
+from depthdial.measure.plan import check_positive
+from depthdial.models.token_cache import KeyValues
+
+
+@dataclass(frozen=True)
+class GatesStudySettings:
+    """How large a gates study is.
+
+    Attributes:
+        budgets: mean fractions of all layers that a response's tokens run.
+        seeds: trainings of each kind at each budget.
+        inputs: what gates see, compared at every budget.
+        other_inputs: what gates see at `other_budget` alone.
+        base_tokens: response tokens on which T is fine-tuned first, at full depth; 0 where the model is T already.
+        tokens: response tokens of every training of gates.
+        base_learning_rate, learning_rate: peak rates of the adapters, of T's and of those beside the gates.
+        controls: also measure chance, static routes and confidence exits.
+        exit_rows: training rows on which the exits' thresholds are found.
+        map_sequences: test sequences of which pictures are made.
+    """
+
+    budgets: tuple[float, ...] = (0.9, 0.75, 0.6, 0.45)
+    seeds: int = 5
+    inputs: tuple[str, ...] = ("hidden", "fixed")
+    other_inputs: tuple[str, ...] = ("position", "embedding", "embedding+position")
+    other_budget: float = 0.75
+    base_tokens: int = 20_000
+    tokens: int = 20_000
+    batch_size: int = 8
+    rank: int = 16
+    base_learning_rate: float = 5e-4
+    learning_rate: float = 3e-4
+    gate_learning_rate: float = 0.1
+    key_values: KeyValues = "project"
+    controls: bool = True
+    exit_rows: int = 16
+    max_new_tokens: int = 64
+    eval_batch_size: int = 32
+    fidelity_tokens: int = 32
+    map_sequences: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "tokens", "batch_size", "rank", "exit_rows", "max_new_tokens", "eval_batch_size"):
+            check_positive(getattr(self, name), name)
+        if self.seeds < 2:
+            raise InputError("A study needs at least 2 seeds, better 5: one training says nothing about the next.")
+        for budget in (*self.budgets, self.other_budget):
+            if not 0 < budget <= 1:
+                raise InputError(f"A budget is a fraction of the layers above 0 and at most 1, not {budget!r}.")
+        unknown = next((name for name in (*self.inputs, *self.other_inputs) if name not in TRAINED_CONTROLLERS), None)
+        if unknown is not None:
+            raise InputError(f"Unknown gate input {unknown!r}: use some of {', '.join(TRAINED_CONTROLLERS)}.")
+        if not self.budgets or not self.inputs:
+            raise InputError("A study needs at least one budget and one gate input.")
+        for name in ("budgets", "inputs", "other_inputs"):
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training with its measurements, or the measurements of what needs no training.
+
+    Attributes:
+        controller: a gate input, `exits` (both confidence measures) or `full`.
+        target: None for `full`.
+    """
+
+    controller: str
+    target: float | None = None
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        target, seed = "" if self.target is None else f"-{self.target:g}", "" if self.seed is None else f"-s{self.seed}"
+        return f"{self.controller}{target}{seed}"
+
+
+def runs_of(settings: GatesStudySettings) -> list[Run]:
+    """All runs, seed by seed, so that a study that is cut short has whole seeds."""
+    runs = [Run("full")]
+    for seed in range(settings.seeds):
+        runs += [Run(one, budget, seed) for budget in settings.budgets for one in settings.inputs]
+        runs += [Run(one, settings.other_budget, seed) for one in settings.other_inputs]
+    return [*runs, Run("exits")] if settings.controls else runs
