@@ -109,7 +109,7 @@ CHANGES = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(steps=st.lists(st.one_of(PASSES, CHANGES), min_size=1, max_size=8), seed=st.integers(0, 2**30))
 def test_slots_hold_what_was_written_whatever_happens_in_between(steps: list[tuple[Any, ...]], seed: int) -> None:
     generator, with_gradient = torch.Generator().manual_seed(seed), False
