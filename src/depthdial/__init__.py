@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from depthdial.measure.sweep import sweep
     from depthdial.measure.tasks import Task, task
     from depthdial.models.adapter import AdapterCard, adapter_card
+    from depthdial.models.gate_folder import load_gates
+    from depthdial.models.gates import GateConfig, TokenGates
     from depthdial.models.load import load
     from depthdial.models.prompt import prompted_view
     from depthdial.models.token_policy import Bernoulli, ConfidenceExit, StaticRoutes, TokenPolicy
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from depthdial.routes import RandomRoute, Route, family_routes
     from depthdial.studies import study
     from depthdial.train.finetune import finetune
+    from depthdial.train.gate_settings import GateSettings
+    from depthdial.train.gate_training import train_gates
     from depthdial.train.settings import FinetuneSettings
 
 __version__ = "0.1.0"
@@ -46,6 +50,8 @@ _HOMES = {
     "Bernoulli": "models.token_policy",
     "ConfidenceExit": "models.token_policy",
     "FinetuneSettings": "train.settings",
+    "GateConfig": "models.gates",
+    "GateSettings": "train.gate_settings",
     "Generation": "generation.engine",
     "InputError": "errors",
     "OracleCurve": "choose.oracle",
@@ -56,6 +62,7 @@ _HOMES = {
     "RouteWarning": "errors",
     "StaticRoutes": "models.token_policy",
     "Task": "measure.tasks",
+    "TokenGates": "models.gates",
     "TokenPolicy": "models.token_policy",
     "TokenTrace": "models.token_view",
     "adapter_card": "models.adapter",
@@ -63,6 +70,7 @@ _HOMES = {
     "finetune": "train.finetune",
     "generate": "generation.engine",
     "load": "models.load",
+    "load_gates": "models.gate_folder",
     "model_cost": "measure.cost",
     "oracle": "choose.oracle",
     "predictable_oracle": "choose.predictable",
@@ -74,6 +82,7 @@ _HOMES = {
     "sweep": "measure.sweep",
     "task": "measure.tasks",
     "token_view": "models.token_view",
+    "train_gates": "train.gate_training",
     "untouched": "models.untouched",
     "view": "models.view",
     "write_report": "report.page",
@@ -84,6 +93,8 @@ __all__ = [
     "Bernoulli",
     "ConfidenceExit",
     "FinetuneSettings",
+    "GateConfig",
+    "GateSettings",
     "Generation",
     "InputError",
     "OracleCurve",
@@ -94,6 +105,7 @@ __all__ = [
     "RouteWarning",
     "StaticRoutes",
     "Task",
+    "TokenGates",
     "TokenPolicy",
     "TokenTrace",
     "adapter_card",
@@ -101,6 +113,7 @@ __all__ = [
     "finetune",
     "generate",
     "load",
+    "load_gates",
     "model_cost",
     "oracle",
     "predictable_oracle",
@@ -112,6 +125,7 @@ __all__ = [
     "sweep",
     "task",
     "token_view",
+    "train_gates",
     "untouched",
     "view",
     "write_report",

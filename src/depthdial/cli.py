@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from depthdial.cli_gates import gate_depths, gates_study
 from depthdial.cli_options import (
     AnswerTokens,
     BatchSize,
@@ -27,7 +28,6 @@ from depthdial.cli_options import (
     NewTokens,
     OutFolder,
     PromptDepth,
-    Routes,
     TemplateName,
     print_rows,
     print_table,
@@ -178,10 +178,11 @@ def similarity(
 @with_bundles
 def sweep(
     model: ModelName,
-    routes: Routes,
     out: OutFolder,
     source: DataOptions,
     loading: ModelOptions,
+    routes: Routes = None,
+    gates: Annotated[Path | None, typer.Option(help="Folder of train-gates: sweep its gates, sampled and argmax.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Default: rouge_l,nll,kl,agreement; of samples rouge_l.")] = None,
     samples: Annotated[int, typer.Option(help="Sampled answers of each, instead of the greedy one.")] = 0,
     temperature: Annotated[float, typer.Option(help="Of sampled answers.")] = 1.0,
@@ -201,14 +202,17 @@ def sweep(
     from depthdial.models.architectures import count_layers
     from depthdial.report.tables import headline
 
+    if routes is None and gates is None:
+        raise InputError("Say what to sweep: --routes full,uls:50%, or --gates DIR, or both.")
     metrics = metrics if metrics is not None else "rouge_l" if samples else "rouge_l,nll,kl,agreement"
     sequences = source.read(limit)
     loaded, tokenizer = loading.load(model)
+    loaded, depths = (loaded, []) if gates is None else gate_depths(gates, loaded, source.seed)
     rows = run(
         loaded,
         tokenizer,
         task=sequences,
-        routes=read_routes(routes, count_layers(loaded)),
+        routes=[*(read_routes(routes, count_layers(loaded)) if routes else ()), *depths],
         metrics=tuple(name.strip() for name in metrics.split(",") if name.strip()),
         samples=samples,
         temperature=temperature,
@@ -266,9 +270,11 @@ def oracle(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a sweep or a study.")]) -> None:
     """Draw the figures of a folder's rows and write one self-contained page."""
+    from depthdial.measure.gate_rows import is_gates_study
+    from depthdial.report.gates_page import write_gates_report
     from depthdial.report.page import write_report
 
-    typer.echo(f"report: {write_report(folder)}")
+    typer.echo(f"report: {write_gates_report(folder) if is_gates_study(folder) else write_report(folder)}")
 
 
 @app.command()
@@ -325,6 +331,7 @@ def study(
 
 app.command()(finetune)
 app.command()(train_gates)
+app.command()(gates_study)
 
 
 def main() -> None:

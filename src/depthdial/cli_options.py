@@ -38,7 +38,7 @@ def _size(help: str, *names: str) -> Any:
 
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, .gguf file, or smollm2-135m.")]
-Routes = Annotated[str, typer.Option(help="Routes such as full,uls:50%,ee:12, or a route family file.")]
+Routes = Annotated[str | None, typer.Option(help="Routes such as full,uls:50%,ee:12, or a route family file.")]
 PromptDepth = Annotated[str, typer.Option(help="full (the prompt runs every layer) or route.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the results; a stopped run goes on there.")]
 TemplateName = Annotated[str | None, _data("auto, chat, paper or plain.", "--template")]

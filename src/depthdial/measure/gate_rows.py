@@ -140,6 +140,12 @@ def load_gate_rows(folder: Path | str) -> pa.Table:
     return table
 
 
+def is_gates_study(folder: Path | str) -> bool:
+    """Whether a folder holds the rows of a gates study, and not of a sweep."""
+    path = Path(folder) / "rows.parquet"
+    return path.exists() and "controller" in load_rows(path).column_names
+
+
 def require_gate_rows(table: pa.Table, where: str = "The table") -> None:
     """InputError unless a table holds a gates study's rows, of one model depth and each once."""
     missing = next((name for name in GATE_COLUMNS if name not in table.column_names), None)

@@ -180,7 +180,7 @@ class _RoutedForward:
 def _forward(routed: Any, router: _Router, *args: Any, prompt_columns: int | None = None, **kwargs: Any) -> Any:
     given = _by_name(routed, router.signature, args, kwargs)
     _refuse(routed, router, given)
-    cache = given.get("past_key_values")
+    cache: Any = given.get("past_key_values")
     n_layers = decoder_stack(routed).n_layers
     n_past = 0 if cache is None else cache.get_seq_length()
     if n_past and len(cache.layers) != n_layers:
@@ -228,12 +228,13 @@ def _start(
     routed: Any, router: _Router, given: dict[str, Any], cache: Any, n_past: int, prompt_columns: int | None
 ) -> tuple[TokenPass, torch.Tensor]:
     """The pass, and which of its tokens count as the response's."""
-    ids, embedded = given.get("input_ids"), given.get("inputs_embeds")
+    ids: Any = given.get("input_ids")
+    embedded: Any = given.get("inputs_embeds")
     if ids is None and embedded is None:
         raise InputError("There are no tokens to run: pass input_ids or inputs_embeds.")
     tokens = ids if ids is not None else embedded[..., 0]
     shape, device = tokens.shape[:2], tokens.device
-    mask = given.get("attention_mask")
+    mask: Any = given.get("attention_mask")
     has_mask = mask is not None and mask.ndim == 2
     is_real = mask[:, -shape[1] :].bool() if has_mask else torch.ones(shape, dtype=torch.bool, device=device)
     n_prompt = _n_prompt(prompt_columns, n_past, shape[1])
@@ -332,7 +333,7 @@ def _refuse(routed: Any, router: _Router, given: dict[str, Any]) -> None:
             "Token routing needs a cache that grows, not a static one: leave cache_implementation as it is, without "
             "StaticCache or compiled generation."
         )
-    mask = given.get("attention_mask")
+    mask: Any = given.get("attention_mask")
     if mask is not None and mask.ndim != 2:
         raise InputError("Token routing makes its own masks: pass attention_mask as (n_sequences, n_tokens), or none.")
     if given.get("output_attentions") or getattr(routed.config, "output_attentions", False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 from depthdial.errors import InputError
 from depthdial.models.gates import GateConfig, GateInput, GateKind
@@ -84,7 +84,8 @@ class GateSettings:
         low, high = TEMPERATURES
         for name in ("temperature", "temperature_end"):
             value = getattr(self, name)
-            if not (value is None and name == "temperature_end") and not (_is_number(value) and low <= value <= high):
+            is_left_out = value is None and name == "temperature_end"
+            if not is_left_out and not (_is_number(value) and low <= value <= high):
                 raise InputError(f"{name} must lie between {low:g} and {high:g}, not {value!r}.")
         if not (_is_number(self.gate_learning_rate) and 0 < self.gate_learning_rate < math.inf):
             raise InputError(f"gate_learning_rate must be a number above 0, not {self.gate_learning_rate!r}.")
@@ -140,5 +141,5 @@ class GateSettings:
         return self.temperature * (end / self.temperature) ** done
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value

@@ -88,7 +88,7 @@ class GatedModel(nn.Module):
     def __init__(self, model: Any, gates: TokenGates, *, key_values: str = "project", prompt_depth: str = "full") -> None:
         super().__init__()
         self.model, self.gates = model, gates
-        self._options = {"key_values": key_values, "prompt_depth": prompt_depth}
+        self._options: dict[str, Any] = {"key_values": key_values, "prompt_depth": prompt_depth}
         self._policy = RelaxedGates(gates)
 
     def forward(

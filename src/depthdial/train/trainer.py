@@ -130,7 +130,7 @@ class CarefulTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         broken = next((name for name, p in trained if not torch.isfinite(p).all()), None)
         if broken is not None:
             raise InputError(
