@@ -43,10 +43,10 @@ def main() -> None:
     runner = Runner.of(model, tokenizer)
     settings = FinetuneSettings(method=options.method, batch_size=options.batch_size)
     generator = torch.Generator().manual_seed(0)
-    rows = [_row(i, options, model.config.vocab_size, generator) for i in range(options.batch_size)]
+    rows = [random_row(i, options, model.config.vocab_size, generator) for i in range(options.batch_size)]
     half = Route.parse("uls:50%", runner.n_layers)
     steps = {
-        "plain Trainer, all layers": _plain(model, rows, settings),
+        "plain Trainer, all layers": plain_step(model, rows, settings),
         "full": _ours(model, runner, rows, runner.full, settings),
         "uls:50%": _ours(model, runner, rows, half, settings),
         "uls:50%, prompt on the route": _ours(model, runner, rows, half, replace(settings, prompt_depth="route")),
@@ -71,12 +71,12 @@ def main() -> None:
     publish(f"A training step of {options.model}, {options.method} fine-tuning", table, options)
 
 
-def _row(number: int, options: Any, vocabulary: int, generator: torch.Generator) -> TrainingRow:
+def random_row(number: int, options: Any, vocabulary: int, generator: torch.Generator) -> TrainingRow:
     ids = torch.randint(vocabulary, (options.prompt_tokens + options.response_tokens,), generator=generator).tolist()
     return TrainingRow(str(number), tuple(ids[: options.prompt_tokens]), tuple(ids[options.prompt_tokens :]))
 
 
-def _arguments() -> TrainingArguments:
+def trainer_arguments() -> TrainingArguments:
     return TrainingArguments(
         output_dir=tempfile.mkdtemp(), report_to="none", disable_tqdm=True, remove_unused_columns=False, use_cpu=_on_cpu()
     )
@@ -90,21 +90,21 @@ def _ours(model: Any, runner: Runner, rows: list[TrainingRow], route: Route, set
     trained = student(model, [route], settings, in_place=False).__enter__()
     schedule = make_schedule(rows, [route], settings)
     routed = RoutedModel(trained, prompt_depth=settings.prompt_depth)
-    trainer = DepthTrainer(routed, None, Objective(False), [route], schedule, rows, runner.pad_token_id, _arguments())
-    return _stepper(trainer, routed, trainer.train_dataset[0])
+    trainer = DepthTrainer(routed, None, Objective(False), [route], schedule, rows, runner.pad_token_id, trainer_arguments())
+    return stepper(trainer, routed, trainer.train_dataset[0])
 
 
-def _plain(model: Any, rows: list[TrainingRow], settings: FinetuneSettings) -> Any:
+def plain_step(model: Any, rows: list[TrainingRow], settings: FinetuneSettings) -> Any:
     full = Route(tuple(range(model.config.num_hidden_layers)), model.config.num_hidden_layers)
     trained = student(model, [full], settings, in_place=False).__enter__()
     ids = torch.tensor([[*row.prompt_ids, *row.response_ids] for row in rows])
     labels = ids.clone()
     labels[:, : len(rows[0].prompt_ids)] = -100
     inputs = {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)}
-    return _stepper(Trainer(trained, _arguments(), train_dataset=[inputs]), trained, inputs)
+    return stepper(Trainer(trained, trainer_arguments(), train_dataset=[inputs]), trained, inputs)
 
 
-def _stepper(trainer: Trainer, model: Any, inputs: dict[str, Any]) -> Any:
+def stepper(trainer: Trainer, model: Any, inputs: dict[str, Any]) -> Any:
     trainer.current_gradient_accumulation_steps = 1
     trainer.optimizer = None  # what is timed is the pass, and an optimizer's step is the same for all
     number = iter(range(10**9))

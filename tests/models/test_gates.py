@@ -235,7 +235,7 @@ def test_unknown_modes_and_other_models_are_refused() -> None:
 
 def test_what_deciding_costs() -> None:
     def flops(**changes) -> float:
-        return TokenGates(replace(CONFIG, **changes)).policy("argmax").flops_per_token(32, 96)
+        return TokenGates(replace(CONFIG, **changes)).policy("argmax").flops_per_token(32, 96, 4.0)
 
     assert flops(input="fixed") == 4 * 2 * 32 * 2
     assert flops() == 4 * (2 * 32 * 2 + 3 * 32)
