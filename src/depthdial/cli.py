@@ -28,6 +28,7 @@ from depthdial.cli_options import (
     NewTokens,
     OutFolder,
     PromptDepth,
+    Routes,
     TemplateName,
     print_rows,
     print_table,

@@ -78,7 +78,7 @@ class TokenCacheLayer(DynamicLayer):
             self._adopt(layer)
 
     def __copy__(self) -> TokenCacheLayer:
-        other = object.__new__(type(self))
+        other: Any = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._room = None  # two caches must not write into one room
         return other
@@ -185,7 +185,7 @@ class TokenCacheLayer(DynamicLayer):
         has_room = self._room is not None and self._room[0].shape[2] >= self.n_slots and self._is_ours()
         if not has_room:
             room = tuple(like.new_zeros(shape) for like, shape in zip((keys, values), shapes, strict=True))
-            if self.is_initialized and self.keys is not None and self.keys.numel():
+            if self.is_initialized and self.keys is not None and self.values is not None and self.keys.numel():
                 for new, old in zip(room, (self.keys, self.values), strict=True):
                     new[:, :, : old.shape[2]] = old
             self._room = room  # type: ignore[assignment]
@@ -299,7 +299,7 @@ class TokenCacheLayer(DynamicLayer):
 
 def token_cache(n_layers: int, cache: Any = None) -> DynamicCache:
     """A cache for token-wise execution: empty, or with what `cache` holds, which stays as it is."""
-    made = DynamicCache()
+    made: Any = DynamicCache()
     made.layers = list(token_layers(n_layers, () if cache is None else cache.layers))
     made.layer_class_to_replicate = None
     return made

@@ -266,7 +266,7 @@ def as_policy(policy: Any) -> TokenPolicy:
     if callable(getattr(policy, "policy", None)):
         raise InputError("Gates decide in two ways: pass gates.policy('sampled') or gates.policy('argmax').")
     if callable(policy) and not isinstance(policy, type):
-        return FunctionPolicy(policy, getattr(policy, "__name__", "function"))
+        return FunctionPolicy(policy, getattr(policy, "__name__", "function"))  # type: ignore[arg-type]
     raise InputError(
         f"{policy!r} is no token policy: pass gates, Bernoulli, StaticRoutes, ConfidenceExit, or a function of "
         "(layer, hidden states)."

@@ -178,7 +178,7 @@ class _RoutedForward:
 
 
 def _forward(routed: Any, router: _Router, *args: Any, prompt_columns: int | None = None, **kwargs: Any) -> Any:
-    given = _by_name(routed, router.signature, args, kwargs)
+    given: Any = _by_name(routed, router.signature, args, kwargs)
     _refuse(routed, router, given)
     cache: Any = given.get("past_key_values")
     n_layers = decoder_stack(routed).n_layers
@@ -225,7 +225,7 @@ def _setting(routed: Any, given: dict[str, Any], name: str) -> bool:
 
 
 def _start(
-    routed: Any, router: _Router, given: dict[str, Any], cache: Any, n_past: int, prompt_columns: int | None
+    routed: Any, router: _Router, given: Any, cache: Any, n_past: int, prompt_columns: int | None
 ) -> tuple[TokenPass, torch.Tensor]:
     """The pass, and which of its tokens count as the response's."""
     ids: Any = given.get("input_ids")
