@@ -51,8 +51,10 @@ RULES = {  # from the lowest room to the highest; of several patterns that fit a
         frozenset({"numpy", "matplotlib", "jinja2", "pyarrow"}),
     ),
     "studies": Rule((*GROUND, *MEASURING, "generation.*", "report.*")),
+    "gates_study": Rule((*GROUND, *MEASURING, "train.*", "report.*"), frozenset({"pyarrow", "filelock"})),
     "cli*": Rule(
-        (*GROUND, *MEASURING, "train.*", "generation.*", "report.*", "studies", "cli*"), frozenset({"typer", "rich"})
+        (*GROUND, *MEASURING, "train.*", "generation.*", "report.*", "studies", "gates_study", "cli*"),
+        frozenset({"typer", "rich"}),
     ),
     # The package's own face: its names are imported when they are used.
     "": Rule(("*",)),
