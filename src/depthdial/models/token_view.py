@@ -182,11 +182,10 @@ def _forward(routed: Any, router: _Router, *args: Any, prompt_columns: int | Non
     _refuse(routed, router, given)
     cache: Any = given.get("past_key_values")
     n_layers = decoder_stack(routed).n_layers
-    n_past = 0 if cache is None else cache.get_seq_length()
-    if n_past and len(cache.layers) != n_layers:
+    n_past, n_cached = (0, 0) if cache is None else (cache.get_seq_length(), len(cache.layers))
+    if n_past and n_cached != n_layers:
         raise InputError(
-            f"The KV cache is of {len(cache.layers)} layers, and this view has {n_layers}: continue on a cache of the same "
-            "model."
+            f"The KV cache is of {n_cached} layers, and this view has {n_layers}: continue on a cache of the same model."
         )
     _check_length(routed, router, given, n_past)
     if router.prefilled is not None and n_past == 0:
@@ -236,14 +235,14 @@ def _start(
     shape, device = tokens.shape[:2], tokens.device
     mask: Any = given.get("attention_mask")
     has_mask = mask is not None and mask.ndim == 2
-    is_real = mask[:, -shape[1] :].bool() if has_mask else torch.ones(shape, dtype=torch.bool, device=device)
+    is_real = mask[:, -shape[1] :].bool() if has_mask else torch.ones(shape, dtype=torch.bool, device=device)  # type: ignore[union-attr]
     n_prompt = _n_prompt(prompt_columns, n_past, shape[1])
     n_full = n_prompt if router.prompt_depth == "full" else 0
     columns = torch.arange(shape[1], device=device)
     is_full = (columns < n_full).expand(shape)
     decide: Decide | None = None
     if n_full < shape[1]:
-        places = positions(mask, n_last=shape[1]) if has_mask else (columns + n_past).expand(shape)
+        places = positions(mask, n_last=shape[1]) if has_mask else (columns + n_past).expand(shape)  # type: ignore[union-attr]
 
         def embeddings() -> torch.Tensor:
             return embedded if embedded is not None else routed.get_input_embeddings()(ids)
