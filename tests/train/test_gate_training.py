@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,7 @@ from depthdial.train.gate_settings import GateSettings
 from depthdial.train.gate_trainer import GateTrainer
 from depthdial.train.gate_training import train_gates
 from depthdial.train.trainer import last_checkpoint
+from tests.models.tiny import tiny
 
 
 @pytest.fixture
@@ -118,6 +120,41 @@ def test_the_temperature_is_annealed_to_its_end(run, brief, monkeypatch):
     )
     run(replace(brief, temperature=2.0, temperature_end=0.5))
     assert seen[0] == 2.0 and seen[-1] == pytest.approx(0.5) and seen == sorted(seen, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["opt", "gpt2", "gpt_neox", "qwen3", "gemma2"])
+def test_other_architectures_train_too(name, tokenizer, lessons, brief, tmp_path, weights_of, assert_same):
+    model = tiny(name)
+    before = weights_of(model)
+    seen = "hidden" if name == "opt" else "embedding+position"
+    settings = replace(brief, epochs=5, save_every=50, learning_rate=1e-3, input=seen)
+    result = train_gates(model, tokenizer, task=lessons, out=tmp_path, settings=settings)
+    assert_same(weights_of(model), before)
+    expected = column(result, "fraction/expected")
+    assert sum(expected[-8:]) / 8 == pytest.approx(0.6, abs=0.01)
+    routed, gates = load_gates(result.folder, model)
+    token_view(routed, gates.policy("sampled"))(torch.tensor([[1, 5, 9]]))
+
+
+def test_embeddings_of_another_width_cannot_be_looked_at(tokenizer, lessons, brief, tmp_path):
+    with pytest.raises(InputError, match="embeddings are 16 wide and its hidden states 32"):
+        train_gates(tiny("opt"), tokenizer, task=lessons, out=tmp_path, settings=replace(brief, input="embedding"))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"key_values": "drop"}, {"key_values": "copy"}, {"prompt_depth": "route"}], ids=lambda one: str(one)
+)
+def test_other_ways_to_skip_train_too(run, brief, changes):
+    result = run(replace(brief, **changes))
+    assert all(map(math.isfinite, column(result, "loss"))) and column(result, "fraction/expected")[-1] < 0.85
+
+
+def test_a_model_in_halves_trains(run, base, brief):
+    base[0].bfloat16()
+    result = run(brief)
+    assert all(map(math.isfinite, column(result, "loss")))
+    _, gates = load_gates(result.folder, base[0])
+    assert gates.base.dtype == "bfloat16" and next(gates.parameters()).dtype == torch.float32
 
 
 # ---------------------------------------------------------------- what they leave, and leave alone
@@ -288,3 +325,23 @@ def test_bad_input_is_refused_before_anything_trains(run, base, brief, first, tm
                 out=tmp_path / f"d-{backbone}",
                 settings=replace(brief, backbone=backbone),
             )
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_gates(base, lessons, tmp_path):
+    """torchrun on the CPU: every process its own batches, one price, the same weights at the end."""
+    import subprocess
+    import sys
+
+    data, out = tmp_path / "lessons.jsonl", tmp_path / "out"
+    rows = [{"prompt": e.instruction, "reference": e.reference} for e in lessons.examples]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29714", "-m"]
+    verb = ["depthdial", "train-gates", str(tmp_path / "base"), "--data", str(data), "--out", str(out)]
+    options = ["--target", "0.6", "--rank", "2", "--batch-size", "3", "--epochs", "8", "--save-every", "5"]
+    done = subprocess.run([*launcher, *verb, *options], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((out / "training.json").read_text())
+    assert record["processes"] == 2 and record["steps"] == 32
+    assert sum(entry["fraction/expected"] for entry in record["history"][-8:]) / 8 == pytest.approx(0.6, abs=0.01)
+    load_gates(out, load(tmp_path / "base")[0])

@@ -142,6 +142,11 @@ class TokenGates(nn.Module):
             constant = position_features(step.positions, width)
         else:
             constant = unit_rms(step.embeddings().detach())
+            if constant.shape[-1] != width:
+                raise InputError(
+                    f"The model's embeddings are {constant.shape[-1]} wide and its hidden states {width}, so that gates "
+                    "cannot look at embeddings: use the input hidden, fixed or position."
+                )
             if kind == "embedding+position":
                 constant = unit_rms(constant + position_features(step.positions, width).to(constant.device))
         return lambda hidden: constant

@@ -84,6 +84,7 @@ def _with_lora(base: Any, skipped: Sequence[int], settings: FinetuneSettings) ->
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing that a user can change
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # of Conv1D, which PEFT then does right
         return get_peft_model(shell, config)
 
 

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from depthdial.errors import InputError
+from depthdial.measure.batches import Runner
+from depthdial.measure.plan import ModelIdentity
+from depthdial.routes import Route
+from depthdial.train.running import claim_run, is_main, training_arguments, world_size
+from depthdial.train.schedule import make_schedule
+
+
+def test_a_run_claims_its_folder(lessons, quick, tmp_path):
+    identity = ModelIdentity("m", "0" * 64, "float32", "cpu", "sdpa")
+    claim_run(tmp_path, "run.json", quick, identity, lessons, routes=["full"])
+    claim_run(tmp_path, "run.json", quick, identity, lessons, routes=["full"])
+    known = json.loads((tmp_path / "run.json").read_text())
+    assert known["model"] == "m" and known["routes"] == ["full"] and known["rank"] == quick.rank
+    with pytest.raises(InputError, match="holds a training run with another routes"):
+        claim_run(tmp_path, "run.json", quick, identity, lessons, routes=["uls:3"])
+
+
+def test_arguments_follow_the_settings_and_the_user_has_the_last_word(model, tokenizer, rows, quick, tmp_path):
+    runner = Runner.of(model, tokenizer)
+    schedule = make_schedule(rows, [Route(tuple(range(6)), 6, "full")], quick)
+
+    def arguments(**options):
+        return training_arguments(runner, quick, schedule, tmp_path, options, logging_steps=1)
+
+    assert (arguments().logging_steps, arguments().max_steps) == (1, schedule.n_steps)
+    assert arguments(logging_steps=3).logging_steps == 3
+    assert arguments().save_steps == 2 and arguments().output_dir == str(tmp_path / "checkpoints")
+    with pytest.raises(InputError, match="learning_rate follows from the settings of the run"):
+        arguments(learning_rate=3)
+    with pytest.raises(InputError, match=r"trainer's options cannot be used: .*no_such"):
+        arguments(no_such=3)
+
+
+def test_processes_are_told_by_the_launcher(monkeypatch):
+    assert world_size() == 1 and is_main()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "2")
+    assert world_size() == 4 and not is_main()
