@@ -35,6 +35,8 @@ benchmarks: $(READY)
 	$(BIN)/python benchmarks/bench_decode.py
 	$(BIN)/python benchmarks/bench_oracle.py
 	$(BIN)/python benchmarks/bench_train.py
+	$(BIN)/python benchmarks/bench_train_gates.py
+	$(BIN)/python benchmarks/bench_tokens.py
 
 clean:
 	rm -rf $(DEMO) build dist
