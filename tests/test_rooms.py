@@ -51,9 +51,9 @@ RULES = {  # from the lowest room to the highest; of several patterns that fit a
         frozenset({"numpy", "matplotlib", "jinja2", "pyarrow"}),
     ),
     "studies": Rule((*GROUND, *MEASURING, "generation.*", "report.*")),
-    "gates_study": Rule((*GROUND, *MEASURING, "train.*", "report.*"), frozenset({"pyarrow", "filelock"})),
+    "gate_studies": Rule((*GROUND, *MEASURING, "train.*", "report.*"), frozenset({"pyarrow", "filelock"})),
     "cli*": Rule(
-        (*GROUND, *MEASURING, "train.*", "generation.*", "report.*", "studies", "gates_study", "cli*"),
+        (*GROUND, *MEASURING, "train.*", "generation.*", "report.*", "studies", "gate_studies", "cli*"),
         frozenset({"typer", "rich"}),
     ),
     # The package's own face: its names are imported when they are used.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from depthdial.choose.search import search_routes
     from depthdial.errors import InputError, RouteWarning
     from depthdial.families import RouteFamily
+    from depthdial.gate_studies import gates_study
     from depthdial.generation.engine import Generation, generate
     from depthdial.measure.cost import model_cost
     from depthdial.measure.similarity import similarity
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from depthdial.models.gates import GateConfig, TokenGates
     from depthdial.models.load import load
     from depthdial.models.prompt import prompted_view
+    from depthdial.models.token_depth import TokenDepth
     from depthdial.models.token_policy import Bernoulli, ConfidenceExit, StaticRoutes, TokenPolicy
     from depthdial.models.token_view import TokenTrace, token_view
     from depthdial.models.untouched import untouched
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from depthdial.studies import study
     from depthdial.train.finetune import finetune
     from depthdial.train.gate_settings import GateSettings
+    from depthdial.train.gate_study import GatesStudySettings
     from depthdial.train.gate_training import train_gates
     from depthdial.train.settings import FinetuneSettings
 
@@ -52,6 +55,7 @@ _HOMES = {
     "FinetuneSettings": "train.settings",
     "GateConfig": "models.gates",
     "GateSettings": "train.gate_settings",
+    "GatesStudySettings": "train.gate_study",
     "Generation": "generation.engine",
     "InputError": "errors",
     "OracleCurve": "choose.oracle",
@@ -62,12 +66,14 @@ _HOMES = {
     "RouteWarning": "errors",
     "StaticRoutes": "models.token_policy",
     "Task": "measure.tasks",
+    "TokenDepth": "models.token_depth",
     "TokenGates": "models.gates",
     "TokenPolicy": "models.token_policy",
     "TokenTrace": "models.token_view",
     "adapter_card": "models.adapter",
     "family_routes": "routes",
     "finetune": "train.finetune",
+    "gates_study": "gate_studies",
     "generate": "generation.engine",
     "load": "models.load",
     "load_gates": "models.gate_folder",
@@ -95,6 +101,7 @@ __all__ = [
     "FinetuneSettings",
     "GateConfig",
     "GateSettings",
+    "GatesStudySettings",
     "Generation",
     "InputError",
     "OracleCurve",
@@ -105,12 +112,14 @@ __all__ = [
     "RouteWarning",
     "StaticRoutes",
     "Task",
+    "TokenDepth",
     "TokenGates",
     "TokenPolicy",
     "TokenTrace",
     "adapter_card",
     "family_routes",
     "finetune",
+    "gates_study",
     "generate",
     "load",
     "load_gates",

@@ -76,7 +76,7 @@ def gates_study(
     """
     from dataclasses import replace
 
-    from depthdial.gates_study import gates_study as run
+    from depthdial.gate_studies import gates_study as run
     from depthdial.models.adapter import merged
     from depthdial.report.gates_tables import controllers_table, differences_table
 

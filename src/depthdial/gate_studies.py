@@ -11,6 +11,7 @@ process that is started on the same folder takes the runs that nobody has: that 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,20 +29,20 @@ from depthdial.measure.gate_rows import GateMap, gate_schema
 from depthdial.measure.plan import AnyDepth, ModelIdentity
 from depthdial.measure.sweep import sweep
 from depthdial.measure.tasks import Task, encode
+from depthdial.models.adapter import merged
 from depthdial.models.architectures import count_layers, unwrap
 from depthdial.models.gates import TokenGates
 from depthdial.models.load import with_adapter
 from depthdial.models.token_depth import TokenDepth
 from depthdial.models.token_policy import CONFIDENCES, Bernoulli
+from depthdial.models.token_view import token_view
 from depthdial.progress import progress_bar
 from depthdial.report.gates_page import write_gates_report
 from depthdial.routes import Route
 from depthdial.train.finetune import finetune
-from depthdial.train.gate_settings import GateSettings
 from depthdial.train.gate_study import GatesStudySettings, Run, runs_of
 from depthdial.train.gate_training import train_gates
 from depthdial.train.rows import training_rows
-from depthdial.train.settings import FinetuneSettings
 
 _LOCKS = "locks"
 _MAPPED_PROMPT_TOKENS = 6  # of a map, so that one sees where the response starts
@@ -83,22 +84,29 @@ def gates_study(
     shared = {row.id for row in task.examples} & {row.id for row in training.examples}
     if shared:
         raise InputError(f"Sequence {min(shared)!r} is trained on and measured on: give two splits that share none.")
-    # All budgets are checked before anything trains.
-    n_layers, width = count_layers(model), unwrap(model).config.get_text_config(decoder=True).hidden_size
-    for budget in (*settings.budgets, settings.other_budget):
-        GateSettings(target=budget).config(n_layers, width)
+    runs = runs_of(settings)
+    _check(model, runs, settings)  # before anything trains
+    if (folder / "rows.parquet").exists() and not (folder / "study.json").exists():
+        raise InputError(f"{folder} holds rows of something else: choose another --out, or delete the folder.")
     identity = ModelIdentity.of(model, name)
     claim(folder / "study.json", _about(settings, identity, task, training), "gates study")
     say("fine-tuning at full depth")
     base, base_identity = _base(model, tokenizer, training, folder, settings, identity, progress)
     job = _Study(folder, settings, base, tokenizer, base_identity, task, training)
-    runs = runs_of(settings)
     say(f"{len(runs)} trainings and measurements")
     with progress_bar("runs", len(runs), show=progress) as advance:
         job.work(runs, advance)
     rows = job.collect(runs)
     say("report")
     return GatesStudyResult(write_gates_report(folder), rows)
+
+
+def _check(model: Any, runs: Sequence[Run], settings: GatesStudySettings) -> None:
+    n_layers, width = count_layers(model), unwrap(model).config.get_text_config(decoder=True).hidden_size
+    for run in runs:
+        if run.seed is not None:
+            settings.of_gates(run).config(n_layers, width)
+    token_view(model, Bernoulli((1.0,) * n_layers), key_values=settings.key_values)
 
 
 def _about(settings: GatesStudySettings, identity: ModelIdentity, task: Task, training: Task) -> dict[str, Any]:
@@ -128,14 +136,6 @@ def _base(
     """T: the model fine-tuned at full depth, from which all gates start."""
     if not settings.base_tokens:
         return model, identity
-    how = FinetuneSettings(
-        rank=settings.rank,
-        alpha=2.0 * settings.rank,
-        learning_rate=settings.base_learning_rate,
-        batch_size=settings.batch_size,
-        max_tokens=settings.base_tokens,
-        seed=settings.seed,
-    )
     with _lock(folder, "base"):
         finetune(
             model,
@@ -143,7 +143,7 @@ def _base(
             task=training,
             routes="full",
             out=folder / "base",
-            settings=how,
+            settings=settings.of_base,
             name=identity.name,
             progress=progress,
         )
@@ -206,7 +206,7 @@ class _Study:
             self.tokenizer,
             task=self.training,
             out=folder,
-            settings=self._gate_settings(run),
+            settings=self.settings.of_gates(run),
             identity=self.identity,
         )
         gates = TokenGates.from_pretrained(folder)
@@ -223,23 +223,10 @@ class _Study:
             depths.append(("bernoulli", "sampled", *about, self._depth(rates, f"{run.name}:bernoulli")))
         if self.settings.controls and run.controller == "fixed":
             depths.append(("static", "none", *about, _static(result.record["layer_rates"], f"{run.name}:static")))
-        if run.seed == 0 and run.target == self.settings.other_budget and run.controller in self.settings.inputs:
+        is_mapped = run.seed == 0 and run.target == self.settings.mapped_budget and run.controller in self.settings.inputs
+        if is_mapped and self.settings.map_sequences:
             self._draw_maps(model, run, depths[:2])
         return self._rows(model, depths)
-
-    def _gate_settings(self, run: Run) -> GateSettings:
-        settings = self.settings
-        return GateSettings(
-            input=run.controller,  # type: ignore[arg-type]
-            target=run.target,
-            gate_learning_rate=settings.gate_learning_rate,
-            key_values=settings.key_values,
-            rank=settings.rank,
-            learning_rate=settings.learning_rate,
-            batch_size=settings.batch_size,
-            max_tokens=settings.tokens,
-            seed=settings.seed + (run.seed or 0),
-        )
 
     def _depth(self, policy: Any, name: str) -> TokenDepth:
         return TokenDepth(policy, count_layers(self.base), self.settings.key_values, name)
@@ -302,13 +289,17 @@ class _Study:
                     tuple(self.tokenizer.decode([token]) for token in read),
                     (*[True] * len(prompt), *[False] * (len(tokens) - 1)),
                     tuple(tuple(map(bool, layers)) for layers in [*everything, *ran.tolist()]),
-                ).save(self.folder / "maps" / f"{run.name}-{mode}-{example.id}.json")
+                ).save(self.folder / "maps" / f"{run.name}-{mode}-{_file_name(example.id)}.json")
+
+
+def _file_name(sequence_id: str) -> str:
+    # A row's own id may be a path.
+    return re.sub(r"[^\w.+-]+", "-", sequence_id)
 
 
 def _merged(model: Any, folder: Path, label: str) -> Any:
-    """A copy of the model with an adapter merged into its weights."""
-    merged = with_adapter(copy.deepcopy(unwrap(model)), folder, label).merge_and_unload()
-    return merged.requires_grad_(False).eval()
+    """A copy of the model with an adapter merged into its weights, which is no adapter's model any more."""
+    return merged(with_adapter(copy.deepcopy(unwrap(model)), folder, label)).requires_grad_(False).eval()
 
 
 def _static(rates: Sequence[float], name: str) -> Route:

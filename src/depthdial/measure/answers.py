@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
+from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
 from depthdial.measure.batches import Runner
 from depthdial.measure.results import UnitStore, unit_name
 from depthdial.measure.tasks import EncodedExample
+from depthdial.models.architectures import unwrap
 from depthdial.models.decode import Decoded
 from depthdial.models.prompt import Prefill
 from depthdial.models.untouched import has_adapters_on, untouched
@@ -23,6 +26,13 @@ def reference_prefill(runner: Runner, batch: Sequence[EncodedExample], prefilled
         return prefilled
     with untouched(runner.model):
         return runner.prefill(batch)
+
+
+def check_reference(model: Any, reference: Any) -> None:
+    """InputError unless both models predict the same tokens."""
+    own, other = (unwrap(one).config.get_text_config(decoder=True).vocab_size for one in (model, reference))
+    if own != other:
+        raise InputError(f"The reference model knows {other} tokens and this one {own}: compare models of one vocabulary.")
 
 
 def full_answers(

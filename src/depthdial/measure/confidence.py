@@ -56,8 +56,10 @@ def exit_thresholds(
         targets: mean fractions of all layers that a response's tokens run.
 
     Raises:
-        InputError: if a target lies below the layers before the first exit.
+        InputError: if a target lies below the layers before the first exit, or there is nothing to calibrate on.
     """
+    if not texts or min(len(response) for _, response in texts) < 2:
+        raise InputError("Confidence exits are calibrated on responses of two tokens or more: give only such ones.")
     runner = Runner.of(model, tokenizer)
     lowest = first_layer / runner.n_layers
     low = next((target for target in targets if not lowest <= target <= 1), None)
@@ -79,8 +81,8 @@ def _confidence(
     tokens, mask = right_padded([list(response) for _, response in texts], runner.pad_token_id, runner.device)
     with torch.no_grad():
         continued_logits(model, TokenDepth(listener, runner.n_layers), ready, tokens, mask)
-    is_real = mask[:, :-1].bool()
-    return torch.stack([one[is_real] for one in listener.heard], dim=1).cpu().numpy()
+    is_read = mask[:, 1:].bool()  # a response's last token is predicted, and none after it
+    return torch.stack([one[is_read] for one in listener.heard], dim=1).cpu().numpy()
 
 
 def _threshold(measured: np.ndarray, target: float, n_layers: int, first_layer: int) -> float:

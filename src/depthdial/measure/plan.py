@@ -16,6 +16,7 @@ from depthdial.models.adapter import adapter_card
 from depthdial.models.architectures import unwrap
 from depthdial.models.prompt import PROMPT_DEPTHS, PromptDepth
 from depthdial.models.token_depth import Depth, TokenDepth
+from depthdial.models.token_policy import TokenPolicy
 from depthdial.models.untouched import has_adapters_on
 from depthdial.models.weights import weights_hash
 from depthdial.routes import AnyRoute, Route, require_depth
@@ -132,6 +133,8 @@ def unique_routes(routes: Iterable[AnyDepth | str], n_layers: int) -> tuple[AnyD
     """Routes parsed and checked; of two with the same layers the first is kept, under its name."""
     kept: dict[AnyDepth, AnyDepth] = {}
     for route in routes:
+        if isinstance(route, TokenPolicy):
+            raise InputError(f"A policy is measured as TokenDepth(policy, n_layers={n_layers}): wrap {route.name!r} so.")
         parsed = Route.parse(route, n_layers) if isinstance(route, str) else require_depth(route, n_layers)  # type: ignore[type-var]
         kept.setdefault(parsed, parsed)
     if not kept:

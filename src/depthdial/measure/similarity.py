@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import torch
 
+from depthdial.errors import InputError
 from depthdial.measure.answers import full_answers, reference_prefill
 from depthdial.measure.batches import MAX_FIDELITY_TOKENS, Runner, batched
 from depthdial.measure.forced import (
@@ -32,6 +33,7 @@ from depthdial.measure.results import SIMILARITY_COLUMNS, UnitStore
 from depthdial.measure.tasks import EncodedExample, Task
 from depthdial.models.adapter import warn_if_outside
 from depthdial.models.prompt import Prefill
+from depthdial.models.token_depth import TokenDepth
 from depthdial.models.untouched import untouched
 from depthdial.progress import progress_bar
 from depthdial.routes import FAMILIES, AnyRoute, Route, family_routes
@@ -79,6 +81,8 @@ def similarity(
     }
     plan = make_plan(model, tokenizer, task, chosen, prompt_depth="full", identity=identity, settings=settings)
     for route in plan.routes:
+        if isinstance(route, TokenDepth):
+            raise InputError("similarity compares routes, and a token-wise depth is none: sweep it instead.")
         warn_if_outside(model, route)
     store = UnitStore(plan.run, SIMILARITY_COLUMNS, None if out is None else Path(out))
     batches = list(batched(plan.examples, batch_size))

@@ -6,7 +6,6 @@ The table that the oracle of arXiv 2410.20022 (section 4, Figure 2) chooses from
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import pyarrow as pa
 import torch
 
 from depthdial.errors import InputError
-from depthdial.measure.answers import full_answers, reference_prefill
+from depthdial.measure.answers import check_reference, full_answers, reference_prefill
 from depthdial.measure.batches import MAX_FIDELITY_TOKENS, Runner, batched
 from depthdial.measure.cost import ModelCost, model_cost
 from depthdial.measure.forced import Predictions, by_route, forced_logits, nll, right_padded, row_slices
@@ -123,6 +122,7 @@ def sweep(
     check_positive(batch_size, "batch_size")
     settings = {"kind": "sweep", "batch_size": batch_size, **options.settings()}
     if reference is not None:
+        check_reference(model, reference)
         settings["reference"] = reference_hash or weights_hash(reference)
     plan = make_plan(model, tokenizer, task, routes, prompt_depth=prompt_depth, identity=identity, settings=settings)
     for route in plan.routes:
@@ -249,7 +249,7 @@ class _Sweep:
         # The full model's logits of a slice serve all routes.
         for rows in row_slices(range(len(batch)), lengths, prefilled.logits.shape[-1]):
             with untouched(self.teacher.model):
-                logits_of = self._logits(batch, self.runner.full, rows, reference, texts, model=self.teacher.model)
+                logits_of = self._logits(batch, self.teacher.full, rows, reference, texts, model=self.teacher.model)
                 full = {i: Predictions.of(logits) for i, logits in logits_of}
             for route in routes:
                 for one, members in self._groups(batch, route).items():
@@ -277,9 +277,11 @@ class _Sweep:
             ready = self._prefilled(batch, members, route, prefilled)
             depth = _for_batch(route, [batch[i].id for i in members])
             logits = forced_logits(self.runner.model if model is None else model, depth, ready, tokens, mask)
-            if scores is not None:
-                for i, layers in zip(members, _mean_layers(depth), strict=False):
-                    if math.isfinite(layers):  # not of a text of one token, which the prompt predicts
+            if scores is not None and isinstance(depth, TokenDepth):
+                # A text's first token is the prompt's; its last one predicts nothing, and runs beside longer texts alone.
+                means = depth.mean_layers([len(texts[i]) - 1 for i in members])
+                for i, layers in zip(members, means, strict=True):
+                    if layers is not None:
                         scores[i].setdefault("layers_run", layers)
                         scores[i].setdefault("cost", layers / depth.n_layers)
             for i, row_logits in zip(members, logits, strict=True):
@@ -384,14 +386,10 @@ class _Sweep:
         found = {name: value for name, value in vars(cost).items() if name != "layers"}
         found["decide_flops"] = deciding_flops(self.runner.model, route.policy, new_tokens, cost.layers)
         # An answer of one token ran nothing but the prompt: what it cost is not known from it.
-        return found | ({"layers_run": cost.layers, "cost": cost.layers / route.n_layers} if len(ran) else {})
+        unknown = {} if len(ran) else {"layers_run", "cost", "weight_bytes"}
+        found |= {"layers_run": cost.layers, "cost": cost.layers / route.n_layers}
+        return {name: value for name, value in found.items() if name not in unknown}
 
 
 def _for_batch(depth: Depth, sequence_ids: Sequence[object]) -> Depth:
     return depth.for_batch(sequence_ids) if isinstance(depth, TokenDepth) else depth
-
-
-def _mean_layers(depth: Depth) -> list[float]:
-    if not isinstance(depth, TokenDepth) or depth.trace is None or not depth.trace.passes:
-        return []
-    return depth.trace.mean_layers().tolist()

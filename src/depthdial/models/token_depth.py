@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,9 @@ class TokenDepth:
         name: in rows and reports; default: the policy's.
         keys: of the sequences of a batch, for chance; None: their rows.
         trace: is told what ran.
+
+    Raises:
+        InputError: for what is no policy, or one that is made for the rows of one batch.
     """
 
     policy: TokenPolicy
@@ -43,6 +46,11 @@ class TokenDepth:
     def __post_init__(self) -> None:
         if not isinstance(self.policy, TokenPolicy):
             raise InputError(f"TokenDepth takes a token policy, not {self.policy!r}: see dd.TokenPolicy.")
+        if self.policy.for_sequences([0]) is not self.policy:
+            # Batches are cut, and their rows put in another order, as it suits whoever measures.
+            raise InputError(
+                f"The policy {self.policy.name!r} tells the rows of one batch apart: measure each of its routes by itself."
+            )
         if not self.name:
             object.__setattr__(self, "name", f"{self.policy.name}:{self.key_values}")
 
@@ -59,6 +67,13 @@ class TokenDepth:
     def for_batch(self, sequence_ids: Iterable[object]) -> TokenDepth:
         """The depth for a batch of these sequences, with a trace of its own."""
         return replace(self, keys=tuple(sequence_key(one) for one in sequence_ids), trace=TokenTrace())
+
+    def mean_layers(self, n_tokens: Sequence[int]) -> list[float | None]:
+        """By sequence the mean layers that its first so many traced tokens ran; None without one."""
+        if self.trace is None or not self.trace.passes:
+            return [None] * len(n_tokens)
+        counts = self.trace.layers_run()
+        return [row[:n].double().mean().item() if n else None for row, n in zip(counts, n_tokens, strict=True)]
 
     def view(self, model: Any, prefilled: Prefill | None = None) -> PreTrainedModel:
         """A token view of the model; with `prefilled` its first pass only looks the prompt up."""

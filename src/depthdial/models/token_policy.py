@@ -7,6 +7,8 @@ that a batch, a chunk or a cache changes nothing (arXiv 2410.20022, section 3, h
 
 from __future__ import annotations
 
+import re
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -23,6 +25,7 @@ CONFIDENCES: tuple[Confidence, ...] = get_args(Confidence)
 # A 31-bit integer hash (Wellons' search for low-bias mixers): products stay below 2**62, so that no integer overflows.
 _MIX = ((16, 0x21F0AAAD), (15, 0x735A2D97))
 _BITS31 = (1 << 31) - 1
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,16 @@ class TokenPolicy:
 
     @property
     def fingerprint(self) -> str:
-        """Text that differs for policies that decide differently."""
-        return repr(self)
+        """Text that differs for policies that decide differently.
+
+        Of a function, or a class that writes nothing about itself, it is good for this very object: nobody else has it, and
+        so a run that was stopped goes on with the same object alone.
+        """
+        told = repr(self)
+        if _ADDRESS.search(told) is None:
+            return told
+        # An address is used again once its object is gone, and would give out another policy's rows for this one's.
+        return told + self.__dict__.setdefault("_mark", uuid.uuid4().hex)
 
     def start(self, step: TokenStep) -> Decide:
         """What decides in one forward pass.

@@ -8,6 +8,12 @@ from depthdial.errors import InputError
 from depthdial.measure.gate_rows import TRAINED_CONTROLLERS
 from depthdial.measure.plan import check_positive
 from depthdial.models.token_cache import KeyValues
+from depthdial.train.gate_settings import GateSettings
+from depthdial.train.settings import FinetuneSettings
+
+_POSITIVE = (
+    *("seeds", "tokens", "batch_size", "rank", "exit_rows", "max_new_tokens", "eval_batch_size", "fidelity_tokens"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,10 @@ class GatesStudySettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "tokens", "batch_size", "rank", "exit_rows", "max_new_tokens", "eval_batch_size"):
+        for name in _POSITIVE:
             check_positive(getattr(self, name), name)
+        for name in ("base_tokens", "map_sequences"):
+            check_positive(getattr(self, name) or 1, name)
         if self.seeds < 2:
             raise InputError("A study needs at least 2 seeds, better 5: one training says nothing about the next.")
         for budget in (*self.budgets, self.other_budget):
@@ -63,6 +71,38 @@ class GatesStudySettings:
             raise InputError("A study needs at least one budget and one gate input.")
         for name in ("budgets", "inputs", "other_inputs"):
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
+        _ = self.of_base, self.of_gates(Run(self.inputs[0], self.budgets[0], 0))  # their checks are the checks here
+
+    @property
+    def of_base(self) -> FinetuneSettings:
+        """How T is fine-tuned."""
+        return FinetuneSettings(
+            rank=self.rank,
+            alpha=2.0 * self.rank,
+            learning_rate=self.base_learning_rate,
+            batch_size=self.batch_size,
+            max_tokens=self.base_tokens or None,
+            seed=self.seed,
+        )
+
+    def of_gates(self, run: Run) -> GateSettings:
+        """How a run's gates are trained."""
+        return GateSettings(
+            input=run.controller,  # type: ignore[arg-type]
+            target=run.target,
+            gate_learning_rate=self.gate_learning_rate,
+            key_values=self.key_values,
+            rank=self.rank,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            max_tokens=self.tokens,
+            seed=self.seed + (run.seed or 0),
+        )
+
+    @property
+    def mapped_budget(self) -> float:
+        """The budget at which pictures are made: that of all inputs, or the nearest one."""
+        return min(self.budgets, key=lambda budget: abs(budget - self.other_budget))
 
 
 @dataclass(frozen=True)
@@ -90,4 +130,5 @@ def runs_of(settings: GatesStudySettings) -> list[Run]:
     for seed in range(settings.seeds):
         runs += [Run(one, budget, seed) for budget in settings.budgets for one in settings.inputs]
         runs += [Run(one, settings.other_budget, seed) for one in settings.other_inputs]
+    runs = list(dict.fromkeys(runs))  # an input may be named for every budget and for the one
     return [*runs, Run("exits")] if settings.controls else runs
