@@ -25,6 +25,10 @@ WORDS = (
 @pytest.fixture
 def tokenizer():
     """A word-level tokenizer with left padding, an end token and no chat template."""
+    return make_tokenizer()
+
+
+def make_tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
