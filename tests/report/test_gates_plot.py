@@ -56,6 +56,15 @@ def test_points_are_costs_and_means(cells: list[GateCell]) -> None:
         assert found == pytest.approx([cell.mean("rouge_l") for cell in mine])
 
 
+def test_two_targets_may_have_come_to_one_cost(rows: pa.Table) -> None:
+    """As a static route does, whose layers are whole."""
+    column = rows.column_names.index("layers_run")
+    layers = [
+        6.0 if name == "static" else n for name, n in zip(*(rows[c].to_pylist() for c in ("controller", "layers_run")))
+    ]
+    assert draw_gates(gather_gates(rows.set_column(column, "layers_run", pa.array(layers, pa.float64())))).axes
+
+
 def test_one_mode_alone_is_one_column() -> None:
     rows = gate_rows(n_sequences=4, seeds=(0, 1))
     kept = rows.filter(pa.array([mode != "argmax" for mode in rows["mode"].to_pylist()]))

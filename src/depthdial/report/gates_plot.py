@@ -154,7 +154,8 @@ def draw_differences(table: Sequence[dict[str, Any]], a: str, b: str, metric: st
 def _panel(axes: Axes, cells: Sequence[GateCell], metric: str) -> None:
     for controller in [name for name in _LOOKS if any(cell.controller == name for cell in cells)]:
         found = [(100 * c.cost, c.interval(metric)) for c in cells if c.controller == controller]
-        points = sorted((cost, interval) for cost, interval in found if interval is not None and np.isfinite(cost))
+        kept = [(cost, interval) for cost, interval in found if interval is not None and np.isfinite(cost)]
+        points = sorted(kept, key=lambda point: point[0])  # two targets may have come to one cost
         if points:
             _series(axes, controller, points)
 
