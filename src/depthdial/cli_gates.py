@@ -35,8 +35,8 @@ class GatesStudyOptions:
     batch_size: Annotated[int, _study("Sequences of a training batch.", "--batch-size")] = 8
     rank: Annotated[int, _study("Of the adapters.")] = 16
     base_learning_rate: Annotated[float, _study("T's peak rate.", "--base-learning-rate")] = 5e-4
-    learning_rate: Annotated[float, _study("The adapters' peak rate.", "--learning-rate")] = 3e-4
-    gate_learning_rate: Annotated[float, _study("The gates' rate.", "--gate-learning-rate")] = 0.1
+    learning_rate: Annotated[float, _study("The adapters' peak rate.", "--learning-rate")] = 1e-3
+    gate_learning_rate: Annotated[float, _study("The gates' rate.", "--gate-learning-rate")] = 0.2
     key_values: Annotated[str, _study("What skipping leaves in the cache: project, drop, copy.", "--key-values")] = "project"
     controls: Annotated[bool, _study("Chance, static routes and exits too.", "--controls/--no-controls")] = True
     exit_rows: Annotated[int, _study("Training rows for the exits' thresholds.", "--exit-rows")] = 16
@@ -102,11 +102,12 @@ def gates_study(
 
 def gate_depths(folder: Path, model: Any, seed: int) -> tuple[Any, list[TokenDepth]]:
     """The model that gates were trained with, and their two ways of deciding, ready for a sweep."""
+    from depthdial.models.adapter import merged
     from depthdial.models.gate_folder import load_gates
     from depthdial.models.gates import GATE_MODES
     from depthdial.models.token_depth import TokenDepth
 
-    loaded, gates = load_gates(folder, model)
+    loaded, gates = load_gates(folder, merged(model))  # gates are trained on T as a whole model
     key_values = gates.about.get("settings", {}).get("key_values", "project")
     policies = [gates.policy(mode, seed) for mode in GATE_MODES]
     return loaded, [TokenDepth(policy, gates.config.n_layers, key_values, policy.name) for policy in policies]

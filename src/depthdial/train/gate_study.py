@@ -43,8 +43,8 @@ class GatesStudySettings:
     batch_size: int = 8
     rank: int = 16
     base_learning_rate: float = 5e-4
-    learning_rate: float = 3e-4
-    gate_learning_rate: float = 0.1
+    learning_rate: float = 1e-3
+    gate_learning_rate: float = 0.2
     key_values: KeyValues = "project"
     controls: bool = True
     exit_rows: int = 16
