@@ -90,7 +90,8 @@ def gates_study(
         raise InputError(f"{folder} holds rows of something else: choose another --out, or delete the folder.")
     identity = ModelIdentity.of(model, name)
     claim(folder / "study.json", _about(settings, identity, task, training), "gates study")
-    say("fine-tuning at full depth")
+    if settings.base_tokens:
+        say("fine-tuning at full depth")
     base, base_identity = _base(model, tokenizer, training, folder, settings, identity, progress)
     job = _Study(folder, settings, base, tokenizer, base_identity, task, training)
     say(f"{len(runs)} trainings and measurements")

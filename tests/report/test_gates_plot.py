@@ -59,9 +59,8 @@ def test_points_are_costs_and_means(cells: list[GateCell]) -> None:
 def test_two_targets_may_have_come_to_one_cost(rows: pa.Table) -> None:
     """As a static route does, whose layers are whole."""
     column = rows.column_names.index("layers_run")
-    layers = [
-        6.0 if name == "static" else n for name, n in zip(*(rows[c].to_pylist() for c in ("controller", "layers_run")))
-    ]
+    controllers, layers = rows["controller"].to_pylist(), rows["layers_run"].to_pylist()
+    layers = [6.0 if name == "static" else n for name, n in zip(controllers, layers, strict=True)]
     assert draw_gates(gather_gates(rows.set_column(column, "layers_run", pa.array(layers, pa.float64())))).axes
 
 
