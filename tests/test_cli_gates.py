@@ -1,0 +1,126 @@
+"""`gates-study`, `sweep --gates` and the report of a gates study from the command line, on a tiny random model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from unittest import mock
+
+import pyarrow.parquet as pq
+import pytest
+
+from depthdial.cli import main
+from depthdial.cli_gates import GatesStudyOptions
+from depthdial.train.gate_study import GatesStudySettings
+
+STUDY = (
+    *("--budgets", "90%", "--seeds", "2", "--other-inputs", "", "--other-budget", "0.9", "--tokens", "20"),
+    *("--base-tokens", "0", "--batch-size", "3", "--rank", "2", "--no-controls", "--max-new-tokens", "3"),
+    *("--map-sequences", "1", "--fidelity-tokens", "2"),
+)
+SWEEP = ("--max-new-tokens", "4", "--batch-size", "4", "--limit", "4")
+
+
+@pytest.fixture
+def paths(model, tokenizer, tmp_path):
+    """A saved model and a file of sequences."""
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    rows = [
+        {"prompt": f"{n} {a} {v}", "reference": f"{v} the {a}"}
+        for n in ("one", "two", "three")
+        for a in ("cat", "dog")
+        for v in ("sat", "ran", "was")
+    ]
+    (tmp_path / "lessons.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+@pytest.fixture
+def run(paths, capsys):
+    def go(verb, *arguments, out="out"):
+        fixed = ["depthdial", verb, paths / "base", "--data", paths / "lessons.jsonl", "--out", paths / out]
+        line = ["depthdial", verb] if verb == "report" else fixed
+        with mock.patch.object(sys, "argv", [*map(str, line), *map(str, arguments)]):
+            try:
+                main()
+                status = 0
+            except SystemExit as done:
+                status = int(done.code or 0)
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return go
+
+
+def test_a_study_its_report_and_another_one_in_its_place(run, paths):
+    # The figures are drawn once, by the verb for them.
+    with mock.patch("depthdial.gate_studies.write_gates_report", lambda folder: folder / "report.html"):
+        status, out, err = run("gates-study", *STUDY)
+    assert status == 0, err
+    assert f"report: {paths / 'out' / 'report.html'}" in out and "ROUGE-L, hidden minus fixed" in out
+    rows = pq.read_table(paths / "out" / "rows.parquet").to_pylist()
+    assert {(row["controller"], row["target"]) for row in rows} == {("full", None), ("hidden", 0.9), ("fixed", 0.9)}
+    assert len(list((paths / "out" / "maps").glob("*.json"))) == 4
+    status, out, err = run("report", paths / "out")
+    assert status == 0, err
+    assert "Does the hidden state help?" in (paths / "out" / "report.html").read_text()
+    status, _, err = run("gates-study", *STUDY, "--tokens", "21")
+    assert status == 2 and "holds a gates study with another tokens (20 then, 21 now)" in err
+
+
+def test_gates_are_swept_both_ways_beside_routes(run, paths):
+    trained = ("--target", "0.7", "--epochs", "2", "--rank", "2", "--batch-size", "3", "--key-values", "drop")
+    status, _, err = run("train-gates", *trained, out="gates")
+    assert status == 0, err
+    status, out, err = run("sweep", "--gates", paths / "gates", "--routes", "full,uls:4", *SWEEP)
+    assert status == 0, err
+    assert "gates:hidden:sampled" in out
+    rows = pq.read_table(paths / "out" / "rows.parquet").to_pylist()
+    names = ["full", "uls:4", "gates:hidden:sampled", "gates:hidden:argmax"]
+    assert [row["route"] for row in rows] == [name for name in names for _ in range(4)]
+    assert all(row["route_layers"].startswith("token-wise:drop:") for row in rows[8:])
+    assert all(row["decide_flops"] > 0 for row in rows[8:] if row["new_tokens"] > 1)
+    assert rows[0]["kl"] > 0  # the adapter beside the gates is on, and compared with the model without it
+    assert run("report", paths / "out")[0] == 0
+    assert run("sweep", "--gates", paths / "gates", *SWEEP, out="alone")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--seeds", "1"), "at least 2 seeds, better 5"),
+        (("--budgets", "0.9,0.1"), "A target of 0.1 cannot be reached"),
+        (("--budgets", "0.9,half"), "takes fractions of the layers such as 0.9,0.75 or 90%, not 'half'"),
+        (("--budgets", ""), "at least one budget"),
+        (("--inputs", "hidden,attention"), "Unknown gate input 'attention'"),
+        (("--key-values", "forget"), "Unknown key_values 'forget'"),
+        (("--fidelity-tokens", "0"), "fidelity_tokens must be"),
+        (("--split", "train", "--training-split", "train"), "is trained on and measured on"),
+    ],
+)
+def test_a_study_of_bad_input_is_one_sentence_and_status_2(run, paths, arguments, complaint):
+    status, _, err = run("gates-study", *STUDY, *arguments)
+    assert status == 2
+    assert complaint in err and "Traceback" not in err
+    assert not (paths / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((), "--routes full,uls:50%, or --gates DIR"),
+        (("--gates", "nowhere"), "nowhere holds no gates"),
+    ],
+)
+def test_a_sweep_of_bad_input_is_one_sentence_and_status_2(run, arguments, complaint):
+    status, _, err = run("sweep", *arguments)
+    assert status == 2
+    assert complaint in err and "Traceback" not in err
+
+
+def test_options_are_the_settings_defaults():
+    assert GatesStudyOptions().settings(0) == GatesStudySettings()
+    assert GatesStudyOptions(budgets="90%, 0.5", inputs="hidden").settings(3) == GatesStudySettings(
+        budgets=(0.9, 0.5), inputs=("hidden",), seed=3
+    )
