@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -133,9 +133,12 @@ def nll(logits: torch.Tensor, tokens: torch.Tensor) -> float:
     return torch.nn.functional.cross_entropy(logits.float(), tokens).item()
 
 
-def by_route(routes: Sequence[Route]) -> dict[Route, list[int]]:
+D = TypeVar("D", bound=Depth)
+
+
+def by_route(routes: Sequence[D]) -> dict[D, list[int]]:
     """Rows of a batch by the route that each takes: one group for a fixed route, more for a random rule."""
-    groups: dict[Route, list[int]] = {}
+    groups: dict[D, list[int]] = {}
     for row, route in enumerate(routes):
         groups.setdefault(route, []).append(row)
     return groups

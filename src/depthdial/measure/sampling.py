@@ -16,7 +16,7 @@ import torch
 from depthdial.errors import InputError
 from depthdial.measure.quality import ROUGE_METRICS
 from depthdial.models.decode import GREEDY, DecodingPolicy
-from depthdial.routes import Route
+from depthdial.models.token_depth import Depth
 
 
 def sampling_policy(samples: int, temperature: float, top_p: float) -> DecodingPolicy:
@@ -53,7 +53,7 @@ def sampled_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
     return tuple(metrics)
 
 
-def draws(seed: object, answers: Sequence[tuple[str, int]], route: Route, n_tokens: int) -> torch.Tensor:
+def draws(seed: object, answers: Sequence[tuple[str, int]], route: Depth, n_tokens: int) -> torch.Tensor:
     """(n_answers, n_tokens) numbers in [0, 1) for `models.decode`.
 
     Args:

@@ -143,7 +143,7 @@ class _Similarity:
     fidelity_tokens: int
 
     def run(self, batch: Sequence[EncodedExample], advance: Any) -> None:
-        missing = self.plan.missing(self.store, batch)
+        missing = [route for route in self.plan.missing(self.store, batch) if not isinstance(route, TokenDepth)]
         advance(len(self.plan.routes) - len(missing))
         if not missing:
             return

@@ -51,7 +51,7 @@ def token_cost(cost: ModelCost, ran: np.ndarray, *, prompt_tokens: int, new_toke
     )
 
 
-def skipped_layer_flops(model: Any, key_values: KeyValues) -> float:
+def skipped_layer_flops(model: Any, key_values: str) -> float:
     """What a token costs in a layer that it skips, by counting: mean over the layers.
 
     `project` runs a layer up to where its keys and values are written, queries included; the others compute nothing.
