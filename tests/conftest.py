@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import warnings
 from collections.abc import Callable
+from unittest import mock
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network, whatever it calls
 
@@ -165,3 +168,40 @@ def assert_same() -> Callable:
         assert before[1:] == after[1:]
 
     return compare
+
+
+@pytest.fixture
+def save_lessons(model, tokenizer, tmp_path):
+    """Saves the tiny model as base/ and sequences to learn from as lessons.jsonl; gives the folder that holds both."""
+
+    def save(numbers: tuple[str, ...] = ("one", "two")):
+        model.save_pretrained(tmp_path / "base")
+        tokenizer.save_pretrained(tmp_path / "base")
+        rows = [
+            {"prompt": f"{n} {a} {v}", "reference": f"{v} the {a}"}
+            for n in numbers
+            for a in ("cat", "dog")
+            for v in ("sat", "ran", "was")
+        ]
+        (tmp_path / "lessons.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path
+
+    return save
+
+
+@pytest.fixture
+def command_line(capsys):
+    """Runs `depthdial` with arguments; gives (exit status, standard output, standard error)."""
+    from depthdial.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with mock.patch.object(sys, "argv", ["depthdial", *map(str, arguments)]):
+            try:
+                main()
+                status = 0
+            except SystemExit as done:
+                status = int(done.code or 0)
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run

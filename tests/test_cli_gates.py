@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
 
-from depthdial.cli import main
 from depthdial.cli_gates import GatesStudyOptions
 from depthdial.train.gate_study import GatesStudySettings
 
@@ -22,33 +19,15 @@ SWEEP = ("--max-new-tokens", "4", "--batch-size", "4", "--limit", "4")
 
 
 @pytest.fixture
-def paths(model, tokenizer, tmp_path):
-    """A saved model and a file of sequences."""
-    model.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    rows = [
-        {"prompt": f"{n} {a} {v}", "reference": f"{v} the {a}"}
-        for n in ("one", "two", "three")
-        for a in ("cat", "dog")
-        for v in ("sat", "ran", "was")
-    ]
-    (tmp_path / "lessons.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return tmp_path
+def paths(save_lessons):
+    return save_lessons(("one", "two", "three"))
 
 
 @pytest.fixture
-def run(paths, capsys):
+def run(paths, command_line):
     def go(verb, *arguments, out="out"):
-        fixed = ["depthdial", verb, paths / "base", "--data", paths / "lessons.jsonl", "--out", paths / out]
-        line = ["depthdial", verb] if verb == "report" else fixed
-        with mock.patch.object(sys, "argv", [*map(str, line), *map(str, arguments)]):
-            try:
-                main()
-                status = 0
-            except SystemExit as done:
-                status = int(done.code or 0)
-        said = capsys.readouterr()
-        return status, said.out, said.err
+        fixed = (paths / "base", "--data", paths / "lessons.jsonl", "--out", paths / out)
+        return command_line(verb, *(() if verb == "report" else fixed), *arguments)
 
     return go
 

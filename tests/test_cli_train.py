@@ -3,43 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
-from unittest import mock
 
 import pytest
 
-from depthdial.cli import main
 from depthdial.cli_train import TrainOptions
 from depthdial.models.load import load
 
 
 @pytest.fixture
-def paths(model, tokenizer, tmp_path):
-    """A saved model and a file of lessons."""
-    model.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    rows = [
-        {"prompt": f"{n} {a} {v}", "reference": f"{v} the {a}"}
-        for n in ("one", "two")
-        for a in ("cat", "dog")
-        for v in ("sat", "ran", "was")
-    ]
-    (tmp_path / "lessons.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return tmp_path
+def paths(save_lessons):
+    return save_lessons()
 
 
 @pytest.fixture
-def finetune(paths, capsys):
+def finetune(paths, command_line):
     def run(*arguments, out="out"):
-        command = ["depthdial", "finetune", paths / "base", "--data", paths / "lessons.jsonl", "--out", paths / out]
-        with mock.patch.object(sys, "argv", [*map(str, command), "--rank", "2", *map(str, arguments)]):
-            try:
-                main()
-                status = 0
-            except SystemExit as done:
-                status = int(done.code or 0)
-        said = capsys.readouterr()
-        return status, said.out, said.err
+        fixed = ("finetune", paths / "base", "--data", paths / "lessons.jsonl", "--out", paths / out, "--rank", "2")
+        return command_line(*fixed, *arguments)
 
     return run
 

@@ -8,12 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from unittest import mock
 
 import pytest
 from safetensors.torch import load_file
 
-from depthdial.cli import main
 from depthdial.cli_train import GateOptions
 from depthdial.models.adapter import merged
 from depthdial.models.gate_folder import load_gates
@@ -22,18 +20,8 @@ from depthdial.train.gate_settings import GateSettings
 
 
 @pytest.fixture
-def paths(model, tokenizer, tmp_path):
-    """A saved model and a file of lessons."""
-    model.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    rows = [
-        {"prompt": f"{n} {a} {v}", "reference": f"{v} the {a}"}
-        for n in ("one", "two")
-        for a in ("cat", "dog")
-        for v in ("sat", "ran", "was")
-    ]
-    (tmp_path / "lessons.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return tmp_path
+def paths(save_lessons):
+    return save_lessons()
 
 
 def command(paths, *arguments, out="out", verb="train-gates"):
@@ -42,16 +30,9 @@ def command(paths, *arguments, out="out", verb="train-gates"):
 
 
 @pytest.fixture
-def run(paths, capsys):
+def run(paths, command_line):
     def go(*arguments, **options):
-        with mock.patch.object(sys, "argv", command(paths, *arguments, **options)):
-            try:
-                main()
-                status = 0
-            except SystemExit as done:
-                status = int(done.code or 0)
-        said = capsys.readouterr()
-        return status, said.out, said.err
+        return command_line(*command(paths, *arguments, **options)[1:])
 
     return go
 
