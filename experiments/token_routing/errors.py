@@ -47,7 +47,7 @@ def errors_of(name: str, attention: str) -> list[dict[str, Any]]:
 
 def _measured(model: Any, key_values: Any) -> dict[str, float]:
     views = {
-        execution: token_view(model, Table(RAN), key_values=key_values, prompt_depth="route", execution=execution)  # type: ignore[arg-type]
+        execution: token_view(model, Table(RAN), key_values=key_values, prompt_depth="route", execution=execution)
         for execution in ("gather", "dense")
     }
     views["gather"](**BATCH.inputs(model))  # refusals first
@@ -76,7 +76,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     out: Path = parser.parse_args().out
     torch.set_num_threads(1)

@@ -1,5 +1,9 @@
 """The one exception that means "the input was wrong", so that the command line can tell it from a bug; and a warning."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class InputError(ValueError):
     """Something a user gave cannot be used; the message is one sentence that says what is wrong and what to do."""
@@ -7,3 +11,9 @@ class InputError(ValueError):
 
 class RouteWarning(UserWarning):
     """A route runs, but on weights that were not trained for it; the message names the nearest one that they were."""
+
+
+def check_choice(what: str, value: object, known: Sequence[str]) -> None:
+    """InputError unless `value` is one of `known`, two or more; `what` is what it is called."""
+    if value not in known:
+        raise InputError(f"Unknown {what} {value!r}: use {', '.join(known[:-1])} or {known[-1]}.")

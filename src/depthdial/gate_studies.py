@@ -26,12 +26,12 @@ from depthdial.files import claim, write_atomically
 from depthdial.measure.batches import Runner
 from depthdial.measure.confidence import exit_thresholds
 from depthdial.measure.gate_rows import GateMap, gate_schema
-from depthdial.measure.plan import AnyDepth, ModelIdentity
+from depthdial.measure.plan import ModelIdentity
 from depthdial.measure.sweep import sweep
 from depthdial.measure.tasks import Task, encode
 from depthdial.models.adapter import merged
 from depthdial.models.architectures import count_layers, unwrap
-from depthdial.models.gates import TokenGates
+from depthdial.models.gates import GATE_MODES, TokenGates
 from depthdial.models.load import with_adapter
 from depthdial.models.token_depth import TokenDepth
 from depthdial.models.token_policy import CONFIDENCES, Bernoulli
@@ -54,6 +54,20 @@ class GatesStudyResult:
 
     report: Path
     rows: pa.Table
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A depth to measure, and what a study's rows call it: see `GATE_COLUMNS`."""
+
+    controller: str
+    mode: str
+    target: float | None
+    train_seed: int | None
+    depth: TokenDepth | Route
+
+    def columns(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "depth"}
 
 
 def gates_study(
@@ -195,7 +209,7 @@ class _Study:
 
     def _measured(self, run: Run) -> pa.Table:
         if run.controller == "full":
-            return self._rows(self.base, [("full", "none", None, None, "full")])
+            return self._rows(self.base, [_Measured("full", "none", None, None, Runner.of(self.base, self.tokenizer).full)])
         if run.controller == "exits":
             return self._rows(self.base, self._exits())
         return self._trained(run)
@@ -214,42 +228,43 @@ class _Study:
         # Merged, for an adapter's own small products would take as long as the layers that are skipped.
         model = _merged(self.base, folder, self.identity.name)
         about = (run.target, run.seed)
-        depths: list[tuple[str, str, float | None, int | None, AnyDepth | str]] = [
-            (run.controller, mode, *about, self._depth(gates.policy(mode, run.seed or 0), f"{run.name}:{mode}"))
-            for mode in ("sampled", "argmax")
+        depths = [
+            _Measured(run.controller, mode, *about, self._depth(gates.policy(mode, run.seed or 0), f"{run.name}:{mode}"))
+            for mode in GATE_MODES
         ]
         if self.settings.controls and run.controller == "hidden":
             # Chance at the rates of these very gates, on the weights that were trained with them.
             rates = Bernoulli(tuple(result.record["layer_rates"]), run.seed or 0)
-            depths.append(("bernoulli", "sampled", *about, self._depth(rates, f"{run.name}:bernoulli")))
+            depths.append(_Measured("bernoulli", "sampled", *about, self._depth(rates, f"{run.name}:bernoulli")))
         if self.settings.controls and run.controller == "fixed":
-            depths.append(("static", "none", *about, _static(result.record["layer_rates"], f"{run.name}:static")))
+            static = _static(result.record["layer_rates"], f"{run.name}:static")
+            depths.append(_Measured("static", "none", *about, static))
         is_mapped = run.seed == 0 and run.target == self.settings.mapped_budget and run.controller in self.settings.inputs
         if is_mapped and self.settings.map_sequences:
-            self._draw_maps(model, run, depths[:2])
+            self._draw_maps(model, run, depths[: len(GATE_MODES)])
         return self._rows(model, depths)
 
     def _depth(self, policy: Any, name: str) -> TokenDepth:
         return TokenDepth(policy, count_layers(self.base), self.settings.key_values, name)
 
-    def _exits(self) -> list[tuple[str, str, float | None, int | None, AnyDepth | str]]:
+    def _exits(self) -> list[_Measured]:
         rows = training_rows(self.training, self.tokenizer, Runner.of(self.base, self.tokenizer))
         texts = [(row.prompt_ids, row.response_ids) for row in rows if len(row.response_ids) > 1][: self.settings.exit_rows]
         found = []
         for measure in CONFIDENCES:
             exits = exit_thresholds(self.base, self.tokenizer, texts, measure, self.settings.budgets)
             for budget, policy in zip(self.settings.budgets, exits, strict=True):
-                found.append((measure, "none", budget, None, self._depth(policy, f"{measure}-{budget:g}")))
+                found.append(_Measured(measure, "none", budget, None, self._depth(policy, f"{measure}-{budget:g}")))
         return found
 
-    def _rows(self, model: Any, depths: Sequence[tuple[str, str, float | None, int | None, AnyDepth | str]]) -> pa.Table:
+    def _rows(self, model: Any, depths: Sequence[_Measured]) -> pa.Table:
         """Rows of a gates study for some depths of a model."""
         # One folder for all runs: T's own answers, which agreement is taken on, are made once.
         measured = sweep(
             model,
             self.tokenizer,
             task=self.task,
-            routes=[depth for *_, depth in depths],
+            routes=[one.depth for one in depths],
             out=self.folder / "sweep",
             batch_size=self.settings.eval_batch_size,
             max_new_tokens=self.settings.max_new_tokens,
@@ -258,22 +273,18 @@ class _Study:
             reference=self.base,
             reference_hash=self.identity.weights_hash,
         ).to_pylist()
-        about = {
-            depth if isinstance(depth, str) else depth.name: {
-                "controller": controller, "mode": mode, "target": target, "train_seed": seed,
-            }
-            for controller, mode, target, seed, depth in depths
-        }  # fmt: skip
+        about = {one.depth.name: one.columns() for one in depths}
         rows = [{**row, **about[row["route"]]} for row in measured]
         names = gate_schema().names
         return pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows], schema=gate_schema())
 
-    def _draw_maps(self, model: Any, run: Run, depths: Sequence[tuple[Any, ...]]) -> None:
+    def _draw_maps(self, model: Any, run: Run, depths: Sequence[_Measured]) -> None:
         examples = encode(self.task, self.tokenizer)[: self.settings.map_sequences]
         runner = Runner.of(model, self.tokenizer)
         ready = runner.prefill(examples)
-        for controller, mode, target, seed, depth in depths:
-            bound = depth.for_batch([example.id for example in examples])
+        for one in depths:
+            assert isinstance(one.depth, TokenDepth)
+            bound = one.depth.for_batch([example.id for example in examples])
             decoded = runner.decode(bound, ready, self.settings.max_new_tokens)
             for example, tokens, ran in zip(examples, decoded.tokens, decoded.ran or (), strict=True):
                 prompt = example.prompt_ids[-_MAPPED_PROMPT_TOKENS:]
@@ -281,16 +292,13 @@ class _Study:
                 read = [*prompt, *tokens[:-1]]
                 everything = [[1] * runner.n_layers] * len(prompt)
                 GateMap(
-                    controller,
-                    mode,
-                    target,
-                    seed,
-                    runner.n_layers,
-                    example.id,
-                    tuple(self.tokenizer.decode([token]) for token in read),
-                    (*[True] * len(prompt), *[False] * (len(tokens) - 1)),
-                    tuple(tuple(map(bool, layers)) for layers in [*everything, *ran.tolist()]),
-                ).save(self.folder / "maps" / f"{run.name}-{mode}-{_file_name(example.id)}.json")
+                    **one.columns(),
+                    n_layers=runner.n_layers,
+                    sequence_id=example.id,
+                    tokens=tuple(self.tokenizer.decode([token]) for token in read),
+                    is_prompt=(*[True] * len(prompt), *[False] * (len(tokens) - 1)),
+                    ran=tuple(tuple(map(bool, layers)) for layers in [*everything, *ran.tolist()]),
+                ).save(self.folder / "maps" / f"{run.name}-{one.mode}-{_file_name(example.id)}.json")
 
 
 def _file_name(sequence_id: str) -> str:

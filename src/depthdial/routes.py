@@ -26,7 +26,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from depthdial.errors import InputError
 
@@ -187,7 +187,19 @@ class RandomRoute:
 
 
 AnyRoute = Route | RandomRoute
-R = TypeVar("R", bound=AnyRoute)
+
+
+class HasDepth(Protocol):
+    """What is made for a model of one depth: a route, a rule, or a policy in a route's place."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def n_layers(self) -> int: ...
+
+
+R = TypeVar("R", bound=HasDepth)
 
 
 def _early_exit(cost_layers: int, n_layers: int) -> tuple[int, ...]:

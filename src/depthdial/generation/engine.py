@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from depthdial.errors import InputError
+from depthdial.errors import InputError, check_choice
 from depthdial.measure.batches import Runner
 from depthdial.measure.forced import by_route
 from depthdial.measure.plan import check_positive
@@ -168,8 +168,7 @@ def _depth(depth: Any, n_layers: int) -> AnyRoute:
 def _check(prompts: Sequence[Any], prompt_depth: str, on_text: Any) -> None:
     if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
         raise InputError("Prompts are a text or a list of texts: give at least one.")
-    if prompt_depth not in PROMPT_DEPTHS:
-        raise InputError(f"Unknown prompt depth {prompt_depth!r}: use {' or '.join(PROMPT_DEPTHS)}.")
+    check_choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
     if on_text is not None and len(prompts) > 1:
         raise InputError("Text can be streamed for one prompt at a time: leave on_text out, or give one prompt.")
 

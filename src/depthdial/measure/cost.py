@@ -39,7 +39,7 @@ class RouteCost:
     """Theoretical cost of answering one prompt on a route.
 
     Attributes:
-        layers: layers run for a response token.
+        layers: layers run for a response token (the mean over tokens, where they differ).
         decode_flops: of the layers, for all response tokens but the first, which the prompt's pass gives.
         prompt_flops: of the layers, for the prompt (at full depth or on the route, as it was run).
         head_flops: of the output head, once a generated token.
@@ -48,7 +48,7 @@ class RouteCost:
         kv_bytes: of the KV cache at the end, the route's layers only.
     """
 
-    layers: int
+    layers: float
     decode_flops: float
     prompt_flops: float
     head_flops: float

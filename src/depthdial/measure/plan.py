@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from depthdial.errors import InputError
+from depthdial.errors import InputError, check_choice
 from depthdial.measure.batches import Runner
 from depthdial.measure.provenance import digest
 from depthdial.measure.results import RunSettings, UnitStore, unit_name
@@ -98,8 +98,7 @@ def make_plan(
     Raises:
         InputError: for a route that does not fit, a prompt that does not fit the context, or an unknown prompt depth.
     """
-    if prompt_depth not in PROMPT_DEPTHS:
-        raise InputError(f"Unknown prompt depth {prompt_depth!r}: use {' or '.join(PROMPT_DEPTHS)}.")
+    check_choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
     runner = Runner.of(model, tokenizer)
     identity = identity or ModelIdentity.of(model)
     examples = tuple(encode(task, tokenizer, context_tokens=runner.context_tokens))
@@ -135,7 +134,7 @@ def unique_routes(routes: Iterable[AnyDepth | str], n_layers: int) -> tuple[AnyD
     for route in routes:
         if isinstance(route, TokenPolicy):
             raise InputError(f"A policy is measured as TokenDepth(policy, n_layers={n_layers}): wrap {route.name!r} so.")
-        parsed = Route.parse(route, n_layers) if isinstance(route, str) else require_depth(route, n_layers)  # type: ignore[type-var]
+        parsed = Route.parse(route, n_layers) if isinstance(route, str) else require_depth(route, n_layers)
         kept.setdefault(parsed, parsed)
     if not kept:
         raise InputError("No route was given: name at least one, such as full or uls:50%.")

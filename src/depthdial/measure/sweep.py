@@ -376,19 +376,21 @@ class _Sweep:
 
     def _answer_cost(self, route: Depth, prompt_tokens: int, new_tokens: int, ran: torch.Tensor | None) -> dict[str, Any]:
         """The columns of what an answer costs in theory; `ran`, (n_steps, n_layers), of a token-wise depth."""
+        size = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
         if not isinstance(route, TokenDepth):
             prompt_route = None if self.plan.prompt_depth == "full" else route
-            cost = self.cost.of(route, prompt_tokens=prompt_tokens, new_tokens=new_tokens, prompt_route=prompt_route)
-            return {name: value for name, value in vars(cost).items() if name != "layers"}
+            found = vars(self.cost.of(route, **size, prompt_route=prompt_route))
+            return {name: value for name, value in found.items() if name != "layers"}
         assert ran is not None
         skipped = self.skipped_flops[route.key_values]
-        cost = token_cost(self.cost, ran.numpy(), prompt_tokens=prompt_tokens, new_tokens=new_tokens, skipped_flops=skipped)
-        found = {name: value for name, value in vars(cost).items() if name != "layers"}
-        found["decide_flops"] = deciding_flops(self.runner.model, route.policy, new_tokens, cost.layers)
+        found = dict(vars(token_cost(self.cost, ran.numpy(), **size, skipped_flops=skipped)))
+        layers = found.pop("layers")
+        found["decide_flops"] = deciding_flops(self.runner.model, route.policy, new_tokens, layers)
+        if len(ran):
+            return {**found, "layers_run": layers, "cost": layers / route.n_layers}
         # An answer of one token ran nothing but the prompt: what it cost is not known from it.
-        unknown = {} if len(ran) else {"layers_run", "cost", "weight_bytes"}
-        found |= {"layers_run": cost.layers, "cost": cost.layers / route.n_layers}
-        return {name: value for name, value in found.items() if name not in unknown}
+        del found["weight_bytes"]
+        return found
 
 
 def _for_batch(depth: Depth, sequence_ids: Sequence[object]) -> Depth:

@@ -45,7 +45,7 @@ def token_cost(cost: ModelCost, ran: np.ndarray, *, prompt_tokens: int, new_toke
     rates = ran.mean(axis=0)
     return replace(
         full,
-        layers=float(rates.sum()),  # type: ignore[arg-type]
+        layers=float(rates.sum()),
         decode_flops=float((flops * ran).sum() + skipped_flops * (~ran).sum()),
         weight_bytes=float(sum(rate * one.weight_bytes for rate, one in zip(rates, cost.layers, strict=True))),
     )

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from depthdial.errors import InputError, RouteWarning
+from depthdial.errors import InputError, RouteWarning, check_choice
 from depthdial.families import RouteFamily, named_route
 from depthdial.files import read_json, write_json
 from depthdial.models.architectures import count_layers, unwrap
@@ -59,8 +59,7 @@ class AdapterCard:
     training: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(AdapterKind):
-            raise InputError(f"Unknown kind of adapter {self.kind!r}: use {' or '.join(get_args(AdapterKind))}.")
+        check_choice("kind of adapter", self.kind, get_args(AdapterKind))
         if not isinstance(getattr(torch, self.base_dtype, None), torch.dtype):
             raise InputError(f"Unknown type of weights {self.base_dtype!r}: write it as PyTorch does, such as float32.")
         RouteFamily(self.kind, self.n_layers, self.routes)  # its rules are the rules here

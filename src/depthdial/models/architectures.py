@@ -279,7 +279,7 @@ def _with_states(module: nn.Module, path: Sequence[str], states: torch.Tensor) -
     if not path:
         return _States(states)
     shell = object.__new__(type(module))
-    child = _with_states(module._modules[path[0]], path[1:], states)  # type: ignore[arg-type]
+    child = _with_states(module.get_submodule(path[0]), path[1:], states)
     state = {**module.__dict__, "_modules": {**module._modules, path[0]: child}}
     state.pop("forward", None)  # a view's own
     object.__setattr__(shell, "__dict__", state)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from depthdial.errors import InputError
+from depthdial.errors import InputError, check_choice
 from depthdial.files import read_json, write_atomically, write_json
 from depthdial.models.token_policy import Decide, TokenPolicy, TokenStep, logistic_noise, uniform_draws
 
@@ -244,8 +244,7 @@ class GatePolicy(TokenPolicy):
     name: str = field(default="")
 
     def __post_init__(self) -> None:
-        if self.mode not in GATE_MODES:
-            raise InputError(f"Unknown mode of gates {self.mode!r}: use {' or '.join(GATE_MODES)}.")
+        check_choice("mode of gates", self.mode, GATE_MODES)
         if not self.name:
             object.__setattr__(self, "name", f"gates:{self.gates.config.input}:{self.mode}")
 

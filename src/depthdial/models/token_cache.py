@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 KeyValues = Literal["project", "drop", "copy"]
 KEY_VALUES: tuple[KeyValues, ...] = get_args(KeyValues)
+# Of keys and values, each (n_sequences, n_heads, n_slots, width).
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 # Slots are added in strides, so that a decoding step writes in place where concatenation would copy the whole cache.
 _SPARE_SLOTS = 32
@@ -68,9 +70,9 @@ class TokenCacheLayer(DynamicLayer):
         self.n_slots = 0
         self.valid: torch.Tensor | None = None
         self.plan = Gathered()
-        self._room: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._block: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._past: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._room: Pair | None = None
+        self._block: Pair | None = None
+        self._past: Pair | None = None
         self._source: TokenCacheLayer | None = None
         self._n_sequences = self._started = 0
         self._is_written = True
@@ -148,7 +150,7 @@ class TokenCacheLayer(DynamicLayer):
 
     def finish(self) -> None:
         """Close the pass: every slot of it exists from now on, also where no token ran."""
-        if self._block is None and (self.is_initialized or self._has_source()):
+        if self._block is None and (self.is_initialized or self.copies):
             self._write_nothing()
         if self._block is not None:
             self.keys, self.values = self._joined()
@@ -158,12 +160,9 @@ class TokenCacheLayer(DynamicLayer):
     @property
     def copies(self) -> bool:
         """Whether slots of this pass start as copies of the layer before."""
-        return self._has_source()
-
-    def _has_source(self) -> bool:
         return self._source is not None and self._source.is_initialized
 
-    def _joined(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _joined(self) -> Pair:
         assert self._block is not None
         if self._past is None:
             return self._block
@@ -180,19 +179,18 @@ class TokenCacheLayer(DynamicLayer):
             _put(room, new, plan, self._started, self.n_slots)
 
     def _make_room(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        shapes = [(self._n_sequences, t.shape[1], self.n_slots + _SPARE_SLOTS, t.shape[3]) for t in (keys, values)]
         # Whoever changed the tensors from outside (crop, selecting rows) left the room behind.
         has_room = self._room is not None and self._room[0].shape[2] >= self.n_slots and self._is_ours()
         if not has_room:
-            room = tuple(like.new_zeros(shape) for like, shape in zip((keys, values), shapes, strict=True))
+            room = self._empty(keys, values, self.n_slots + _SPARE_SLOTS)
             if self.is_initialized and self.keys is not None and self.values is not None and self.keys.numel():
                 for new, old in zip(room, (self.keys, self.values), strict=True):
                     new[:, :, : old.shape[2]] = old
-            self._room = room  # type: ignore[assignment]
+            self._room = room
         assert self._room is not None
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        self._block = tuple(room[:, :, : self.n_slots] for room in self._room)  # type: ignore[assignment]
-        if self._has_source():
+        self._block = self._room[0][:, :, : self.n_slots], self._room[1][:, :, : self.n_slots]
+        if self.copies:
             for room, copied in zip(self._room, self._copied(keys), strict=True):
                 room[:, :, self._started : self.n_slots] = copied
 
@@ -208,33 +206,38 @@ class TokenCacheLayer(DynamicLayer):
         if self._block is None:
             self._open_block(keys, values)
         assert self._block is not None
-        self._block = tuple(  # type: ignore[assignment]
-            _put_apart(block, new, plan) for block, new in zip(self._block, (keys, values), strict=True)
-        )
+        self._block = _put_apart(self._block[0], keys, plan), _put_apart(self._block[1], values, plan)
 
     def _open_block(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        n_sequences, n_new = self._n_sequences, self.n_slots - self._started
-        if self._started and self.is_initialized and self.keys is not None:
-            self._past = (self.keys, self.values)  # type: ignore[assignment]
+        if self._started and self.is_initialized and self.keys is not None and self.values is not None:
+            self._past = self.keys, self.values
         elif self._started:
-            self._past = tuple(t.new_zeros(n_sequences, t.shape[1], self._started, t.shape[3]) for t in (keys, values))  # type: ignore[assignment]
+            self._past = self._empty(keys, values, self._started)
         self.dtype, self.device, self.is_initialized, self._room = keys.dtype, keys.device, True, None
-        if self._has_source():
+        if self.copies:
             self._block = self._copied(keys)
         else:
-            self._block = tuple(t.new_zeros(n_sequences, t.shape[1], n_new, t.shape[3]) for t in (keys, values))  # type: ignore[assignment]
+            self._block = self._empty(keys, values, self.n_slots - self._started)
 
     # Either way
 
+    def _empty(self, keys: torch.Tensor, values: torch.Tensor, n_slots: int) -> Pair:
+        """Zeros for so many slots of every sequence, of the kind of some keys and values."""
+        n = self._n_sequences
+        return (
+            keys.new_zeros(n, keys.shape[1], n_slots, keys.shape[3]),
+            values.new_zeros(n, values.shape[1], n_slots, values.shape[3]),
+        )
+
     def _write_nothing(self) -> None:
-        like = self._source if self._has_source() else self
+        like = self._source if self.copies else self
         assert like is not None and like.keys is not None and like.values is not None
         if torch.is_grad_enabled():
             self._open_block(like.keys, like.values)
         else:
             self._make_room(like.keys, like.values)
 
-    def _copied(self, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _copied(self, keys: torch.Tensor) -> Pair:
         source = self._source
         assert source is not None and source.keys is not None and source.values is not None
         if source.keys.shape[1::2] != keys.shape[1::2]:
@@ -300,7 +303,7 @@ class TokenCacheLayer(DynamicLayer):
 def token_cache(n_layers: int, cache: Any = None) -> DynamicCache:
     """A cache for token-wise execution: empty, or with what `cache` holds, which stays as it is."""
     made: Any = DynamicCache()
-    made.layers = list(token_layers(n_layers, () if cache is None else cache.layers))
+    made.layers = token_layers(n_layers, () if cache is None else cache.layers)
     made.layer_class_to_replicate = None
     return made
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from depthdial.errors import InputError
+from depthdial.errors import InputError, check_choice
 from depthdial.routes import Route
 
 Decide = Callable[[int, torch.Tensor], torch.Tensor | None]
@@ -202,8 +202,7 @@ class ConfidenceExit(TokenPolicy):
     name: str = ""
 
     def __post_init__(self) -> None:
-        if self.measure not in CONFIDENCES:
-            raise InputError(f"Unknown confidence {self.measure!r}: use {' or '.join(CONFIDENCES)}.")
+        check_choice("confidence", self.measure, CONFIDENCES)
         low = 0.0 if self.measure == "margin" else -1.0
         if not isinstance(self.threshold, int | float) or not low <= self.threshold <= 1:
             raise InputError(f"The threshold of {self.measure} lies between {low:g} and 1, not at {self.threshold!r}.")

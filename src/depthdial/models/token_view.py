@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from depthdial.errors import InputError
+from depthdial.errors import InputError, check_choice
 from depthdial.models.architectures import (
     check_token_routing,
     decoder_stack,
@@ -106,9 +106,9 @@ def token_view(
             run for some tokens; when called: for static caches, beam search and compiled passes.
     """
     base, policy = unwrap(model), as_policy(policy)
-    _check_choice("key_values", key_values, KEY_VALUES)
-    _check_choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
-    _check_choice("execution", execution, EXECUTIONS)
+    check_choice("key_values", key_values, KEY_VALUES)
+    check_choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
+    check_choice("execution", execution, EXECUTIONS)
     check_token_routing(base)
     n_layers = decoder_stack(base).n_layers
     routed: Any = quiet_view(base, range(n_layers))
@@ -117,17 +117,21 @@ def token_view(
         layer.__dict__["forward"] = _RoutedForward(layer, index, has_hiding_masks(base))
     signature = inspect.signature(type(routed).forward)
     router = _Router(
-        policy, key_values, prompt_depth, execution, _checked_keys(keys), prefilled, trace, signature, longest_routed(base)
+        policy,
+        key_values,
+        prompt_depth,
+        execution,
+        _checked_keys(keys),
+        prefilled,
+        trace,
+        signature,
+        n_layers,
+        longest_routed(base),
     )
     forward = functools.partial(_forward, routed, router)
     routed.__dict__["forward"] = functools.update_wrapper(forward, type(routed).forward.__get__(routed))
     routed.__dict__[TOKENS_ATTRIBUTE] = True
     return routed
-
-
-def _check_choice(what: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise InputError(f"Unknown {what} {value!r}: use {', '.join(known[:-1])} or {known[-1]}.")
 
 
 def _checked_keys(keys: Sequence[int] | None) -> tuple[int, ...] | None:
@@ -136,8 +140,8 @@ def _checked_keys(keys: Sequence[int] | None) -> tuple[int, ...] | None:
     try:
         given = tuple(operator.index(key) for key in keys)
     except TypeError:
-        given = (2**63,)
-    if any(not -(2**63) <= key < 2**63 for key in given):
+        given = None
+    if given is None or any(not -(2**63) <= key < 2**63 for key in given):
         raise InputError(f"keys are whole numbers of 64 bits, one a sequence, not {keys!r}: sequence_key(id) makes one.")
     return given
 
@@ -152,6 +156,7 @@ class _Router:
     prefilled: Prefill | None
     trace: TokenTrace | None
     signature: inspect.Signature
+    n_layers: int
     longest: int | None
 
 
@@ -181,7 +186,7 @@ def _forward(routed: Any, router: _Router, *args: Any, prompt_columns: int | Non
     given: Any = _by_name(routed, router.signature, args, kwargs)
     _refuse(routed, router, given)
     cache: Any = given.get("past_key_values")
-    n_layers = decoder_stack(routed).n_layers
+    n_layers = router.n_layers
     n_past, n_cached = (0, 0) if cache is None else (cache.get_seq_length(), len(cache.layers))
     if n_past and n_cached != n_layers:
         raise InputError(

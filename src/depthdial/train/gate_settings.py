@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard, get_args
 
-from depthdial.errors import InputError
+from depthdial.errors import InputError, check_choice
 from depthdial.models.gates import GateConfig, GateInput, GateKind
 from depthdial.models.token_cache import KEY_VALUES, KeyValues
 from depthdial.train.settings import FinetuneSettings
@@ -73,8 +73,7 @@ class GateSettings:
 
     def __post_init__(self) -> None:
         for name, known in (("backbone", BACKBONES), ("annealing", ANNEALINGS), ("key_values", KEY_VALUES)):
-            if getattr(self, name) not in known:
-                raise InputError(f"Unknown {name} {getattr(self, name)!r}: use {', '.join(known[:-1])} or {known[-1]}.")
+            check_choice(name, getattr(self, name), known)
         if (self.alpha is None) == (self.target is None):
             raise InputError("Say what skipping is worth: either alpha, a weight in the loss, or target, a budget.")
         if self.alpha is not None and not (_is_number(self.alpha) and 0 <= self.alpha < math.inf):

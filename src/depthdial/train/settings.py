@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from depthdial.errors import InputError
+from depthdial.errors import InputError, check_choice
 from depthdial.measure.plan import check_positive
 from depthdial.models.prompt import PROMPT_DEPTHS
 from depthdial.train.rows import check_answers
@@ -74,12 +74,9 @@ class FinetuneSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InputError(f"Unknown method {self.method!r}: use {' or '.join(METHODS)}.")
-        if self.prompt_depth not in PROMPT_DEPTHS:
-            raise InputError(f"Unknown prompt depth {self.prompt_depth!r}: use {' or '.join(PROMPT_DEPTHS)}.")
-        if self.weights_dtype not in ("float32", "float16", "bfloat16"):
-            raise InputError(f"Unknown weights_dtype {self.weights_dtype!r}: use float32, float16 or bfloat16.")
+        check_choice("method", self.method, METHODS)
+        check_choice("prompt depth", self.prompt_depth, PROMPT_DEPTHS)
+        check_choice("weights_dtype", self.weights_dtype, ("float32", "float16", "bfloat16"))
         check_answers(self.answers)
         for name in ("rank", "batch_size", "accumulation", "routes_per_step", "ends_every", "save_every"):
             check_positive(getattr(self, name), name)
