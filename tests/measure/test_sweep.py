@@ -288,9 +288,62 @@ def test_units_from_before_there_were_samples_are_collected(tmp_path, model, tok
         ({"samples": 2, "top_p": 0.0}, "top_p must be"),
         ({"temperature": 0.7}, "for sampled answers: say how many"),
         ({"top_p": 0.9}, "for sampled answers: say how many"),
-        ({"samples": 2, "metrics": ("rouge_l", "kl")}, "kl does not depend on the answers"),
+        ({"samples": 2, "metrics": ("rouge_l", "nll")}, "nll does not depend on the answers"),
     ],
 )
 def test_bad_arguments_of_sampling(model, tokenizer, small_task, options, message):
     with pytest.raises(InputError, match=message):
         run(model, tokenizer, small_task, **options)
+
+
+def test_agreement_is_scored_on_every_answer_drawn_from_the_full_model(model, tokenizer, small_task):
+    options = {"samples": 3, "temperature": 0.8, "routes": ["full", "ee:3"], "keep_text": True}
+    both = run(model, tokenizer, small_task, metrics=("rouge_l", "kl", "agreement"), **options).to_pylist()
+    alone = run(model, tokenizer, small_task, metrics=("agreement",), **options).to_pylist()
+    key = ("route", "sequence_id", "sample")
+    assert [tuple(r[k] for k in key) for r in both] == [
+        (route, f"small-{i}", n) for route in ("full", "ee:3") for i in range(7) for n in range(3)
+    ]
+    assert [(*(r[k] for k in key), r["agreement"]) for r in both] == [(*(r[k] for k in key), r["agreement"]) for r in alone]
+    assert all((r["kl"], r["agreement"]) == (0.0, 1.0) for r in both if r["route"] == "full")
+    # The answers that are drawn for the full route are the ones that every route is scored on.
+    drawn = {(r["sequence_id"], r["sample"]): r for r in both if r["route"] == "full"}
+    n_compared = 0
+    prompts = {e.id: tokenizer(e.instruction)["input_ids"] for e in small_task.examples}
+    for row in (r for r in both if r["route"] == "ee:3"):
+        of_full = drawn[row["sequence_id"], row["sample"]]
+        answer = tokenizer(of_full["answer"])["input_ids"]
+        answer += [tokenizer.eos_token_id] * (of_full["finish_reason"] == "eos")
+        if len(answer) != of_full["new_tokens"]:  # other special tokens were drawn, which are not in the text
+            continue
+        n_compared += 1
+        prompt = prompts[row["sequence_id"]]
+        greedy = {}
+        for layers in ("full", "ee:3"):
+            view = dd.prompted_view(model, layers)
+            with torch.no_grad():
+                first = view(torch.tensor([prompt]), use_cache=True)
+                logits = [first.logits[0, -1:]]
+                if len(answer) > 1:
+                    logits.append(view(torch.tensor([answer[:-1]]), past_key_values=first.past_key_values).logits[0])
+            greedy[layers] = torch.cat(logits).argmax(-1)
+        assert row["agreement"] == pytest.approx((greedy["full"] == greedy["ee:3"]).float().mean().item())
+    assert n_compared >= 10
+
+
+def test_the_nll_of_an_answer_is_that_of_the_route_that_wrote_it(model, tokenizer, small_task):
+    rows = run(model, tokenizer, small_task, routes=["full", "ee:3"], metrics=("answer_nll",)).to_pylist()
+    texts = {example.id: example.instruction for example in small_task.examples}
+    for row in rows:
+        tokens = dd.generate(model, tokenizer, texts[row["sequence_id"]], depth=row["route"], max_new_tokens=6)[0].tokens
+        prompt = tokenizer(texts[row["sequence_id"]])["input_ids"]
+        view = dd.prompted_view(model, row["route"])
+        with torch.no_grad():
+            first = view(torch.tensor([prompt]), use_cache=True)
+            logits = [first.logits[0, -1:]]
+            if len(tokens) > 1:
+                logits.append(view(torch.tensor([tokens[:-1]]), past_key_values=first.past_key_values).logits[0])
+        expected = torch.nn.functional.cross_entropy(torch.cat(logits), torch.tensor(tokens)).item()
+        assert row["answer_nll"] == pytest.approx(expected, abs=1e-4)
+    plain = run(model, tokenizer, small_task, routes=["ee:3"]).to_pylist()
+    assert all(row["answer_nll"] is None for row in plain)

@@ -141,3 +141,32 @@ def test_each_route_outside_the_family_is_warned_of_and_none_that_a_search_tries
     assert [str(w.message).split(" is none")[0] for w in caught] == ["Route 'full'", "Route 'rls:3@5'"]
     assert set(rows["model"].to_pylist()) == {"LlamaForCausalLM + elastic"}
     dd.similarity(adapted, tokenizer, task=small_task, routes=ROUTES, fidelity_tokens=3)
+
+
+def test_the_full_route_can_be_the_untouched_full_model(bare, adapted, tokenizer, small_task, weights_of, assert_same):
+    before = weights_of(adapted)
+    rows = run(adapted, tokenizer, small_task, full_untouched=True).to_pylist()
+    assert_same(before, weights_of(adapted))
+    plain = run(bare, tokenizer, small_task, routes=["full"]).to_pylist()
+    full = [row for row in rows if row["route"] == "full"]
+    same = ("sequence_id", "answer_hash", "rouge_l", "nll", "kl", "agreement")
+    assert [[row[name] for name in same] for row in full] == [[row[name] for name in same] for row in plain]
+    assert {(row["kl"], row["agreement"]) for row in full} == {(0.0, 1.0)}
+    # Shallow routes run with the adapter behind the untouched model's prompt.
+    texts = {example.id: example.instruction for example in small_task.examples}
+    answers = dict(zip(texts, dd.generate(bare, tokenizer, list(texts.values()), max_new_tokens=6), strict=True))
+    for row in (row for row in rows if row["route"] == "ee:3"):
+        prompt, answer = tokenizer(texts[row["sequence_id"]])["input_ids"], list(answers[row["sequence_id"]].tokens)
+        with torch.no_grad():
+            first = dd.prompted_view(bare, "full")(torch.tensor([prompt]), use_cache=True)
+            logits = [first.logits[:, -1:]]
+            if len(answer) > 1:
+                first.past_key_values.layers = first.past_key_values.layers[:3]
+                shallow = dd.view(adapted, "ee:3")
+                logits.append(shallow(torch.tensor([answer[:-1]]), past_key_values=first.past_key_values).logits)
+        route = torch.cat(logits, dim=1)[0].log_softmax(-1)
+        whole = predictions(bare, prompt, answer, "full")
+        assert row["kl"] == pytest.approx((whole.exp() * (whole - route)).sum(-1).mean().item(), abs=1e-4)
+    apart = run(adapted, tokenizer, small_task, full_untouched=True, reference=bare).to_pylist()
+    kept = ("sequence_id", "route", "answer_hash", "nll", "agreement")
+    assert [[row[name] for name in kept] for row in apart] == [[row[name] for name in kept] for row in rows]

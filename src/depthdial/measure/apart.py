@@ -38,8 +38,8 @@ def require_apart(task: Task, used: Collection[str], purpose: str) -> None:
     shared = [e.id for e in task.examples if prompt_hash(e) in known]
     if shared:
         raise InputError(
-            f"{len(shared)} of the {len(task.examples)} sequences (such as {shared[0]!r}) were used {purpose}: take rows that "
-            "were not, from another split."
+            f"{len(shared)} of the {len(task.examples)} sequences (such as {shared[0]!r}) were used {purpose}: take rows "
+            "that were not, from another split."
         )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 ROUGE_METRICS = ("rouge_1", "rouge_2", "rouge_l")
 FORCED_METRICS = ("nll", "kl", "agreement")
+# Of a generated answer under the depth that wrote it; measured only where it is asked for.
+ANSWER_METRICS = ("answer_nll",)
 METRICS = (*ROUGE_METRICS, *FORCED_METRICS)
 
 

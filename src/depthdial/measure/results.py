@@ -49,6 +49,7 @@ SWEEP_COLUMNS: dict[str, pa.DataType] = {
     "nll": _REAL,
     "kl": _REAL,
     "agreement": _REAL,
+    "answer_nll": _REAL,
     "decode_flops": _REAL,
     "prompt_flops": _REAL,
     "head_flops": _REAL,

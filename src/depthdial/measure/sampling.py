@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from depthdial.errors import InputError
-from depthdial.measure.quality import ROUGE_METRICS
 from depthdial.models.decode import GREEDY, DecodingPolicy
 from depthdial.models.token_depth import Depth
 
@@ -39,17 +38,13 @@ def sampling_policy(samples: int, temperature: float, top_p: float) -> DecodingP
 
 
 def sampled_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
-    """The metrics of sampled answers, which are those of an answer's text.
+    """The metrics of sampled answers: all but the one that is on the reference.
 
     Raises:
-        InputError: for one that is teacher-forced on a given text, and so the same for every sample.
+        InputError: for `nll`, which is teacher-forced on the reference, and so the same for every sample.
     """
-    forced = next((metric for metric in metrics if metric not in ROUGE_METRICS), None)
-    if forced is not None:
-        raise InputError(
-            f"{forced} does not depend on the answers that are sampled: use {', '.join(ROUGE_METRICS)}, "
-            f"and sweep {forced} without samples."
-        )
+    if "nll" in metrics:
+        raise InputError("nll does not depend on the answers that are sampled: sweep it without samples.")
     return tuple(metrics)
 
 

@@ -1,0 +1,370 @@
+"""Scores of one batch of a sweep on every route: teacher-forced ones, and those of the answers that are generated."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from depthdial.measure.answers import full_answers
+from depthdial.measure.batches import Runner
+from depthdial.measure.cost import ModelCost
+from depthdial.measure.forced import Predictions, by_route, forced_logits, nll, right_padded, row_slices
+from depthdial.measure.plan import AnyDepth, Plan, route_columns
+from depthdial.measure.quality import ANSWER_METRICS, ROUGE_METRICS, rouge
+from depthdial.measure.results import UnitStore
+from depthdial.measure.sampling import draws
+from depthdial.measure.tasks import EncodedExample
+from depthdial.measure.token_cost import deciding_flops, token_cost
+from depthdial.models.decode import GREEDY, Decoded, DecodingPolicy
+from depthdial.models.prompt import Prefill
+from depthdial.models.token_depth import Depth, TokenDepth
+from depthdial.models.untouched import has_adapters_on, untouched
+from depthdial.routes import Route
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How answers are made and scored; `samples` is 0 where each is the greedy one.
+
+    `full_untouched`: prompts and the full route run without the model's adapters, so that the full route is the full model.
+    """
+
+    metrics: tuple[str, ...]
+    max_new_tokens: int
+    fidelity_tokens: int
+    use_stemmer: bool
+    keep_text: bool
+    samples: int = 0
+    policy: DecodingPolicy = GREEDY
+    full_untouched: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """For the run's settings. Plain runs do not speak of what came later, so that folders from before it go on."""
+        later = ("samples", "policy", "full_untouched")
+        said = {name: value for name, value in vars(self).items() if name not in later}
+        said |= {"samples": self.samples, **vars(self.policy)} if self.samples else {}
+        return said | ({"full_untouched": True} if self.full_untouched else {})
+
+    @property
+    def generates(self) -> bool:
+        return any(metric in (*ROUGE_METRICS, *ANSWER_METRICS) for metric in self.metrics)
+
+    @property
+    def compares(self) -> bool:
+        return "kl" in self.metrics or "agreement" in self.metrics
+
+
+@dataclass(frozen=True)
+class Scoring:
+    plan: Plan
+    options: SweepOptions
+    tokenizer: Any
+    store: UnitStore
+    cost: ModelCost
+    skipped_flops: Mapping[str, float]  # of a layer that a token skips, by what it leaves in the cache
+    teacher: Runner  # the full model that others are compared with, once its adapters are off
+
+    @property
+    def runner(self) -> Runner:
+        return self.plan.runner
+
+    def run(self, batch: Sequence[EncodedExample], advance: Any) -> None:
+        missing = self.plan.missing(self.store, batch)
+        advance(len(self.plan.routes) - len(missing))
+        if not missing:
+            return
+        # With adapters on, the full route's answers are not the untouched full model's, unless it runs without them.
+        is_apart = self._is_adapted and not self.options.full_untouched
+        prefilled = self.runner.prefill(batch) if is_apart or not self._is_adapted else self._untouched_prefill(batch)
+        answers, reference = None, prefilled
+        decodes_full = self.options.generates and not self.options.samples and self.runner.full in missing
+        if self.options.compares and is_apart:
+            reference = self._untouched_prefill(batch)
+        if (decodes_full and not is_apart) or (self.options.compares and not self.options.samples):
+            answers = full_answers(self.teacher, self.store, batch, reference, self.options.max_new_tokens)
+        forced = self._forced_scores(batch, missing, prefilled, reference, answers)
+        known = None if is_apart else answers
+        for route in missing:
+            rows = self._rows(batch, route, prefilled, known, forced[route])
+            self.store.write(self.plan.unit(batch, route), rows)
+            advance(1)
+
+    @property
+    def _is_adapted(self) -> bool:
+        return self.teacher is not self.runner or has_adapters_on(self.runner.model)
+
+    def _untouched_prefill(self, batch: Sequence[EncodedExample]) -> Prefill:
+        with untouched(self.teacher.model):
+            return self.teacher.prefill(batch)
+
+    @contextmanager
+    def _running(self, depth: Depth) -> Iterator[Runner]:
+        """What a depth runs on: the model as it is, or the untouched full model where the full route shall be that."""
+        if not (self.options.full_untouched and isinstance(depth, Route) and depth.is_full):
+            yield self.runner
+            return
+        with untouched(self.teacher.model):
+            yield self.teacher
+
+    def _groups(self, batch: Sequence[EncodedExample], route: AnyDepth) -> dict[Depth, list[int]]:
+        return by_route([route.for_sequence(e.id) for e in batch])
+
+    def _prefilled(self, batch: Sequence[EncodedExample], rows: list[int], route: Depth, full: Prefill) -> Prefill:
+        if isinstance(route, TokenDepth) or self.plan.prompt_depth == "full" or route.is_full:
+            return full.select(torch.tensor(rows, device=full.input_ids.device))
+        return self.runner.prefill([batch[i] for i in rows], route)
+
+    def _forced_scores(
+        self,
+        batch: Sequence[EncodedExample],
+        routes: Sequence[AnyDepth],
+        prefilled: Prefill,
+        reference: Prefill,
+        answers: Decoded | None,
+    ) -> dict[AnyDepth, list[dict[str, Any]]]:
+        """Teacher-forced metrics of every route, a dictionary for each row of the batch."""
+        scores: dict[AnyDepth, list[dict[str, Any]]] = {route: [{} for _ in batch] for route in routes}
+        if "nll" in self.options.metrics:
+            with_reference = [i for i, e in enumerate(batch) if e.reference_ids]
+            self._score_references(batch, with_reference, routes, prefilled, scores)
+        if self.options.compares and self.options.samples:
+            self._score_sampled_fidelity(batch, routes, prefilled, reference, scores)
+        elif self.options.compares and answers is not None:
+            self._score_fidelity(batch, routes, prefilled, reference, answers, scores)
+        return scores
+
+    def _score_sampled_fidelity(
+        self,
+        batch: Sequence[EncodedExample],
+        routes: Sequence[AnyDepth],
+        prefilled: Prefill,
+        reference: Prefill,
+        scores: dict[AnyDepth, list[dict[str, Any]]],
+    ) -> None:
+        """KL and agreement on answers drawn from the full model, into the scores of every row: `by_sample`, one of each."""
+        rows = self._repeated(range(len(batch)))
+        repeated = [batch[i] for i in rows]
+        prefilled, reference = self._repeat(prefilled, rows), self._repeat(reference, rows)
+        with untouched(self.teacher.model):
+            drawn = self._sample(self.teacher, batch, rows, self.teacher.full, reference)
+        each: dict[AnyDepth, list[dict[str, float]]] = {route: [{} for _ in rows] for route in routes}
+        self._score_fidelity(repeated, routes, prefilled, reference, drawn, each)
+        for route in routes:
+            for i, found in zip(rows, each[route], strict=True):
+                scores[route][i].setdefault("by_sample", []).append(found)
+
+    def _repeated(self, rows: Iterable[int]) -> list[int]:
+        """Rows of the batch, each as often as it is sampled; repetitions stand together."""
+        return [i for i in rows for _ in range(self.options.samples)]
+
+    def _repeat(self, prefilled: Prefill, rows: Sequence[int]) -> Prefill:
+        return prefilled.select(torch.tensor(rows, device=prefilled.input_ids.device))
+
+    def _score_references(
+        self,
+        batch: Sequence[EncodedExample],
+        rows: list[int],
+        routes: Sequence[AnyDepth],
+        prefilled: Prefill,
+        scores: dict[AnyDepth, list[dict[str, float]]],
+    ) -> None:
+        if not rows:
+            return
+        texts = {i: batch[i].reference_ids for i in rows}
+        for route in routes:
+            for one, members in self._groups(batch, route).items():
+                members = [i for i in members if i in texts]
+                for i, logits in self._logits(batch, one, members, prefilled, texts, scores[route]):
+                    scores[route][i]["nll"] = nll(logits, torch.tensor(texts[i], device=logits.device))
+
+    def _score_fidelity(
+        self,
+        batch: Sequence[EncodedExample],
+        routes: Sequence[AnyDepth],
+        prefilled: Prefill,
+        reference: Prefill,
+        answers: Decoded,
+        scores: dict[AnyDepth, list[dict[str, float]]],
+    ) -> None:
+        texts = {i: answers.tokens[i][: self.options.fidelity_tokens] for i in range(len(batch))}
+        lengths = {i: len(text) for i, text in texts.items()}
+        # The full model's logits of a slice serve all routes.
+        for rows in row_slices(range(len(batch)), lengths, prefilled.logits.shape[-1]):
+            with untouched(self.teacher.model):
+                logits_of = self._logits(batch, self.teacher.full, rows, reference, texts, runner=self.teacher)
+                full = {i: Predictions.of(logits) for i, logits in logits_of}
+            for route in routes:
+                for one, members in self._groups(batch, route).items():
+                    members = [i for i in members if i in full]
+                    for i, logits in self._logits(batch, one, members, prefilled, texts, scores[route]):
+                        scores[route][i]["kl"], scores[route][i]["agreement"] = full[i].fidelity(logits)
+
+    def _logits(
+        self,
+        batch: Sequence[EncodedExample],
+        route: Depth,
+        rows: list[int],
+        prefilled: Prefill,
+        texts: dict[int, tuple[int, ...]],
+        scores: list[dict[str, float]] | None = None,
+        runner: Runner | None = None,
+    ) -> Iterable[tuple[int, torch.Tensor]]:
+        """(row, logits of its own tokens) for some rows of the batch, a slice of them in memory at a time.
+
+        `scores` are told what a token-wise depth ran, unless an earlier text has told them.
+        """
+        lengths = {i: len(text) for i, text in texts.items()}
+        for members in row_slices(rows, lengths, prefilled.logits.shape[-1]):
+            tokens, mask = right_padded([texts[i] for i in members], self.runner.pad_token_id, self.runner.device)
+            ready = self._prefilled(batch, members, route, prefilled)
+            depth = _for_batch(route, [batch[i].id for i in members])
+            with self._running(depth) if runner is None else nullcontext(runner) as one:
+                logits = forced_logits(one.model, depth, ready, tokens, mask)
+            if scores is not None and isinstance(depth, TokenDepth):
+                # A text's first token is the prompt's; its last one predicts nothing, and runs beside longer texts alone.
+                means = depth.mean_layers([len(texts[i]) - 1 for i in members])
+                for i, layers in zip(members, means, strict=True):
+                    if layers is not None:
+                        scores[i].setdefault("layers_run", layers)
+                        scores[i].setdefault("cost", layers / depth.n_layers)
+            for i, row_logits in zip(members, logits, strict=True):
+                yield i, row_logits[: len(texts[i])]
+
+    def _rows(
+        self,
+        batch: Sequence[EncodedExample],
+        route: AnyDepth,
+        prefilled: Prefill,
+        answers: Decoded | None,
+        forced: list[dict[str, float]],
+    ) -> list[dict[str, Any]]:
+        rows: dict[int, list[dict[str, Any]]] = {}
+        for one, members in self._groups(batch, route).items():
+            generated = self._answers(batch, members, one, prefilled, answers) if self.options.generates else {}
+            for i in members:
+                example = batch[i]
+                about = {
+                    "sequence_id": example.id,
+                    **route_columns(one, route.name),
+                    "prompt_tokens": len(example.prompt_ids),
+                    "reference_tokens": len(example.reference_ids),
+                }
+                scores = dict(forced[i])
+                by_sample = scores.pop("by_sample", [{} for _ in range(self.options.samples or 1)])
+                answered = generated.get(i, [{} for _ in by_sample])
+                rows[i] = [
+                    {**about, **scores, **fidelity, **answer, **({"sample": number} if self.options.samples else {})}
+                    for number, (fidelity, answer) in enumerate(zip(by_sample, answered, strict=True))
+                ]
+        return [row for i in range(len(batch)) for row in rows[i]]
+
+    def _answers(
+        self, batch: Sequence[EncodedExample], members: list[int], route: Depth, prefilled: Prefill, full: Decoded | None
+    ) -> dict[int, list[dict[str, Any]]]:
+        """Scored answers of some rows of the batch: the greedy one of each, or all of its samples."""
+        ready, rows = self._prefilled(batch, members, route, prefilled), members
+        with self._running(route) as runner:
+            if self.options.samples:
+                rows = self._repeated(members)
+                ready = self._repeat(ready, self._repeated(range(len(members))))
+                decoded = self._sample(runner, batch, rows, route, ready)
+            else:
+                # The full model has answered already, where its answers are what others are compared with.
+                known = full if route.is_full and len(members) == len(batch) else None
+                depth = _for_batch(route, [batch[i].id for i in members])
+                decoded = known or runner.decode(depth, ready, self.options.max_new_tokens)
+            own = self._own_nll(runner, batch, rows, route, ready, decoded) if "answer_nll" in self.options.metrics else None
+        answers: dict[int, list[dict[str, Any]]] = {i: [] for i in members}
+        for place, (i, scored) in enumerate(zip(rows, self._score_answers(batch, rows, route, ready, decoded), strict=True)):
+            answers[i].append(scored if own is None else {**scored, "answer_nll": own[place]})
+        return answers
+
+    def _sample(
+        self, runner: Runner, batch: Sequence[EncodedExample], rows: list[int], route: Depth, repeated: Prefill
+    ) -> Decoded:
+        """An answer for each of `rows`, whose repetitions stand together and are numbered from 0."""
+        most = self.options.max_new_tokens
+        numbered = [(batch[i].id, place % self.options.samples) for place, i in enumerate(rows)]
+        chance = draws(self.plan.run.settings["seed"], numbered, route, most)
+        depth = _for_batch(route, numbered)
+        return runner.decode(depth, repeated, most, self.options.policy, chance)
+
+    def _own_nll(
+        self,
+        runner: Runner,
+        batch: Sequence[EncodedExample],
+        rows: Sequence[int],
+        route: Depth,
+        ready: Prefill,
+        decoded: Decoded,
+    ) -> list[float]:
+        """Of each answer, under the depth that gave it: what a cascade can know of an answer without another."""
+        texts = dict(enumerate(decoded.tokens))
+        found: dict[int, float] = {}
+        for members in row_slices(range(len(rows)), {i: len(t) for i, t in texts.items()}, ready.logits.shape[-1]):
+            tokens, mask = right_padded([texts[i] for i in members], runner.pad_token_id, runner.device)
+            depth = _for_batch(route, [batch[rows[i]].id for i in members])
+            logits = forced_logits(runner.model, depth, self._repeat(ready, members), tokens, mask)
+            for i, of_one in zip(members, logits, strict=True):
+                found[i] = nll(of_one[: len(texts[i])], torch.tensor(texts[i], device=of_one.device))
+        return [found[i] for i in range(len(rows))]
+
+    def _score_answers(
+        self, batch: Sequence[EncodedExample], rows: list[int], route: Depth, ready: Prefill, decoded: Decoded
+    ) -> list[dict[str, Any]]:
+        """The columns of each answer; `rows` says which row of the batch it belongs to."""
+        timing = {
+            "batch_size": len(rows),
+            "batch_steps": decoded.steps,
+            "batch_decode_sec": decoded.decode_sec,
+            "batch_prefill_sec": ready.prefill_sec,
+            "step_sec": decoded.decode_sec / decoded.steps if decoded.steps else None,
+            "decode_sec": decoded.decode_sec / len(rows),
+        }
+        scored = []
+        ran = decoded.ran or [None] * len(rows)
+        for i, tokens, reason, layers in zip(rows, decoded.tokens, decoded.finish_reasons, ran, strict=True):
+            example = batch[i]
+            answer = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            scores = {}
+            if example.reference is not None:
+                scores = rouge(answer, example.reference, use_stemmer=self.options.use_stemmer)
+            scored.append(
+                {
+                    **timing,
+                    **scores,
+                    **self._answer_cost(route, len(example.prompt_ids), len(tokens), layers),
+                    "new_tokens": len(tokens),
+                    "finish_reason": reason,
+                    "answer_hash": hashlib.sha256(answer.encode()).hexdigest()[:16],
+                    "answer": answer if self.options.keep_text else None,
+                }
+            )
+        return scored
+
+    def _answer_cost(self, route: Depth, prompt_tokens: int, new_tokens: int, ran: torch.Tensor | None) -> dict[str, Any]:
+        """The columns of what an answer costs in theory; `ran`, (n_steps, n_layers), of a token-wise depth."""
+        size = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
+        if not isinstance(route, TokenDepth):
+            prompt_route = None if self.plan.prompt_depth == "full" else route
+            found = vars(self.cost.of(route, **size, prompt_route=prompt_route))
+            return {name: value for name, value in found.items() if name != "layers"}
+        assert ran is not None
+        skipped = self.skipped_flops[route.key_values]
+        found = dict(vars(token_cost(self.cost, ran.numpy(), **size, skipped_flops=skipped)))
+        layers = found.pop("layers")
+        found["decide_flops"] = deciding_flops(self.runner.model, route.policy, new_tokens, layers)
+        if len(ran):
+            return {**found, "layers_run": layers, "cost": layers / route.n_layers}
+        # An answer of one token ran nothing but the prompt: what it cost is not known from it.
+        del found["weight_bytes"]
+        return found
+
+
+def _for_batch(depth: Depth, sequence_ids: Sequence[object]) -> Depth:
+    return depth.for_batch(sequence_ids) if isinstance(depth, TokenDepth) else depth
