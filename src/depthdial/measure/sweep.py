@@ -65,8 +65,8 @@ def sweep(
             where it is asked for, is the NLL of an answer under the route that wrote it: what a cascade can know of it.
         samples: draw so many answers of every (sequence, route) instead of the greedy one: a row each, numbered in the
             column `sample`. KL and agreement are then on so many answers drawn from the full model. A row's chance comes
-            from the task's seed, its sequence, route and number alone. All samples of a batch decode together behind one prefill,
-            so memory grows with batch_size x samples.
+            from the task's seed, its sequence, route and number alone. All samples of a batch decode together behind one
+            prefill, so memory grows with batch_size x samples.
         temperature, top_p: what they are drawn with (see `DecodingPolicy`).
         out: a folder for the rows. A run that was stopped goes on there, whatever moment it was stopped at.
         fidelity_tokens: take KL and agreement on at most so many tokens of the full model's answer (never over 128).
