@@ -15,10 +15,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from depthdial.choose.guarantee import Certificate, CertificationPlan, certify
     from depthdial.choose.knapsack import solve_budget
     from depthdial.choose.oracle import OracleCurve, oracle
     from depthdial.choose.predictable import PredictableCurve, predictable_oracle
-    from depthdial.choose.search import search_routes
+    from depthdial.choose.search.run import search_routes
     from depthdial.errors import InputError, RouteWarning
     from depthdial.families import RouteFamily
     from depthdial.gate_studies import gates_study
@@ -51,6 +52,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "AdapterCard": "models.adapter",
     "Bernoulli": "models.token_policy",
+    "Certificate": "choose.guarantee",
+    "CertificationPlan": "choose.guarantee",
     "ConfidenceExit": "models.token_policy",
     "FinetuneSettings": "train.settings",
     "GateConfig": "models.gates",
@@ -71,6 +74,7 @@ _HOMES = {
     "TokenPolicy": "models.token_policy",
     "TokenTrace": "models.token_view",
     "adapter_card": "models.adapter",
+    "certify": "choose.guarantee",
     "family_routes": "routes",
     "finetune": "train.finetune",
     "gates_study": "gate_studies",
@@ -81,7 +85,7 @@ _HOMES = {
     "oracle": "choose.oracle",
     "predictable_oracle": "choose.predictable",
     "prompted_view": "models.prompt",
-    "search_routes": "choose.search",
+    "search_routes": "choose.search.run",
     "similarity": "measure.similarity",
     "solve_budget": "choose.knapsack",
     "study": "studies",
@@ -97,6 +101,8 @@ _HOMES = {
 __all__ = [
     "AdapterCard",
     "Bernoulli",
+    "Certificate",
+    "CertificationPlan",
     "ConfidenceExit",
     "FinetuneSettings",
     "GateConfig",
@@ -117,6 +123,7 @@ __all__ = [
     "TokenPolicy",
     "TokenTrace",
     "adapter_card",
+    "certify",
     "family_routes",
     "finetune",
     "gates_study",

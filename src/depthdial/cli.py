@@ -115,7 +115,7 @@ def search(
     batch_size: BatchSize = 16,
 ) -> None:
     """Find which layers a model can do without: nested routes by KL, on calibration prompts."""
-    from depthdial.choose.search import search_routes
+    from depthdial.choose.search.run import search_routes
     from depthdial.measure.plan import ModelIdentity
 
     prompts = source.read(limit, split=source.held_out_split)

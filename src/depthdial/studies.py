@@ -15,7 +15,7 @@ from typing import Any
 
 from depthdial.choose.oracle import OracleCurve, oracle
 from depthdial.choose.predictable import PredictableCurve
-from depthdial.choose.search import METHOD, search_routes
+from depthdial.choose.search.run import METHOD, search_routes
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily, read_routes
 from depthdial.files import claim, read_json, write_json

@@ -1,0 +1,141 @@
+"""The prompts that a search looks at, with what a route is to say behind them, ready to be tried with many routes.
+
+KL is taken on the full model's own greedy answers, and NLL on the rows' references, both behind prompts at full depth. Of a
+model with adapters the routes run with them, and the full model is the untouched one, without them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from depthdial.choose.search.states import TextStates, text_states
+from depthdial.errors import InputError
+from depthdial.measure.answers import reference_prefill
+from depthdial.measure.batches import Runner, batched
+from depthdial.measure.forced import Predictions, forced_logits, nll, right_padded
+from depthdial.measure.tasks import EncodedExample
+from depthdial.models.prompt import Prefill
+from depthdial.models.untouched import untouched
+from depthdial.routes import Route
+
+METRICS = ("kl", "nll")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Prompts with the texts behind them.
+
+    Attributes:
+        prompts, texts: token ids; the texts are the full model's answers, or for NLL the references.
+        tokens, mask: (n_sequences, n_tokens), the texts right-padded.
+        full: the full model's predictions on each text, where KL is asked for.
+    """
+
+    prompts: tuple[tuple[int, ...], ...]
+    texts: tuple[tuple[int, ...], ...]
+    prefilled: Prefill
+    tokens: torch.Tensor
+    mask: torch.Tensor
+    full: tuple[Predictions, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Prefilled calibration prompts and the texts that routes are tried on.
+
+    Attributes:
+        metric: `kl`, `nll`, or None where only hidden states are asked for.
+        seconds: what the prompts and the full model's answers took.
+    """
+
+    runner: Runner
+    metric: str | None
+    batches: tuple[_Batch, ...]
+    seconds: float
+
+    @classmethod
+    def of(
+        cls, runner: Runner, examples: Sequence[EncodedExample], metric: str | None, answer_tokens: int, batch_size: int
+    ) -> Calibration:
+        """Run the prompts.
+
+        Raises:
+            InputError: for NLL, if a row has no reference.
+        """
+        missing = next((e.id for e in examples if not e.reference_ids), None)
+        if metric == "nll" and missing is not None:
+            raise InputError(f"Row {missing!r} has no reference, which NLL is taken on: search by kl, or leave the row out.")
+        started = time.perf_counter()
+        batches = tuple(_run(runner, batch, metric, answer_tokens) for batch in batched(examples, batch_size))
+        return cls(runner, metric, batches, time.perf_counter() - started)
+
+    @property
+    def n_sequences(self) -> int:
+        return sum(len(batch.texts) for batch in self.batches)
+
+    @property
+    def n_tokens(self) -> int:
+        """Of the texts behind the prompts."""
+        return sum(len(text) for batch in self.batches for text in batch.texts)
+
+    @property
+    def n_prompt_tokens(self) -> int:
+        return sum(len(prompt) for batch in self.batches for prompt in batch.prompts)
+
+    @property
+    def context_tokens(self) -> int:
+        """What a response token has in sight in the mean: the prompt and half of the text."""
+        return round((self.n_prompt_tokens + self.n_tokens / 2) / self.n_sequences)
+
+    def harm(self, route: Route) -> float:
+        """Mean over sequences of the mean KL (or NLL) over their tokens, in nats.
+
+        Raises:
+            InputError: if it is not finite.
+        """
+        total = 0.0
+        for batch in self.batches:
+            logits = forced_logits(self.runner.model, route, batch.prefilled, batch.tokens, batch.mask)
+            total += sum(_batch_harm(batch, logits))
+        mean = total / self.n_sequences
+        if not math.isfinite(mean):
+            raise InputError(
+                f"The {str(self.metric).upper()} of route {route} is not a number: the model's logits are not finite, try "
+                "--dtype float32."
+            )
+        return mean
+
+    def states(self, start: int = 0) -> Iterator[TextStates]:
+        """Hidden states of prompts and answers, from a batch on."""
+        for batch in self.batches[start:]:
+            texts = [(*prompt, *text) for prompt, text in zip(batch.prompts, batch.texts, strict=True)]
+            yield text_states(self.runner, texts)
+
+
+def _batch_harm(batch: _Batch, logits: torch.Tensor) -> Iterator[float]:
+    """KL of each sequence where the full model's predictions are known, else NLL of its text."""
+    for i, (row, text) in enumerate(zip(logits, batch.texts, strict=True)):
+        own = row[: len(text)]
+        yield batch.full[i].fidelity(own)[0] if batch.full else nll(own, batch.tokens[i, : len(text)])
+
+
+def _run(runner: Runner, batch: Sequence[EncodedExample], metric: str | None, answer_tokens: int) -> _Batch:
+    prompts = tuple(e.prompt_ids for e in batch)
+    prefilled = runner.prefill(batch)
+    if metric == "nll":
+        texts = tuple(e.reference_ids[:answer_tokens] for e in batch)
+        return _Batch(prompts, texts, prefilled, *right_padded(texts, runner.pad_token_id, runner.device), ())
+    reference = reference_prefill(runner, batch, prefilled)
+    full: tuple[Predictions, ...] = ()
+    with untouched(runner.model):
+        texts = runner.decode(runner.full, reference, answer_tokens).tokens
+        tokens, mask = right_padded(texts, runner.pad_token_id, runner.device)
+        if metric == "kl":
+            logits = forced_logits(runner.model, runner.full, reference, tokens, mask)
+            full = tuple(Predictions.of(row[: len(text)]) for row, text in zip(logits, texts, strict=True))
+    return _Batch(prompts, texts, prefilled, tokens, mask, full)

@@ -1,0 +1,209 @@
+"""Training-free route search: which layers a model can best do without, by one of several methods, on calibration prompts.
+
+Every method is a file of its own in this room, with its source; they share the calibration prompts, what a layer costs, and
+the record that a family carries. Routes are for prompts at full depth (arXiv 2410.20022, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from depthdial.choose.search.angular import Angular
+from depthdial.choose.search.beam import Beam
+from depthdial.choose.search.block_influence import BlockInfluence
+from depthdial.choose.search.calibration import METRICS, Calibration
+from depthdial.choose.search.costs import COSTS, LayerCosts, layer_flops, layer_ms, layers_alike
+from depthdial.choose.search.greedy import Greedy
+from depthdial.choose.search.method import Found, Memory, Method, Problem
+from depthdial.choose.search.single_drop import SingleDrop
+from depthdial.errors import InputError, check_choice
+from depthdial.families import RouteFamily
+from depthdial.measure.apart import prompt_hashes
+from depthdial.measure.plan import ModelIdentity, Plan, check_positive, make_plan
+from depthdial.measure.provenance import environment
+from depthdial.measure.tasks import Task
+from depthdial.models.untouched import has_adapters_on
+from depthdial.progress import progress_bar
+from depthdial.routes import Route
+
+METHOD = "greedy-kl"  # the name of the family that a search finds when nothing else is asked for
+METHODS = ("greedy", "beam", "single-drop", "block-influence", "angular")
+Screen = int | None | Literal["default"]
+
+_OPTIONS = {
+    "greedy": ("metric", "screen"),
+    "beam": ("metric", "screen", "beam_width", "nested"),
+    "single-drop": ("metric",),
+    "block-influence": (),
+    "angular": (),
+}
+_DEFAULTS = {"metric": "kl", "screen": 8, "beam_width": 4, "nested": True}
+_METRIC_NAMES = {"kl": "KL(full || route), nats", "nll": "NLL of the references, nats"}
+
+
+def search_routes(
+    model: Any,
+    tokenizer: Any,
+    *,
+    task: Task,
+    method: str = "greedy",
+    metric: str | None = None,
+    cost: str = "layers",
+    min_layers: int | None = None,
+    screen: Screen = "default",
+    beam_width: int | None = None,
+    nested: bool | None = None,
+    answer_tokens: int = 16,
+    batch_size: int = 16,
+    out: Path | str | None = None,
+    identity: ModelIdentity | None = None,
+    progress: bool = False,
+) -> RouteFamily:
+    """Find routes from the full model down to `min_layers` layers, one for each number of layers.
+
+    Nothing is drawn at random: the same prompts on the same machine give the same routes (but for `cost="ms"`).
+
+    Args:
+        task: calibration prompts; never those that routes are evaluated on. References are used for NLL only.
+        method: `greedy` (default), `beam`, `single-drop`, `block-influence` or `angular`.
+        metric: of the first three: `kl` to the full model (default), or `nll` of the references.
+        cost: what dropping a layer saves, against which its harm is weighed: `layers` (all alike), `flops` per token, or
+            `ms`, measured here on every layer. It decides about routes only where layers differ.
+        min_layers: where to stop (default: half of the layers, rounded down).
+        screen: of greedy and beam: layers tried in each round after the first (default: 8); None tries all that are left.
+        beam_width: of beam: sets kept of each size (default: 4).
+        nested: of beam: whether every route keeps the layers of the cheaper ones (default), or is the best of its size.
+        answer_tokens: length of the full model's answers (or of the references) that routes are tried on.
+        out: the family file to write. A stopped search goes on from a file beside it.
+
+    Returns:
+        A family of `full` and one route for each number of layers, named METHOD-METRIC:LAYERS, with what each layer matters,
+        the harm of each route where the method measures it, costs, time and the calibration's record in `made_by`.
+
+    Raises:
+        InputError: for bad arguments, an option that the method does not know, a row without a reference where NLL is
+            asked for, or a model whose numbers are not finite.
+    """
+    given = {"metric": metric, "screen": screen, "beam_width": beam_width, "nested": nested}
+    chosen = make_method(method, **given)
+    check_choice("cost", cost, COSTS)
+    for name, value in (("answer_tokens", answer_tokens), ("batch_size", batch_size)):
+        check_positive(value, name)
+    name = chosen.name if cost == "layers" else f"{chosen.name}-{cost}"
+    settings = {"kind": "search", "method": name, **vars(chosen), "cost": cost, "answer_tokens": answer_tokens}
+    plan = make_plan(model, tokenizer, task, ["full"], prompt_depth="full", identity=identity, settings=settings)
+    n_layers = plan.runner.n_layers
+    stop = n_layers // 2 if min_layers is None else check_positive(min_layers, "min_layers")
+    if stop >= n_layers:
+        raise InputError(f"min_layers is {stop} but the model has {n_layers}: search down to fewer layers.")
+    settings = {**plan.run.settings, "batch_size": batch_size, "sequences": [e.id for e in plan.examples]}
+    memory = Memory.open(None if out is None else Path(f"{out}.unfinished"), settings)
+    calibration = Calibration.of(plan.runner, plan.examples, chosen.metric, answer_tokens, batch_size)
+    memory.start_clock()
+    problem = Problem(
+        n_layers,
+        stop,
+        _layer_costs(cost, plan, calibration, memory),
+        calibration.harm,
+        _start_harm(calibration, model),
+        calibration.states,
+        len(calibration.batches),
+    )
+    with progress_bar("search", chosen.pieces(problem, memory), show=progress) as advance:
+        found = chosen.find(problem, memory, advance)
+    family = _family(name, found, problem, _record(chosen, found, calibration, memory, task, plan))
+    if out is not None:
+        family.save(out)
+        memory.clear()
+    return family
+
+
+def make_method(method: str, **given: Any) -> Method:
+    """The search that a name and options stand for; `given` are `search_routes`'s, None or "default" where not given.
+
+    Raises:
+        InputError: for an unknown method or metric, a bad number, or an option of another method.
+    """
+    check_choice("search method", method, METHODS)
+    is_given = {name: value != "default" if name == "screen" else value is not None for name, value in given.items()}
+    known = _OPTIONS[method]
+    foreign = next((name for name, there in is_given.items() if there and name not in known), None)
+    if foreign is not None:
+        users = " and ".join(name for name, options in _OPTIONS.items() if foreign in options)
+        raise InputError(f"{foreign} is an option of {users} and not of {method}: leave it out, or search by {users}.")
+    options = {name: given[name] if is_given.get(name) else _DEFAULTS[name] for name in known}
+    if "metric" in options:
+        check_choice("search metric", options["metric"], METRICS)
+    for name in ("screen", "beam_width"):
+        if options.get(name) is not None:
+            check_positive(options[name], name)
+    makers: Mapping[str, Callable[..., Method]] = {
+        "greedy": Greedy,
+        "beam": Beam,
+        "single-drop": SingleDrop,
+        "block-influence": BlockInfluence,
+        "angular": Angular,
+    }
+    return makers[method](**options)
+
+
+def _start_harm(calibration: Calibration, model: Any) -> float:
+    """Harm of the full route. Its KL is 0, except with adapters on, as the full model is then the untouched one."""
+    if calibration.metric is None or (calibration.metric == "kl" and not has_adapters_on(model)):
+        return 0.0
+    return calibration.harm(calibration.runner.full)
+
+
+def _layer_costs(cost: str, plan: Plan, calibration: Calibration, memory: Memory) -> LayerCosts:
+    if cost == "layers":
+        return layers_alike(plan.runner.n_layers)
+    if cost == "flops":
+        return layer_flops(plan.runner.model, calibration.context_tokens)
+    measured = layer_ms(plan.runner, plan.examples[0]) if memory.layer_costs is None else None
+    if measured is None:
+        return LayerCosts("ms", tuple(memory.layer_costs or ()), {"measured": "before the search was stopped"})
+    memory.layer_costs = list(measured.by_layer)
+    memory.save()
+    return measured
+
+
+def _record(
+    chosen: Method, found: Found, calibration: Calibration, memory: Memory, task: Task, plan: Plan
+) -> dict[str, Any]:
+    """What the family's `made_by` says, but for the costs of its routes."""
+    measured = {} if found.harm is None else {str(chosen.metric): list(found.harm)}
+    return {
+        "method": chosen.name,
+        "source": chosen.source,
+        **({} if chosen.metric is None else {"metric": _METRIC_NAMES[chosen.metric]}),
+        "nested": found.is_nested,
+        **({"drop_order": list(found.dropped[-1])} if found.is_nested else {}),
+        **measured,
+        "importance": list(found.importance),
+        "calibration": {
+            "task": task.name,
+            "split": task.split,
+            "seed": task.seed,
+            "n_sequences": calibration.n_sequences,
+            "n_tokens": calibration.n_tokens,
+            "n_prompt_tokens": calibration.n_prompt_tokens,
+            "seconds": calibration.seconds,
+        },
+        "prompts": list(prompt_hashes(task)),
+        "settings": dict(plan.run.settings),
+        "passes": found.passes,
+        "seconds": memory.search_sec,
+        **environment(),
+    }
+
+
+def _family(name: str, found: Found, problem: Problem, record: dict[str, Any]) -> RouteFamily:
+    n = problem.n_layers
+    routes = [Route(tuple(range(n)), n, "full")]
+    for dropped in found.dropped:
+        route = problem.without(dropped)
+        routes.append(Route(route.layers, n, f"{name}:{len(route.layers)}"))
+    made_by = {**record, "method": name, "cost": problem.costs.record(routes)}
+    return RouteFamily(name, n, tuple(reversed(routes)), made_by)
