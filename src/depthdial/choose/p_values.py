@@ -1,0 +1,220 @@
+"""p-values and upper confidence bounds for the mean of bounded losses, from n independent rows and nothing else.
+
+The hypothesis that a p-value speaks against is "the expected loss is above epsilon"; small means that it is ruled out.
+Every method holds for any distribution within the bounds and any n, and says so by other means:
+
+| method | source |
+| --- | --- |
+| `betting` | one side of the hedged capital with predictable plug-in bets, Waudby-Smith and Ramdas (arXiv 2010.09686) |
+| `empirical_bernstein` | Maurer and Pontil (arXiv 0907.3740), theorem 4 |
+| `hoeffding_bentkus` | as in Learn-then-Test (arXiv 2110.01052), after Bentkus (2004) and Bates et al. (arXiv 2101.02703) |
+| `hoeffding` | Hoeffding (1963), for reference |
+
+All p-values fall as epsilon grows, so that a bound is found by bisection.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from depthdial.errors import InputError, check_choice
+
+METHODS = ("betting", "empirical_bernstein", "hoeffding_bentkus", "hoeffding")
+# The largest stake of a bet, as a share of the capital: one lost bet must not end the game. The paper takes 1/2 or 3/4;
+# where most losses are 0 a higher one needs fewer rows, and where large losses are rare it costs next to nothing.
+_LARGEST_STAKE = 0.9
+_MOST_ROWS = 1_000_000
+_EDGE = 1e-12
+_BISECTIONS = 45
+
+
+def p_values(
+    losses: ArrayLike,
+    epsilon: ArrayLike,
+    *,
+    method: str = "betting",
+    delta: float = 0.05,
+    bounds: tuple[float, float] = (-1.0, 1.0),
+) -> np.ndarray:
+    """p-values of "the expected loss is above epsilon", one for each sample.
+
+    Args:
+        losses: (..., n), rows along the last axis. For `betting` their order must not depend on what they hold.
+        epsilon: a number or an array (...); at the upper bound or beyond, no loss can be above it and the p-value is 0.
+        delta: the level that bets are sized for; the p-values are valid whatever it is.
+        bounds: the least and the greatest loss that there can be.
+
+    Returns:
+        (...) numbers in [0, 1].
+    """
+    check_choice("method", method, METHODS)
+    low, high = bounds
+    scaled = np.clip((np.asarray(losses, dtype=float) - low) / (high - low), 0.0, 1.0)
+    mean = (np.broadcast_to(np.asarray(epsilon, dtype=float), scaled.shape[:-1]) - low) / (high - low)
+    inside = np.clip(mean, _EDGE, 1 - _EDGE)
+    if method == "betting":
+        found = _betting(scaled, inside, delta)
+    elif method == "empirical_bernstein":
+        found = _empirical_bernstein(scaled, inside)
+    elif method == "hoeffding_bentkus":
+        found = _hoeffding_bentkus(scaled, inside)
+    else:
+        found = _hoeffding(scaled, inside)
+    return np.where(mean >= 1, 0.0, found)
+
+
+def upper_bounds(
+    losses: ArrayLike,
+    delta: float,
+    *,
+    method: str = "betting",
+    bounds: tuple[float, float] = (-1.0, 1.0),
+) -> np.ndarray:
+    """Upper confidence bounds of the expected loss at level 1 - delta: the smallest epsilon whose p-value is at most delta.
+
+    Args:
+        losses: (..., n).
+
+    Returns:
+        (...) numbers in [bounds[0], bounds[1]], each right to within 1e-12 of the range, and never too low.
+    """
+    rows = np.asarray(losses, dtype=float)
+    refused = np.full(rows.shape[:-1], float(bounds[0]))
+    certified = np.full(rows.shape[:-1], float(bounds[1]))
+    for _ in range(_BISECTIONS):
+        middle = (refused + certified) / 2
+        rejected = p_values(rows, middle, method=method, delta=delta, bounds=bounds) <= delta
+        certified = np.where(rejected, middle, certified)
+        refused = np.where(rejected, refused, middle)
+    return certified
+
+
+def smallest_epsilon(
+    n_rows: int, delta: float, *, method: str = "betting", bounds: tuple[float, float] = (-1.0, 1.0)
+) -> float:
+    """The smallest epsilon that n rows could certify at all: where not one of them loses anything.
+
+    Raises:
+        InputError: fewer than 2 rows, delta not between 0 and 1, or no such method.
+    """
+    check_rows(n_rows)
+    check_delta(delta)
+    return max(float(upper_bounds(np.zeros(n_rows), delta, method=method, bounds=bounds)), 0.0)
+
+
+def smallest_epsilon_of(
+    losses: ArrayLike, delta: float, *, method: str = "betting", bounds: tuple[float, float] = (-1.0, 1.0)
+) -> np.ndarray:
+    """The smallest epsilon that these rows could have certified, for each sample (..., n) by itself; at least 0.
+
+    It tells how many rows a next plan needs. Taken as an epsilon after it was read, it is no certificate.
+
+    Raises:
+        InputError: fewer than 2 rows, a loss that is NaN or beyond the bounds, delta not between 0 and 1, or no such method.
+    """
+    rows = np.asarray(losses, dtype=float)
+    check_delta(delta)
+    check_rows(rows.shape[-1] if rows.ndim else 0)
+    check_losses(rows, bounds)
+    return np.maximum(upper_bounds(rows, delta, method=method, bounds=bounds), 0.0)
+
+
+def rows_needed(
+    epsilon: float, delta: float, *, method: str = "betting", bounds: tuple[float, float] = (-1.0, 1.0)
+) -> int | None:
+    """The fewest rows that can certify epsilon at all: where not one of them loses anything. None: more than a million."""
+
+    def enough(n: int) -> bool:
+        p = p_values(np.zeros(n), epsilon, method=method, delta=delta, bounds=bounds)
+        return float(p) <= delta
+
+    most = 2
+    while not enough(most):
+        if most >= _MOST_ROWS:
+            return None
+        most = min(2 * most, _MOST_ROWS)
+    least = most // 2
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (least, middle) if enough(middle) else (middle, most)
+    return most
+
+
+def check_rows(n_rows: int) -> None:
+    if isinstance(n_rows, bool) or not isinstance(n_rows, int | np.integer) or n_rows < 2:
+        raise InputError(
+            f"There are too few calibration rows ({n_rows}): give at least 2, and hundreds for a small epsilon."
+        )
+
+
+def check_delta(delta: float) -> None:
+    if isinstance(delta, bool) or not isinstance(delta, int | float) or not 0 < delta < 1:
+        raise InputError(f"delta is {delta!r}: give a number between 0 and 1, such as 0.05.")
+
+
+def check_losses(losses: np.ndarray, bounds: tuple[float, float]) -> None:
+    if np.isnan(losses).any():
+        raise InputError("A loss is NaN: leave out no row and measure every setting on each of them.")
+    if losses.min() < bounds[0] - 1e-9 or losses.max() > bounds[1] + 1e-9:
+        raise InputError(
+            f"Losses go from {losses.min():g} to {losses.max():g}, beyond the bounds {bounds[0]:g} to {bounds[1]:g}: "
+            "give the plan the bounds that the metric has."
+        )
+
+
+# The methods, on losses and means scaled to [0, 1]. ------------------------------------------------------------------
+
+
+def _betting(x: np.ndarray, mean: np.ndarray, delta: float) -> np.ndarray:
+    """min over t of 1 / K_t, K_t being what betting against "at least `mean`" made of 1: a supermartingale if that is true.
+
+    Every bet follows from the rows before it. By Ville's inequality K ever reaches 1 / alpha with probability at most alpha.
+    """
+    n = x.shape[-1]
+    seen = np.arange(1, n + 1)
+    running_mean = (0.5 + np.cumsum(x, axis=-1)) / (seen + 1)
+    variance = (0.25 + np.cumsum((x - running_mean) ** 2, axis=-1)) / (seen + 1)
+    before = np.concatenate([np.full((*x.shape[:-1], 1), 0.25), variance[..., :-1]], axis=-1)
+    level = mean[..., None]
+    bets = np.minimum(np.sqrt(2 * np.log(1 / delta) / (n * before)), _LARGEST_STAKE / (1 - level))
+    capital = np.cumsum(np.log1p(bets * (level - x)), axis=-1)
+    return np.exp(-np.maximum(capital.max(axis=-1), 0.0))
+
+
+def _empirical_bernstein(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """The level at which mean(x) + sqrt(2 V t / n) + 7 t / (3 (n - 1)), t = ln(2 / level), comes down to `mean`."""
+    n = x.shape[-1]
+    gap = mean - x.mean(axis=-1)
+    spread = np.sqrt(2 * x.var(axis=-1, ddof=1) / n)
+    slope = 7 / (3 * (n - 1))
+    root = (np.sqrt(spread**2 + 4 * slope * np.maximum(gap, 0.0)) - spread) / (2 * slope)
+    return np.minimum(1.0, 2 * np.exp(-(root**2)))
+
+
+def _hoeffding_bentkus(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    n = x.shape[-1]
+    observed = x.mean(axis=-1)
+    chernoff = np.exp(-n * _kl(np.minimum(observed, mean), mean))
+    bentkus = np.e * _binomial_cdf(np.ceil(n * observed), n, mean)
+    return np.minimum(1.0, np.minimum(chernoff, bentkus))
+
+
+def _hoeffding(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    return np.exp(-2 * x.shape[-1] * np.maximum(mean - x.mean(axis=-1), 0.0) ** 2)
+
+
+def _kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """KL divergence of coins in nats, with 0 log 0 = 0."""
+    tiny = np.finfo(float).tiny
+    return p * np.log(np.maximum(p, tiny) / q) + (1 - p) * np.log(np.maximum(1 - p, tiny) / (1 - q))
+
+
+def _binomial_cdf(count: np.ndarray, n: int, share: np.ndarray) -> np.ndarray:
+    """P(Binomial(n, share) <= count), element by element."""
+    wins = np.arange(n + 1)
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    ways = factorials[n] - factorials - factorials[::-1]
+    share = np.asarray(share)[..., None]
+    mass = np.exp(ways + wins * np.log(share) + (n - wins) * np.log1p(-share))
+    return np.minimum(np.where(wins <= np.asarray(count)[..., None], mass, 0.0).sum(axis=-1), 1.0)

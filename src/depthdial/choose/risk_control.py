@@ -1,0 +1,63 @@
+"""Which setting of an ordered grid may be used: fixed-sequence testing, and conformal risk control.
+
+A grid goes from the safest setting, the full model, whose loss is 0 on every sequence by definition, to the cheapest. Both
+rules answer with an index, 0 where nothing but the full model can be promised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def fixed_sequence(p_values: np.ndarray, delta: float, starts: Sequence[int] = (1,)) -> np.ndarray:
+    """The last setting that is certified, with probability at least 1 - delta that none of the certified ones is too lossy.
+
+    From each start on, settings are tested at delta / (number of starts) until one is not rejected; none after that is
+    looked at. (Learn-then-Test, arXiv 2110.01052, fixed-sequence testing with Bonferroni over the starts: to certify a lossy
+    setting the first lossy one behind some start must be rejected, which happens with probability at most delta in all.)
+
+    Args:
+        p_values: (..., m); that of setting 0 is not looked at, for its loss is 0.
+
+    Returns:
+        (...) indices.
+    """
+    rejected = p_values <= delta / len(starts)
+    last = np.zeros(p_values.shape[:-1], dtype=np.intp)
+    for start in starts:
+        run = np.logical_and.accumulate(rejected[..., start:], axis=-1).sum(axis=-1)
+        last = np.maximum(last, np.where(run > 0, start + run - 1, 0))
+    return last
+
+
+def monotone_losses(losses: np.ndarray) -> np.ndarray:
+    """Each sequence's largest loss so far along the grid, (..., n, m): at least the loss itself, and never falling."""
+    return np.maximum.accumulate(losses, axis=-1)
+
+
+def conformal_bounds(losses: np.ndarray, most: float) -> np.ndarray:
+    """What conformal risk control compares with epsilon: n / (n + 1) * mean monotone loss + most / (n + 1), (..., m).
+
+    (Conformal risk control, arXiv 2208.02814, equation 4.)
+
+    Args:
+        losses: (..., n, m), of which the monotone ones are taken.
+        most: the greatest loss that there can be.
+    """
+    n = losses.shape[-2]
+    return (monotone_losses(losses).sum(axis=-2) + most) / (n + 1)
+
+
+def conformal_setting(losses: np.ndarray, epsilon: float, most: float) -> np.ndarray:
+    """The last setting whose conformal bound is at most epsilon.
+
+    Over calibration rows and one new sequence alike, the expected monotone loss of what is picked is at most epsilon, and so
+    is that of the loss itself. It is an average: one unlucky calibration set may pick a setting that is far too lossy.
+
+    Returns:
+        (...) indices.
+    """
+    fits = conformal_bounds(losses, most)[..., 1:] <= epsilon
+    return np.logical_and.accumulate(fits, axis=-1).sum(axis=-1)
