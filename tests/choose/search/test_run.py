@@ -1,21 +1,25 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
 import torch
 
-from depthdial.choose import search
-from depthdial.choose.search import GreedyState, greedy_round, search_routes
+from depthdial.choose.search import greedy
+from depthdial.choose.search.run import METHOD, METHODS, make_method, search_routes
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily
+from depthdial.measure.apart import prompt_hashes
 from depthdial.measure.sweep import sweep
 from depthdial.models.untouched import untouched
 from depthdial.routes import Route
 
 
 def run(model, tokenizer, task, **options):
-    return search_routes(model, tokenizer, task=task, **{"answer_tokens": 5, "batch_size": 3, "screen": None, **options})
+    if options.get("method", "greedy") == "greedy":
+        options = {"screen": None, **options}
+    return search_routes(model, tokenizer, task=task, **{"answer_tokens": 5, "batch_size": 3, **options})
 
 
 def mean_kl(model, tokenizer, task, route):
@@ -23,75 +27,144 @@ def mean_kl(model, tokenizer, task, route):
     return sum(rows["kl"].to_pylist()) / rows.num_rows
 
 
-def test_every_round_drops_the_cheapest_layer(model, tokenizer, small_task):
-    """Against brute force, by another path through the code: the sweep's KL of every candidate of every round."""
+def every_kl(model, tokenizer, task, sizes):
+    """KL of every route of some sizes, by layers; by another path through the code than the search's."""
+    routes = [Route(layers, 6) for n in sizes for layers in itertools.combinations(range(6), n)]
+    rows = sweep(model, tokenizer, task=task, routes=routes, metrics=("kl",), max_new_tokens=5).to_pandas()
+    means = rows.groupby("route_layers").kl.mean()
+    return {route.layers: means[str(route)] for route in routes}
+
+
+@pytest.fixture
+def with_references(small_task):
+    from dataclasses import replace
+
+    return replace(small_task, examples=tuple(e for e in small_task.examples if e.reference))
+
+
+def test_every_round_drops_the_cheapest_layer_and_a_wide_beam_finds_the_best_set_of_each_size(model, tokenizer, small_task):
+    """Against brute force over all sets of layers."""
+    known = every_kl(model, tokenizer, small_task, (5, 4, 3))
     family = run(model, tokenizer, small_task, min_layers=3)
-    kept = list(range(6))
+    kept = tuple(range(6))
     for dropped, kl in zip(family.made_by["drop_order"], family.made_by["kl"], strict=True):
-        tried = {i: mean_kl(model, tokenizer, small_task, Route(tuple(j for j in kept if j != i), 6)) for i in kept}
+        tried = {i: known[tuple(j for j in kept if j != i)] for i in kept}
         assert dropped == min(tried, key=tried.get)
         assert kl == pytest.approx(tried[dropped], abs=1e-4)
         if len(kept) == 6:
             assert family.made_by["importance"] == pytest.approx([tried[i] for i in range(6)], abs=1e-4)
-        kept.remove(dropped)
+        kept = tuple(j for j in kept if j != dropped)
+    beam = run(model, tokenizer, small_task, method="beam", beam_width=99, nested=False, min_layers=3)
+    for n_layers, kl in zip((5, 4, 3), beam.made_by["kl"], strict=True):
+        harms = {layers: value for layers, value in known.items() if len(layers) == n_layers}
+        (found,) = (route for route in beam.routes if len(route) == n_layers)
+        assert found.layers == min(harms, key=harms.get)
+        assert kl == pytest.approx(harms[found.layers], abs=1e-4)
 
 
 def test_routes_are_nested_named_and_cheapest_first(model, tokenizer, small_task):
     family = run(model, tokenizer, small_task, min_layers=2)
+    assert family.name == METHOD
     assert [route.name for route in family.routes] == [f"greedy-kl:{n}" for n in (2, 3, 4, 5)] + ["full"]
     for small, large in zip(family.routes, family.routes[1:], strict=False):
         assert set(small.layers) < set(large.layers)
-    assert family.made_by["calibration"]["n_sequences"] == 7
 
 
 def test_half_of_the_layers_by_default(model, tokenizer, small_task):
     assert len(run(model, tokenizer, small_task).routes[0]) == 3
 
 
-def test_screening_tries_fewer_routes():
-    def count(screen):
-        calls = []
-
-        def kl_of(route):
-            calls.append(route)
-            return sum((layer + 1) ** 2 for layer in route.skipped)
-
-        state = GreedyState()
-        for _ in range(4):
-            greedy_round(state, 8, screen, kl_of, lambda pieces: None)
-        return state.dropped, len(calls)
-
-    # With additive costs stale increments stay true, so that screening finds the same order.
-    assert count(None) == ([0, 1, 2, 3], 8 + 7 + 6 + 5)
-    assert count(2) == ([0, 1, 2, 3], 8 + 2 + 2 + 2)
+def test_nll_is_that_of_the_references(model, tokenizer, with_references):
+    family = run(model, tokenizer, with_references, method="single-drop", metric="nll", min_layers=5, answer_tokens=99)
+    rows = sweep(
+        model, tokenizer, task=with_references, routes=[f"drop:{i}" for i in range(6)], metrics=("nll",), max_new_tokens=5
+    ).to_pandas()
+    means = rows.groupby("route").nll.mean()
+    assert family.made_by["importance"] == pytest.approx([means[f"drop:{i}"] for i in range(6)], abs=1e-4)
+    assert family.routes[0].skipped == (int(means.idxmin().removeprefix("drop:")),)
 
 
-def test_a_stopped_search_goes_on_where_it_was(tmp_path, model, tokenizer, small_task, monkeypatch):
-    whole = run(model, tokenizer, small_task, min_layers=2)
-    out, real, rounds = tmp_path / "routes.json", search.greedy_round, []
+def test_nll_without_a_reference_is_refused(model, tokenizer, small_task):
+    with pytest.raises(InputError, match="'small-5' has no reference, which NLL is taken on: search by kl"):
+        run(model, tokenizer, small_task, metric="nll")
 
-    def dies_in_the_third(*args):
-        if len(rounds) == 2:
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_record_says_what_the_search_saw_and_the_model_is_as_before(
+    model, tokenizer, small_task, method, weights_of, assert_same
+):
+    before = weights_of(model)
+    family = run(model, tokenizer, small_task, method=method)
+    assert_same(before, weights_of(model))
+    about = family.made_by
+    assert about["calibration"].items() >= {"task": "small", "split": "test", "seed": 0, "n_sequences": 7}.items()
+    assert about["prompts"] == list(prompt_hashes(small_task))
+    assert len(about["importance"]) == 6 and about["passes"] >= 1 and about["seconds"] > 0
+    assert about["nested"] == (method != "angular") == ("drop_order" in about)
+    assert about["cost"]["unit"] == "layers" and about["cost"]["routes"]["full"] == 6
+    assert [len(route) for route in family.routes] == [3, 4, 5, 6]
+    json.dumps(about, allow_nan=False)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_layers_that_cost_the_same_change_nothing(model, tokenizer, small_task, method):
+    free, counted = (run(model, tokenizer, small_task, method=method, cost=cost) for cost in ("layers", "flops"))
+    assert [r.layers for r in free.routes] == [r.layers for r in counted.routes]
+    assert counted.name == f"{free.name}-flops"
+    costs = counted.made_by["cost"]
+    assert len(set(costs["by_layer"])) == 1 and costs["context_tokens"] > 3
+    assert costs["routes"]["full"] == pytest.approx(6 * costs["by_layer"][0])
+
+
+def test_milliseconds_are_measured_and_carried(model, tokenizer, small_task):
+    cost = run(model, tokenizer, small_task, cost="ms").made_by["cost"]
+    assert cost["unit"] == "ms" and "median of" in cost["measured"]
+    assert all(0 < ms < 1000 for ms in cost["by_layer"])
+    assert cost["routes"]["greedy-kl-ms:3"] < cost["routes"]["full"] == pytest.approx(sum(cost["by_layer"]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("cost", ["layers", "ms"])
+def test_a_stopped_search_goes_on_where_it_was(tmp_path, model, tokenizer, small_task, monkeypatch, method, cost):
+    from depthdial.choose.search.method import Memory
+
+    options = {"method": method, "min_layers": 3, **({"beam_width": 2} if method == "beam" else {})}
+    whole = run(model, tokenizer, small_task, **options)
+    out, real, kept = tmp_path / "routes.json", Memory.keep, []
+
+    def dies_after_the_second(memory, state):
+        real(memory, state)
+        kept.append(dict(state))
+        if len(kept) == 2:
             raise KeyboardInterrupt
-        rounds.append(args)
-        real(*args)
 
-    monkeypatch.setattr(search, "greedy_round", dies_in_the_third)
+    monkeypatch.setattr(Memory, "keep", dies_after_the_second)
     with pytest.raises(KeyboardInterrupt):
-        run(model, tokenizer, small_task, min_layers=2, out=out)
+        run(model, tokenizer, small_task, **options, cost=cost, out=out)
     assert not out.exists()
-    again = []
-    monkeypatch.setattr(search, "greedy_round", lambda *args: (again.append(1), real(*args)))
-    family = run(model, tokenizer, small_task, min_layers=2, out=out)
-    assert len(again) == 2
-    assert family == whole and family.made_by["kl"] == whole.made_by["kl"]
-    assert RouteFamily.load(out) == whole
-    assert [path.name for path in tmp_path.iterdir()] == ["routes.json"]
+    costs = json.loads(out.with_name("routes.json.unfinished").read_text())["layer_costs"]
+    n_first = len(kept)
+    family = run(model, tokenizer, small_task, **options, cost=cost, out=out)
+    monkeypatch.setattr(Memory, "keep", lambda memory, state: (kept.append(1), real(memory, state))[1])
+    n_resumed = len(kept) - n_first
+    run(model, tokenizer, small_task, **options, cost=cost)
+    n_whole = len(kept) - n_first - n_resumed
+    assert n_resumed == n_whole - 2  # nothing that was finished is done again
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["routes.json"]
+    assert RouteFamily.load(out) == family
+    if cost == "ms":
+        assert family.made_by["cost"]["by_layer"] == costs
+    else:
+        assert family == whole
+        assert all(
+            family.made_by[name] == whole.made_by[name] for name in ("kl", "passes", "importance") if name in whole.made_by
+        )
 
 
 def test_a_stopped_search_with_other_settings_starts_anew(tmp_path, model, tokenizer, small_task):
     out = tmp_path / "routes.json"
-    stale = {"settings": {"kind": "other"}, "state": {**vars(GreedyState()), "dropped": [5], "kl": [9.0]}}
+    state = {**vars(greedy.GreedyState()), "dropped": [5], "harm": [9.0]}
+    stale = {"settings": {"kind": "other"}, "state": state, "search_sec": 1.0, "layer_costs": None}
     out.with_name("routes.json.unfinished").write_text(json.dumps(stale))
     assert run(model, tokenizer, small_task, out=out) == run(model, tokenizer, small_task)
 
@@ -102,7 +175,16 @@ def test_a_stopped_search_with_other_settings_starts_anew(tmp_path, model, token
         ({"min_layers": 6}, "min_layers is 6 but the model has 6"),
         ({"min_layers": 0}, "min_layers must be"),
         ({"screen": -1}, "screen must be"),
+        ({"screen": 0}, "screen must be"),
         ({"answer_tokens": 0}, "answer_tokens must be"),
+        ({"method": "gredy"}, "Unknown search method 'gredy': use greedy, beam, single-drop, block-influence or angular"),
+        ({"metric": "ppl"}, "Unknown search metric 'ppl': use kl or nll"),
+        ({"cost": "seconds"}, "Unknown cost 'seconds': use layers, flops or ms"),
+        ({"beam_width": 4}, "beam_width is an option of beam and not of greedy: leave it out, or search by beam"),
+        ({"nested": False}, "nested is an option of beam and not of greedy"),
+        ({"method": "single-drop", "screen": None}, "screen is an option of greedy and beam and not of single-drop"),
+        ({"method": "angular", "metric": "kl"}, "metric is an option of greedy and beam and single-drop and not of angular"),
+        ({"method": "beam", "beam_width": 0}, "beam_width must be"),
     ],
 )
 def test_bad_arguments(model, tokenizer, small_task, options, message):
@@ -110,11 +192,18 @@ def test_bad_arguments(model, tokenizer, small_task, options, message):
         run(model, tokenizer, small_task, **options)
 
 
-def test_logits_that_are_not_finite_are_told(model, tokenizer, small_task):
+def test_options_are_the_defaults_where_they_are_not_given():
+    nothing = {"metric": None, "screen": "default", "beam_width": None, "nested": None}
+    assert vars(make_method("beam", **nothing)) == {"metric": "kl", "screen": 8, "beam_width": 4, "nested": True}
+    assert vars(make_method("greedy", **{**nothing, "screen": None})) == {"metric": "kl", "screen": None}
+
+
+@pytest.mark.parametrize("method", ["greedy", "block-influence", "angular"])
+def test_numbers_that_are_not_finite_are_told(model, tokenizer, small_task, method):
     with torch.no_grad():
         model.model.layers[2].mlp.down_proj.weight.fill_(torch.nan)
     with pytest.raises(InputError, match="not finite"):
-        run(model, tokenizer, small_task)
+        run(model, tokenizer, small_task, method=method)
 
 
 def test_with_an_adapter_the_kl_is_from_the_untouched_model(model, tokenizer, small_task, with_lora):
@@ -125,9 +214,3 @@ def test_with_an_adapter_the_kl_is_from_the_untouched_model(model, tokenizer, sm
         assert kl == pytest.approx(mean_kl(adapted, tokenizer, small_task, own[f"greedy-kl:{n_layers}"]), abs=1e-4)
     with untouched(adapted):
         assert run(adapted, tokenizer, small_task, min_layers=4).made_by["kl"] != family.made_by["kl"]
-
-
-def test_the_first_drop_adds_to_what_the_adapter_costs_at_full_depth():
-    state = GreedyState(start_kl=1.0)
-    greedy_round(state, 3, None, lambda route: 1.0 + sum(route.skipped), lambda pieces: None)
-    assert state.increments == {0: 0.0, 1: 1.0, 2: 2.0}

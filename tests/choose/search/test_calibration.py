@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+
+from depthdial.choose.search.calibration import Calibration
+from depthdial.measure.batches import Runner
+from depthdial.measure.tasks import encode
+from depthdial.routes import Route
+
+
+@pytest.fixture
+def calibrated(model, tokenizer, small_task):
+    def make(metric, batch_size=3, over=model):
+        runner = Runner.of(over, tokenizer)
+        examples = [e for e in encode(small_task, tokenizer) if e.reference_ids]
+        return Calibration.of(runner, examples, metric, 4, batch_size)
+
+    return make
+
+
+def test_the_full_route_has_no_kl_and_any_other_has(calibrated):
+    calibration = calibrated("kl")
+    assert calibration.harm(calibration.runner.full) == 0
+    assert calibration.harm(Route((0, 1, 3), 6)) > 0
+
+
+@pytest.mark.parametrize("metric", ["kl", "nll"])
+def test_harm_does_not_depend_on_batches(calibrated, metric):
+    one, other = calibrated(metric, 1), calibrated(metric, 6)
+    for route in (Route((0, 2, 5), 6), one.runner.full):
+        assert one.harm(route) == pytest.approx(other.harm(route), abs=1e-5)
+    assert (one.n_sequences, one.n_tokens, one.context_tokens) == (other.n_sequences, other.n_tokens, other.context_tokens)
+
+
+def test_states_are_of_prompts_and_answers_and_may_start_later(calibrated):
+    calibration = calibrated(None, 2)
+    whole = list(calibration.states())
+    assert sum(states.n_tokens for states in whole) == calibration.n_tokens + calibration.n_prompt_tokens
+    assert [states.n_tokens for states in calibration.states(1)] == [states.n_tokens for states in whole[1:]]
+
+
+def test_with_an_adapter_the_answers_are_the_untouched_models(calibrated, model, with_lora):
+    own = calibrated("kl").batches[0].texts
+    adapted = with_lora(model, scale=4.0)
+    calibration = calibrated("kl", over=adapted)
+    assert calibration.batches[0].texts == own
+    assert calibration.harm(calibration.runner.full) > 0
