@@ -57,9 +57,11 @@ class Runner:
         """One pass over the prompts of a batch, through `route` (default: every layer)."""
         return self.prefill_ids([example.prompt_ids for example in batch], route)
 
-    def prefill_ids(self, prompts: Sequence[Sequence[int]], route: Route | None = None) -> Prefill:
+    def prefill_ids(
+        self, prompts: Sequence[Sequence[int]], route: Route | None = None, watch: Sequence[int] = ()
+    ) -> Prefill:
         ids, mask = left_padded(prompts, self.pad_token_id, self.device)
-        return prefill(self.model, ids, mask, route)
+        return prefill(self.model, ids, mask, route, watch=watch)
 
     def room_tokens(self, prefilled: Prefill, max_new_tokens: int) -> int:
         """How long answers to a batch may be: at most what its longest prompt leaves of the context.

@@ -20,6 +20,7 @@ import torch
 from depthdial.errors import InputError
 from depthdial.models.adapter import warn_if_outside
 from depthdial.models.architectures import accepts, count_layers, unwrap
+from depthdial.models.pooling import Pooling, PooledStates
 from depthdial.models.untouched import adapter_modules
 from depthdial.models.view import PROMPTED_ATTRIBUTE, as_route, quiet_view
 from depthdial.routes import Route
@@ -42,6 +43,7 @@ class Prefill:
         logits: (n_sequences, 1, vocabulary), those of the first response token.
         route: the layers that ran; their entries in `cache` are in this order.
         prefill_sec: measured seconds of the pass, for the whole batch.
+        pooled: hidden states after the layers that were watched, pooled over each prompt; None where none was.
     """
 
     input_ids: torch.Tensor
@@ -50,6 +52,7 @@ class Prefill:
     logits: torch.Tensor
     route: Route
     prefill_sec: float
+    pooled: PooledStates | None = None
 
     @property
     def n_sequences(self) -> int:
@@ -67,6 +70,7 @@ class Prefill:
             attention_mask=self.attention_mask[rows],
             cache=cache,
             logits=self.logits[rows],
+            pooled=None if self.pooled is None else self.pooled.select(rows),
         )
 
     def cache_for(self, route: Route) -> Cache:
@@ -92,21 +96,26 @@ def prefill(
     route: Route | None = None,
     *,
     with_gradient: bool = False,
+    watch: Sequence[int] = (),
 ) -> Prefill:
     """Run a left-padded batch of prompts, (n_sequences, n_tokens), through `route` of the model (default: every layer).
 
-    With `with_gradient` what continues on it can be differentiated through the prompt too.
+    Args:
+        with_gradient: let what continues on it be differentiated through the prompt too.
+        watch: layers of the route, 0-based, after which the prompt's hidden states are pooled on the way.
     """
     base = unwrap(model)
     n_layers = count_layers(base)
     route = route or Route(tuple(range(n_layers)), n_layers, "full")
     inputs = prompt_inputs(base, input_ids, attention_mask)
-    runner = base if route.is_full else quiet_view(model, route)
+    runner = base if route.is_full and not watch else quiet_view(model, route)
+    pooling = Pooling(runner, route.layers, watch, attention_mask) if watch else None
     started = clock_sec(input_ids.device)
     with torch.set_grad_enabled(with_gradient):
         output = runner(**inputs, use_cache=True)
     prefill_sec = clock_sec(input_ids.device) - started
-    return Prefill(input_ids, attention_mask, output.past_key_values, output.logits[:, -1:], route, prefill_sec)
+    pooled = None if pooling is None else pooling.states()
+    return Prefill(input_ids, attention_mask, output.past_key_values, output.logits[:, -1:], route, prefill_sec, pooled)
 
 
 def prompted_view(model: Any, route: Route | str, prefilled: Prefill | None = None) -> PreTrainedModel:

@@ -1,0 +1,63 @@
+"""Pooled hidden states of prompts, taken along while a pass over them runs: what a controller may know, at no further pass.
+
+Only the pooled numbers are kept, never the states of all tokens and layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from depthdial.models.architectures import decoder_stack
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class PooledStates:
+    """Hidden states of each prompt after some layers, before any final norm.
+
+    Attributes:
+        layers: the layers after which they were taken, 0-based, as the full model numbers them.
+        last, mean: (n_sequences, len(layers), width) in fp32: at the prompt's last token, and the mean over its tokens.
+    """
+
+    layers: tuple[int, ...]
+    last: torch.Tensor
+    mean: torch.Tensor
+
+    def select(self, rows: torch.Tensor) -> PooledStates:
+        return PooledStates(self.layers, self.last[rows], self.mean[rows])
+
+
+class Pooling:
+    """Hooks on the layers of a view, which are its own to hook; `states` reads what they have seen after its pass."""
+
+    def __init__(
+        self, view: PreTrainedModel, route_layers: Sequence[int], watched: Sequence[int], attention_mask: torch.Tensor
+    ) -> None:
+        self._watched = tuple(watched)
+        self._mask = attention_mask
+        self._seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        layers = decoder_stack(view).layers
+        for layer in self._watched:
+            layers[tuple(route_layers).index(layer)].register_forward_hook(self._hook(layer))
+
+    def states(self) -> PooledStates:
+        last, mean = ([self._seen[layer][i] for layer in self._watched] for i in range(2))
+        return PooledStates(self._watched, torch.stack(last, dim=1), torch.stack(mean, dim=1))
+
+    def _hook(self, layer: int) -> Any:
+        def pool(module: Any, arguments: Any, output: Any) -> None:
+            states = (output[0] if isinstance(output, tuple) else output).detach()
+            weight = self._mask.to(states.device, torch.float32)
+            # One product with the mask: no fp32 copy of all tokens where the states are in half precision.
+            weight = (weight / weight.sum(dim=1, keepdim=True)).to(states.dtype)
+            mean = torch.einsum("bt,btd->bd", weight, states)
+            self._seen[layer] = tuple(x.float().to(self._mask.device) for x in (states[:, -1], mean))  # type: ignore[assignment]
+
+        return pool
