@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from depthdial.choose.guarantee import Certificate, CertificationPlan, certify
-    from depthdial.choose.guarantee import Certificate, CertificationPlan, certify
     from depthdial.choose.knapsack import solve_budget
     from depthdial.choose.oracle import OracleCurve, oracle
     from depthdial.choose.predictable import PredictableCurve, predictable_oracle
@@ -54,8 +53,6 @@ _HOMES = {
     "AdapterCard": "models.adapter",
     "Bernoulli": "models.token_policy",
     "Certificate": "choose.guarantee",
-    "Certificate": "choose.guarantee",
-    "CertificationPlan": "choose.guarantee",
     "CertificationPlan": "choose.guarantee",
     "ConfidenceExit": "models.token_policy",
     "FinetuneSettings": "train.settings",
@@ -77,7 +74,6 @@ _HOMES = {
     "TokenPolicy": "models.token_policy",
     "TokenTrace": "models.token_view",
     "adapter_card": "models.adapter",
-    "certify": "choose.guarantee",
     "certify": "choose.guarantee",
     "family_routes": "routes",
     "finetune": "train.finetune",
@@ -106,8 +102,6 @@ __all__ = [
     "AdapterCard",
     "Bernoulli",
     "Certificate",
-    "Certificate",
-    "CertificationPlan",
     "CertificationPlan",
     "ConfidenceExit",
     "FinetuneSettings",
@@ -129,7 +123,6 @@ __all__ = [
     "TokenPolicy",
     "TokenTrace",
     "adapter_card",
-    "certify",
     "certify",
     "family_routes",
     "finetune",
