@@ -35,8 +35,8 @@ def markdown(document: dict[str, Any]) -> str:
     head = "| " + " | ".join(f"n = {n}" for n in n_rows) + " |"
     rule = " ---: |" * len(n_rows)
     lines = [
-        f"Share of {document['about']['draws']} draws in which the certified setting's true risk is above epsilon: %, with a "
-        "95% interval.",
+        f"Share of {document['about']['draws']:,} draws (%, 95% interval) in which what was certified has a true risk "
+        "above epsilon.",
         "",
         f"| pool | epsilon | delta | rule {head}",
         f"| --- | ---: | ---: | --- |{rule}",
@@ -81,10 +81,10 @@ def draw(document: dict[str, Any], path: Path, delta: float = 0.05) -> Path:
                 mine = [r for r in rows if (r["pool"], r["epsilon"], r["rule"], r["delta"]) == (pool, epsilon, rule, level)]
                 panel.plot(n_rows, [row["mean_saving_layers"] for row in mine], linewidth=1.2, **style)
         axes[0].axhline(100 * delta, color=BLACK, linewidth=0.8)
-        axes[0].annotate("delta", (n_rows[-1], 100 * delta), ha="right", va="bottom", fontsize=8)
+        axes[0].annotate("delta", (n_rows[0], 100 * delta), ha="left", va="bottom", fontsize=8)
         axes[0].set_yscale("symlog", linthresh=1)
-        axes[0].set_yticks([0, 1, 5, 10, 50, 100], ["0", "1", "5", "10", "50", "100"])
-        axes[0].set(title="Violations, worst pool and epsilon", ylabel="draws, %", xlabel="calibration rows")
+        axes[0].set_yticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
+        axes[0].set(title="Violations, worst case", ylabel="draws, %", xlabel="calibration rows", ylim=(-0.15, 110))
         for panel, epsilon in zip(axes[1:], (0.02, 0.05), strict=True):
             panel.set(title=f"Saved at epsilon {epsilon:g}", ylabel="layers", xlabel="calibration rows")
         for panel in axes:

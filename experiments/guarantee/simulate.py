@@ -109,7 +109,7 @@ def smallest_epsilons() -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=10_000)
+    parser.add_argument("--draws", type=int, default=4000)
     parser.add_argument("--pool", type=Path, help="measured rows to draw from, instead of the three made pools")
     parser.add_argument("--metric", default="agreement")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
