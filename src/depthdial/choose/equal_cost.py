@@ -1,0 +1,102 @@
+"""Ways of choosing routes compared at equal cost, on the sample of sequences and on resamples of it alike.
+
+Whoever spends more should be better: so each way of choosing is held against the best static mixture of routes at the very
+cost that it spent, and so are the oracles. On every resample all of it is done again: the routes' means, the hull of their
+mixtures, what each way costs and is worth, and the oracles at that cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from depthdial.choose.crossfit import Allocations
+from depthdial.choose.hull import merge_increments
+from depthdial.choose.yardsticks import resample_counts
+
+# An oracle's curve is read off at so many of its breakpoints.
+_CURVE_POINTS = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Reached:
+    """What a way of choosing costs and is worth beside the static mixture, each (n_draws, n_seeds, n_budgets)."""
+
+    costs: np.ndarray
+    values: np.ndarray
+    mixture: np.ndarray
+
+    @property
+    def gains(self) -> np.ndarray:
+        """(n_draws, n_budgets) over the mixture at equal cost, mean over the seeds."""
+        return (self.values - self.mixture).mean(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Draws of n sequences with replacement; the first one is the sample itself, every sequence once.
+
+    Attributes:
+        values, costs: (n, n_routes).
+        weights: (n_draws, n), each sequence's share of a draw.
+    """
+
+    values: np.ndarray
+    costs: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray, costs: np.ndarray, n_bootstrap: int, rng: np.random.Generator) -> Draws:
+        n = len(values)
+        counts = resample_counts(rng, n_bootstrap, n, np.ones(n))
+        return cls(values, costs, np.concatenate([np.ones((1, n)), counts]) / n)
+
+    def mean(self, table: np.ndarray) -> np.ndarray:
+        """(n_draws, ..) means over the sequences of a table (n, ..)."""
+        return np.tensordot(self.weights, table, axes=1)
+
+    def chosen(self, choices: np.ndarray, overhead: float) -> Reached:
+        """What choices (n, n_seeds, n_budgets) reach, where choosing itself costs `overhead` per sequence."""
+        rows = np.arange(len(choices))[:, None, None]
+        return self.paid(self.values[rows, choices], self.costs[rows, choices], overhead)
+
+    def paid(self, values: np.ndarray, costs: np.ndarray, overhead: float = 0.0) -> Reached:
+        """The same from what each sequence got and what was spent on it, (n, n_seeds, n_budgets) each."""
+        return self._reached(self.mean(values), self.mean(costs) + overhead)
+
+    def blind(self, choices: np.ndarray) -> Reached:
+        """The same shares of routes handed to the sequences at random (expected value), which costs no overhead."""
+        fixed_values, fixed_costs = self.mean(self.values), self.mean(self.costs)
+        value, cost = (np.zeros((len(self.weights), *choices.shape[1:])) for _ in range(2))
+        for route in range(self.values.shape[1]):
+            share = self.mean((choices == route).astype(float))
+            value += share * fixed_values[:, route, None, None]
+            cost += share * fixed_costs[:, route, None, None]
+        return self._reached(value, cost)
+
+    def mixture(self, costs: np.ndarray) -> np.ndarray:
+        """Best static mixture at costs (n_draws, ..) of each draw; below the cheapest route that route itself."""
+        fixed_values, fixed_costs = self.mean(self.values), self.mean(self.costs)
+        hull = merge_increments(fixed_values, fixed_costs).hull.astype(np.intp)
+        return interpolated(
+            costs, np.take_along_axis(fixed_costs, hull, axis=1), np.take_along_axis(fixed_values, hull, axis=1)
+        )
+
+    def oracle(self, guesses: np.ndarray, costs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """What the budgeted oracle on guesses (n, n_routes) is paid at costs (n_draws, ..) of each draw.
+
+        A choice at a breakpoint stays best for any draw at that draw's own mean cost, as in `yardsticks.bootstrap_curves`;
+        the guesses stay those of the sample.
+        """
+        choices = Allocations.of(guesses, self.costs, rng).choices(_CURVE_POINTS)
+        rows = np.arange(len(choices))[:, None]
+        return interpolated(costs, self.mean(self.costs[rows, choices]), self.mean(self.values[rows, choices]))
+
+    def _reached(self, values: np.ndarray, costs: np.ndarray) -> Reached:
+        return Reached(costs, values, self.mixture(costs))
+
+
+def interpolated(at: np.ndarray, costs: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Curves (n_draws, n_points), straight between their points and flat beyond, read at (n_draws, ..)."""
+    return np.stack([np.interp(*one) for one in zip(at, costs, values, strict=True)])

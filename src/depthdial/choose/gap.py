@@ -1,0 +1,358 @@
+"""The score of a controller: how much of the gap between a static mixture of routes and the oracles it closes at equal cost.
+
+The oracle of Glavas et al. (arXiv 2410.20022, Figure 2) shows what choosing a route for each sequence could gain; whether
+anything that can be deployed gets it is measured here, on rows that neither the controller nor its prices have seen. Every
+comparison is at equal cost, the controller's own cost included, and every figure has a bootstrap interval over sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from depthdial.choose.calibration import RouteCalibration, calibrated
+from depthdial.choose.equal_cost import Draws, Reached
+from depthdial.choose.gap_inputs import (
+    CASCADE,
+    CONTROLLER,
+    ORACLE,
+    PREDICTABLE,
+    RANDOM,
+    check_options,
+    checked_numbers,
+    checked_overheads,
+    checked_predictions,
+)
+from depthdial.choose.guesses import guessed_values
+from depthdial.choose.knapsack import prepare
+from depthdial.choose.policy import choose_routes
+from depthdial.choose.stored import array_or_none, plain
+from depthdial.choose.yardsticks import FixedRoute
+from depthdial.errors import InputError
+
+NO_GAP = "no gap to close"
+_DRAWN_POINTS = 120
+_Stored = TypeVar("_Stored")
+
+
+@dataclass(frozen=True, eq=False)
+class MethodScore:
+    """One way of choosing. Arrays are (n_budgets + 1,): at each budget and, last, the mean over the budgets.
+
+    Attributes:
+        costs: mean cost per sequence that was really spent, overhead included; mean over the seeds, as are the others.
+        values, intervals: mean quality, and its interval (.., 2).
+        mixture: the best static mixture of routes at the same cost, seed by seed.
+        gains, gain_intervals: values - mixture.
+        behind, behind_intervals: the controller's gain minus this one's; None for the controller itself.
+        seed_costs, seed_values, seed_gains: (n_seeds, ..), of one seed only for what has none.
+    """
+
+    name: str
+    costs: np.ndarray
+    values: np.ndarray
+    intervals: np.ndarray
+    mixture: np.ndarray
+    gains: np.ndarray
+    gain_intervals: np.ndarray
+    behind: np.ndarray | None
+    behind_intervals: np.ndarray | None
+    seed_costs: np.ndarray
+    seed_values: np.ndarray
+    seed_gains: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class GapScore:
+    """What an oracle gains at the controller's cost, and the share that the controller gets; arrays as in `MethodScore`.
+
+    Attributes:
+        values, intervals: mean quality of the oracle.
+        gaps, gap_intervals: values minus the static mixture at that cost.
+        closed, closed_intervals: 100 * the controller's gain / gap; of the mean over the budgets the ratio of the means.
+            NaN where the gap's lower end is not above 0: then there is no gap to close. An end is NaN where too many of
+            the resampled gaps are not above 0 to give one.
+        seed_closed: (n_seeds, ..) for each seed of the controller.
+    """
+
+    name: str
+    values: np.ndarray
+    intervals: np.ndarray
+    gaps: np.ndarray
+    gap_intervals: np.ndarray
+    closed: np.ndarray
+    closed_intervals: np.ndarray
+    seed_closed: np.ndarray
+
+    def text(self, point: int = -1) -> str:
+        """The percentage closed at a budget (by default the mean over all) with its interval, or that there is no gap."""
+        if np.isnan(self.closed[point]):
+            return NO_GAP
+        low, high = ("–" if np.isnan(end) else f"{end:.0f}" for end in self.closed_intervals[point])
+        return f"{self.closed[point]:.0f}% [{low}, {high}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """What the controller lies between, at costs (n_points,) from the cheapest to the costliest fixed route.
+
+    `predictable` and its interval (n_points, 2) are None where no other answers were known.
+    """
+
+    costs: np.ndarray
+    mixture: np.ndarray
+    oracle: np.ndarray
+    predictable: np.ndarray | None
+    predictable_intervals: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class ControllerScore:
+    """A controller on test rows, beside everything that it must beat; made by `score_controller`.
+
+    Attributes:
+        budgets: (n_budgets,) that the prices were set for on calibration rows.
+        overhead: the controller's own cost per sequence, in the unit of the costs.
+        methods: the controller first, then its rivals: other predictors, `random` (the controller's own shares of the
+            routes, handed out blindly) and, if one was given, `cascade`.
+        gaps: to the predictable oracle, if other answers were known, and to the oracle.
+        shares: (n_budgets, n_routes) of the sequences that the controller sends to each route, mean over the seeds.
+        fixed: each route for every sequence, in the order of `routes`.
+        calibration: the controller's predictions against what was measured, by route.
+        n_known: other answers to each prompt; 0 for none.
+    """
+
+    metric: str
+    cost: str
+    routes: tuple[str, ...]
+    budgets: np.ndarray
+    overhead: float
+    methods: tuple[MethodScore, ...]
+    gaps: tuple[GapScore, ...]
+    shares: np.ndarray
+    fixed: tuple[FixedRoute, ...]
+    curves: Curves
+    calibration: tuple[RouteCalibration, ...]
+    n_sequences: int
+    n_seeds: int
+    n_known: int
+    n_folds: int
+    n_bootstrap: int
+    confidence: float
+    seed: int
+
+    @property
+    def controller(self) -> MethodScore:
+        return self.methods[0]
+
+    def method(self, name: str) -> MethodScore | None:
+        """One of the methods by its name; None if it was not scored."""
+        return next((method for method in self.methods if method.name == name), None)
+
+    def gap(self, name: str = PREDICTABLE) -> GapScore | None:
+        """The gap to one of the oracles; None if it was not scored."""
+        return next((gap for gap in self.gaps if gap.name == name), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings, ready for JSON; `from_dict` restores the score."""
+        document = _document(self)
+        document["curves"] = _document(self.curves)
+        for name in ("methods", "gaps", "fixed", "calibration"):
+            document[name] = [_document(part) for part in getattr(self, name)]
+        return document
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> ControllerScore:
+        """The score that `to_dict` wrote; InputError if fields are missing or unknown."""
+        parts = {"methods": MethodScore, "gaps": GapScore, "fixed": FixedRoute, "calibration": RouteCalibration}
+        try:
+            given = dict(document)
+            given["routes"], given["curves"] = tuple(given["routes"]), _restored(Curves, given["curves"])
+            for name, kind in parts.items():
+                given[name] = tuple(_restored(kind, part) for part in given[name])
+            return _restored(cls, given)
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            raise InputError(f"This is not a stored score of a controller ({problem}); write one with to_dict.") from None
+
+
+def score_controller(
+    routes: Sequence[str],
+    values: ArrayLike,
+    costs: ArrayLike,
+    predicted: Mapping[str, ArrayLike],
+    prices: Mapping[str, ArrayLike],
+    budgets: ArrayLike,
+    *,
+    overhead: float | Mapping[str, float] = 0.0,
+    known: ArrayLike | None = None,
+    cascade: tuple[ArrayLike, ArrayLike] | None = None,
+    metric: str = "agreement",
+    cost: str = "layers_run",
+    n_folds: int = 10,
+    n_bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> ControllerScore:
+    """Score a controller on test rows.
+
+    Args:
+        routes: n_routes names.
+        values: (n, n_routes) measured quality of each route on each test sequence, more is better.
+        costs: (n, n_routes) or (n_routes,), in any unit: layers, or measured ms.
+        predicted: by name, (n_seeds, n, n_routes) qualities that were predicted for the test sequences; one of them is
+            `controller`, the others are rivals, such as a predictor that sees the prompt's length only.
+        prices: by the same names, (n_seeds, n_budgets) set on calibration rows (`policy.prices_for_budgets`) and never on
+            these.
+        budgets: (n_budgets,) that they were set for.
+        overhead: what choosing costs per sequence, in the same unit: the controller's, or by name (a rival's is 0
+            otherwise). It counts as spent.
+        known: (n, n_routes, n_samples) qualities on other answers to the same prompts, for the predictable oracle.
+        cascade: quality and cost on each sequence at each budget, (n, n_budgets) each (`cascade.cascade_curve`).
+        metric, cost: what the values and costs are, for who reads the score.
+        n_folds: parts of the sequences in the predictable oracle's cross-fitted guesses.
+        n_bootstrap: resamples of the sequences for the intervals at `confidence`, at least 100.
+
+    Raises:
+        InputError: shapes or names do not fit, numbers are not finite, or an option is wrong.
+    """
+    problem = prepare(values, costs)
+    table, spent = problem.values, problem.costs
+    n, n_routes = table.shape
+    points = checked_numbers(budgets, "budgets", (None,))
+    check_options(n, n_folds, n_bootstrap, confidence)
+    if len(routes) != n_routes:
+        raise InputError(f"There are {len(routes)} names of routes for {n_routes} columns of values; give one for each.")
+    guesses, set_prices = checked_predictions(predicted, prices, n, n_routes, len(points))
+    charged = checked_overheads(overhead, guesses)
+    resampling, folding, tying = (np.random.default_rng([seed, stream]) for stream in range(3))
+    draws = Draws.of(table, spent, n_bootstrap, resampling)
+    choices = {name: _choices(guesses[name], spent, set_prices[name]) for name in guesses}
+    reached = {name: draws.chosen(choices[name], charged.get(name, 0.0)) for name in guesses}
+    reached[RANDOM] = draws.blind(choices[CONTROLLER])
+    if cascade is not None:
+        runs = [checked_numbers(part, "cascade", (n, len(points)))[:, None] for part in cascade]
+        reached[CASCADE] = draws.paid(runs[0], runs[1])
+    oracles = {}
+    if known is not None:
+        others = checked_numbers(known, "known", (n, n_routes, None))
+        oracles[PREDICTABLE] = guessed_values(table, others, n_folds, folding)
+    oracles[ORACLE] = table
+    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    own = reached[CONTROLLER]
+    gaps = [_gap_score(name, own, draws.oracle(guess, own.costs, tying), tails) for name, guess in oracles.items()]
+    return ControllerScore(
+        metric=metric,
+        cost=cost,
+        routes=tuple(routes),
+        budgets=points,
+        overhead=charged[CONTROLLER],
+        methods=tuple(_method_score(name, reached[name], own, tails) for name in reached),
+        gaps=tuple(gaps),
+        shares=np.stack([(choices[CONTROLLER] == route).mean(axis=(0, 1)) for route in range(n_routes)], axis=1),
+        fixed=_fixed_routes(routes, draws, tails),
+        curves=_curves(draws, oracles, tails, tying),
+        calibration=calibrated(tuple(routes), guesses[CONTROLLER], table),
+        n_sequences=n,
+        n_seeds=len(guesses[CONTROLLER]),
+        n_known=0 if known is None else int(np.shape(known)[2]),
+        n_folds=n_folds,
+        n_bootstrap=n_bootstrap,
+        confidence=confidence,
+        seed=seed,
+    )
+
+
+def _choices(predicted: np.ndarray, costs: np.ndarray, prices: np.ndarray) -> np.ndarray:
+    """(n, n_seeds, n_budgets) routes."""
+    chosen = [
+        [choose_routes(one, costs, price) for price in row.tolist()] for one, row in zip(predicted, prices, strict=True)
+    ]
+    return np.moveaxis(np.array(chosen), 2, 0)
+
+
+def _method_score(name: str, reached: Reached, own: Reached, tails: np.ndarray) -> MethodScore:
+    values, gains = with_mean(reached.values.mean(axis=1)), with_mean(reached.gains)
+    behind = None if reached is own else with_mean(own.gains) - gains
+    return MethodScore(
+        name=name,
+        costs=with_mean(reached.costs[0]).mean(axis=0),
+        values=values[0],
+        intervals=_interval(values, tails),
+        mixture=with_mean(reached.mixture[0]).mean(axis=0),
+        gains=gains[0],
+        gain_intervals=_interval(gains, tails),
+        behind=None if behind is None else behind[0],
+        behind_intervals=None if behind is None else _interval(behind, tails),
+        seed_costs=with_mean(reached.costs[0]),
+        seed_values=with_mean(reached.values[0]),
+        seed_gains=with_mean(reached.values[0] - reached.mixture[0]),
+    )
+
+
+def _gap_score(name: str, own: Reached, paid: np.ndarray, tails: np.ndarray) -> GapScore:
+    """`paid`: (n_draws, n_seeds, n_budgets), what the oracle gets at the controller's costs."""
+    values, gaps = with_mean(paid.mean(axis=1)), with_mean((paid - own.mixture).mean(axis=1))
+    gains, gap_intervals = with_mean(own.gains), _interval(gaps, tails)
+    is_there = gap_intervals[:, 0] > 0
+    # Where a resample has no gap, its share is as extreme as can be: all or nothing, by the sign of what was gained.
+    unbounded = np.where(gains > 0, np.inf, -np.inf)
+    ratios = np.divide(100 * gains, gaps, out=unbounded, where=gaps > 0)
+    ends = np.quantile(ratios[1:], tails, axis=0, method="inverted_cdf").T
+    seed_gains, seed_gaps = with_mean(own.values[0] - own.mixture[0]), with_mean(paid[0] - own.mixture[0])
+    seed_closed = np.divide(100 * seed_gains, seed_gaps, out=np.full(seed_gains.shape, np.nan), where=seed_gaps > 0)
+    return GapScore(
+        name=name,
+        values=values[0],
+        intervals=_interval(values, tails),
+        gaps=gaps[0],
+        gap_intervals=gap_intervals,
+        closed=np.where(is_there, ratios[0], np.nan),
+        closed_intervals=np.where(is_there[:, None] & np.isfinite(ends), ends, np.nan),
+        seed_closed=np.where(is_there, seed_closed, np.nan),
+    )
+
+
+def _curves(draws: Draws, oracles: Mapping[str, np.ndarray], tails: np.ndarray, rng: np.random.Generator) -> Curves:
+    means = draws.costs.mean(axis=0)
+    at = np.unique(np.concatenate([np.linspace(means.min(), means.max(), _DRAWN_POINTS), means]))
+    everywhere = np.tile(at, (len(draws.weights), 1))
+    paid = {name: draws.oracle(guess, everywhere, rng) for name, guess in oracles.items()}
+    predictable = paid.get(PREDICTABLE)
+    return Curves(
+        costs=at,
+        mixture=draws.mixture(everywhere)[0],
+        oracle=paid[ORACLE][0],
+        predictable=None if predictable is None else predictable[0],
+        predictable_intervals=None if predictable is None else _interval(predictable, tails),
+    )
+
+
+def _fixed_routes(routes: Sequence[str], draws: Draws, tails: np.ndarray) -> tuple[FixedRoute, ...]:
+    means = draws.mean(draws.values)
+    columns = (draws.costs.mean(axis=0).tolist(), means[0].tolist(), _interval(means, tails).tolist())
+    return tuple(FixedRoute(name, cost, value, *ends) for name, cost, value, ends in zip(routes, *columns, strict=True))
+
+
+def with_mean(curves: np.ndarray) -> np.ndarray:
+    """Curves (.., n_budgets) with the mean over the budgets as one more entry."""
+    return np.concatenate([curves, curves.mean(axis=-1, keepdims=True)], axis=-1)
+
+
+def _interval(draws: np.ndarray, tails: np.ndarray) -> np.ndarray:
+    """(n, 2) ends over the resamples of (n_draws, n), whose first row is the sample itself."""
+    return np.quantile(draws[1:], tails, axis=0).T
+
+
+def _document(part: Any) -> dict[str, Any]:
+    return {field.name: plain(getattr(part, field.name)) for field in fields(part)}
+
+
+def _restored(kind: type[_Stored], document: Mapping[str, Any]) -> _Stored:
+    given = dict(document)
+    arrays = [field.name for field in fields(kind) if str(field.type).startswith("np.ndarray")]  # type: ignore[arg-type]
+    given.update({name: array_or_none(given[name]) for name in arrays})
+    return kind(**given)

@@ -1,0 +1,76 @@
+"""What a score of a controller is made from, checked: names, shapes and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from depthdial.errors import InputError
+
+CONTROLLER, RANDOM, CASCADE = "controller", "random", "cascade"
+PREDICTABLE, ORACLE = "predictable oracle", "oracle"
+_LEAST_RESAMPLES = 100
+
+
+def check_options(n: int, n_folds: int, n_bootstrap: int, confidence: float) -> None:
+    """InputError for options of `gap.score_controller` that are out of range on n sequences."""
+    if n < 2:
+        raise InputError(f"A score of {n} sequence says nothing about others: give at least two test sequences.")
+    for name, count, least, most in (("n_folds", n_folds, 2, n), ("n_bootstrap", n_bootstrap, _LEAST_RESAMPLES, None)):
+        is_whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+        if not is_whole or count < least or (most is not None and count > most):
+            limits = f"at least {least}" + ("" if most is None else f" and at most {most}, the number of sequences")
+            raise InputError(f"{name} is {count!r}; give a whole number of {limits}.")
+    if not 0 < confidence < 1:
+        raise InputError(f"The confidence is {confidence!r}; give a number between 0 and 1, such as 0.95.")
+
+
+def checked_predictions(
+    predicted: Mapping[str, ArrayLike], prices: Mapping[str, ArrayLike], n: int, n_routes: int, n_budgets: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Predictions and prices as arrays, the controller's first; InputError where they do not belong together."""
+    if CONTROLLER not in predicted or {RANDOM, CASCADE, PREDICTABLE, ORACLE} & set(predicted):
+        raise InputError(
+            f"The predictions are of {', '.join(predicted) or 'nothing'}: give those of `{CONTROLLER}`, and rivals under "
+            f"other names than {RANDOM}, {CASCADE}, {PREDICTABLE} or {ORACLE}."
+        )
+    if set(prices) != set(predicted):
+        raise InputError(
+            f"The prices are of {', '.join(prices) or 'nothing'} and the predictions of {', '.join(predicted)}: "
+            "give both under the same names."
+        )
+    names = [CONTROLLER, *(name for name in predicted if name != CONTROLLER)]
+    guesses = {name: checked_numbers(predicted[name], f"predictions of {name}", (None, n, n_routes)) for name in names}
+    shapes = {name: (len(guesses[name]), n_budgets) for name in names}
+    return guesses, {name: checked_numbers(prices[name], f"prices of {name}", shapes[name]) for name in names}
+
+
+def checked_overheads(overhead: float | Mapping[str, float], guesses: Mapping[str, Any]) -> dict[str, float]:
+    """The overhead by name, the controller's among them; InputError for one that is negative or of nobody."""
+    given = {CONTROLLER: 0.0, **overhead} if isinstance(overhead, Mapping) else {CONTROLLER: overhead}
+    for name, value in given.items():
+        if name not in guesses:
+            raise InputError(
+                f"There is an overhead of {name!r} but no prediction; the predictions are of {', '.join(guesses)}."
+            )
+        if not (np.isfinite(value) and value >= 0):
+            raise InputError(f"The overhead of {name} is {value!r}; give a cost per sequence of at least 0.")
+    return {name: float(value) for name, value in given.items()}
+
+
+def checked_numbers(given: ArrayLike, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """A finite array of the shape, in which None is any size; InputError otherwise."""
+    try:
+        array = np.asarray(given, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError(f"The {name} are not an array of real numbers; give rows of equal length.") from None
+    fits = array.ndim == len(shape) and all(want in (None, size) for size, want in zip(array.shape, shape, strict=True))
+    if not fits or not array.size:
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise InputError(f"The {name} have shape {array.shape}; give ({wanted}).")
+    if not np.isfinite(array).all():
+        raise InputError(f"The {name} hold NaN or infinite numbers; leave those sequences out or repair them.")
+    return array
