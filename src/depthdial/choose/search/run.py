@@ -149,6 +149,33 @@ def make_method(method: str, **given: Any) -> Method:
     return makers[method](**options)
 
 
+def options_of(name: str) -> dict[str, Any]:
+    """`search_routes`'s options for a family's name: `greedy`, `greedy-nll`, `beam-kl-each`, `block-influence`, ..
+
+    Raises:
+        InputError: if no search is called so.
+    """
+    method = next((m for m in METHODS if name == m or name.startswith(f"{m}-")), None)
+    rest = name.removeprefix(method).removeprefix("-").split("-") if method and name != method else []
+    options: dict[str, Any] = {"method": method}
+    if method == "beam" and rest[-1:] == ["each"]:
+        options["nested"] = False
+        rest.pop()
+    if rest and rest[0] in METRICS and method and "metric" in _OPTIONS[method]:
+        options["metric"] = rest.pop(0)
+    if method is None or rest:
+        known = "greedy-kl, greedy-nll, beam-kl, beam-kl-each, single-drop-kl, block-influence or angular"
+        raise InputError(f"No search is called {name!r}: use {known}.")
+    return options
+
+
+def family_name(name: str) -> str:
+    """The name in full: `greedy` is `greedy-kl`."""
+    options = options_of(name)
+    nothing = {"metric": None, "screen": "default", "beam_width": None, "nested": None}
+    return make_method(**{**nothing, **options}).name
+
+
 def _start_harm(calibration: Calibration, model: Any) -> float:
     """Harm of the full route. Its KL is 0, except with adapters on, as the full model is then the untouched one."""
     if calibration.metric is None or (calibration.metric == "kl" and not has_adapters_on(model)):

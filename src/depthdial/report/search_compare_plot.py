@@ -1,0 +1,174 @@
+"""Pictures of a comparison of searches: which layers each method drops first, which it keeps, and what that costs in KL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from depthdial.report.routes_plot import fill_cells, tick_numbers
+from depthdial.report.search_comparison import Comparison, first_drops
+from depthdial.report.style import (
+    BLACK,
+    BLUE,
+    GRAY,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKIPPED,
+    YELLOW,
+    Look,
+    figure_style,
+    headed,
+    log_heights,
+    looks,
+    new_figure,
+    shortened,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# In the study's order. The fixed families keep the looks that they have everywhere.
+_LOOKS: tuple[tuple[str, str, Any], ...] = (
+    (BLACK, "h", "-"),
+    (ORANGE, "p", "-"),
+    (GREEN, "^", "-."),
+    (PURPLE, "v", ":"),
+    (GRAY, "X", (0, (4, 1))),
+    (YELLOW, "H", (0, (3, 1, 1, 1))),
+)
+_SPREAD_LAYERS = 1.1  # side by side at one number of layers
+
+
+def draw_importance_by_method(comparison: Comparison) -> Figure:
+    """A row for each search, a column for each layer: the darker, the longer the method keeps the layer.
+
+    The number in a cell is how many layers the first route without that layer drops; a dark cell without a number is a layer
+    that all routes keep.
+    """
+    ranks = [first_drops(family) for family in comparison.families.values()]
+    most = max((rank for row in ranks for rank in row if rank), default=1)
+    # Kept layers stand a step apart from the last that is dropped.
+    grid = np.array([[(most + 4 if rank is None else rank) / (most + 4) for rank in row] for row in ranks])
+    with figure_style():
+        figure = new_figure(1.15 + 0.26 * len(ranks))
+        axes = figure.add_subplot()
+        fill_cells(axes, grid.T, np.arange(comparison.n_layers + 1) - 0.5, _shade)
+        axes.invert_yaxis()
+        axes.set_yticks(range(len(ranks)), [shortened(name) for name in comparison.families])
+        tick_numbers(axes, "x", list(range(comparison.n_layers)))
+        axes.set_xlabel("layer (number: first dropped by the route that drops so many layers)")
+        _numbers(axes, ranks, grid)
+        _key(figure, [(1 / (most + 4), "dropped first"), (most / (most + 4), "dropped last"), (1.0, "kept by all routes")])
+        headed(figure, f"Which of {comparison.n_layers} layers each search drops first")
+    return figure
+
+
+def draw_kept_layers(comparison: Comparison) -> Figure:
+    """A panel for each number of layers: which run, a row for each method."""
+    n_methods, sizes = len(comparison.methods), comparison.sizes
+    with figure_style():
+        figure = new_figure(1.0 + len(sizes) * (0.35 + 0.17 * n_methods))
+        panels = np.atleast_1d(figure.subplots(len(sizes), 1, sharex=True))
+        for axes, size in zip(panels, sizes, strict=True):
+            at = comparison.at(size)
+            grid = np.zeros((comparison.n_layers, n_methods))
+            for row, one in enumerate(at.values()):
+                grid[list(one.route.layers), row] = 1
+            fill_cells(axes, grid, np.arange(comparison.n_layers + 1) - 0.5, _shade)
+            axes.invert_yaxis()
+            axes.set_yticks(range(n_methods), [shortened(name) for name in at])
+            axes.set_title(f"{size} layers")
+            tick_numbers(axes, "x", list(range(comparison.n_layers)))
+        panels[-1].set_xlabel("layer")
+        _key(figure, [(1.0, "runs"), (0.0, "skipped")])
+        headed(figure, f"Layers that each method's routes run, of {comparison.n_layers}")
+    return figure
+
+
+def draw_kl_by_method(comparison: Comparison) -> Figure:
+    """KL to the full model against layers run, a line for each method, with 95% intervals over sequences."""
+    methods = comparison.methods
+    found = _method_looks(comparison)
+    with figure_style():
+        figure = new_figure(4.4)
+        axes = figure.add_subplot()
+        for number, method in enumerate(methods):
+            shift = _SPREAD_LAYERS * (number / max(1, len(methods) - 1) - 0.5)
+            _line(axes, comparison, method, found[method], shift)
+        log_heights(axes)
+        axes.set_xticks(comparison.sizes, [str(size) for size in comparison.sizes])
+        axes.set_xlabel(f"layers run, of {comparison.n_layers} (points of one number stand side by side)")
+        axes.set_ylabel("KL to the full model (nats per token)")
+        headed(figure, _kl_title(comparison))
+        figure.legend(loc="outside lower center", ncols=3, handlelength=3)
+    return figure
+
+
+def _line(axes: Axes, comparison: Comparison, method: str, look: Look, shift: float) -> None:
+    points = []
+    for size in comparison.sizes:
+        interval = comparison.at(size)[method].interval("kl")
+        if interval is not None and interval.mean > 0:
+            points.append((size + shift, interval))
+    if not points:
+        return
+    means = np.array([interval.mean for _, interval in points])
+    low = means - np.array([max(interval.low, interval.mean / 10) for _, interval in points])
+    high = np.array([interval.high for _, interval in points]) - means
+    axes.errorbar(
+        [x for x, _ in points],
+        means,
+        yerr=np.nan_to_num([low, high]),
+        color=look.color,
+        marker=look.marker,
+        linestyle=look.line,
+        linewidth=1.2,
+        elinewidth=0.9,
+        markeredgecolor=BLACK,
+        markeredgewidth=0.4,
+        label=look.label,
+    )
+
+
+def _method_looks(comparison: Comparison) -> dict[str, Look]:
+    fixed = looks([name for name in comparison.methods if name not in comparison.families])
+    searched = {
+        name: Look(f"{shortened(name)}, searched", *_LOOKS[i % len(_LOOKS)]) for i, name in enumerate(comparison.families)
+    }
+    return {**fixed, **searched}
+
+
+def _kl_title(comparison: Comparison) -> str:
+    size = comparison.sizes[0]
+    known = {name: interval.mean for name, one in comparison.at(size).items() if (interval := one.interval("kl"))}
+    if not known:
+        return "KL to the full model by method"
+    best, worst = min(known, key=lambda name: known[name]), max(known, key=lambda name: known[name])
+    return f"With {size} layers KL is {known[best]:.2g} nats ({shortened(best)}) to {known[worst]:.2g} ({shortened(worst)})"
+
+
+def _numbers(axes: Axes, ranks: Sequence[Sequence[int | None]], grid: np.ndarray) -> None:
+    for row, places in enumerate(ranks):
+        for layer, rank in enumerate(places):
+            if rank is not None:
+                color = "white" if grid[row, layer] > 0.55 else BLACK
+                axes.text(layer, row, str(rank), ha="center", va="center", fontsize=7, color=color)
+
+
+def _shade(share: float) -> tuple[float, float, float]:
+    from matplotlib.colors import to_rgb
+
+    pale, dark = to_rgb(SKIPPED), to_rgb(BLUE)
+    red, green, blue = (p + share * (d - p) for p, d in zip(pale, dark, strict=True))
+    return red, green, blue
+
+
+def _key(figure: Figure, shades: Sequence[tuple[float, str]]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(facecolor=_shade(share), label=label) for share, label in shades]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handlelength=1, handleheight=1)

@@ -1,0 +1,230 @@
+"""Which way to search routes is best? Every method on the same calibration prompts, judged on rows that none of them saw.
+
+Beside them the fixed families that need no search: ULS, early exit and unified skipping. A study that was stopped goes on
+where it stood.
+
+A room of its own, as `studies` is: it calls searches, sweeps and the report, and none of these calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from depthdial.choose.search.costs import COSTS
+from depthdial.choose.search.run import family_name, options_of, search_routes
+from depthdial.errors import InputError, check_choice
+from depthdial.families import RouteFamily
+from depthdial.files import claim, write_json
+from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split
+from depthdial.measure.plan import ModelIdentity, check_positive
+from depthdial.measure.sweep import sweep
+from depthdial.measure.tasks import Task
+from depthdial.models.architectures import count_layers
+from depthdial.report.search_comparison import (
+    FAMILIES_FOLDER,
+    KIND,
+    UNSEARCHED,
+    Comparison,
+    read_comparison,
+    unsearched_routes,
+)
+from depthdial.report.search_page import write_search_report
+from depthdial.routes import Route
+
+DEFAULT_METHODS = ("greedy-kl", "beam-kl", "greedy-nll", "single-drop-kl", "block-influence", "angular")
+
+
+@dataclass(frozen=True)
+class SearchStudySettings:
+    """How large a comparison of searches is.
+
+    Attributes:
+        methods: names of families to search, the first is the one that others are compared with; empty for
+            DEFAULT_METHODS, without NLL where calibration rows have no references.
+        fractions: of the layers, at which routes are compared.
+        cost, answer_tokens: see `search_routes`; `screen` and `beam_width` are for the methods that have them.
+        batch_size: of the search and of the measurement.
+        fidelity_tokens: KL and agreement are taken on so many tokens of the full model's answers.
+        rouge: also generate answers, of at most `max_new_tokens`, and score them.
+    """
+
+    methods: tuple[str, ...] = ()
+    fractions: tuple[float, ...] = (0.9, 0.8, 0.67)
+    cost: str = "layers"
+    screen: int | None = 8
+    beam_width: int = 4
+    answer_tokens: int = 16
+    batch_size: int = 16
+    fidelity_tokens: int = 32
+    rouge: bool = False
+    max_new_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        names = [family_name(name) for name in self.methods]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(f"Method {twice!r} is named twice: name each once.")
+        if not self.fractions or not all(0 < fraction < 1 for fraction in self.fractions):
+            given = ", ".join(f"{fraction:g}" for fraction in self.fractions) or "none"
+            raise InputError(f"Fractions of the layers lie between 0 and 1, such as 0.9 and 0.67, not {given}.")
+        check_choice("cost", self.cost, COSTS)
+        for name in ("beam_width", "answer_tokens", "batch_size", "fidelity_tokens", "max_new_tokens"):
+            check_positive(getattr(self, name), name)
+        if self.screen is not None:
+            check_positive(self.screen, "screen")
+
+    def names(self, has_references: bool) -> tuple[str, ...]:
+        """Names of the families in full."""
+        chosen = self.methods or tuple(name for name in DEFAULT_METHODS if has_references or not name.endswith("-nll"))
+        return tuple(family_name(name) for name in chosen)
+
+    def sizes(self, n_layers: int) -> tuple[int, ...]:
+        """Numbers of layers to compare at, the most first."""
+        found = sorted({round(fraction * n_layers) for fraction in self.fractions}, reverse=True)
+        wrong = next((n for n in found if not 1 <= n < n_layers), None)
+        if wrong is not None:
+            raise InputError(
+                f"One of the fractions comes to {wrong} of {n_layers} layers: name fractions that drop a layer and keep one."
+            )
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class SearchStudyResult:
+    """What a comparison leaves: the report's path, and what every method reached."""
+
+    report: Path
+    comparison: Comparison
+
+
+def search_study(
+    model: Any,
+    tokenizer: Any,
+    *,
+    task: Task,
+    calibration: Task,
+    out: Path | str,
+    settings: SearchStudySettings | None = None,
+    name: str | None = None,
+    say: Callable[[str], None] | None = None,
+    progress: bool = False,
+) -> SearchStudyResult:
+    """Search routes by every method, measure them beside the fixed families, and write the report.
+
+    Leaves families/NAME.json, sweep/rows.parquet, comparison.json, tables/, figures/ and report.html in `out`.
+
+    Args:
+        task: sequences to judge routes on.
+        calibration: prompts to search on, of a split that is not for evaluation; none of `task`'s.
+        name: what the model was loaded by.
+        say: called with one line at the start of each step.
+
+    Raises:
+        InputError: if the tasks share a prompt, calibration is a test split, `out` belongs to another study, or from any
+            step.
+    """
+    settings, folder, say = settings or SearchStudySettings(), Path(out), say or (lambda line: None)
+    require_no_test_split(calibration, "search routes")
+    require_apart(task, prompt_hashes(calibration), "to search the routes")
+    names, sizes = settings.names(calibration.has_references), settings.sizes(count_layers(model))
+    identity = ModelIdentity.of(model, name)
+    claim(folder / "study.json", _about(settings, names, sizes, identity, task, calibration), "search study")
+    families = []
+    for number, method in enumerate(names, start=1):
+        say(f"{number}/{len(names)} {method} on {len(calibration.examples)} calibration prompts")
+        families.append(_family(model, tokenizer, calibration, folder, settings, method, min(sizes), identity, progress))
+    for family in families:
+        require_apart(task, family.made_by["prompts"], "to search the routes")
+    routes = routes_to_measure(families, sizes)
+    say(f"measuring {len(task.examples)} sequences x {len(routes)} routes")
+    sweep(
+        model,
+        tokenizer,
+        task=task,
+        routes=routes,
+        metrics=(*(("rouge_l",) if settings.rouge else ()), "nll", "kl", "agreement"),
+        out=folder / "sweep",
+        batch_size=settings.batch_size,
+        max_new_tokens=settings.max_new_tokens if settings.rouge else settings.fidelity_tokens,
+        fidelity_tokens=settings.fidelity_tokens,
+        identity=identity,
+        progress=progress,
+    )
+    comparison = read_comparison(folder)
+    write_json(folder / "comparison.json", comparison.to_dict())
+    return SearchStudyResult(write_search_report(folder), comparison)
+
+
+def routes_to_measure(families: Sequence[RouteFamily], sizes: Sequence[int]) -> list[Route]:
+    """The full model, and each family's and each fixed family's routes of these sizes; what several found is run once."""
+    n_layers = families[0].n_layers
+    found = [Route(tuple(range(n_layers)), n_layers, "full")]
+    for size in sizes:
+        found += [route for family in families for route in family.routes if len(route) == size]
+        found += unsearched_routes(size, n_layers).values()
+    return list(dict.fromkeys(found))
+
+
+def _family(
+    model: Any,
+    tokenizer: Any,
+    calibration: Task,
+    folder: Path,
+    settings: SearchStudySettings,
+    method: str,
+    min_layers: int,
+    identity: ModelIdentity,
+    progress: bool,
+) -> RouteFamily:
+    path = folder / FAMILIES_FOLDER / f"{method}.json"
+    if path.exists():
+        return RouteFamily.load(path)
+    options = options_of(method)
+    if options["method"] in ("greedy", "beam"):
+        options["screen"] = settings.screen
+    if options["method"] == "beam":
+        options["beam_width"] = settings.beam_width
+    return search_routes(
+        model,
+        tokenizer,
+        task=calibration,
+        **options,
+        cost=settings.cost,
+        min_layers=min_layers,
+        answer_tokens=settings.answer_tokens,
+        batch_size=settings.batch_size,
+        out=path,
+        identity=identity,
+        progress=progress,
+    )
+
+
+def _about(
+    settings: SearchStudySettings,
+    names: Sequence[str],
+    sizes: Sequence[int],
+    identity: ModelIdentity,
+    task: Task,
+    calibration: Task,
+) -> dict[str, Any]:
+    return {
+        "kind": KIND,
+        **asdict(settings),
+        "methods": list(names),
+        "unsearched": list(UNSEARCHED),
+        "fractions": list(settings.fractions),
+        "sizes": list(sizes),
+        "model": identity.name,
+        "weights_hash": identity.weights_hash,
+        "task": task.name,
+        "split": task.split,
+        "data": task.fingerprint,
+        "sequences": len(task.examples),
+        "calibration_split": calibration.split,
+        "calibration_data": calibration.fingerprint,
+        "calibration_sequences": len(calibration.examples),
+        "seed": task.seed,
+    }
