@@ -1,4 +1,4 @@
-"""A small multilayer perceptron on principal components and scalars; trained with torch (see `mlp_training`), run with numpy."""
+"""A small multilayer perceptron on principal components and scalars: trained with torch (`mlp_training`), run with numpy."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Training of the MLP predictor.
 
-Five networks are trained at once, each on four fifths of the rows; its own fifth says when to stop. Their mean is one network
-again, five times as wide, and every row was learned from. (Bagging, Breiman 1996, with AdamW, arXiv 1711.05101.)
+Five networks are trained at once, each on four fifths of the rows; its own fifth says when to stop. Their mean is one
+network again, five times as wide, and every row was learned from. (Bagging, Breiman 1996, with AdamW, arXiv 1711.05101.)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Members:
         return self.weight_in, self.bias_in, self.weight_out, self.bias_out
 
     def output(self, x: torch.Tensor, draw: torch.Generator | None = None) -> torch.Tensor:
-        """(m, b, r) of (m, b, k) or (b, k) inputs; hidden units are dropped at random if there is a generator to draw them."""
+        """(m, b, r) of (m, b, k) or (b, k) inputs; with a generator, hidden units are dropped at random."""
         hidden = torch.relu(x @ self.weight_in + self.bias_in)
         if draw is not None:
             kept = torch.rand(hidden.shape, generator=draw, dtype=torch.float32) >= _DROPOUT

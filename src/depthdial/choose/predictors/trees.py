@@ -197,8 +197,8 @@ class TreesPredictor:
         f, r, k = (stored_size(settings, name) for name in ("n_features", "n_routes", "n_inputs"))
         m, t = (len(arrays[name]) if name in arrays else None for name in ("feature", "root"))
         expected: dict[str, tuple[type[np.generic], tuple[int | None, ...]]]
-        expected = {name: (np.int64, (m,)) for name in ("feature", "left", "right")}
-        expected |= {name: (np.float64, (m,)) for name in ("threshold", "leaf_value")}
+        expected = dict.fromkeys(("feature", "left", "right"), (np.int64, (m,)))
+        expected |= dict.fromkeys(("threshold", "leaf_value"), (np.float64, (m,)))
         expected |= {"root": (np.int64, (t,)), "first_tree": (np.int64, (r + 1,))}
         own = {"matrix": (np.float64, (f, k)), "offset": (np.float64, (k,)), "base": (np.float64, (r,))}
         found = stored_arrays(arrays, {**expected, **own})

@@ -1,0 +1,12 @@
+"""What every kind of predictor is put through."""
+
+from __future__ import annotations
+
+import pytest
+
+from depthdial.choose.predictors.fitting import KINDS
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
