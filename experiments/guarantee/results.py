@@ -75,7 +75,8 @@ def draw(document: dict[str, Any], path: Path, delta: float = 0.05) -> Path:
             style: dict[str, Any] = {"color": color, "marker": marker, "linestyle": line}
             at = [worst(rows, rule, level, n) for n in n_rows]
             shares = [100 * row["share"] for row in at]
-            ends = [[100 * (r["share"] - r["share_low"]) for r in at], [100 * (r["share_high"] - r["share"]) for r in at]]
+            below, above = [r["share"] - r["share_low"] for r in at], [r["share_high"] - r["share"] for r in at]
+            ends = [[100 * max(length, 0.0) for length in side] for side in (below, above)]
             axes[0].errorbar(n_rows, shares, yerr=ends, label=label, linewidth=1.2, **style)
             for panel, epsilon in zip(axes[1:], (0.02, 0.05), strict=True):
                 mine = [r for r in rows if (r["pool"], r["epsilon"], r["rule"], r["delta"]) == (pool, epsilon, rule, level)]

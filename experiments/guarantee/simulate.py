@@ -92,7 +92,10 @@ def wilson(count: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     share, spread = count / n, z**2 / n
     middle = share + spread / 2
     half = z * np.sqrt(share * (1 - share) / n + spread / (4 * n))
-    return float(max(middle - half, 0) / (1 + spread)), float(min(middle + half, 1 + spread) / (1 + spread))
+    # Of no count, or of all, an end is the share itself, but for rounding.
+    return float(min((middle - half) / (1 + spread), share)) if count else 0.0, float(
+        max((middle + half) / (1 + spread), share)
+    )
 
 
 def smallest_epsilons() -> list[dict[str, Any]]:
