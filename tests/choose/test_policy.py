@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -218,6 +221,6 @@ def test_equal_predictions_or_costs_start_too() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"budget": -1.0}, {"rate": float("nan")}, {"slack": float("inf")}, {"price": -1.0}])
-def test_a_state_out_of_range_is_refused(wrong: dict[str, float]) -> None:
+def test_a_state_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="at least 0"):
-        OnlineBudget(**{"budget": 1.0, "price": 0.0, "rate": 0.0, "slack": 0.0} | wrong)
+        replace(OnlineBudget(budget=1.0, price=0.0, rate=0.0, slack=0.0), **wrong)

@@ -3,6 +3,8 @@
 The oracle of Glavas et al. (arXiv 2410.20022, Figure 2) shows what choosing a route for each sequence could gain; whether
 anything that can be deployed gets it is measured here, on rows that neither the controller nor its prices have seen. Every
 comparison is at equal cost, the controller's own cost included, and every figure has a bootstrap interval over sequences.
+The mixture is the best of all mixtures in the sample, which flatters it a little where several are about equally good: gains
+and their intervals then err on the low side, which is not the controller's.
 """
 
 from __future__ import annotations
