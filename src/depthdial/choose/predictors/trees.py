@@ -26,6 +26,8 @@ from depthdial.errors import InputError
 
 N_COMPONENTS = 64
 _INNER_FOLDS, _MOST_TREES, _PATIENCE_TREES = 3, 200, 20
+# A tree without a split errs as the mean does, but for the single precision that LightGBM holds values in.
+_LEAST_GAIN = 1e-6
 _GROWING = {
     "objective": "regression",
     "metric": "l2",
@@ -83,9 +85,11 @@ class Forest:
                 _append(tree, rows)
             first_tree.append(len(root))
         feature, threshold, left, right, leaf_value = zip(*rows, strict=True) if rows else ((),) * 5
-        whole = (np.array(part, dtype=np.int64) for part in (feature, left, right, root, first_tree))
-        feature, left, right, root, first_tree = whole
-        return cls(feature, np.array(threshold, float), left, right, np.array(leaf_value, float), root, first_tree)
+        return cls(
+            *(np.array(feature, np.int64), np.array(threshold, np.float64)),
+            *(np.array(left, np.int64), np.array(right, np.int64), np.array(leaf_value, np.float64)),
+            *(np.array(root, np.int64), np.array(first_tree, np.int64)),
+        )
 
     def n_steps(self) -> int:
         """Steps from a root to the farthest leaf."""
@@ -229,7 +233,7 @@ def _grown(lightgbm: ModuleType, inputs: np.ndarray, values: np.ndarray, seed: i
     )
     errors = np.array(found["valid l2-mean"])
     of_means = np.mean([np.mean((values[inner] - values[outer].mean()) ** 2) for outer, inner in folds])
-    if errors.min() >= of_means:
+    if errors.min() >= of_means * (1 - _LEAST_GAIN):
         return []
     grown = lightgbm.train(growing, lightgbm.Dataset(inputs, values, params=growing), int(errors.argmin()) + 1)
     return [tree["tree_structure"] for tree in grown.dump_model()["tree_info"]]
