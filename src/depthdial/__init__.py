@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from depthdial.choose.guarantee import Certificate, CertificationPlan, certify
+    from depthdial.choose.controller import SequenceController
     from depthdial.choose.knapsack import solve_budget
     from depthdial.choose.oracle import OracleCurve, oracle
     from depthdial.choose.predictable import PredictableCurve, predictable_oracle
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from depthdial.models.view import view
     from depthdial.report.page import write_report
     from depthdial.routes import RandomRoute, Route, family_routes
+    from depthdial.search_studies import SearchStudySettings, search_study
     from depthdial.studies import study
     from depthdial.train.finetune import finetune
     from depthdial.train.gate_settings import GateSettings
@@ -67,6 +69,8 @@ _HOMES = {
     "Route": "routes",
     "RouteFamily": "families",
     "RouteWarning": "errors",
+    "SearchStudySettings": "search_studies",
+    "SequenceController": "choose.controller",
     "StaticRoutes": "models.token_policy",
     "Task": "measure.tasks",
     "TokenDepth": "models.token_depth",
@@ -86,6 +90,7 @@ _HOMES = {
     "predictable_oracle": "choose.predictable",
     "prompted_view": "models.prompt",
     "search_routes": "choose.search.run",
+    "search_study": "search_studies",
     "similarity": "measure.similarity",
     "solve_budget": "choose.knapsack",
     "study": "studies",
@@ -116,6 +121,7 @@ __all__ = [
     "Route",
     "RouteFamily",
     "RouteWarning",
+    "SearchStudySettings",
     "StaticRoutes",
     "Task",
     "TokenDepth",
@@ -135,6 +141,7 @@ __all__ = [
     "predictable_oracle",
     "prompted_view",
     "search_routes",
+    "search_study",
     "similarity",
     "solve_budget",
     "study",

@@ -82,7 +82,7 @@ def test_the_base_is_bit_identical_afterwards(model, tokenizer, weights_of, asse
         ("the " * 200, {}, "128"),
         ("the cat", {"depth": "uls:9"}, "asks for 9 of 6 layers"),
         ("the cat", {"depth": Route((0,), 3)}, "for a model of 3 layers"),
-        ("the cat", {"depth": 7.5}, "depth is a route"),
+        ("the cat", {"depth": 7.5}, "depth is a route, or a share of the layers"),
         ("the cat", {"prompt_depth": "none"}, "Unknown prompt depth"),
         ("the cat", {"max_new_tokens": 0}, "max_new_tokens"),
         ("the cat", {"template": "chat"}, "no chat template"),

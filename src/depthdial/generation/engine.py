@@ -1,23 +1,26 @@
-"""Answers to prompts on a route: one full prefill of a batch, then shallow decoding, grouped by the route of each."""
+"""Answers to prompts: one full prefill of a batch, then shallow decoding, grouped by the route that each prompt takes.
+
+The route is the caller's, or a controller's that reads the prompt's hidden states on the way.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from depthdial.errors import InputError, check_choice
+from depthdial.generation.choosing import Chooser, Controller, choosing
 from depthdial.measure.batches import Runner
 from depthdial.measure.forced import by_route
 from depthdial.measure.plan import check_positive
 from depthdial.measure.templates import Prompter, resolve_template
-from depthdial.models.adapter import warn_if_outside
 from depthdial.models.decode import FinishReason, cut_at_end
 from depthdial.models.prompt import PROMPT_DEPTHS, Prefill, clock_sec, quiet_prompted_view
-from depthdial.routes import AnyRoute, RandomRoute, Route, require_depth
+from depthdial.routes import AnyRoute, Route
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Generation:
         route: the layers that ran for response tokens; `len(route)` of `route.n_layers`.
         prefill_sec, decode_sec: measured seconds of the batch that it was part of.
         batch_size: how many sequences that batch decoded together.
+        predicted: why a controller took this route: the quality that it predicted of each, by name. None without one.
+        price: what it asked of a route for each unit of cost, in quality. None without a controller.
     """
 
     prompt: str
@@ -39,6 +44,8 @@ class Generation:
     prefill_sec: float
     decode_sec: float
     batch_size: int
+    predicted: Mapping[str, float] | None = None
+    price: float | None = None
 
     @property
     def new_tokens(self) -> int:
@@ -55,7 +62,8 @@ def generate(
     tokenizer: Any,
     prompts: str | Sequence[str],
     *,
-    depth: AnyRoute | str = "full",
+    depth: AnyRoute | str | float | Controller = "full",
+    routes: Any = None,
     prompt_depth: str = "full",
     max_new_tokens: int = 64,
     template: str = "auto",
@@ -63,10 +71,15 @@ def generate(
     on_text: Callable[[str], None] | None = None,
     **sampling: Any,
 ) -> list[Generation]:
-    """Answer prompts with only the layers of a route.
+    """Answer prompts with only some of a model's layers.
 
     Args:
-        depth: a Route, its text (`"uls:50%"`), or a random rule, drawn once for each prompt by its place in the list.
+        depth: a Route, its text (`"uls:50%"`), or a random rule, drawn once for each prompt by its place in the list; a
+            number such as 0.5 for the best known route of at most half of the layers; or a SequenceController (or its
+            `online` form), which picks a route for every prompt. With a controller prompts run untouched by any adapter,
+            and so does the full route.
+        routes: with a number, the routes to choose from: a RouteFamily, its file, or a list; default: the best known ones
+            (those of the model's adapter, or that were searched for it). With a controller, its own or none.
         prompt_depth: `full` (the prompt, and so the first token, runs every layer) or `route`.
         template: `auto` (the model's chat template where it has one), `chat` or `plain`.
         on_text: called with pieces of the answer as they come; for a single prompt.
@@ -76,7 +89,8 @@ def generate(
         One Generation for each prompt, in order.
 
     Raises:
-        InputError: for a route that does not fit, an empty list, a prompt longer than the context, or an unknown argument.
+        InputError: for a route or controller that does not fit, an empty list, a prompt longer than the context, or an
+            unknown argument.
 
     Warns:
         RouteWarning: once, for a route that the model's adapter was not trained for.
@@ -86,8 +100,7 @@ def generate(
     check_positive(max_new_tokens, "max_new_tokens")
     check_positive(batch_size, "batch_size")
     runner = Runner.of(model, tokenizer)
-    route = _depth(depth, runner.n_layers)
-    warn_if_outside(model, route)
+    chooser = choosing(depth, runner, routes, prompt_depth)
     config = _generation_config(runner, max_new_tokens, sampling)
     prompter = Prompter(resolve_template(template, tokenizer), "prompt", tokenizer)
     encoded = [prompter.ids(prompt) for prompt in prompts]
@@ -95,7 +108,7 @@ def generate(
     answers: list[Generation] = []
     for start in range(0, len(prompts), batch_size):
         places = range(start, min(start + batch_size, len(prompts)))
-        answers += _answer_batch(runner, tokenizer, prompts, encoded, places, route, prompt_depth, config, on_text)
+        answers += _answer_batch(runner, tokenizer, prompts, encoded, places, chooser, config, on_text)
     return answers
 
 
@@ -105,24 +118,22 @@ def _answer_batch(
     prompts: Sequence[str],
     encoded: Sequence[Sequence[int]],
     places: range,
-    route: AnyRoute,
-    prompt_depth: str,
+    chooser: Chooser,
     config: Any,
     on_text: Callable[[str], None] | None,
 ) -> list[Generation]:
     answers: dict[int, Generation] = {}
-    full = runner.prefill_ids([encoded[i] for i in places]) if prompt_depth == "full" else None
-    for one, members in by_route([route.for_sequence(i) for i in places]).items():
+    batch = [encoded[i] for i in places]
+    choice = chooser(batch, places)
+    for one, members in by_route(choice.routes).items():
         chosen = [places[m] for m in members]
-        if full is not None:
-            ready = full.select(torch.tensor(members, device=runner.device))
-        else:
-            ready = runner.prefill_ids([encoded[i] for i in chosen], one)
-        streamer = None if on_text is None else _Pieces(tokenizer, on_text)
-        started = clock_sec(runner.device)
-        rows = _decode(runner, one, ready, config, streamer)
-        decode_sec = clock_sec(runner.device) - started
-        for i, tokens in zip(chosen, rows, strict=True):
+        with choice.running(runner.model, one):
+            ready = choice.prefilled(runner, batch, members, one)
+            streamer = None if on_text is None else _Pieces(tokenizer, on_text)
+            started = clock_sec(runner.device)
+            rows = _decode(runner, one, ready, config, streamer)
+            decode_sec = clock_sec(runner.device) - started
+        for m, i, tokens in zip(members, chosen, rows, strict=True):
             tokens, reason = cut_at_end(tokens, runner.eos_token_ids)
             answers[i] = Generation(
                 prompt=prompts[i],
@@ -133,6 +144,7 @@ def _answer_batch(
                 prefill_sec=ready.prefill_sec,
                 decode_sec=decode_sec,
                 batch_size=len(chosen),
+                **choice.why(m),
             )
     return [answers[i] for i in places]
 
@@ -155,14 +167,6 @@ def _generation_config(runner: Runner, max_new_tokens: int, sampling: dict[str, 
     settings = {"do_sample": False, **sampling}
     ends = list(runner.eos_token_ids) or None
     return GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=runner.pad_token_id, **settings)
-
-
-def _depth(depth: Any, n_layers: int) -> AnyRoute:
-    if isinstance(depth, str):
-        return Route.parse(depth, n_layers)
-    if isinstance(depth, Route | RandomRoute):
-        return require_depth(depth, n_layers)
-    raise InputError(f"depth is a route such as 'uls:50%' or a Route, not {depth!r}.")
 
 
 def _check(prompts: Sequence[Any], prompt_depth: str, on_text: Any) -> None:

@@ -241,7 +241,7 @@ class Scoring:
         route: AnyDepth,
         prefilled: Prefill,
         answers: Decoded | None,
-        forced: list[dict[str, float]],
+        forced: list[dict[str, Any]],
     ) -> list[dict[str, Any]]:
         rows: dict[int, list[dict[str, Any]]] = {}
         for one, members in self._groups(batch, route).items():
@@ -254,7 +254,7 @@ class Scoring:
                     "prompt_tokens": len(example.prompt_ids),
                     "reference_tokens": len(example.reference_ids),
                 }
-                scores = dict(forced[i])
+                scores: dict[str, Any] = dict(forced[i])
                 by_sample = scores.pop("by_sample", [{} for _ in range(self.options.samples or 1)])
                 answered = generated.get(i, [{} for _ in by_sample])
                 rows[i] = [

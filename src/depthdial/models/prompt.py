@@ -20,7 +20,7 @@ import torch
 from depthdial.errors import InputError
 from depthdial.models.adapter import warn_if_outside
 from depthdial.models.architectures import accepts, count_layers, unwrap
-from depthdial.models.pooling import Pooling, PooledStates
+from depthdial.models.pooling import PooledStates, Pooling
 from depthdial.models.untouched import adapter_modules
 from depthdial.models.view import PROMPTED_ATTRIBUTE, as_route, quiet_view
 from depthdial.routes import Route

@@ -1,0 +1,291 @@
+"""Sequence controllers: from the prompt alone, how good would each route's answer be, and which route is worth its price?
+
+The paper stops at an oracle that knows the answers (arXiv 2410.20022, section 4). A controller predicts the quality of every
+route from the prompt's hidden states, which a prompt at full depth leaves at no further cost, and picks the route with the
+greatest predicted quality minus price times cost. The price is set for a budget on rows of the fit, never on those that the
+controller is judged by.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from depthdial.choose.controller_card import ControllerCard
+from depthdial.choose.guarantee import Certificate
+from depthdial.choose.policy import OnlineBudget, choose_routes, price_for_budget
+from depthdial.choose.predictors.base import Predictor
+from depthdial.choose.predictors.fitting import restore_predictor
+from depthdial.errors import InputError
+from depthdial.files import read_json, write_atomically, write_json
+from depthdial.models.adapter import adapter_card, compare_weights
+from depthdial.models.architectures import count_layers, unwrap
+from depthdial.models.prompt import PromptDepth
+from depthdial.routes import Route, require_depth
+
+if TYPE_CHECKING:
+    from depthdial.measure.plan import ModelIdentity
+    from depthdial.measure.tasks import Task
+
+CONTROLLER_FILE, ARRAYS_FILE = "controller.json", "controller.safetensors"
+_FORMAT, _VERSION = "depthdial-controller", 1
+_CALIBRATION = "calibration.predicted"
+
+Budget = float | int | str
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceController:
+    """Predicts the quality of every route of a family and picks one for each sequence; made by `fit`.
+
+    Attributes:
+        card: what it is for and what it was made of.
+        predictor: of (n, n_features) features, (n, n_routes) qualities.
+        calibration: (n_fit, n_routes) qualities that were predicted for the rows of the fit by predictors that had not seen
+            them; prices for budgets are set on these.
+        price: quality per unit of cost, at which it picks.
+        certificate: what was certified of it at this price, or nothing.
+    """
+
+    card: ControllerCard
+    predictor: Predictor
+    calibration: np.ndarray
+    price: float
+    certificate: Certificate | None = None
+    _checked: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet, repr=False)
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        return self.card.routes
+
+    @property
+    def costs(self) -> np.ndarray:
+        """(n_routes,) in the controller's unit."""
+        return np.array(self.card.route_costs)
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """(n, n_routes) predicted qualities of (n, n_features) features, by `measure.prompt_features`."""
+        return self.predictor.predict(features)
+
+    def pick(self, predicted: np.ndarray) -> np.ndarray:
+        """(n,) places of the routes that are worth their price."""
+        return choose_routes(predicted, self.costs, self.price)
+
+    def at(self, budget: Budget) -> SequenceController:
+        """The same controller at the price that keeps a budget on the rows of the fit; it carries no certificate.
+
+        Args:
+            budget: mean cost of a sequence, in the controller's unit, or a share of the full route's cost such as "80%".
+
+        Raises:
+            InputError: if it is none, or below the cheapest route.
+        """
+        budget = budget_of(budget, self.card.full_cost)
+        return replace(self, price=price_for_budget(self.calibration, self.costs, budget), certificate=None)
+
+    def online(self, budget: Budget) -> OnlineController:
+        """A controller for a stream: its price follows what is spent, so that the budget holds whatever arrives.
+
+        A moving price is no setting that was certified, so it carries no certificate.
+        """
+        budget = budget_of(budget, self.card.full_cost)
+        return OnlineController(replace(self, certificate=None), OnlineBudget.start(self.calibration, self.costs, budget))
+
+    def certified(self, certificate: Certificate, price: float) -> SequenceController:
+        """The same controller at a certified price."""
+        return replace(self, price=price, certificate=certificate)
+
+    def check(self, model: Any) -> None:
+        """Refuse a model, or an adapter on it, that the controller was not fitted on. Reads a model's weights once.
+
+        Raises:
+            InputError: with the model that it is for, and this one.
+        """
+        base = unwrap(model)
+        if base in self._checked:
+            return
+        card, n_layers = self.card, count_layers(base)
+        is_same, held = compare_weights(base, card.weights_hash, card.dtype)
+        if n_layers != card.n_layers or not is_same:
+            own = adapter_card(model)
+            told = f"an adapter ({own.kind})" if own else "no adapter of Depthdial's"
+            raise InputError(
+                f"The controller is for {card.model} ({card.n_layers} layers, {card.dtype}, weights "
+                f"{card.weights_hash[:12]}), and this model has {n_layers} layers, {told} and {held}: load that model with "
+                "its adapter, or fit a controller for this one."
+            )
+        self._checked.add(base)
+
+    def check_routes(self, routes: Sequence[Route]) -> None:
+        """Refuse a family that is not the controller's.
+
+        Raises:
+            InputError: with the routes that it chooses among.
+        """
+        if {route.layers for route in routes} != {route.layers for route in self.routes}:
+            names = ", ".join(route.name for route in self.routes)
+            raise InputError(f"The controller chooses among other routes ({names}): give those, or fit one for these.")
+
+    def save_pretrained(self, folder: Path | str) -> Path:
+        """Write `controller.json` and `controller.safetensors` into a folder, each by atomic rename; the JSON's path."""
+        from safetensors.numpy import save_file
+
+        folder = Path(folder)
+        arrays = {f"predictor.{name}": np.ascontiguousarray(array) for name, array in self.predictor.arrays().items()}
+        arrays[_CALIBRATION] = np.ascontiguousarray(self.calibration)
+        write_atomically(folder / ARRAYS_FILE, lambda part: save_file(arrays, part))
+        document = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            **self.card.to_dict(),
+            "predictor": {"kind": self.predictor.kind, "settings": self.predictor.settings()},
+            "price": self.price,
+            "certificate": None if self.certificate is None else self.certificate.to_dict(),
+        }
+        return write_json(folder / CONTROLLER_FILE, document)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> SequenceController:
+        """Read what `save_pretrained` wrote. Nothing is unpickled.
+
+        Raises:
+            InputError: if the folder holds no controller, or one that is damaged or of another version.
+        """
+        path = Path(folder) / CONTROLLER_FILE
+        document = read_json(path, "controller")
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
+            raise InputError(f"{path} is not a controller of Depthdial's: make one with `depthdial controller fit`.")
+        if document.get("version") != _VERSION:
+            raise InputError(f"{path} is of version {document.get('version')!r}, not {_VERSION}: fit the controller again.")
+        card, arrays = ControllerCard.from_dict(document), _arrays(path.with_name(ARRAYS_FILE))
+        try:
+            calibration = arrays.pop(_CALIBRATION)
+            parts = {name.removeprefix("predictor."): array for name, array in arrays.items()}
+            predictor = restore_predictor(document["predictor"]["kind"], document["predictor"]["settings"], parts)
+            price, kept = float(document["price"]), document["certificate"]
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"The controller in {folder} is damaged ({error!r}): fit it again.") from error
+        n_routes, n_features = len(card.routes), card.features.n_features
+        fits = calibration.ndim == 2 and calibration.shape[1] == n_routes and np.isfinite(calibration).all()
+        if not fits or (predictor.n_routes, predictor.n_features) != (n_routes, n_features) or not price >= 0:
+            raise InputError(f"The controller in {folder} is damaged (its parts do not fit each other): fit it again.")
+        return cls(card, predictor, calibration, price, None if kept is None else Certificate.from_dict(kept))
+
+    @classmethod
+    def fit(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        *,
+        task: Task,
+        routes: Any = None,
+        budget: Budget = "80%",
+        metric: str = "agreement",
+        cost: str = "layers",
+        predictor: str = "ridge",
+        prompt_depth: PromptDepth = "full",
+        response_tokens: int = 64,
+        batch_size: int = 16,
+        n_folds: int = 5,
+        seed: int = 0,
+        out: Path | str | None = None,
+        identity: ModelIdentity | None = None,
+        progress: bool = False,
+    ) -> SequenceController:
+        """Measure every route on the rows of a task and learn to predict it from the prompts.
+
+        Args:
+            model: the full model, with or without an adapter. With one, its routes run with it and the full route without.
+            task: train or validation rows; hundreds, better thousands.
+            routes: a RouteFamily, its file, or routes and their texts, the full one among them; default: those that the
+                model's adapter was trained for, or the model's best known ones (`best_known_routes`).
+            budget: mean cost of a sequence, in the unit of `cost`, or a share of the full route's such as "80%"; another one
+                can be set later with `at`.
+            metric: `agreement` with the full model, teacher-forced on its own greedy answer, or `rouge_l`, for which every
+                route answers.
+            cost: what is spent: `layers`, `flops` of a response token, or `ms` of a decoding step, measured here.
+            predictor: `ridge`, `trees` (needs LightGBM), `mlp`, or `auto` for the one that cross-validates best.
+            prompt_depth: `full`, or `route`: then only the layers that all routes share run before the choice.
+            response_tokens: the longest answer.
+            n_folds: of cross-validation, on whose predictions the prices are set.
+            out: a folder for the measured rows; a stopped run goes on there. The controller is saved there too.
+
+        Raises:
+            InputError: for a test split, too few rows, a family without the full route, features that are all constant, or
+                a bad argument; before anything runs, where that can be told.
+        """
+        from depthdial.choose.controller_fit import FitSettings, fit_controller
+
+        settings = FitSettings(budget, metric, cost, predictor, prompt_depth, response_tokens, batch_size, n_folds, seed)
+        return fit_controller(
+            model, tokenizer, task=task, routes=routes, settings=settings, out=out, identity=identity, progress=progress
+        )
+
+
+@dataclass
+class OnlineController:
+    """A controller on a stream of unknown length, within a running budget; it remembers what it has spent.
+
+    Attributes:
+        controller: predicts; its own price is only where the stream's starts.
+        state: the running budget (see `policy.OnlineBudget` for what it promises).
+    """
+
+    controller: SequenceController
+    state: OnlineBudget
+
+    def pick(self, predicted: np.ndarray) -> np.ndarray:
+        """(n,) places of the routes of the next n sequences, in order of arrival."""
+        chosen, self.state = self.state.run(predicted, self.controller.costs)
+        return chosen
+
+
+def budget_of(budget: Budget, full_cost: float) -> float:
+    """A budget in the unit of costs, from such a number or a share of the full route's cost ("80%").
+
+    Raises:
+        InputError: if it is neither.
+    """
+    text = str(budget).strip()
+    try:
+        value = float(text.removesuffix("%")) * (full_cost / 100 if text.endswith("%") else 1)
+    except ValueError:
+        value = float("nan")
+    if isinstance(budget, bool) or not 0 < value < float("inf"):
+        raise InputError(
+            f"The budget is {budget!r}: give a mean cost such as 24, or a share of the full cost such as '80%'."
+        )
+    return value
+
+
+def routes_of(routes: Any, n_layers: int) -> tuple[Route, ...]:
+    """Routes, cheapest first, from a RouteFamily, the text of `--routes`, or a list of routes and texts."""
+    from depthdial.families import RouteFamily, read_routes
+
+    if isinstance(routes, RouteFamily):
+        found: Sequence[Any] = routes.routes
+    elif isinstance(routes, str | Path):
+        found = read_routes(str(routes), n_layers)
+    else:
+        found = [part for one in routes for part in (read_routes(one, n_layers) if isinstance(one, str) else [one])]
+    kept = dict.fromkeys(require_depth(route, n_layers) for route in found)
+    return tuple(sorted(kept, key=lambda route: route.cost_layers))  # type: ignore[arg-type,return-value]
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise InputError(f"There is no {path}, which belongs to the controller beside it: fit it again.") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is not a readable safetensors file: fit the controller again.") from error

@@ -1,0 +1,111 @@
+"""What a sequence controller is for and what it was made of: the part of it that is written as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, get_args
+
+from depthdial.errors import InputError, check_choice
+from depthdial.families import RouteFamily, named_route
+from depthdial.measure.prompt_features import FeatureSpec
+from depthdial.models.prompt import PromptDepth
+from depthdial.routes import Route
+
+# Qualities that a controller can predict: in [0, 1], more is better.
+METRICS = ("agreement", "rouge_l")
+
+
+@dataclass(frozen=True)
+class ControllerCard:
+    """The contents of `controller.json`, but for what the predictor and the policy keep beside it.
+
+    Attributes:
+        model: name of the model, with its adapter's kind.
+        weights_hash, dtype: of the model and its adapter together.
+        routes: cheapest first, the full one among them. Of a model with an adapter that one is the untouched full model.
+        metric: what is predicted of every route.
+        cost_unit: `layers`, `flops` or `ms`, in which budgets and prices count.
+        route_costs: of each route: layers run, FLOPs of a response token, or measured milliseconds of a decoding step.
+        prompt_depth: how prompts run; with `route` only the layers that all routes share run before the choice.
+        features: of a prompt.
+        template, max_prompt_tokens: how the prompts of the fit were made.
+        response_tokens: on how many tokens of an answer the metric was taken, at most.
+        r2: of each route, cross-validated on the fitting rows; None where the quality is constant.
+        means: of each route, on the fitting rows.
+        fitted_on: JSON-ready record of the rows (task, split, size, prompt hashes, seed), versions and hardware.
+
+    Raises:
+        InputError: if the family has no full route, or parts do not fit each other.
+    """
+
+    model: str
+    weights_hash: str
+    dtype: str
+    n_layers: int
+    routes: tuple[Route, ...]
+    metric: str
+    cost_unit: str
+    route_costs: tuple[float, ...]
+    prompt_depth: PromptDepth
+    features: FeatureSpec
+    template: str
+    max_prompt_tokens: int | None
+    response_tokens: int
+    r2: tuple[float | None, ...]
+    means: tuple[float, ...]
+    fitted_on: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        check_family(self.routes, self.n_layers)
+        check_choice("metric of a controller", self.metric, METRICS)
+        check_choice("prompt depth", self.prompt_depth, get_args(PromptDepth))
+        parts = (self.route_costs, self.r2, self.means)
+        if any(len(part) != len(self.routes) for part in parts) or not all(cost > 0 for cost in self.route_costs):
+            raise InputError("A controller needs a cost above 0, a mean and an R2 for each of its routes.")
+
+    @property
+    def full(self) -> int:
+        """The place of the full route."""
+        return next(i for i, route in enumerate(self.routes) if route.is_full)
+
+    @property
+    def full_cost(self) -> float:
+        return self.route_costs[self.full]
+
+    def to_dict(self) -> dict[str, Any]:
+        document = {f.name: getattr(self, f.name) for f in fields(self)}
+        routes = [{"name": route.name, "layers": str(route)} for route in self.routes]
+        return {**document, "routes": routes, "features": self.features.settings(), "fitted_on": dict(self.fitted_on)}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> ControllerCard:
+        """The card that `to_dict` wrote; InputError if it cannot be one."""
+        try:
+            given = {f.name: document[f.name] for f in fields(cls)}
+            n_layers = given["n_layers"]
+            given["routes"] = tuple(named_route(entry["layers"], n_layers, entry["name"]) for entry in given["routes"])
+            given["features"] = FeatureSpec.restore(given["features"])
+            for name in ("route_costs", "r2", "means"):
+                given[name] = tuple(None if x is None else float(x) for x in given[name])
+            return cls(**given)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = str(error).rstrip(".") if isinstance(error, InputError) else repr(error)
+            raise InputError(f"The stored controller is damaged ({reason}): fit it again.") from error
+
+
+def check_family(routes: Sequence[Any], n_layers: int) -> None:
+    """Refuse routes that a controller cannot choose among.
+
+    Raises:
+        InputError: for fewer than two routes, a random rule, two of one name, another depth, or no full route.
+    """
+    rule = next((route for route in routes if not isinstance(route, Route)), None)
+    if rule is not None:
+        raise InputError(f"A controller chooses among fixed routes, and {rule.name!r} is none: leave it out.")
+    RouteFamily("controller", n_layers, tuple(routes))  # its rules are the rules here
+    if not any(route.is_full for route in routes):
+        names = ", ".join(route.name for route in routes)
+        raise InputError(f"The family ({names}) has no full route: add 'full', for sequences that need every layer.")
+    if len(routes) < 2:
+        raise InputError("A controller needs two routes or more to choose among: add one that skips layers.")

@@ -1,0 +1,196 @@
+"""Fit a sequence controller: measure the routes on rows of a task, learn to predict them, set a price for the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from depthdial.choose.controller import Budget, SequenceController, budget_of, routes_of
+from depthdial.choose.controller_card import METRICS, ControllerCard, check_family
+from depthdial.choose.controller_rows import MeasuredRows, RowSettings, measure_rows
+from depthdial.choose.policy import price_for_budget
+from depthdial.choose.predictors.base import LEAST_ROWS
+from depthdial.choose.predictors.fitting import KINDS, choose_kind, fit_predictor, score
+from depthdial.choose.search.costs import COSTS, layer_flops, layer_ms, layers_alike
+from depthdial.errors import InputError, check_choice
+from depthdial.measure.apart import prompt_hashes, require_no_test_split
+from depthdial.measure.batches import Runner
+from depthdial.measure.plan import ModelIdentity, check_positive
+from depthdial.measure.prompt_features import FeatureSpec
+from depthdial.measure.provenance import environment
+from depthdial.measure.tasks import EncodedExample, Task, encode
+from depthdial.measure.templates import resolve_template
+from depthdial.models.architectures import count_layers, unwrap
+from depthdial.models.known_routes import best_known_routes
+from depthdial.models.prompt import PROMPT_DEPTHS, PromptDepth
+from depthdial.models.weights import weights_hash
+from depthdial.routes import Route
+
+AUTO = "auto"
+MEASURED = "measured"
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a controller is fitted; see `SequenceController.fit`.
+
+    Raises:
+        InputError: for a value that is none.
+    """
+
+    budget: Budget = "80%"
+    metric: str = "agreement"
+    cost: str = "layers"
+    predictor: str = "ridge"
+    prompt_depth: PromptDepth = "full"
+    response_tokens: int = 64
+    batch_size: int = 16
+    n_folds: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("metric of a controller", self.metric, METRICS)
+        check_choice("cost", self.cost, COSTS)
+        check_choice("predictor", self.predictor, (*KINDS, AUTO))
+        check_choice("prompt depth", self.prompt_depth, PROMPT_DEPTHS)
+        for name in ("response_tokens", "batch_size", "n_folds"):
+            check_positive(getattr(self, name), name)
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+            raise InputError(f"The seed must be a whole number of at least 0, not {self.seed!r}.")
+        budget_of(self.budget, 1.0)
+
+    def rows(self, routes: tuple[Route, ...], *more: str) -> RowSettings:
+        """How rows are measured: `more` metrics beside the one that is predicted."""
+        wanted = ("kl", "agreement", self.metric, *more)
+        metrics = tuple(dict.fromkeys(wanted))
+        return RowSettings(routes, self.prompt_depth, metrics, self.response_tokens, self.batch_size)
+
+
+def fit_controller(
+    model: Any,
+    tokenizer: Any,
+    *,
+    task: Task,
+    routes: Any,
+    settings: FitSettings,
+    out: Path | str | None,
+    identity: ModelIdentity | None,
+    progress: bool,
+) -> SequenceController:
+    """See `SequenceController.fit`."""
+    require_no_test_split(task, "fit a controller")
+    if len(task.examples) < max(LEAST_ROWS, settings.n_folds):
+        raise InputError(
+            f"{len(task.examples)} rows are too few to fit a controller: give {max(LEAST_ROWS, settings.n_folds)} or more, "
+            "better a thousand."
+        )
+    runner = Runner.of(model, tokenizer)
+    family = routes_of(best_known_routes(model) if routes is None else routes, runner.n_layers)
+    check_family(family, runner.n_layers)
+    spec = feature_spec(model, family, settings.prompt_depth)
+    identity = identity or ModelIdentity.of(model)
+    folder = None if out is None else Path(out)
+    rows = measure_rows(
+        model,
+        tokenizer,
+        task,
+        settings.rows(family),
+        spec,
+        out=None if folder is None else folder / MEASURED,
+        identity=identity,
+        progress=progress,
+    )
+    costs = route_costs(settings.cost, runner, encode(task, tokenizer, context_tokens=runner.context_tokens), family)
+    controller = fit_rows(rows, _card(model, tokenizer, task, family, settings, spec, identity, costs), settings)
+    if folder is not None:
+        controller.save_pretrained(folder)
+    return controller
+
+
+def fit_rows(
+    rows: MeasuredRows, card: ControllerCard, settings: FitSettings, keep: np.ndarray | None = None
+) -> SequenceController:
+    """A controller of measured rows, or of those in `keep`.
+
+    `card` says what it is for; its scores are filled in here.
+    """
+    values = rows.values(card.metric, card.routes)
+    features = rows.features
+    if keep is not None:
+        values, features = values[keep], features[keep]
+    kinds = ("ridge", "mlp", "trees") if settings.predictor == AUTO else (settings.predictor,)
+    options: dict[str, Any] = {"groups": card.features.groups, "seed": settings.seed}
+    chosen = choose_kind(features, values, kinds, n_folds=settings.n_folds, **options)
+    calibration = chosen.predictions[chosen.kind]
+    scored = score(chosen.kind, calibration, values)
+    about = {**card.fitted_on, "cross_validated_mse": {one.kind: one.mse for one in chosen.scores}}
+    whole = ControllerCard(
+        **{**vars(card), "r2": scored.r2, "means": tuple(values.mean(axis=0).tolist()), "fitted_on": about}
+    )
+    costs = np.array(card.route_costs)
+    price = price_for_budget(calibration, costs, budget_of(settings.budget, card.full_cost))
+    return SequenceController(whole, fit_predictor(chosen.kind, features, values, **options), calibration, price)
+
+
+def feature_spec(model: Any, routes: Sequence[Route], prompt_depth: PromptDepth) -> FeatureSpec:
+    """The features of a model's prompts for a family of routes."""
+    base = unwrap(model)
+    embeddings: Any = base.get_input_embeddings()
+    width = embeddings.weight.shape[1]
+    hidden = getattr(base.config.get_text_config(decoder=True), "hidden_size", None) or width
+    return FeatureSpec.of(count_layers(base), int(hidden), routes, prompt_depth)
+
+
+def route_costs(unit: str, runner: Runner, examples: Sequence[EncodedExample], routes: Sequence[Route]) -> tuple[float, ...]:
+    """What a response token costs on each route: layers, FLOPs behind a prompt of median length, or measured ms."""
+    by_length = sorted(examples, key=lambda example: len(example.prompt_ids))
+    median = by_length[len(by_length) // 2]
+    if unit == "ms":
+        costs = layer_ms(runner, median)
+    elif unit == "flops":
+        costs = layer_flops(runner.model, len(median.prompt_ids))
+    else:
+        costs = layers_alike(runner.n_layers)
+    return tuple(float(costs.of(route)) for route in routes)
+
+
+def _card(
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    routes: tuple[Route, ...],
+    settings: FitSettings,
+    spec: FeatureSpec,
+    identity: ModelIdentity,
+    costs: tuple[float, ...],
+) -> ControllerCard:
+    return ControllerCard(
+        model=identity.name,
+        weights_hash=weights_hash(unwrap(model)),
+        dtype=identity.dtype,
+        n_layers=spec.n_layers,
+        routes=routes,
+        metric=settings.metric,
+        cost_unit=settings.cost,
+        route_costs=costs,
+        prompt_depth=settings.prompt_depth,
+        features=spec,
+        template=resolve_template(task.template, tokenizer),
+        max_prompt_tokens=task.max_prompt_tokens,
+        response_tokens=settings.response_tokens,
+        r2=(None,) * len(routes),
+        means=(0.0,) * len(routes),
+        fitted_on={
+            "task": task.name,
+            "split": task.split,
+            "source": task.source_fingerprint,
+            "n_sequences": len(task.examples),
+            "prompts": list(prompt_hashes(task)),
+            **{name: getattr(settings, name) for name in ("seed", "n_folds", "batch_size")},
+            **environment(),
+        },
+    )

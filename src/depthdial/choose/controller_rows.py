@@ -1,0 +1,159 @@
+"""What a controller is fitted to and judged by: features of prompts, and the quality of every route behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from depthdial.choose.score_table import read_samples, read_scores
+from depthdial.measure.apart import prompt_hashes
+from depthdial.measure.plan import ModelIdentity, make_plan
+from depthdial.measure.prompt_features import FeatureSpec, prompt_features
+from depthdial.measure.sweep import sweep
+from depthdial.measure.tasks import Task
+from depthdial.models.prompt import PromptDepth
+from depthdial.routes import Route
+
+# Where the parts of one measurement are, in its folder.
+SCORES, FEATURES, KNOWN = "scores", "features", "known"
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """How rows are measured; rows of a fit, of an evaluation and of a certificate are measured alike.
+
+    Attributes:
+        routes: of the family, cheapest first.
+        metrics: what is measured beside agreement; `rouge_l` and `answer_nll` need answers from every route.
+        response_tokens: the longest answer, of the full model and of the routes.
+    """
+
+    routes: tuple[Route, ...]
+    prompt_depth: PromptDepth = "full"
+    metrics: tuple[str, ...] = ("kl", "agreement")
+    response_tokens: int = 64
+    batch_size: int = 16
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredRows:
+    """Sequences with their features and the quality of every route.
+
+    Attributes:
+        sequence_ids, prompts: (n,) ids, and hashes of the prompts (`measure.apart`).
+        features: (n, n_features) fp32.
+        table: the sweep's rows, in the order of the sequences within each route.
+    """
+
+    sequence_ids: tuple[str, ...]
+    prompts: tuple[str, ...]
+    features: np.ndarray
+    table: pa.Table
+
+    def values(self, metric: str, routes: Sequence[Route]) -> np.ndarray:
+        """(n, n_routes) of one metric, in the order of `routes`.
+
+        Raises:
+            InputError: if a row lacks it.
+        """
+        found = read_scores(
+            self.table,
+            metric=metric,
+            cost="layers_run",
+            sequence="sequence_id",
+            route="route",
+            full_route=None,
+            weight_by=None,
+        )
+        return _in_order(found.values, found.sequence_ids, found.routes, self.sequence_ids, routes)
+
+
+def measure_rows(
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    settings: RowSettings,
+    spec: FeatureSpec,
+    *,
+    out: Path | None,
+    identity: ModelIdentity,
+    progress: bool = False,
+) -> MeasuredRows:
+    """Measure every sequence of a task; in a folder, a stopped run goes on.
+
+    The full route is the untouched full model, whose own greedy answer agreement is taken on, and prompts at full depth run
+    untouched: one pass over a prompt gives its features and serves every route.
+    """
+    common: dict[str, Any] = {"prompt_depth": settings.prompt_depth, "identity": identity}
+    plan = make_plan(model, tokenizer, task, settings.routes, settings={}, **common)
+    features = prompt_features(
+        plan, spec, batch_size=settings.batch_size, out=None if out is None else out / FEATURES, progress=progress
+    )
+    table = sweep(
+        model,
+        tokenizer,
+        task=task,
+        routes=settings.routes,
+        metrics=settings.metrics,
+        max_new_tokens=settings.response_tokens,
+        fidelity_tokens=settings.response_tokens,
+        batch_size=settings.batch_size,
+        full_untouched=True,
+        out=None if out is None else out / SCORES,
+        progress=progress,
+        **common,
+    )
+    return MeasuredRows(features.sequence_ids, prompt_hashes(task), features.matrix, table)
+
+
+def measure_known(
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    settings: RowSettings,
+    sequence_ids: Sequence[str],
+    *,
+    samples: int,
+    out: Path | None,
+    identity: ModelIdentity,
+    progress: bool = False,
+) -> np.ndarray:
+    """(n, n_routes, samples) agreement on answers that are drawn from the full model at temperature 1.
+
+    What could be known of a prompt from other answers to it: the predictable oracle chooses on these, and is paid the
+    agreement on the greedy answer.
+    """
+    table = sweep(
+        model,
+        tokenizer,
+        task=task,
+        routes=settings.routes,
+        metrics=("agreement",),
+        samples=samples,
+        max_new_tokens=settings.response_tokens,
+        fidelity_tokens=settings.response_tokens,
+        batch_size=max(1, 2 * settings.batch_size // samples),  # all samples of a batch decode together
+        prompt_depth=settings.prompt_depth,
+        full_untouched=True,
+        out=None if out is None else out / KNOWN,
+        identity=identity,
+        progress=progress,
+    )
+    found = read_samples(
+        table, metric="agreement", cost="layers_run", sequence="sequence_id", route="route", sample="sample"
+    )
+    return _in_order(found.values, found.sequence_ids, found.routes, sequence_ids, settings.routes)
+
+
+def _in_order(
+    values: np.ndarray, ids: Sequence[Any], names: Sequence[str], wanted_ids: Sequence[str], routes: Sequence[Route]
+) -> np.ndarray:
+    """An array (n, n_routes, ..) in the order of these sequences and routes."""
+    rows = {name: i for i, name in enumerate(ids)}
+    columns = [list(names).index(route.name) for route in routes]
+    return values[[rows[name] for name in wanted_ids]][:, columns]

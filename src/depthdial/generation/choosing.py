@@ -1,0 +1,123 @@
+"""Which route each prompt of a batch takes, and on what: a fixed route, a rule, or a controller that reads the prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from depthdial.choose.controller import OnlineController, SequenceController, routes_of
+from depthdial.errors import InputError
+from depthdial.measure.batches import Runner
+from depthdial.measure.prompt_features import features_of, watched_prefill
+from depthdial.models.adapter import warn_if_outside
+from depthdial.models.known_routes import best_known_routes, check_share, route_within
+from depthdial.models.prompt import Prefill
+from depthdial.models.untouched import untouched
+from depthdial.routes import AnyRoute, RandomRoute, Route, require_depth
+
+Controller = SequenceController | OnlineController
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The routes of one batch.
+
+    Attributes:
+        routes: one a prompt.
+        full: the full pass over the batch's prompts that every route continues on; None where each route runs its own.
+        predicted: (n_prompts, n_routes) qualities that a controller predicted of the routes called `names`, and the price
+            that they were weighed at; None without a controller.
+    """
+
+    routes: tuple[Route, ...]
+    full: Prefill | None
+    predicted: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+    price: float | None = None
+
+    def running(self, model: Any, route: Route) -> AbstractContextManager[None]:
+        """With a controller the full route is the untouched full model."""
+        return untouched(model) if self.predicted is not None and route.is_full else nullcontext()
+
+    def prefilled(self, runner: Runner, prompts: Sequence[Sequence[int]], members: Sequence[int], route: Route) -> Prefill:
+        """The prompts of some members of the batch, ready to be continued on `route`."""
+        if self.full is not None:
+            return self.full.select(torch.tensor(members, device=runner.device))
+        return runner.prefill_ids([prompts[m] for m in members], route)
+
+    def why(self, member: int) -> dict[str, Any]:
+        """Of one prompt, for its Generation."""
+        if self.predicted is None:
+            return {}
+        return {"predicted": dict(zip(self.names, self.predicted[member].tolist(), strict=True)), "price": self.price}
+
+
+# From the token ids of a batch's prompts and their places in the whole list.
+Chooser = Callable[[Sequence[Sequence[int]], range], Choice]
+
+
+def choosing(depth: Any, runner: Runner, routes: Any, prompt_depth: str) -> Chooser:
+    """What `generate` does with its `depth`.
+
+    Raises:
+        InputError: for a depth that is none, or does not fit the model or the other arguments.
+
+    Warns:
+        RouteWarning: for a route that the model's adapter was not trained for, or a share of a model of which nothing is known.
+    """
+    if isinstance(depth, Controller):
+        return _controlled(depth, runner, routes, prompt_depth)
+    if isinstance(depth, int | float) and not isinstance(depth, bool):
+        share = check_share(depth)
+        known = best_known_routes(runner.model) if routes is None else routes_of(routes, runner.n_layers)
+        depth = route_within(known, share)
+    elif routes is not None:
+        raise InputError(
+            "routes= says what a depth in numbers, such as 0.5, is chosen from: leave it out, or give a number."
+        )
+    return _fixed(_route(depth, runner.n_layers), runner, prompt_depth)
+
+
+def _fixed(route: AnyRoute, runner: Runner, prompt_depth: str) -> Chooser:
+    warn_if_outside(runner.model, route, stacklevel=5)
+
+    def choose(prompts: Sequence[Sequence[int]], places: range) -> Choice:
+        full = runner.prefill_ids(prompts) if prompt_depth == "full" else None
+        return Choice(tuple(route.for_sequence(i) for i in places), full)
+
+    return choose
+
+
+def _controlled(depth: Controller, runner: Runner, routes: Any, prompt_depth: str) -> Chooser:
+    controller = depth.controller if isinstance(depth, OnlineController) else depth
+    controller.check(runner.model)
+    if routes is not None:
+        controller.check_routes(routes_of(routes, runner.n_layers))
+    if controller.card.prompt_depth != prompt_depth:
+        own = controller.card.prompt_depth
+        raise InputError(f"The controller was fitted with prompt_depth={own!r}: generate with that, or fit another one.")
+    spec, names = controller.card.features, tuple(route.name for route in controller.routes)
+
+    def choose(prompts: Sequence[Sequence[int]], places: range) -> Choice:
+        prefilled = watched_prefill(runner, prompts, spec)
+        predicted = controller.predict(features_of(prefilled, spec))
+        price = depth.state.price if isinstance(depth, OnlineController) else controller.price
+        picked = tuple(controller.routes[i] for i in depth.pick(predicted).tolist())
+        return Choice(picked, prefilled if prompt_depth == "full" else None, predicted, names, price)
+
+    return choose
+
+
+def _route(depth: Any, n_layers: int) -> AnyRoute:
+    if isinstance(depth, str):
+        return Route.parse(depth, n_layers)
+    if isinstance(depth, Route | RandomRoute):
+        return require_depth(depth, n_layers)
+    raise InputError(
+        f"depth is a route such as 'uls:50%', a Route, a share of the layers such as 0.5, or a controller, not {depth!r}."
+    )

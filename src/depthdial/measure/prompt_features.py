@@ -1,0 +1,187 @@
+"""What a controller knows of a sequence before it is answered: pooled hidden states of its prompt, and a few plain numbers.
+
+With prompts at full depth their states are there anyway, and pooling them costs next to nothing. With prompts on the route
+only the first layers that all routes share can run before a route is chosen, and only their states are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from depthdial.errors import InputError, check_choice
+from depthdial.measure.batches import Runner, batched
+from depthdial.measure.plan import Plan
+from depthdial.measure.results import RunSettings, UnitStore, unit_name
+from depthdial.measure.tasks import EncodedExample
+from depthdial.models.prompt import PROMPT_DEPTHS, Prefill, PromptDepth
+from depthdial.models.untouched import untouched
+from depthdial.progress import progress_bar
+from depthdial.routes import Route
+
+POOLINGS = ("last", "mean")
+_LENGTH = "log_prompt_tokens"
+# Of the first response token's distribution, which a prompt at full depth has given.
+_FIRST_TOKEN = ("first_token_entropy", "first_token_probability", "first_token_margin")
+_COLUMNS = {"sequence_id": pa.string(), "features": pa.list_(pa.float32())}
+_QUARTERS = (0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Which features, and which layers a prompt runs for them.
+
+    Attributes:
+        n_layers: of the model.
+        prompt_layers: how many of its first layers the prompt has run when its features are taken.
+        watched: layers, 0-based, after which hidden states are pooled (last token and mean).
+        width: of the hidden states.
+    """
+
+    n_layers: int
+    prompt_layers: int
+    watched: tuple[int, ...]
+    width: int
+
+    @classmethod
+    def of(cls, n_layers: int, width: int, routes: Sequence[Route], prompt_depth: PromptDepth) -> FeatureSpec:
+        """States after each quarter of the layers, or after the last one that all routes share from the first layer on.
+
+        Raises:
+            InputError: for prompts on the route, if the routes do not even share the first layer.
+        """
+        check_choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
+        if prompt_depth == "full":
+            watched = sorted({max(1, round(share * n_layers)) - 1 for share in _QUARTERS})
+            return cls(n_layers, n_layers, tuple(watched), width)
+        shared = next((i for i in range(n_layers) if any(i not in route.layers for route in routes)), n_layers)
+        if shared == 0:
+            raise InputError(
+                "The routes do not share the first layer, so with prompt_depth='route' nothing is known of a prompt before "
+                "a route is chosen: use prompt_depth='full', or routes that keep layer 0."
+            )
+        return cls(n_layers, shared, (shared - 1,), width)
+
+    @property
+    def is_full(self) -> bool:
+        return self.prompt_layers == self.n_layers
+
+    @property
+    def route(self) -> Route:
+        """What the prompt runs before its features are taken."""
+        return Route(tuple(range(self.prompt_layers)), self.n_layers)
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """Names of the plain numbers, which are the first features."""
+        return (_LENGTH, *_FIRST_TOKEN) if self.is_full else (_LENGTH,)
+
+    @cached_property
+    def groups(self) -> tuple[slice, ...]:
+        """The columns that belong together: the plain numbers, then a hidden state each, layer by layer."""
+        n = len(self.scalars)
+        starts = range(n, self.n_features, self.width)
+        return (slice(0, n), *(slice(start, start + self.width) for start in starts))
+
+    @property
+    def n_features(self) -> int:
+        return len(self.scalars) + len(self.watched) * len(POOLINGS) * self.width
+
+    def settings(self) -> dict[str, Any]:
+        """JSON-ready; `restore` reads it."""
+        names = ("n_layers", "prompt_layers", "width")
+        return {**{name: getattr(self, name) for name in names}, "watched": list(self.watched)}
+
+    @classmethod
+    def restore(cls, document: Mapping[str, Any]) -> FeatureSpec:
+        """The specification that `settings` wrote; InputError if it cannot be one."""
+        try:
+            spec = cls(document["n_layers"], document["prompt_layers"], tuple(document["watched"]), document["width"])
+            sizes = (spec.n_layers, spec.prompt_layers, spec.width)
+            is_sound = all(isinstance(n, int) and n > 0 for n in sizes) and spec.prompt_layers <= spec.n_layers
+            if not (is_sound and spec.watched and all(0 <= layer < spec.prompt_layers for layer in spec.watched)):
+                raise ValueError(f"{document!r}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"The stored features are damaged ({error}): fit the controller again.") from error
+        return spec
+
+
+@dataclass(frozen=True, eq=False)
+class PromptFeatures:
+    """Features of sequences: `matrix` is (n_sequences, n_features) in fp32, in the order of `sequence_ids`."""
+
+    sequence_ids: tuple[str, ...]
+    matrix: np.ndarray
+
+
+def features_of(prefilled: Prefill, spec: FeatureSpec) -> np.ndarray:
+    """(n_sequences, n_features) of a batch whose pass watched `spec.watched`.
+
+    Raises:
+        InputError: if they are not finite.
+    """
+    pooled = prefilled.pooled
+    assert pooled is not None and pooled.layers == spec.watched
+    scalars = [prefilled.attention_mask.sum(dim=1).float().log()]
+    if spec.is_full:
+        log_probabilities = prefilled.logits[:, -1].float().log_softmax(-1)
+        probabilities = log_probabilities.exp()
+        # An impossible token adds nothing to the entropy, and its logarithm is not to be multiplied with.
+        entropy = -(probabilities * log_probabilities.clamp(min=-1e4)).sum(-1)
+        top = probabilities.topk(2, dim=-1).values
+        scalars += [entropy, top[:, 0], top[:, 0] - top[:, 1]]
+    # Layer by layer, of each the last token and then the mean: the order of `FeatureSpec.groups`.
+    states = torch.stack([pooled.last, pooled.mean], dim=2).flatten(1)
+    found = torch.cat([torch.stack(scalars, dim=1).to(states), states], dim=1).cpu().numpy()
+    if not np.isfinite(found).all():
+        raise InputError("A prompt's hidden states are not finite, so nothing can be told from them: try --dtype float32.")
+    return found
+
+
+def watched_prefill(runner: Runner, prompts: Sequence[Sequence[int]], spec: FeatureSpec) -> Prefill:
+    """The pass that features are taken of: through the untouched model, at full depth or through the shared layers."""
+    with untouched(runner.model):
+        return runner.prefill_ids(prompts, spec.route, watch=spec.watched)
+
+
+def prompt_features(
+    plan: Plan, spec: FeatureSpec, *, batch_size: int, out: Path | None = None, progress: bool = False
+) -> PromptFeatures:
+    """Features of all of a plan's sequences; in a folder, a stopped run goes on.
+
+    Raises:
+        InputError: if they are not finite, or `out` belongs to another run.
+    """
+    settings = {name: value for name, value in plan.run.settings.items() if name in _ABOUT}
+    run = RunSettings({"kind": "features", "batch_size": batch_size, **settings, **spec.settings()})
+    store = UnitStore(run, _COLUMNS, out)
+    batches = list(batched(plan.examples, batch_size))
+    names = [unit_name([example.id for example in batch], "features") for batch in batches]
+    with progress_bar("features", len(batches), show=progress) as advance:
+        for name, batch in zip(names, batches, strict=True):
+            if not store.has(name):
+                store.write(name, _rows(plan.runner, batch, spec))
+            advance(1)
+    table = store.collect(names)
+    flat = table.column("features").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    ids = tuple(table.column("sequence_id").to_pylist())
+    return PromptFeatures(ids, flat.reshape(len(ids), spec.n_features).astype(np.float32))
+
+
+# What of a measurement's settings decides about the features of its sequences.
+_ABOUT = (
+    *("model", "weights_hash", "dtype", "device", "attention"),
+    *("task", "split", "template", "first_prompt", "seed", "source", "max_prompt_tokens"),
+)
+
+
+def _rows(runner: Runner, batch: Sequence[EncodedExample], spec: FeatureSpec) -> list[dict[str, Any]]:
+    found = features_of(watched_prefill(runner, [example.prompt_ids for example in batch], spec), spec)
+    return [{"sequence_id": example.id, "features": row} for example, row in zip(batch, found, strict=True)]

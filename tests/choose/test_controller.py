@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import depthdial as dd
+from depthdial.choose import controller_rows
+from depthdial.choose.controller import SequenceController, budget_of
+from depthdial.errors import InputError
+from depthdial.measure.apart import prompt_hashes
+from depthdial.measure.batches import Runner
+from depthdial.measure.prompt_features import features_of, watched_prefill
+from depthdial.measure.results import UnitStore
+from depthdial.models.untouched import untouched
+from depthdial.routes import Route
+
+ROUTES = ["full", "ee:3", "0,2,4,5"]
+
+
+@pytest.fixture
+def fit(model, tokenizer, many):
+    def run(model=model, **options):
+        given = {"task": many, "routes": ROUTES, "budget": 4.5, "response_tokens": 5, "batch_size": 16, "n_folds": 3}
+        return SequenceController.fit(model, tokenizer, **{**given, **options})
+
+    return run
+
+
+def features(controller, model, tokenizer, task):
+    prompts = [tokenizer(example.instruction)["input_ids"] for example in task.examples]
+    spec = controller.card.features
+    return features_of(watched_prefill(Runner.of(model, tokenizer), prompts, spec), spec)
+
+
+def test_a_controller_knows_its_family_and_keeps_its_budget(fit, model, tokenizer, many, weights_of, assert_same):
+    before = weights_of(model)
+    controller = fit()
+    assert_same(before, weights_of(model))
+    assert [route.name for route in controller.routes] == ["ee:3", "0,2,4,5", "full"]
+    assert controller.costs.tolist() == [3, 4, 6]
+    assert controller.card.means[-1] == 1.0 and controller.card.r2[-1] is None
+    assert controller.card.fitted_on["prompts"] == list(prompt_hashes(many))
+    predicted = controller.predict(features(controller, model, tokenizer, many))
+    assert predicted.shape == (48, 3)
+    assert (predicted[:, 2] == 1.0).all()
+    # The price is set on predictions for rows that the predictors had not seen.
+    chosen = controller.costs[controller.pick(controller.calibration)]
+    assert 3 <= chosen.mean() <= 4.5
+    assert controller.at("100%").price == 0.0
+    assert (controller.costs[controller.at(3.0).pick(controller.calibration)] == 3).all()
+
+
+def test_the_values_are_the_routes_agreement(fit, model, tokenizer, many):
+    rows = dd.sweep(
+        model, tokenizer, task=many, routes=["ee:3"], metrics=("agreement",), max_new_tokens=5, fidelity_tokens=5
+    )
+    assert fit().card.means[0] == pytest.approx(np.mean(rows["agreement"].to_pylist()))
+
+
+@pytest.mark.parametrize("kind", ["ridge", "mlp", "trees"])
+def test_a_controller_round_trips(fit, model, tokenizer, many, tmp_path, kind):
+    controller = fit(predictor=kind)
+    controller.save_pretrained(tmp_path / "c")
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["controller.json", "controller.safetensors"]
+    again = SequenceController.from_pretrained(tmp_path / "c")
+    table = features(controller, model, tokenizer, many)
+    assert np.array_equal(again.predict(table), controller.predict(table))
+    assert np.array_equal(again.calibration, controller.calibration)
+    assert (again.card, again.price, again.certificate) == (controller.card, controller.price, None)
+
+
+def test_a_killed_fit_goes_on_with_the_rows_it_has(fit, tmp_path, monkeypatch):
+    whole = fit()
+    written, real = [], UnitStore.write
+
+    def dies(self, unit, rows):
+        if len(written) == 5:
+            raise KeyboardInterrupt
+        written.append(unit)
+        real(self, unit, rows)
+
+    monkeypatch.setattr(UnitStore, "write", dies)
+    with pytest.raises(KeyboardInterrupt):
+        fit(out=tmp_path)
+    monkeypatch.setattr(UnitStore, "write", lambda self, unit, rows: (written.append(unit), real(self, unit, rows))[1])
+    again = fit(out=tmp_path)
+    assert len(written) == 3 + 3 * 3  # batches of features; of each route
+    assert np.array_equal(again.calibration, whole.calibration)
+    assert SequenceController.from_pretrained(tmp_path).card == whole.card
+
+
+def test_of_an_adapted_model_the_full_route_is_the_untouched_one(fit, model, tokenizer, many, with_lora):
+    plain = dd.sweep(model, tokenizer, task=many, routes=["ee:3"], metrics=("agreement",), max_new_tokens=5)
+    adapted = with_lora(model)
+    controller = fit(model=adapted)
+    assert controller.card.means[-1] == 1.0
+    assert controller.card.means[0] != pytest.approx(np.mean(plain["agreement"].to_pylist()))
+    controller.check(adapted)
+    with untouched(adapted):
+        controller.check(adapted)
+
+
+def test_it_is_for_one_model_adapter_and_family(fit, model, tokenizer, many, with_lora):
+    controller = fit()
+    controller.check(model)
+    other = dd.view(model, "full")
+    controller.check(other)
+    with torch.no_grad():
+        changed = type(model)(model.config).eval()
+    with pytest.raises(InputError, match="The controller is for LlamaForCausalLM .6 layers.*, and this model has 6 layers"):
+        controller.check(changed)
+    with pytest.raises(InputError, match="load that model with its adapter"):
+        controller.check(with_lora(model))
+    controller.check_routes([Route((0, 1, 2), 6), Route((0, 2, 4, 5), 6), Route(range(6), 6)])
+    with pytest.raises(InputError, match="chooses among other routes"):
+        controller.check_routes([Route((0, 1), 6), Route(range(6), 6)])
+
+
+def test_online_a_budget_holds_whatever_arrives(fit, model, tokenizer, many):
+    controller = fit()
+    online = controller.online(4.5)
+    tempting = np.tile([0.1, 0.2, 1.0], (200, 1))  # every sequence wants the full route
+    costs = np.concatenate([controller.costs[online.pick(part)] for part in np.array_split(tempting, 9)])
+    assert costs.mean() <= 4.5 + 3 / 200
+    assert costs.mean() > 4.2
+    assert online.controller.certificate is None
+
+
+def test_prompts_on_the_route_show_their_shared_layers_only(fit, model):
+    controller = fit(prompt_depth="route", routes=["full", "0-1,3", "0-3"])
+    assert controller.card.features.prompt_layers == 2
+    with pytest.raises(InputError, match="do not share the first layer"):
+        fit(prompt_depth="route", routes=["full", "1-3"])
+
+
+def test_costs_can_be_flops(fit):
+    controller = fit(cost="flops", budget="70%")
+    assert controller.costs == pytest.approx(controller.costs[0] / 3 * np.array([3, 4, 6]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"routes": ["ee:3", "ee:4"]}, "has no full route"),
+        ({"routes": ["full"]}, "two routes or more"),
+        ({"routes": ["full", "rls:3@0"]}, "fixed routes"),
+        ({"budget": 2.0}, "below the cheapest"),
+        ({"budget": "much"}, "The budget is 'much'"),
+        ({"budget": True}, "The budget is True"),
+        ({"metric": "kl"}, "Unknown metric of a controller 'kl'"),
+        ({"cost": "watts"}, "Unknown cost 'watts'"),
+        ({"predictor": "oracle"}, "Unknown predictor 'oracle'"),
+        ({"prompt_depth": "half"}, "Unknown prompt depth"),
+        ({"seed": -1}, "The seed must be"),
+        ({"response_tokens": 0}, "response_tokens must be"),
+    ],
+)
+def test_bad_arguments(fit, options, message):
+    with pytest.raises(InputError, match=message):
+        fit(**options)
+
+
+def test_bad_rows_are_refused_before_anything_runs(fit, many, monkeypatch):
+    monkeypatch.setattr(controller_rows, "sweep", lambda *_, **__: pytest.fail("something ran"))
+    with pytest.raises(InputError, match="many's test split is for evaluation alone"):
+        fit(task=replace(many, split="test"))
+    with pytest.raises(InputError, match="20 rows are too few to fit a controller: give 32 or more"):
+        fit(task=replace(many, examples=many.examples[:20]))
+
+
+def test_features_that_are_all_the_same_teach_nothing(fit, many):
+    same = replace(many, examples=tuple(replace(e, instruction="the cat") for e in many.examples))
+    with pytest.raises(InputError, match="constant"):
+        fit(task=same)
+
+
+def test_a_damaged_controller_is_told(fit, tmp_path):
+    fit(out=tmp_path)
+    path = tmp_path / "controller.json"
+    document = json.loads(path.read_text())
+    for change, message in (
+        ({"format": "x"}, "is not a controller"),
+        ({"version": 9}, "is of version 9"),
+        ({"routes": document["routes"][:2]}, "damaged"),
+        ({"price": None}, "damaged"),
+        ({"features": {}}, "damaged"),
+        ({"route_costs": [3, 4]}, "damaged"),
+    ):
+        path.write_text(json.dumps({**document, **change}))
+        with pytest.raises(InputError, match=message):
+            SequenceController.from_pretrained(tmp_path)
+    path.write_text(json.dumps(document))
+    (tmp_path / "controller.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="not a readable safetensors"):
+        SequenceController.from_pretrained(tmp_path)
+    (tmp_path / "controller.safetensors").unlink()
+    with pytest.raises(InputError, match="There is no"):
+        SequenceController.from_pretrained(tmp_path)
+    with pytest.raises(InputError, match="no controller file"):
+        SequenceController.from_pretrained(tmp_path / "nowhere")
+
+
+def test_budgets_are_numbers_or_shares():
+    assert budget_of(24, 30) == budget_of("24", 30) == budget_of("80%", 30) == 24.0
+    for bad in (0, -1, "", "%", float("nan"), float("inf"), None):
+        with pytest.raises(InputError, match="The budget is"):
+            budget_of(bad, 30)
