@@ -16,7 +16,6 @@ import typer
 
 from depthdial.cli_gates import gate_depths, gates_study
 from depthdial.cli_options import (
-    AnswerTokens,
     BatchSize,
     CalibrationLimit,
     CalibrationSplit,
@@ -31,9 +30,9 @@ from depthdial.cli_options import (
     Routes,
     TemplateName,
     print_rows,
-    print_table,
     with_bundles,
 )
+from depthdial.cli_search import search, search_study
 from depthdial.cli_train import finetune, train_gates
 from depthdial.errors import InputError, RouteWarning
 
@@ -101,41 +100,7 @@ def generate(
     )
 
 
-@app.command()
-@with_bundles
-def search(
-    model: ModelName,
-    out: Annotated[Path, typer.Option(help="The route family file to write (.json).")],
-    source: DataOptions,
-    loading: ModelOptions,
-    limit: Limit = 24,
-    min_layers: Annotated[int | None, typer.Option(help="Search down to so many; default: half.")] = None,
-    screen: Annotated[int, typer.Option(help="Layers tried in each round after the first; 0: all.")] = 8,
-    answer_tokens: AnswerTokens = 16,
-    batch_size: BatchSize = 16,
-) -> None:
-    """Find which layers a model can do without: nested routes by KL, on calibration prompts."""
-    from depthdial.choose.search.run import search_routes
-    from depthdial.measure.plan import ModelIdentity
-
-    prompts = source.read(limit, split=source.held_out_split)
-    loaded, tokenizer = loading.load(model)
-    family = search_routes(
-        loaded,
-        tokenizer,
-        task=prompts,
-        min_layers=min_layers,
-        screen=screen or None,
-        answer_tokens=answer_tokens,
-        batch_size=batch_size,
-        out=out,
-        identity=ModelIdentity.of(loaded, model),
-        progress=True,
-    )
-    steps = zip(family.made_by["drop_order"], family.made_by["kl"], strict=True)
-    rows = [[family.n_layers - i, layer, f"{kl:.3f}"] for i, (layer, kl) in enumerate(steps, start=1)]
-    print_table("Layers dropped", ["layers left", "dropped", "KL (nats)"], rows)
-    typer.echo(f"routes: {out}")
+app.command()(search)
 
 
 @app.command()
@@ -274,8 +239,14 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of
     from depthdial.measure.gate_rows import is_gates_study
     from depthdial.report.gates_page import write_gates_report
     from depthdial.report.page import write_report
+    from depthdial.report.search_comparison import is_search_study
+    from depthdial.report.search_page import write_search_report
 
-    typer.echo(f"report: {write_gates_report(folder) if is_gates_study(folder) else write_report(folder)}")
+    if is_search_study(folder):
+        write = write_search_report
+    else:
+        write = write_gates_report if is_gates_study(folder) else write_report
+    typer.echo(f"report: {write(folder)}")
 
 
 @app.command()
@@ -333,6 +304,7 @@ def study(
 app.command()(finetune)
 app.command()(train_gates)
 app.command()(gates_study)
+app.command()(search_study)
 
 
 def main() -> None:

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from depthdial.cli_options import DataOptions, Limit, ModelName, ModelOptions, OutFolder, print_rows, with_bundles
-from depthdial.errors import InputError
+from depthdial.cli_options import (
+    DataOptions,
+    Limit,
+    ModelName,
+    ModelOptions,
+    OutFolder,
+    fractions_of,
+    parts_of,
+    print_rows,
+    with_bundles,
+)
 
 if TYPE_CHECKING:
     from depthdial.models.token_depth import TokenDepth
@@ -51,9 +60,9 @@ class GatesStudyOptions:
 
         given = {name: value for name, value in vars(self).items() if name not in ("budgets", "inputs", "other_inputs")}
         return GatesStudySettings(
-            budgets=tuple(_fraction(part) for part in _parts(self.budgets)),
-            inputs=tuple(_parts(self.inputs)),
-            other_inputs=tuple(_parts(self.other_inputs)),
+            budgets=fractions_of(self.budgets, "--budgets"),
+            inputs=parts_of(self.inputs),
+            other_inputs=parts_of(self.other_inputs),
             seed=seed,
             **given,
         )
@@ -111,14 +120,3 @@ def gate_depths(folder: Path, model: Any, seed: int) -> tuple[Any, list[TokenDep
     key_values = gates.about.get("settings", {}).get("key_values", "project")
     policies = [gates.policy(mode, seed) for mode in GATE_MODES]
     return loaded, [TokenDepth(policy, gates.config.n_layers, key_values, policy.name) for policy in policies]
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _fraction(text: str) -> float:
-    try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        raise InputError(f"--budgets takes fractions of the layers such as 0.9,0.75 or 90%, not {text!r}.") from None

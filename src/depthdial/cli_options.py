@@ -139,6 +139,23 @@ def with_bundles(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def parts_of(text: str) -> tuple[str, ...]:
+    """The parts of an option that takes several, divided by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def fractions_of(text: str, option: str) -> tuple[float, ...]:
+    """Fractions of the layers, written 0.9 or 90%.
+
+    Raises:
+        InputError: if one is no number; `option` is what it was given as.
+    """
+    try:
+        return tuple(float(part.removesuffix("%")) / (100 if part.endswith("%") else 1) for part in parts_of(text))
+    except ValueError:
+        raise InputError(f"{option} takes fractions of the layers such as 0.9,0.75 or 90%, not {text!r}.") from None
+
+
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     """A table of the report's rows, under the report's names; in a narrow terminal without the intervals."""
     from depthdial.report.tables import COLUMN_LABELS, cell_parts

@@ -157,10 +157,11 @@ def fill_cells(axes: Axes, grid: np.ndarray, edges: np.ndarray, color_of: Callab
 
 
 def _unit_cells(axes: Axes, grid: np.ndarray) -> None:
-    fill_cells(axes, grid, np.arange(len(grid) + 1) - 0.5, _shade)
+    fill_cells(axes, grid, np.arange(len(grid) + 1) - 0.5, shade)
 
 
-def _shade(share: float) -> Color:
+def shade(share: float) -> Color:
+    """From the paleness of a skipped layer (0) to the colour of one that runs (1)."""
     from matplotlib.colors import to_rgb
 
     pale, dark = to_rgb(SKIPPED), to_rgb(BLUE)
@@ -177,12 +178,17 @@ def tick_numbers(axes: Axes, which: str, numbers: Sequence[int], most: int = 16)
 
 
 def _key(figure: Figure, *, graded: bool) -> None:
-    from matplotlib.patches import Patch
-
     shades = [(1.0, "runs"), (0.0, "skipped")]
     if graded:
         shades = [(1.0, "runs"), (0.5, "runs on half of the sequences"), (0.0, "skipped")]
-    handles = [Patch(facecolor=_shade(share), label=label) for share, label in shades]
+    shade_key(figure, shades)
+
+
+def shade_key(figure: Figure, shades: Sequence[tuple[float, str]]) -> None:
+    """Below the figure, what its shades mean."""
+    from matplotlib.patches import Patch
+
+    handles = [Patch(facecolor=shade(share), label=label) for share, label in shades]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handlelength=1, handleheight=1)
 
 

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthdial.report.routes_plot import fill_cells, tick_numbers
+from depthdial.report.routes_plot import fill_cells, shade, shade_key, tick_numbers
 from depthdial.report.search_comparison import Comparison, first_drops
 from depthdial.report.style import (
     BLACK,
-    BLUE,
     GRAY,
     GREEN,
     ORANGE,
     PURPLE,
-    SKIPPED,
     YELLOW,
     Look,
     figure_style,
@@ -56,13 +54,15 @@ def draw_importance_by_method(comparison: Comparison) -> Figure:
     with figure_style():
         figure = new_figure(1.15 + 0.26 * len(ranks))
         axes = figure.add_subplot()
-        fill_cells(axes, grid.T, np.arange(comparison.n_layers + 1) - 0.5, _shade)
+        fill_cells(axes, grid.T, np.arange(comparison.n_layers + 1) - 0.5, shade)
         axes.invert_yaxis()
         axes.set_yticks(range(len(ranks)), [shortened(name) for name in comparison.families])
         tick_numbers(axes, "x", list(range(comparison.n_layers)))
         axes.set_xlabel("layer (number: first dropped by the route that drops so many layers)")
         _numbers(axes, ranks, grid)
-        _key(figure, [(1 / (most + 4), "dropped first"), (most / (most + 4), "dropped last"), (1.0, "kept by all routes")])
+        shade_key(
+            figure, [(1 / (most + 4), "dropped first"), (most / (most + 4), "dropped last"), (1.0, "kept by all routes")]
+        )
         headed(figure, f"Which of {comparison.n_layers} layers each search drops first")
     return figure
 
@@ -78,13 +78,13 @@ def draw_kept_layers(comparison: Comparison) -> Figure:
             grid = np.zeros((comparison.n_layers, n_methods))
             for row, one in enumerate(at.values()):
                 grid[list(one.route.layers), row] = 1
-            fill_cells(axes, grid, np.arange(comparison.n_layers + 1) - 0.5, _shade)
+            fill_cells(axes, grid, np.arange(comparison.n_layers + 1) - 0.5, shade)
             axes.invert_yaxis()
             axes.set_yticks(range(n_methods), [shortened(name) for name in at])
             axes.set_title(f"{size} layers")
             tick_numbers(axes, "x", list(range(comparison.n_layers)))
         panels[-1].set_xlabel("layer")
-        _key(figure, [(1.0, "runs"), (0.0, "skipped")])
+        shade_key(figure, [(1.0, "runs"), (0.0, "skipped")])
         headed(figure, f"Layers that each method's routes run, of {comparison.n_layers}")
     return figure
 
@@ -157,18 +157,3 @@ def _numbers(axes: Axes, ranks: Sequence[Sequence[int | None]], grid: np.ndarray
             if rank is not None:
                 color = "white" if grid[row, layer] > 0.55 else BLACK
                 axes.text(layer, row, str(rank), ha="center", va="center", fontsize=7, color=color)
-
-
-def _shade(share: float) -> tuple[float, float, float]:
-    from matplotlib.colors import to_rgb
-
-    pale, dark = to_rgb(SKIPPED), to_rgb(BLUE)
-    red, green, blue = (p + share * (d - p) for p, d in zip(pale, dark, strict=True))
-    return red, green, blue
-
-
-def _key(figure: Figure, shades: Sequence[tuple[float, str]]) -> None:
-    from matplotlib.patches import Patch
-
-    handles = [Patch(facecolor=_shade(share), label=label) for share, label in shades]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handlelength=1, handleheight=1)

@@ -60,8 +60,8 @@ def _answer(comparison: Comparison) -> Section:
         "difference on the same sequences, so that its interval is that of the comparison. Search: seconds and passes over "
         "the calibration texts for all sizes together, prompts and answers of the calibration included; what else the "
         "machine did at the time is in the seconds too. A route that several methods found was run once.",
-        "KL, agreement and NLL compare single tokens behind the full model's own text, or the reference. They do not say how "
-        "far a route's own answers drift.",
+        "KL, agreement and NLL compare single tokens behind the full model's own text, or the reference. They do not say "
+        "how far a route's own answers drift.",
     ]
     caption = (
         "KL to the full model against layers run (log scale), with 95% intervals over sequences. Methods stand beside each "

@@ -70,12 +70,19 @@ COLUMN_LABELS = {
     "equal_cost": "equal cost, %",
     "at_equal_cost": "difference at equal cost",
     "verdict_equal_cost": "verdict at equal cost",
+    "method": "method",
+    "kl_share": "KL, % of ULS's",
+    "kl_more": "KL above the first's, nats",
+    "search_sec": "search, s",
+    "passes": "passes",
+    "skipped": "layers skipped",
 }
 SIMILARITY_COSTS = (0.75, 0.5, 0.25)
 _HALF_LAYER = 0.5
 _DECIMALS = {
     **dict.fromkeys(("cost_percent", "flops_percent", "flops_head_percent", "step_percent"), 1),
-    **dict.fromkeys(("cost_a", "cost_b", "equal_cost"), 1),
+    **dict.fromkeys(("cost_a", "cost_b", "equal_cost", "kl_share"), 1),
+    "search_sec": 0,
     **dict.fromkeys(("step_ms", "layers", "budget", "rouge_l_points", "effect_size"), 2),
 }
 # Up to so many routes are listed one by one, more only at SIMILARITY_COSTS.

@@ -1,0 +1,161 @@
+"""The verbs that search for routes: by one method, or by all of them beside each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from depthdial.cli_options import (
+    AnswerTokens,
+    BatchSize,
+    CalibrationLimit,
+    CalibrationSplit,
+    DataOptions,
+    FidelityTokens,
+    Limit,
+    ModelName,
+    ModelOptions,
+    NewTokens,
+    OutFolder,
+    fractions_of,
+    parts_of,
+    print_rows,
+    print_table,
+    with_bundles,
+)
+
+Cost = Annotated[str, typer.Option(help="What dropping a layer saves: layers, flops, or ms (measured here).")]
+
+
+def _method(help: str, *names: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel="Method")
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """How to search: the options of `dd.search_routes`, of which a method refuses those that it does not know."""
+
+    method: Annotated[str, _method("greedy, beam, single-drop, block-influence or angular.")] = "greedy"
+    metric: Annotated[str | None, _method("kl (default) or nll, of the first three.")] = None
+    screen: Annotated[int | None, _method("Layers tried in each round after the first (default 8); 0: all.")] = None
+    beam_width: Annotated[int | None, _method("Sets kept of each size (default 4).", "--beam-width")] = None
+    nested: Annotated[
+        bool | None, _method("Routes inside each other (default), or the best of each size.", "--nested/--no-nested")
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        screen = "default" if self.screen is None else self.screen or None
+        return {**vars(self), "screen": screen}
+
+
+@with_bundles
+def search(
+    model: ModelName,
+    out: Annotated[Path, typer.Option(help="The route family file to write (.json).")],
+    source: DataOptions,
+    loading: ModelOptions,
+    how: MethodOptions,
+    cost: Cost = "layers",
+    limit: Limit = 24,
+    min_layers: Annotated[int | None, typer.Option(help="Search down to so many; default: half.")] = None,
+    answer_tokens: AnswerTokens = 16,
+    batch_size: BatchSize = 16,
+) -> None:
+    """Find which layers a model can do without: a route for each number of layers, on calibration prompts."""
+    from depthdial.choose.search.run import make_method, search_routes
+    from depthdial.measure.plan import ModelIdentity
+
+    make_method(**how.given())  # before the model is loaded
+    prompts = source.read(limit, split=source.held_out_split)
+    loaded, tokenizer = loading.load(model)
+    family = search_routes(
+        loaded,
+        tokenizer,
+        task=prompts,
+        **how.given(),
+        cost=cost,
+        min_layers=min_layers,
+        answer_tokens=answer_tokens,
+        batch_size=batch_size,
+        out=out,
+        identity=ModelIdentity.of(loaded, model),
+        progress=True,
+    )
+    _print_family(family)
+    typer.echo(f"routes: {out}")
+
+
+@dataclass(frozen=True)
+class SearchStudyOptions:
+    """How large a comparison of searches is: the fields of `SearchStudySettings`."""
+
+    methods: Annotated[str | None, _method("Such as greedy-kl,beam-nll,angular; the first is compared with.")] = None
+    fractions: Annotated[str, _method("Of the layers, to compare at.")] = "0.9,0.8,0.67"
+    cost: Cost = "layers"
+    screen: Annotated[int, _method("Of greedy and beam: layers tried in each round; 0: all.")] = 8
+    beam_width: Annotated[int, _method("Of beam: sets kept of each size.", "--beam-width")] = 4
+    answer_tokens: AnswerTokens = 16
+    batch_size: BatchSize = 16
+    fidelity_tokens: FidelityTokens = 32
+    rouge: Annotated[bool, typer.Option("--rouge", help="Also generate answers and score them.")] = False
+    max_new_tokens: NewTokens = 64
+
+    def settings(self) -> Any:
+        """The SearchStudySettings that these options mean."""
+        from depthdial.search_studies import SearchStudySettings
+
+        chosen = {
+            "methods": parts_of(self.methods or ""),
+            "fractions": fractions_of(self.fractions, "--fractions"),
+            "screen": self.screen or None,
+        }
+        return SearchStudySettings(**{**vars(self), **chosen})
+
+
+@with_bundles
+def search_study(
+    model: ModelName,
+    out: OutFolder,
+    source: DataOptions,
+    loading: ModelOptions,
+    options: SearchStudyOptions,
+    calibration_split: CalibrationSplit = None,
+    limit: Limit = None,
+    calibration_limit: CalibrationLimit = 32,
+) -> None:
+    """Which search finds the better routes? All methods on the same prompts, judged on rows that none saw."""
+    from depthdial.search_studies import search_study as run
+
+    settings = options.settings()
+    sequences = source.read(limit, split="test")
+    prompts = replace(source, split=calibration_split or source.held_out_split or "train").read(calibration_limit)
+    loaded, tokenizer = loading.load(model)
+    result = run(
+        loaded,
+        tokenizer,
+        task=sequences,
+        calibration=prompts,
+        out=out,
+        settings=settings,
+        name=model if loading.adapter is None else f"{model} + {loading.adapter}",
+        say=lambda line: typer.echo(line, err=True),
+        progress=True,
+    )
+    print_rows(f"{model} on {sequences.name}: {len(sequences.examples)} sequences", result.comparison.rows())
+    typer.echo(f"report: {result.report}")
+
+
+def _print_family(family: Any) -> None:
+    """What was dropped at each size, and the KL or NLL on the calibration prompts where the method measures it."""
+    about = family.made_by
+    metric = next((name for name in ("kl", "nll") if name in about), None)
+    shallow = [route for route in reversed(family.cheapest_first()) if not route.is_full]
+    order = about.get("drop_order") or []
+    dropped = order or [", ".join(map(str, route.skipped)) for route in shallow]
+    harm = [f"{value:.3f}" for value in about[metric]] if metric else ["–"] * len(shallow)
+    rows = [[len(route), gone, value] for route, gone, value in zip(shallow, dropped, harm, strict=True)]
+    title = "Layers dropped, one after the other" if order else "Layers dropped"
+    print_table(title, ["layers left", "dropped", f"{(metric or 'kl').upper()} (nats)"], rows)
