@@ -7,6 +7,7 @@ mixtures, what each way costs and is worth, and the oracles at that cost.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,17 +41,27 @@ class Draws:
     Attributes:
         values, costs: (n, n_routes).
         weights: (n_draws, n), each sequence's share of a draw.
+        mixed: routes whose mixtures count as static; None for the best of all in each draw, in hindsight.
     """
 
     values: np.ndarray
     costs: np.ndarray
     weights: np.ndarray
+    mixed: np.ndarray | None = None
 
     @classmethod
-    def of(cls, values: np.ndarray, costs: np.ndarray, n_bootstrap: int, rng: np.random.Generator) -> Draws:
+    def of(
+        cls,
+        values: np.ndarray,
+        costs: np.ndarray,
+        n_bootstrap: int,
+        rng: np.random.Generator,
+        mixed: Sequence[int] | None = None,
+    ) -> Draws:
         n = len(values)
         counts = resample_counts(rng, n_bootstrap, n, np.ones(n))
-        return cls(values, costs, np.concatenate([np.ones((1, n)), counts]) / n)
+        weights = np.concatenate([np.ones((1, n)), counts]) / n
+        return cls(values, costs, weights, None if mixed is None else np.array(mixed, dtype=np.intp))
 
     def mean(self, table: np.ndarray) -> np.ndarray:
         """(n_draws, ..) means over the sequences of a table (n, ..)."""
@@ -76,9 +87,12 @@ class Draws:
         return self._reached(value, cost)
 
     def mixture(self, costs: np.ndarray) -> np.ndarray:
-        """Best static mixture at costs (n_draws, ..) of each draw; below the cheapest route that route itself."""
+        """The static mixture at costs (n_draws, ..) of each draw; below the cheapest route that route itself."""
         fixed_values, fixed_costs = self.mean(self.values), self.mean(self.costs)
-        hull = merge_increments(fixed_values, fixed_costs).hull.astype(np.intp)
+        if self.mixed is None:
+            hull = merge_increments(fixed_values, fixed_costs).hull.astype(np.intp)
+        else:
+            hull = self.mixed[np.argsort(fixed_costs[:, self.mixed], axis=1, kind="stable")]
         return interpolated(
             costs, np.take_along_axis(fixed_costs, hull, axis=1), np.take_along_axis(fixed_values, hull, axis=1)
         )
@@ -95,6 +109,16 @@ class Draws:
 
     def _reached(self, values: np.ndarray, costs: np.ndarray) -> Reached:
         return Reached(costs, values, self.mixture(costs))
+
+
+def mixture_routes(values: np.ndarray, costs: np.ndarray) -> tuple[int, ...]:
+    """The routes of the best static mixtures on some rows (n, n_routes): the hull of their means, from the cheapest.
+
+    Decided on calibration rows, mixtures of these are what could be deployed; the best in hindsight on the test rows are
+    luckier, and the more so the more routes of about equal worth there are.
+    """
+    means = np.broadcast_to(costs, values.shape).mean(axis=0, keepdims=True)
+    return tuple(int(route) for route in merge_increments(values.mean(axis=0, keepdims=True), means).hull[0])
 
 
 def interpolated(at: np.ndarray, costs: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,14 @@ def checked_overheads(overhead: float | Mapping[str, float], guesses: Mapping[st
         if not (np.isfinite(value) and value >= 0):
             raise InputError(f"The overhead of {name} is {value!r}; give a cost per sequence of at least 0.")
     return {name: float(value) for name, value in given.items()}
+
+
+def checked_routes(mixed: Sequence[str], routes: Sequence[str]) -> list[int]:
+    """Places of the static mixture's routes among all; InputError for an unknown one or none."""
+    unknown = [name for name in mixed if name not in routes]
+    if unknown or not mixed:
+        raise InputError(f"The mixture is of {', '.join(mixed) or 'no route'}: give routes among {', '.join(routes)}.")
+    return [list(routes).index(name) for name in mixed]
 
 
 def checked_numbers(given: ArrayLike, name: str, shape: tuple[int | None, ...]) -> np.ndarray:

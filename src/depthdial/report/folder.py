@@ -13,6 +13,7 @@ from depthdial.errors import InputError
 from depthdial.families import RouteFamily
 from depthdial.files import read_json
 from depthdial.measure.results import load_rows, load_study_rows
+from depthdial.report.controller_scores import ControllerScores, read_scores
 
 _Curve = TypeVar("_Curve", OracleCurve, PredictableCurve)
 
@@ -27,6 +28,7 @@ class ResultFolder:
         curves: oracles by name: the metric, and what is spent where that is not layers.
         predictable: predictable oracles by the same names, of rows with several sampled answers.
         settings: by what they are of (`study`, `sweep`, `similarity`).
+        controller: the scores of an evaluated controller.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class ResultFolder:
     curves: Mapping[str, OracleCurve] = field(default_factory=dict)
     predictable: Mapping[str, PredictableCurve] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    controller: ControllerScores | None = None
 
 
 def read_folder(folder: Path | str) -> ResultFolder:
@@ -70,6 +73,7 @@ def read_folder(folder: Path | str) -> ResultFolder:
         _curves(path / "oracle.json", OracleCurve),
         _curves(path / "predictable.json", PredictableCurve),
         {name: value for name, value in {"study": _read(path / "study.json", "study"), **settings}.items() if value},
+        read_scores(path),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from depthdial.choose.oracle import OracleCurve
 from depthdial.report.labels import between, place_labels
+from depthdial.report.shares_plot import LABELLED_ROUTES, fill_shares, legend_columns, route_colors
 from depthdial.report.style import (
     BLACK,
     BLUE,
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# With more routes than this, labels beside the points would cover each other: the legend of the shares names them.
-_LABELLED_ROUTES = 14
 METRIC_NAMES = {
     "rouge_l": "ROUGE-L (F1)",
     "rouge_1": "ROUGE-1 (F1)",
@@ -59,9 +58,9 @@ def draw_oracle(curve: OracleCurve) -> Figure:
     with figure_style():
         figure = new_figure(6.4)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        colors = _route_colors(len(curve.routes))
+        colors = route_colors(len(curve.routes))
         _quality(top, curve)
-        _shares(bottom, curve, colors)
+        fill_shares(bottom, curve.routes, curve.budgets, curve.shares, colors)
         _star(top, bottom, curve)
         weighted = ", weighted" if curve.scores.weights is not None else ""
         bottom.set_xlabel(f"budget: {COST_NAMES.get(curve.cost, f'mean {curve.cost} per sequence')}{weighted}")
@@ -71,7 +70,7 @@ def draw_oracle(curve: OracleCurve) -> Figure:
         key.set_title(wrapped(_title(curve)), prop=FontProperties(size=10))
         key.set_alignment("left")
         handles, labels = bottom.get_legend_handles_labels()
-        columns = _legend_columns(labels)
+        columns = legend_columns(labels)
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=1.4, columnspacing=1.4)
         _fixed(top, curve, colors)
     return figure
@@ -101,21 +100,6 @@ def _quality(axes: Axes, curve: OracleCurve) -> None:
     axes.set_ylabel(METRIC_NAMES.get(curve.metric, curve.metric))
 
 
-def _shares(axes: Axes, curve: OracleCurve, colors: list[Any]) -> None:
-    labels = [shortened(name) for name in curve.routes]
-    budgets, shares = curve.budgets, 100 * curve.shares
-    if len(budgets) == 1:  # every assignment costs the same: a strip instead of an area without width
-        budgets, shares = np.array([budgets[0] - 0.5, budgets[0] + 0.5]), np.repeat(shares, 2, axis=0)
-    width = 0.4 if len(labels) <= _LABELLED_ROUTES else 0.0  # thin areas would be all edge
-    areas = axes.stackplot(budgets, shares.T, colors=colors, labels=labels, edgecolor="white", linewidth=width)
-    for i, area in enumerate(areas):
-        area.set_hatch(("", "////", "", "\\\\\\\\")[i % 4])  # neighbours differ in grayscale print too
-    axes.set_ylim(0, 100)
-    axes.margins(x=0)
-    axes.grid(False)
-    axes.set_ylabel("share of sequences (%)")
-
-
 def _star(top: Axes, bottom: Axes, curve: OracleCurve) -> None:
     star = star_of(curve)
     if star is None:
@@ -137,7 +121,7 @@ def _fixed(axes: Axes, curve: OracleCurve, colors: list[Any]) -> None:
             axes.plot([route.cost, route.cost], [route.low, route.high], color=GRAY, linewidth=1, zorder=4)
         marker = styles[family_of(route.route)].marker
         axes.plot(route.cost, route.value, marker=marker, color=color, markeredgecolor=BLACK, markersize=6, zorder=5)
-    if len(curve.fixed) <= _LABELLED_ROUTES:
+    if len(curve.fixed) <= LABELLED_ROUTES:
         named = [route for route in curve.fixed if route.route != curve.full_route]
         places = [(route.cost, route.value) for route in named]
         place_labels(axes, places, [shortened(route.route) for route in named], avoid=_drawn(axes, curve))
@@ -159,18 +143,6 @@ def _drawn(axes: Axes, curve: OracleCurve) -> list[tuple[float, float]]:
         (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
         places += between((left, star[1]), (right, star[1]), 80) + between((star[0], low), (star[0], high), 40) + [star] * 12
     return [place for place in places if np.isfinite(place).all()]
-
-
-def _route_colors(n_routes: int) -> list[Any]:
-    """From dark to light with rising cost, so that the order survives grayscale; the brightest yellow is the star's."""
-    from matplotlib import colormaps
-
-    return [tuple(color) for color in colormaps["viridis"](np.linspace(0.0, 0.93, n_routes))]
-
-
-def _legend_columns(labels: list[str]) -> int:
-    """Four, or of many routes as many as fit the width of the figure."""
-    return 4 if len(labels) <= _LABELLED_ROUTES else max(4, 100 // (max(map(len, labels)) + 6))
 
 
 def _title(curve: OracleCurve) -> str:

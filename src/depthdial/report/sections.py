@@ -9,6 +9,7 @@ from typing import Any
 
 from depthdial.measure.results import count_samples
 from depthdial.report import tables
+from depthdial.report.controller_section import controller_section
 from depthdial.report.folder import ResultFolder
 from depthdial.report.oracle_plot import METRIC_NAMES, draw_oracle
 from depthdial.report.parts import Picture, Sample, Section, as_table, file_name, pairs_table
@@ -62,6 +63,7 @@ def build_sections(files: ResultFolder) -> list[Section]:
         _headline,
         _oracle,
         _predictable,
+        _controller,
         _route_pictures,
         _similarity,
         _time,
@@ -162,6 +164,10 @@ def _predictable(contents: Contents) -> Section:
         pictures.append(Picture(f"predictable-{file_name(name)}", draw_predictable(curve), caption, alt))
         held.append(as_table(f"Predictable oracle by {name}, and what it is held against", rows))
     return Section(anchor, title, pictures=pictures, tables=held)
+
+
+def _controller(contents: Contents) -> Section:
+    return controller_section(contents.files.controller)
 
 
 def _route_pictures(contents: Contents) -> Section:

@@ -76,6 +76,24 @@ COLUMN_LABELS = {
     "search_sec": "search, s",
     "passes": "passes",
     "skipped": "layers skipped",
+    "method": "method",
+    "set_budget": "budget",
+    "spent": "mean cost",
+    "quality": "quality",
+    "over_mixture": "over the mixture at equal cost",
+    "behind": "controller ahead by",
+    "closed_predictable": "predictable gap closed, %",
+    "closed_oracle": "oracle's gap closed, %",
+    "share_percent": "chosen, % by budget",
+    "epsilon": "loses at most",
+    "certainty": "certainty",
+    "setting": "setting",
+    "saved": "saved",
+    "unit": "in",
+    "loss_measured": "measured loss",
+    "rows": "rows",
+    "test": "test",
+    "plan": "plan",
 }
 SIMILARITY_COSTS = (0.75, 0.5, 0.25)
 _HALF_LAYER = 0.5
@@ -84,6 +102,8 @@ _DECIMALS = {
     **dict.fromkeys(("cost_a", "cost_b", "equal_cost", "kl_share"), 1),
     "search_sec": 0,
     **dict.fromkeys(("step_ms", "layers", "budget", "rouge_l_points", "effect_size"), 2),
+    **dict.fromkeys(("spent", "saved"), 2),
+    **dict.fromkeys(("closed_predictable", "closed_oracle"), 0),
 }
 # Up to so many routes are listed one by one, more only at SIMILARITY_COSTS.
 _LISTED_ROUTES = 12
@@ -249,11 +269,11 @@ def cell_parts(column: str, value: Any) -> tuple[str, str]:
 
 
 def _number(column: str, value: float) -> str:
-    if column == "budget" and value and not 1 <= abs(value) < 10_000:
+    if column in ("budget", "spent", "saved") and value and not 1 <= abs(value) < 10_000:
         return f"{value:.4g}"  # of FLOPs or seconds, two decimals are far too many or too few
     if column in ("p_above", "p_below") and value < 0.001:
         return "< 0.001"
-    return f"{value:.{_DECIMALS.get(column, 3)}f}"
+    return f"{value:z.{_DECIMALS.get(column, 3)}f}"
 
 
 def _route_cells(route: RouteRows, metric: str | None, full: RouteRows | None) -> Cells:

@@ -1,0 +1,43 @@
+"""The page of an evaluated controller, from its scores alone. Never runs a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from depthdial.errors import InputError
+from depthdial.report.controller_scores import SCORES_FILE, ControllerScores, read_scores
+from depthdial.report.controller_section import controller_section
+from depthdial.report.controller_tables import certificate_table, controller_table
+from depthdial.report.page import page_title, write_page
+from depthdial.report.parts import file_name
+from depthdial.report.table_files import write_table
+
+
+def write_controller_report(folder: Path | str) -> Path:
+    """Write `report.html`, `figures/` and `tables/` (Markdown and CSV) from a folder's controller_scores.json.
+
+    The same file gives the same bytes.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: if the folder holds no scores, they are damaged, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    scores = read_scores(folder)
+    if scores is None:
+        raise InputError(f"{folder} holds no {SCORES_FILE}: run `depthdial controller evaluate` first.")
+    write_controller_tables(folder, scores)
+    about = {name: str(scores.controller.get(name) or "") for name in ("model", "task")}
+    about["model"] = about["model"] or "a model"
+    return write_page(folder, "controller", [controller_section(scores)], page_title(about, "controller"), **about)
+
+
+def write_controller_tables(folder: Path, scores: ControllerScores) -> None:
+    """The tables of the section as `tables/controller-NAME`, with all digits in the CSV, and `tables/certificates`."""
+    for name, score in scores.scores.items():
+        write_table(controller_table(score), folder / "tables", f"controller-{file_name(name)}")
+        write_table(controller_table(score, -1), folder / "tables", f"controller-{file_name(name)}-mean")
+    if scores.certificates:
+        write_table(certificate_table(scores.certificates), folder / "tables", "certificates")
