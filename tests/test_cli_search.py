@@ -1,0 +1,96 @@
+"""`search` by other methods, `search-study` and its report from the command line, on a tiny random model."""
+
+from __future__ import annotations
+
+import json
+from unittest import mock
+
+import pytest
+
+from depthdial.cli_search import MethodOptions, SearchStudyOptions
+from depthdial.families import RouteFamily
+from depthdial.search_studies import SearchStudySettings
+
+STUDY = (
+    *("--methods", "greedy,angular", "--fractions", "67%", "--screen", "2", "--answer-tokens", "2"),
+    *("--fidelity-tokens", "2", "--batch-size", "4", "--calibration-limit", "4", "--limit", "2"),
+)
+SEARCH = ("--answer-tokens", "2", "--limit", "3", "--min-layers", "4")
+
+
+@pytest.fixture
+def paths(save_lessons):
+    return save_lessons(("one", "two", "three"))
+
+
+@pytest.fixture
+def run(paths, command_line):
+    def go(verb, *arguments, out="out"):
+        fixed = (paths / "base", "--data", paths / "lessons.jsonl", "--out", paths / out)
+        return command_line(verb, *(() if verb == "report" else fixed), *arguments)
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "shown"),
+    [
+        (
+            ("--method", "beam", "--metric", "nll", "--beam-width", "2", "--no-nested", "--screen", "0"),
+            "beam-nll-each",
+            "NLL",
+        ),
+        (("--method", "angular"), "angular", "–"),
+        (("--method", "block-influence", "--cost", "ms"), "block-influence-ms", "one after the other"),
+    ],
+)
+def test_every_method_can_be_asked_for(run, paths, arguments, name, shown):
+    status, out, err = run("search", *SEARCH, *arguments, out="routes.json")
+    assert status == 0, err
+    assert shown in out and f"routes: {paths / 'routes.json'}" in out
+    family = RouteFamily.load(paths / "routes.json")
+    assert family.name == name and [len(route) for route in family.routes] == [4, 5, 6]
+
+
+def test_a_study_and_its_report(run, paths):
+    # The figures are drawn once, by the verb for them.
+    with mock.patch("depthdial.search_studies.write_search_report", lambda folder: folder / "report.html"):
+        status, out, err = run("search-study", *STUDY)
+    assert status == 0, err
+    assert "1/2 greedy-kl on 4 calibration prompts" in err and "unified" in out
+    about = json.loads((paths / "out" / "study.json").read_text())
+    assert (about["split"], about["calibration_split"]) == ("test", "train")
+    status, out, err = run("report", paths / "out")
+    assert status == 0, err
+    assert "Which search finds the better routes?" in (paths / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "complaint"),
+    [
+        ("search", ("--method", "best"), "Unknown search method 'best'"),
+        ("search", ("--beam-width", "3"), "beam_width is an option of beam and not of greedy"),
+        ("search", ("--method", "angular", "--screen", "3"), "screen is an option of greedy and beam and not of angular"),
+        ("search", ("--metric", "ppl"), "Unknown search metric 'ppl'"),
+        ("search", ("--cost", "joules"), "Unknown cost 'joules'"),
+        ("search", ("--min-layers", "6"), "min_layers is 6 but the model has 6"),
+        ("search-study", ("--methods", "greedy,best"), "No search is called 'best'"),
+        ("search-study", ("--fractions", "most"), "--fractions takes fractions of the layers such as 0.9,0.75 or 90%"),
+        ("search-study", ("--split", "train", "--calibration-split", "train"), "were used to search the routes"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(run, paths, verb, arguments, complaint):
+    status, _, err = run(verb, *arguments)
+    assert status == 2
+    assert complaint in err and "Traceback" not in err
+    assert not (paths / "out").exists()
+
+
+def test_options_are_the_settings_defaults():
+    assert SearchStudyOptions().settings() == SearchStudySettings()
+    assert SearchStudyOptions(methods="greedy, beam-nll", fractions="90%, 0.5", screen=0).settings() == SearchStudySettings(
+        methods=("greedy", "beam-nll"), fractions=(0.9, 0.5), screen=None
+    )
+    nothing = {"method": "greedy", "metric": None, "screen": "default", "beam_width": None, "nested": None}
+    assert MethodOptions().given() == nothing
+    assert MethodOptions(screen=0).given()["screen"] is None
