@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depthdial.choose.equal_cost import Draws, interpolated
+from depthdial.choose.equal_cost import Draws, interpolated, mixture_routes
 from depthdial.choose.knapsack import prepare
 from depthdial.choose.yardsticks import mixture_curve
 
@@ -48,6 +48,15 @@ def test_the_mixture_is_the_best_pair_of_routes_on_every_draw(seed: int, share: 
         assert best <= found + 1e-9 and found - best < 0.02
 
 
+def test_routes_of_a_mixture_are_the_hull_of_the_means_and_a_given_mixture_runs_between_its_own() -> None:
+    values = np.array([[0.1, 0.2, 0.6, 0.7], [0.3, 0.2, 0.6, 0.9]])  # means 0.2, 0.2, 0.6, 0.8: the second lies below
+    assert mixture_routes(values, LAYERS) == (0, 2, 3)
+    draws = Draws.of(values, np.broadcast_to(LAYERS, (2, 4)), 5, np.random.default_rng(0), mixed=[3, 1])
+    np.testing.assert_allclose(draws.mixture(np.full((6, 1), 25.0))[0], 0.2 + 0.6 * 10 / 15)
+    ends = draws.mean(values)
+    np.testing.assert_allclose(draws.mixture(np.tile([1.0, 99.0], (6, 1))), ends[:, [1, 3]])
+
+
 def test_below_the_cheapest_route_the_mixture_is_that_route() -> None:
     draws = some_draws()
     np.testing.assert_allclose(draws.mixture(np.full((31, 1), 3.0))[:, 0], draws.mean(draws.values)[:, 0])
@@ -78,9 +87,9 @@ def test_shares_handed_out_blindly_are_worth_what_shuffling_them_is_on_average()
     choices = draws.values.argmax(axis=1)[:, None, None]
     blind = draws.blind(choices)
     rng = np.random.default_rng(5)
-    shuffled = [draws.chosen(rng.permutation(choices), 0.0) for _ in range(3000)]
-    assert blind.values[0, 0, 0] == pytest.approx(np.mean([one.values[0, 0, 0] for one in shuffled]), abs=2e-3)
-    assert blind.costs[0, 0, 0] == pytest.approx(np.mean([one.costs[0, 0, 0] for one in shuffled]), abs=2e-2)
+    shuffled, rows = [rng.permutation(choices[:, 0, 0]) for _ in range(3000)], np.arange(40)
+    for found, table, close in ((blind.values, draws.values, 2e-3), (blind.costs, draws.costs, 2e-2)):
+        assert found[0, 0, 0] == pytest.approx(np.mean([table[rows, one].mean() for one in shuffled]), abs=close)
     assert (blind.gains <= 1e-12).all()  # no static shares beat the best ones
 
 

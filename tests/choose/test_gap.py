@@ -196,6 +196,18 @@ def test_overhead_lowers_the_score_and_enough_of_it_turns_it_negative() -> None:
     assert named.overhead == 0
 
 
+def test_a_mixture_decided_on_other_rows_is_the_line_between_its_routes_and_not_flattered() -> None:
+    values = world(150, 8, noise=0.3)[1]  # luck moves the routes' means, and the best in hindsight has it
+    hindsight = scored(values, {"controller": values[None]})
+    decided = scored(values, {"controller": values[None]}, mixed=["full", "greedy-kl:15"])
+    line = np.interp(decided.controller.costs[:-1], LAYERS[[0, 3]], values.mean(axis=0)[[0, 3]])
+    np.testing.assert_allclose(decided.controller.mixture[:-1], line)
+    assert (decided.controller.gains >= hindsight.controller.gains - 1e-12).all()
+    assert (decided.controller.gains[:-1] > hindsight.controller.gains[:-1]).any()
+    assert decided.mixed == ("full", "greedy-kl:15") and hindsight.mixed is None
+    assert ControllerScore.from_dict(decided.to_dict()).mixed == decided.mixed
+
+
 def test_costs_that_differ_by_sequence_and_in_ms_are_scored_alike() -> None:
     values = world(80, 0)[1]
     layers, ms = (scored(values, {"controller": values[None]}, costs=LAYERS * k, budgets=BUDGETS * k) for k in (1, 2.5))
@@ -269,41 +281,3 @@ def test_a_damaged_score_is_refused(example: ControllerScore, damage: str) -> No
         document[damage] = [{"name": "oracle"}]
     with pytest.raises(InputError, match="not a stored score of a controller"):
         ControllerScore.from_dict(document)
-
-
-# Refused
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"predicted": {"rival": np.zeros((1, 20, 4))}}, "give those of `controller`"),
-        ({"predicted": {"controller": np.zeros((1, 20, 4)), "random": np.zeros((1, 20, 4))}}, "other names than random"),
-        ({"predicted": {"controller": np.zeros((20, 4))}}, r"shape \(20, 4\); give \(any, 20, 4\)"),
-        ({"predicted": {"controller": np.full((1, 20, 4), np.nan)}}, "NaN or infinite"),
-        ({"prices": {"controller": np.zeros((1, 2))}}, r"shape \(1, 2\); give \(1, 3\)"),
-        ({"prices": {"controller": -np.ones((1, 3))}}, "The price is -1.0"),
-        ({"prices": {"rival": np.zeros((1, 3))}}, "the same names"),
-        ({"routes": ROUTES[:2]}, "2 names of routes for 4"),
-        ({"overhead": -0.1}, "overhead of controller is -0.1"),
-        ({"overhead": {"nobody": 1.0}}, "no prediction"),
-        ({"known": np.zeros((20, 4))}, "give"),
-        ({"cascade": (np.zeros((20, 2)), np.zeros((20, 3)))}, r"give \(20, 3\)"),
-        ({"n_bootstrap": 10}, "whole number of at least 100"),
-        ({"n_folds": 21}, "at most 20, the number of sequences"),
-        ({"confidence": 1.0}, "between 0 and 1"),
-        ({"values": np.zeros((1, 4))}, "at least two test sequences"),
-        ({"budgets": []}, "budgets have shape"),
-    ],
-)
-def test_wrong_input_is_told(change: dict[str, Any], told: str) -> None:
-    given: dict[str, Any] = {
-        "routes": ROUTES,
-        "values": np.zeros((20, 4)),
-        "costs": LAYERS,
-        "predicted": {"controller": np.zeros((1, 20, 4))},
-        "prices": {"controller": np.zeros((1, 3))},
-        "budgets": BUDGETS,
-    }
-    with pytest.raises(InputError, match=told):
-        score_controller(**given | change)

@@ -118,7 +118,8 @@ def mixture_routes(values: np.ndarray, costs: np.ndarray) -> tuple[int, ...]:
     luckier, and the more so the more routes of about equal worth there are.
     """
     means = np.broadcast_to(costs, values.shape).mean(axis=0, keepdims=True)
-    return tuple(int(route) for route in merge_increments(values.mean(axis=0, keepdims=True), means).hull[0])
+    hull = merge_increments(values.mean(axis=0, keepdims=True), means).hull[0]
+    return tuple(dict.fromkeys(hull.tolist()))  # a hull is padded with its last route
 
 
 def interpolated(at: np.ndarray, costs: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -17,9 +17,9 @@ from depthdial.report.style import save_figure
 def write_report(folder: Path | str) -> Path:
     """Draw the figures of a result folder and write `report.html`; the same files give the same bytes.
 
-    Reads what is there of sweep/rows.parquet (or rows.parquet), similarity/rows.parquet, routes.json, oracle.json and
-    study.json, and says on the page what is not. The page needs no network: figures are embedded; `figures/` holds them
-    as PNG (200 dpi) and SVG too.
+    Reads what is there of sweep/rows.parquet (or rows.parquet), similarity/rows.parquet, routes.json, oracle.json,
+    controller_scores.json and study.json, and says on the page what is not. The page needs no network: figures are
+    embedded; `figures/` holds them as PNG (200 dpi) and SVG too.
 
     Returns:
         The path of the page.

@@ -1,0 +1,67 @@
+"""What a score is made from is refused, in one sentence, where it does not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from depthdial.choose.gap import score_controller
+from depthdial.choose.gap_inputs import checked_overheads, checked_predictions
+from depthdial.errors import InputError
+
+ROUTES, LAYERS, BUDGETS = ("a:15", "a:20", "a:25", "full"), np.array([15.0, 20.0, 25.0, 30.0]), [18.0, 21.0, 24.0]
+
+
+def test_the_controller_comes_first_and_rivals_may_have_other_seeds() -> None:
+    predicted = {"rival": np.zeros((1, 5, 2)), "controller": np.zeros((3, 5, 2))}
+    prices = {"controller": np.zeros((3, 2)), "rival": [[0.1, 0.2]]}
+    guesses, checked = checked_predictions(predicted, prices, 5, 2, 2)
+    assert list(guesses) == ["controller", "rival"] and len(guesses["controller"]) == 3
+    assert checked["rival"].tolist() == [[0.1, 0.2]]
+
+
+def test_a_plain_overhead_is_the_controllers() -> None:
+    assert checked_overheads(0.5, {"controller": 0}) == {"controller": 0.5}
+    assert checked_overheads({"rival": 1}, {"controller": 0, "rival": 0}) == {"controller": 0.0, "rival": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"predicted": {"rival": np.zeros((1, 20, 4))}}, "give those of `controller`"),
+        ({"predicted": {"controller": np.zeros((1, 20, 4)), "random": np.zeros((1, 20, 4))}}, "other names than random"),
+        ({"predicted": {"controller": np.zeros((20, 4))}}, r"shape \(20, 4\); give \(any, 20, 4\)"),
+        ({"predicted": {"controller": np.full((1, 20, 4), np.nan)}}, "NaN or infinite"),
+        ({"prices": {"controller": np.zeros((1, 2))}}, r"shape \(1, 2\); give \(1, 3\)"),
+        ({"prices": {"controller": -np.ones((1, 3))}}, "The price is -1.0"),
+        ({"prices": {"rival": np.zeros((1, 3))}}, "the same names"),
+        ({"routes": ROUTES[:2]}, "2 names of routes for 4"),
+        ({"overhead": -0.1}, "overhead of controller is -0.1"),
+        ({"overhead": {"nobody": 1.0}}, "no prediction"),
+        ({"mixed": ["uls:15"]}, "mixture is of uls:15: give routes among"),
+        ({"mixed": []}, "mixture is of no route"),
+        ({"overhead": float("nan")}, "overhead of controller is nan"),
+        ({"values": [[0.1], [0.2, 0.3]]}, "not an array of real numbers"),
+        ({"known": [[[1.0]], [[1.0, 2.0]]]}, "known are not an array of real numbers"),
+        ({"known": np.zeros((20, 4))}, "give"),
+        ({"cascade": (np.zeros((20, 2)), np.zeros((20, 3)))}, r"give \(20, 3\)"),
+        ({"n_bootstrap": 10}, "whole number of at least 100"),
+        ({"n_folds": 21}, "at most 20, the number of sequences"),
+        ({"confidence": 1.0}, "between 0 and 1"),
+        ({"values": np.zeros((1, 4))}, "at least two test sequences"),
+        ({"budgets": []}, "budgets have shape"),
+    ],
+)
+def test_wrong_input_is_told(change: dict[str, Any], told: str) -> None:
+    given: dict[str, Any] = {
+        "routes": ROUTES,
+        "values": np.zeros((20, 4)),
+        "costs": LAYERS,
+        "predicted": {"controller": np.zeros((1, 20, 4))},
+        "prices": {"controller": np.zeros((1, 3))},
+        "budgets": BUDGETS,
+    }
+    with pytest.raises(InputError, match=told):
+        score_controller(**given | change)
