@@ -352,6 +352,7 @@ def _provenance(contents: Contents) -> Section:
     named: dict[str, Mapping[str, Any]] = dict(files.settings)
     if files.family is not None and files.family.made_by:
         made_by = files.family.made_by
-        named["search"] = {k: v for k, v in made_by.items() if k not in ("drop_order", "kl", "importance")}
+        elsewhere = ("drop_order", "kl", "importance", "prompts", "cost")
+        named["search"] = {k: v for k, v in made_by.items() if k not in elsewhere}
     held += [pairs_table(f"Settings: {name}", tables.settings_table(settings)) for name, settings in named.items()]
     return Section("provenance", "Settings and provenance", tables=held)
