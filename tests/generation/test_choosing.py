@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,17 +14,26 @@ from depthdial.measure.batches import Runner
 from depthdial.models.adapter import AdapterCard, attach_card
 from depthdial.routes import Route
 
-PROMPTS = ["the cat", "a dog sat on the mat and ran", "one two three", "it was", "six", "the dog ran to the cat"]
+PROMPTS = ["the cat sat", "a was one of", "one dog", "it ran to the mat and", "two dog", "in the by four", "six", "a"]
 ROUTES = ["full", "ee:3", "0,2,4,5"]
 
 
 def fitted(model, tokenizer, many, **options):
-    given = {"task": many, "routes": ROUTES, "budget": 4.2, "response_tokens": 4, "n_folds": 3}
+    given = {"task": many, "routes": ROUTES, "budget": 4, "response_tokens": 4, "n_folds": 3}
     return SequenceController.fit(model, tokenizer, **{**given, **options})
 
 
-def test_each_answer_is_that_of_its_route_and_says_why(model, tokenizer, many, weights_of, assert_same):
+def torn(model, tokenizer, many):
+    """A controller at a price at which some of PROMPTS are worth more than others."""
     controller = fitted(model, tokenizer, many)
+    predicted = np.array(
+        [list(a.predicted.values()) for a in dd.generate(model, tokenizer, PROMPTS, depth=controller, max_new_tokens=1)]
+    )
+    return replace(controller, price=float(np.median((predicted[:, 2] - predicted[:, 0]) / 3)))
+
+
+def test_each_answer_is_that_of_its_route_and_says_why(model, tokenizer, many, weights_of, assert_same):
+    controller = torn(model, tokenizer, many)
     before = weights_of(model)
     answers = dd.generate(model, tokenizer, PROMPTS, depth=controller, max_new_tokens=6, batch_size=4)
     assert_same(before, weights_of(model))
@@ -30,14 +41,14 @@ def test_each_answer_is_that_of_its_route_and_says_why(model, tokenizer, many, w
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         alone = dd.generate(model, tokenizer, prompt, depth=answer.route, max_new_tokens=6)[0]
         assert answer.tokens == alone.tokens and alone.predicted is None
-        assert list(answer.predicted) == ["ee:3", "0,2,4,5", "full"]
+        assert list(answer.predicted) == ["ee:3", "0,2,4-5", "full"]
         worth = {n: q - answer.price * c for (n, q), c in zip(answer.predicted.items(), (3, 4, 6), strict=True)}
         assert answer.route.name == max(worth, key=worth.get)
         assert answer.price == controller.price
 
 
 def test_one_full_pass_serves_all_routes_of_a_batch(model, tokenizer, many, monkeypatch):
-    controller = fitted(model, tokenizer, many)
+    controller = torn(model, tokenizer, many)
     passes, real = [], Runner.prefill_ids
     monkeypatch.setattr(Runner, "prefill_ids", lambda self, *a, **k: (passes.append(1), real(self, *a, **k))[1])
     answers = dd.generate(model, tokenizer, PROMPTS, depth=controller, max_new_tokens=3)
@@ -80,9 +91,9 @@ def test_online_the_stream_keeps_its_budget(model, tokenizer, many):
     controller = fitted(model, tokenizer, many)
     online = controller.online(4.2)
     answers = dd.generate(model, tokenizer, PROMPTS * 4, depth=online, max_new_tokens=2, batch_size=5)
-    assert online.state.n_done == 24
+    assert online.state.n_done == 32
     assert online.state.spent == sum(len(answer.route) for answer in answers)
-    assert online.state.mean_cost <= 4.2 + 3 / 24
+    assert online.state.mean_cost <= 4.2 + 3 / 32
 
 
 def test_a_number_takes_the_deepest_route_that_fits(model, tokenizer):
@@ -93,7 +104,7 @@ def test_a_number_takes_the_deepest_route_that_fits(model, tokenizer):
     assert depth(0.7, routes=family).layers == (0, 2, 4, 5)
     assert depth(0.5, routes=family).layers == (0, 1)
     assert depth(1.0, routes=family).is_full and depth(1, routes=family).is_full
-    with pytest.raises(InputError, match="No known route of this model costs at most 0.2"):
+    with pytest.raises(InputError, match=r"No known route of this model costs at most 0.2"):
         depth(0.2, routes=family)
     with pytest.warns(RouteWarning, match="Nothing is known of which layers"):
         assert depth(0.5).layers == Route.parse("unified:3", 6).layers

@@ -26,6 +26,7 @@ from depthdial.files import read_json, write_atomically, write_json
 from depthdial.models.adapter import adapter_card, compare_weights
 from depthdial.models.architectures import count_layers, unwrap
 from depthdial.models.prompt import PromptDepth
+from depthdial.models.untouched import adapter_modules
 from depthdial.routes import Route, require_depth
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class SequenceController:
     calibration: np.ndarray
     price: float
     certificate: Certificate | None = None
-    _checked: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet, repr=False)
+    _checked: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary, repr=False)
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -96,9 +97,52 @@ class SequenceController:
         budget = budget_of(budget, self.card.full_cost)
         return OnlineController(replace(self, certificate=None), OnlineBudget.start(self.calibration, self.costs, budget))
 
-    def certified(self, certificate: Certificate, price: float) -> SequenceController:
-        """The same controller at a certified price."""
-        return replace(self, price=price, certificate=certificate)
+    def certify(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        task: Task,
+        epsilon: float,
+        delta: float | None = 0.05,
+        method: str = "betting",
+        batch_size: int = 16,
+        seed: int = 0,
+        out: Path | str | None = None,
+        identity: ModelIdentity | None = None,
+        progress: bool = False,
+    ) -> Certificate:
+        """Measure rows that the controller has not seen and certify a price on them; see `choose.guarantee`.
+
+        The certificate says so where nothing can be certified. `certified` gives the controller at its price.
+
+        Args:
+            task: sequences drawn as those to come will be; none of the fit.
+            epsilon: loss of quality against the full model that is allowed on average (0.02: 2 points of agreement).
+            delta: the probability of a wrong certificate; None with `conformal_risk_control`, which promises an expectation.
+            out: a folder for the measured rows; a stopped run goes on there.
+
+        Raises:
+            InputError: for a task that shares prompts with the fit, another model, or numbers out of range.
+        """
+        from depthdial.choose.controller_certify import certification_plan, certify_rows
+        from depthdial.choose.controller_fit import measure_for
+
+        plan = certification_plan(self, epsilon, delta=delta, method=method, seed=seed)  # before a row is read
+        options: dict[str, Any] = {"batch_size": batch_size, "out": out, "identity": identity, "progress": progress}
+        rows = measure_for(self, model, tokenizer, task, **options)
+        about = {"task": task.name, "split": task.split, "source": task.source_fingerprint, "prompts": list(rows.prompts)}
+        return certify_rows(self, plan, rows, about)
+
+    def certified(self, certificate: Certificate) -> SequenceController:
+        """The same controller at a certified price.
+
+        Raises:
+            InputError: if the certificate certifies nothing, or belongs to another controller.
+        """
+        from depthdial.choose.controller_certify import certified_price
+
+        return replace(self, price=certified_price(self, certificate), certificate=certificate)
 
     def check(self, model: Any) -> None:
         """Refuse a model, or an adapter on it, that the controller was not fitted on. Reads a model's weights once.
@@ -107,7 +151,9 @@ class SequenceController:
             InputError: with the model that it is for, and this one.
         """
         base = unwrap(model)
-        if base in self._checked:
+        # PEFT puts its modules into the very model, which is another one from then on.
+        adapters = tuple(map(id, adapter_modules(base)))
+        if self._checked.get(base) == adapters:
             return
         card, n_layers = self.card, count_layers(base)
         is_same, held = compare_weights(base, card.weights_hash, card.dtype)
@@ -119,7 +165,7 @@ class SequenceController:
                 f"{card.weights_hash[:12]}), and this model has {n_layers} layers, {told} and {held}: load that model with "
                 "its adapter, or fit a controller for this one."
             )
-        self._checked.add(base)
+        self._checked[base] = adapters
 
     def check_routes(self, routes: Sequence[Route]) -> None:
         """Refuse a family that is not the controller's.

@@ -17,7 +17,7 @@ from depthdial.choose.predictors.base import LEAST_ROWS
 from depthdial.choose.predictors.fitting import KINDS, choose_kind, fit_predictor, score
 from depthdial.choose.search.costs import COSTS, layer_flops, layer_ms, layers_alike
 from depthdial.errors import InputError, check_choice
-from depthdial.measure.apart import prompt_hashes, require_no_test_split
+from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split
 from depthdial.measure.batches import Runner
 from depthdial.measure.plan import ModelIdentity, check_positive
 from depthdial.measure.prompt_features import FeatureSpec
@@ -63,10 +63,9 @@ class FitSettings:
             raise InputError(f"The seed must be a whole number of at least 0, not {self.seed!r}.")
         budget_of(self.budget, 1.0)
 
-    def rows(self, routes: tuple[Route, ...], *more: str) -> RowSettings:
-        """How rows are measured: `more` metrics beside the one that is predicted."""
-        wanted = ("kl", "agreement", self.metric, *more)
-        metrics = tuple(dict.fromkeys(wanted))
+    def rows(self, routes: tuple[Route, ...]) -> RowSettings:
+        """How the rows of the fit are measured."""
+        metrics = tuple(dict.fromkeys(("kl", "agreement", self.metric)))
         return RowSettings(routes, self.prompt_depth, metrics, self.response_tokens, self.batch_size)
 
 
@@ -109,6 +108,39 @@ def fit_controller(
     if folder is not None:
         controller.save_pretrained(folder)
     return controller
+
+
+def measure_for(
+    controller: SequenceController,
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    *,
+    batch_size: int,
+    out: Path | str | None,
+    identity: ModelIdentity | None,
+    progress: bool,
+) -> MeasuredRows:
+    """Rows to judge a controller by, measured as those that it was fitted to.
+
+    Raises:
+        InputError: if the task shares a prompt with the fit, or the model is another one.
+    """
+    controller.check(model)
+    require_apart(task, controller.card.fitted_on["prompts"], "to fit the controller")
+    settings = row_settings(controller, batch_size)
+    folder = None if out is None else Path(out)
+    options: dict[str, Any] = {"out": folder, "identity": identity or ModelIdentity.of(model), "progress": progress}
+    return measure_rows(model, tokenizer, task, settings, controller.card.features, **options)
+
+
+def row_settings(controller: SequenceController, batch_size: int) -> RowSettings:
+    """How the rows of a fitted controller are measured."""
+    card = controller.card
+    metrics = tuple(dict.fromkeys(("kl", "agreement", card.metric)))
+    return RowSettings(
+        card.routes, card.prompt_depth, metrics, card.response_tokens, check_positive(batch_size, "batch_size")
+    )
 
 
 def fit_rows(

@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from depthdial.choose.score_table import read_samples, read_scores
+from depthdial.errors import InputError
 from depthdial.measure.apart import prompt_hashes
 from depthdial.measure.plan import ModelIdentity, make_plan
-from depthdial.measure.prompt_features import FeatureSpec, prompt_features
+from depthdial.measure.prompt_features import FeatureSpec, prompt_features, read_features
+from depthdial.measure.results import load_rows
 from depthdial.measure.sweep import sweep
 from depthdial.measure.tasks import Task
 from depthdial.models.prompt import PromptDepth
@@ -109,6 +111,24 @@ def measure_rows(
         **common,
     )
     return MeasuredRows(features.sequence_ids, prompt_hashes(task), features.matrix, table)
+
+
+def read_measured(folder: Path, spec: FeatureSpec, prompts: Sequence[str]) -> MeasuredRows:
+    """The rows that `measure_rows` left in a folder; `prompts` are their hashes, in order.
+
+    Raises:
+        InputError: if they are gone, or are not those of these prompts.
+    """
+    try:
+        features = read_features(load_rows(folder / FEATURES), spec)
+        table = load_rows(folder / SCORES)
+    except InputError as error:
+        raise InputError(f"The rows of the fit are not in {folder} ({error}) - fit the controller again.") from error
+    if len(features.sequence_ids) != len(prompts):
+        raise InputError(
+            f"{folder} holds {len(features.sequence_ids)} rows, and the controller has seen {len(prompts)}: fit it again."
+        )
+    return MeasuredRows(features.sequence_ids, tuple(prompts), features.matrix, table)
 
 
 def measure_known(

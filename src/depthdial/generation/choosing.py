@@ -68,7 +68,7 @@ def choosing(depth: Any, runner: Runner, routes: Any, prompt_depth: str) -> Choo
         InputError: for a depth that is none, or does not fit the model or the other arguments.
 
     Warns:
-        RouteWarning: for a route that the model's adapter was not trained for, or a share of a model of which nothing is known.
+        RouteWarning: for a route that the model's adapter was not trained for, or a share where nothing is known.
     """
     if isinstance(depth, Controller):
         return _controlled(depth, runner, routes, prompt_depth)

@@ -169,9 +169,19 @@ def prompt_features(
             if not store.has(name):
                 store.write(name, _rows(plan.runner, batch, spec))
             advance(1)
-    table = store.collect(names)
+    return read_features(store.collect(names), spec)
+
+
+def read_features(table: pa.Table, spec: FeatureSpec) -> PromptFeatures:
+    """The features in a table that `prompt_features` collected.
+
+    Raises:
+        InputError: if they are not of this specification.
+    """
     flat = table.column("features").combine_chunks().flatten().to_numpy(zero_copy_only=False)
     ids = tuple(table.column("sequence_id").to_pylist())
+    if len(flat) != len(ids) * spec.n_features:
+        raise InputError(f"The stored rows do not have {spec.n_features} features each: fit the controller again.")
     return PromptFeatures(ids, flat.reshape(len(ids), spec.n_features).astype(np.float32))
 
 

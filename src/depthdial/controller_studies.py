@@ -1,0 +1,324 @@
+"""Judge a controller on test rows: the verb `controller evaluate`, in one folder, to be stopped and started again.
+
+A room of its own, between the command line and the others, as `studies` is. The score and what it is held against are in
+`choose.gap`; here rows are measured, rivals are fitted on the rows of the fit, and certificates made on rows of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from depthdial.choose.cascade import best_cascades, cascade_curve
+from depthdial.choose.controller import SequenceController
+from depthdial.choose.controller_certify import certification_plan, certify_rows
+from depthdial.choose.controller_fit import MEASURED, FitSettings, fit_rows, measure_for, row_settings
+from depthdial.choose.controller_rows import MeasuredRows, measure_known, read_measured
+from depthdial.choose.gap import CONTROLLER, ControllerScore, score_controller
+from depthdial.choose.guarantee import Certificate
+from depthdial.choose.policy import prices_for_budgets
+from depthdial.choose.predictors.fitting import cross_validated, fit_predictor
+from depthdial.errors import InputError
+from depthdial.files import claim, write_json
+from depthdial.generation.overhead import ChoosingTime, time_choosing
+from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split
+from depthdial.measure.batches import Runner
+from depthdial.measure.plan import ModelIdentity, check_positive
+from depthdial.measure.provenance import environment
+from depthdial.measure.sweep import sweep
+from depthdial.measure.tasks import Task, encode
+from depthdial.models.weights import weights_hash
+from depthdial.report.controller_page import write_controller_report
+from depthdial.report.controller_scores import ControllerScores, keep_scores
+from depthdial.routes import Route
+
+LENGTH_ONLY = "prompt length only"
+_LEFT_OUT = 0.1
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a controller is judged.
+
+    Attributes:
+        budgets: mean costs, as shares of the full route's.
+        samples: answers that are drawn from the full model for the predictable oracle; 0 for none.
+        seeds: times that the controller and its rivals are fitted anew, each time without another tenth of the rows.
+        rivals: other kinds of predictors to put beside the controller's.
+        rouge: also answer on every route and score ROUGE-L.
+        epsilons, delta: certificates to try on the calibration rows.
+        timed_prompts: prompts on which the controller's own time is measured.
+    """
+
+    budgets: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9)
+    samples: int = 4
+    seeds: int = 5
+    rivals: tuple[str, ...] = ("mlp", "trees")
+    rouge: bool = False
+    epsilons: tuple[float, ...] = (0.01, 0.02, 0.03, 0.05)
+    delta: float = 0.05
+    batch_size: int = 16
+    timed_prompts: int = 16
+    n_bootstrap: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "batch_size", "timed_prompts"):
+            check_positive(getattr(self, name), name)
+        if not isinstance(self.samples, int) or self.samples < 0 or self.samples % 2:
+            raise InputError(f"samples must be an even number, 0 for no predictable oracle, not {self.samples!r}.")
+        if not self.budgets or not all(0 < share <= 1 for share in self.budgets):
+            raise InputError(f"budgets must be shares of the full cost above 0 and at most 1, not {self.budgets!r}.")
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation leaves: the page's path, and the scores that it shows."""
+
+    report: Path
+    scores: ControllerScores
+
+
+def evaluate_controller(
+    model: Any,
+    tokenizer: Any,
+    folder: Path | str,
+    *,
+    task: Task,
+    calibration: Task | None = None,
+    out: Path | str,
+    settings: EvaluationSettings | None = None,
+    name: str | None = None,
+    progress: bool = False,
+) -> EvaluationResult:
+    """Judge the controller in `folder`, beside its rivals, and write the report.
+
+    Args:
+        model: what the controller is for, with its adapter.
+        folder: where `SequenceController.fit` left the controller and its measured rows.
+        task: test rows; none of the fit.
+        calibration: rows of neither, for the certificates and the cascade's thresholds; without them there are none.
+        out: a folder for rows, scores, tables, figures and the page; a stopped run goes on there.
+
+    Raises:
+        InputError: if rows overlap, the model is another one, the rows of the fit are gone, or `out` holds something else.
+    """
+    settings, folder, out = settings or EvaluationSettings(), Path(folder), Path(out)
+    controller = SequenceController.from_pretrained(folder)
+    controller.check(model)
+    fitted = read_measured(folder / MEASURED, controller.card.features, controller.card.fitted_on["prompts"])
+    _require_apart(controller, task, calibration)
+    identity = ModelIdentity.of(model, name)
+    about = {**asdict(settings), "task": task.name, "split": task.split, "sequences": len(task.examples)}
+    about |= {"weights_hash": weights_hash(model), "controller": certification_plan(controller, 0.5).about["controller"]}
+    claim(out / "evaluation.json", about, "evaluation")
+    common: dict[str, Any] = {"batch_size": settings.batch_size, "identity": identity, "progress": progress}
+    rows = measure_for(controller, model, tokenizer, task, out=out / "test", **common)
+    held = None
+    if calibration is not None:
+        held = measure_for(controller, model, tokenizer, calibration, out=out / "calibration", **common)
+    known = None
+    if settings.samples:
+        wanted = row_settings(controller, settings.batch_size)
+        known = measure_known(
+            model,
+            tokenizer,
+            task,
+            wanted,
+            rows.sequence_ids,
+            samples=settings.samples,
+            out=out / "test",
+            identity=identity,
+            progress=progress,
+        )
+    job = _Evaluation(controller, fitted, rows, settings, known)
+    cascade = None
+    if held is not None:
+        cascade = _cascade(job, held, (calibration, task), model, tokenizer, out, common)
+    runner = Runner.of(model, tokenizer)
+    timed = encode(task, tokenizer, context_tokens=runner.context_tokens)[: settings.timed_prompts]
+    time = time_choosing(model, tokenizer, controller, timed, controller.card.response_tokens)
+    rouge = _answers(controller, model, tokenizer, task, out, common) if settings.rouge else None
+    scores = ControllerScores(
+        job.scores(time, cascade, rouge),
+        () if held is None else job.certificates(held, calibration),
+        {**time.record(), "hardware": environment()["hardware"]},
+        _about(controller, task, settings, rows),
+    )
+    keep_scores(out, scores)
+    write_json(out / "time.json", {**time.record(), **environment()})
+    return EvaluationResult(write_controller_report(out), scores)
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    controller: SequenceController
+    fitted: MeasuredRows
+    rows: MeasuredRows
+    settings: EvaluationSettings
+    known: np.ndarray | None
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        return self.controller.routes
+
+    @property
+    def budgets(self) -> np.ndarray:
+        return self.controller.card.full_cost * np.array(self.settings.budgets)
+
+    def scores(
+        self, time: ChoosingTime, cascade: tuple[np.ndarray, np.ndarray] | None, rouge: np.ndarray | None
+    ) -> dict[str, ControllerScore]:
+        """By metric and cost: the metric that the controller predicts first."""
+        card, predicted, prices = self.controller.card, *self._predictions()
+        options: dict[str, Any] = {
+            "overhead": time.overhead_in(card.full_cost),
+            "cascade": cascade,
+            "cost": card.cost_unit,
+            "n_bootstrap": self.settings.n_bootstrap,
+            "seed": self.settings.seed,
+        }
+        names, costs = [route.name for route in self.routes], self.controller.costs
+        values = self.rows.values(card.metric, self.routes)
+        found = {
+            card.metric: score_controller(
+                names, values, costs, predicted, prices, self.budgets, known=self.known, metric=card.metric, **options
+            )
+        }
+        if rouge is not None and card.metric != "rouge_l":
+            options["cascade"] = None
+            found["rouge_l"] = score_controller(
+                names, rouge, costs, predicted, prices, self.budgets, metric="rouge_l", **options
+            )
+        return found
+
+    def certificates(self, held: MeasuredRows, calibration: Task | None) -> tuple[Certificate, ...]:
+        """One for each epsilon; each holds with its own delta, and all of them together with less."""
+        assert calibration is not None
+        about = {"task": calibration.name, "split": calibration.split, "source": calibration.source_fingerprint}
+        return tuple(
+            certify_rows(
+                self.controller, certification_plan(self.controller, epsilon, delta=self.settings.delta), held, about
+            )
+            for epsilon in self.settings.epsilons
+        )
+
+    def _predictions(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """By name, (n_seeds, n, n_routes) predictions for the test rows, and (n_seeds, n_budgets) prices of the fit's."""
+        own = self.controller.predictor.kind
+        kinds = {CONTROLLER: own, **{f"{kind} instead": kind for kind in self.settings.rivals if kind != own}}
+        found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in (*kinds, LENGTH_ONLY)}
+        n = len(self.fitted.features)
+        for seed in range(self.settings.seeds):
+            rng = np.random.default_rng([self.settings.seed, seed])
+            keep = np.sort(rng.permutation(n)[: n - int(_LEFT_OUT * n)])
+            for name, kind in kinds.items():
+                found[name].append(self._fitted(kind, keep, seed))
+            found[LENGTH_ONLY].append(self._by_length(keep, seed))
+        predicted = {name: np.stack([one[0] for one in seeds]) for name, seeds in found.items()}
+        return predicted, {name: np.stack([one[1] for one in seeds]) for name, seeds in found.items()}
+
+    def _fitted(self, kind: str, keep: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        card = self.controller.card
+        again = FitSettings(metric=card.metric, predictor=kind, n_folds=card.fitted_on["n_folds"], seed=seed)
+        one = fit_rows(self.fitted, card, again, keep)
+        return one.predict(self.rows.features), prices_for_budgets(one.calibration, one.costs, self.budgets)
+
+    def _by_length(self, keep: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """What the prompt's length alone tells: its logarithm and the square of that, in a ridge regression."""
+        learned, tested = (_length_columns(part) for part in (self.fitted.features[keep], self.rows.features))
+        values = self.fitted.values(self.controller.card.metric, self.routes)[keep]
+        calibration = cross_validated("ridge", learned, values, n_folds=self.controller.card.fitted_on["n_folds"], seed=seed)
+        predicted = fit_predictor("ridge", learned, values, seed=seed).predict(tested)
+        return predicted, prices_for_budgets(calibration, self.controller.costs, self.budgets)
+
+
+def _length_columns(features: np.ndarray) -> np.ndarray:
+    length = features[:, :1].astype(float)
+    return np.concatenate([length, length**2], axis=1)
+
+
+def _cascade(
+    job: _Evaluation,
+    held: MeasuredRows,
+    tasks: Sequence[Task | None],
+    model: Any,
+    tokenizer: Any,
+    out: Path,
+    common: Mapping[str, Any],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Answer on the cheapest route and, where that answer's own NLL is high, on the full one; thresholds of `held`."""
+    controller, parts = job.controller, []
+    card = controller.card
+    for part, task in zip(("calibration", "test"), tasks, strict=True):
+        table = sweep(
+            model,
+            tokenizer,
+            task=task,  # type: ignore[arg-type]
+            routes=controller.routes[:1],
+            metrics=("answer_nll",),
+            max_new_tokens=card.response_tokens,
+            prompt_depth=card.prompt_depth,
+            full_untouched=True,
+            out=out / part / "cascade",
+            **common,
+        )
+        by_id = dict(zip(table.column("sequence_id").to_pylist(), table.column("answer_nll").to_pylist(), strict=True))
+        rows = held if part == "calibration" else job.rows
+        sure = np.full((len(rows.sequence_ids), len(controller.routes)), -np.inf)
+        sure[:, 0] = [-by_id[one] for one in rows.sequence_ids]
+        parts.append((sure, rows.values(card.metric, controller.routes)))
+    (sure_held, values_held), (sure, values) = parts
+    chosen = best_cascades(sure_held, values_held, controller.costs, job.budgets, shallow=[0], deep=[card.full])
+    return cascade_curve(chosen, sure, values, controller.costs)
+
+
+def _answers(
+    controller: SequenceController, model: Any, tokenizer: Any, task: Task, out: Path, common: Mapping[str, Any]
+) -> np.ndarray:
+    """(n, n_routes) ROUGE-L of the greedy answers of every route."""
+    table = sweep(
+        model,
+        tokenizer,
+        task=task,
+        routes=controller.routes,
+        metrics=("rouge_l",),
+        max_new_tokens=controller.card.response_tokens,
+        prompt_depth=controller.card.prompt_depth,
+        full_untouched=True,
+        out=out / "test" / "answers",
+        **common,
+    )
+    ids = tuple(example.id for example in task.examples)
+    return MeasuredRows(ids, prompt_hashes(task), np.empty((len(ids), 0)), table).values("rouge_l", controller.routes)
+
+
+def _require_apart(controller: SequenceController, task: Task, calibration: Task | None) -> None:
+    require_apart(task, controller.card.fitted_on["prompts"], "to fit the controller")
+    if calibration is not None:
+        require_no_test_split(calibration, "certify")
+        require_apart(calibration, controller.card.fitted_on["prompts"], "to fit the controller")
+        require_apart(task, prompt_hashes(calibration), "as calibration rows")
+
+
+def _about(controller: SequenceController, task: Task, settings: EvaluationSettings, rows: MeasuredRows) -> dict[str, Any]:
+    card = controller.card
+    shown = {name: card.fitted_on.get(name) for name in ("task", "split", "n_sequences", "cross_validated_mse")}
+    return {
+        "model": card.model,
+        "predictor": controller.predictor.kind,
+        "metric": card.metric,
+        "prompt_depth": card.prompt_depth,
+        "response_tokens": card.response_tokens,
+        "routes": {route.name: str(route) for route in card.routes},
+        "r2": {route.name: r2 for route, r2 in zip(card.routes, card.r2, strict=True)},
+        "fitted_on": shown,
+        "task": f"{task.name}, {task.split}",
+        "n_sequences": len(rows.sequence_ids),
+        "seeds": settings.seeds,
+        **environment(),
+    }

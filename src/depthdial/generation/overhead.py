@@ -1,0 +1,99 @@
+"""What choosing costs: measured milliseconds of a controller on a sequence, and of the sequence itself."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from depthdial.choose.controller import SequenceController
+from depthdial.measure.batches import Runner
+from depthdial.measure.prompt_features import features_of, watched_prefill
+from depthdial.measure.tasks import EncodedExample
+from depthdial.models.decode import Decoded
+from depthdial.models.prompt import clock_sec
+from depthdial.models.untouched import untouched
+
+_WARM = 2
+
+
+@dataclass(frozen=True)
+class ChoosingTime:
+    """Measured one sequence at a time, in turn with the same prompts without a controller; medians over the prompts.
+
+    Attributes:
+        pool_ms: by how much a prompt's pass takes longer for the states that are pooled on the way; not below 0.
+        choose_ms: features, predictions and the choice.
+        prompt_ms: the prompt's pass without a controller.
+        step_ms: a decoding step of the full model.
+        tokens: of an answer of the full model.
+        n_prompts: how many prompts were timed.
+    """
+
+    pool_ms: float
+    choose_ms: float
+    prompt_ms: float
+    step_ms: float
+    tokens: float
+    n_prompts: int
+
+    @property
+    def overhead_ms(self) -> float:
+        """Of one sequence."""
+        return self.pool_ms + self.choose_ms
+
+    @property
+    def sequence_ms(self) -> float:
+        """Of one sequence on the full model, without a controller; the first token comes out of the prompt's pass."""
+        return self.prompt_ms + self.step_ms * max(self.tokens - 1, 0)
+
+    @property
+    def share(self) -> float:
+        """The controller's share of the sequence's time."""
+        return self.overhead_ms / self.sequence_ms
+
+    def overhead_in(self, full_cost: float) -> float:
+        """The overhead in the unit that a response token of the full model costs `full_cost` of: layers, FLOPs, ms."""
+        return full_cost * self.overhead_ms / (self.step_ms * max(self.tokens - 1, 1))
+
+    def record(self) -> dict[str, float]:
+        """For a result file."""
+        derived = {name: getattr(self, name) for name in ("overhead_ms", "sequence_ms", "share")}
+        return {**vars(self), **derived}
+
+
+def time_choosing(
+    model: Any, tokenizer: Any, controller: SequenceController, examples: Sequence[EncodedExample], max_new_tokens: int
+) -> ChoosingTime:
+    """Time a controller on some prompts, one by one; the first two warm the machine up and do not count."""
+    runner, spec = Runner.of(model, tokenizer), controller.card.features
+    pooled, chosen, plain, steps, tokens = [], [], [], [], []
+    for number, example in enumerate([*examples[:_WARM], *examples]):
+        with untouched(model):
+            prefilled = runner.prefill_ids([example.prompt_ids], spec.route)
+        watched = watched_prefill(runner, [example.prompt_ids], spec)
+        started = clock_sec(runner.device)
+        controller.pick(controller.predict(features_of(watched, spec)))
+        choosing_sec = clock_sec(runner.device) - started
+        if number < _WARM:
+            continue
+        with untouched(model):
+            answer = _answer(runner, example, prefilled if spec.is_full else None, max_new_tokens)
+        pooled.append(watched.prefill_sec - (prefilled.prefill_sec if spec.is_full else 0.0))
+        chosen.append(choosing_sec)
+        plain.append(prefilled.prefill_sec if spec.is_full else answer[1])
+        tokens.append(len(answer[0].tokens[0]))
+        if answer[0].steps:
+            steps.append(answer[0].decode_sec / answer[0].steps)
+    median = {name: 1000 * statistics.median(found) for name, found in (("p", pooled), ("c", chosen), ("f", plain))}
+    step_ms = 1000 * statistics.median(steps) if steps else 0.0
+    return ChoosingTime(max(median["p"], 0.0), median["c"], median["f"], step_ms, float(np.mean(tokens)), len(tokens))
+
+
+def _answer(runner: Runner, example: EncodedExample, prefilled: Any, max_new_tokens: int) -> tuple[Decoded, float]:
+    """The full model's answer, and how long its prompt's pass took where `prefilled` is not it."""
+    ready = prefilled or runner.prefill_ids([example.prompt_ids])
+    return runner.decode(runner.full, ready, max_new_tokens), ready.prefill_sec

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from depthdial.choose.controller import SequenceController
+from depthdial.choose.controller_certify import certification_plan, price_grid
+from depthdial.choose.guarantee import Certificate
+from depthdial.choose.policy import choose_routes
+from depthdial.errors import InputError
+
+
+@pytest.fixture
+def controller(model, tokenizer, many):
+    learned = replace(many, examples=many.examples[:36])
+    return SequenceController.fit(
+        model, tokenizer, task=learned, routes=["full", "ee:3", "0-2,4-5"], budget=5, response_tokens=4, n_folds=3
+    )
+
+
+def rest(many):
+    return replace(many, split="validation", examples=many.examples[36:])
+
+
+def test_the_grid_is_fixed_before_rows_are_read(controller):
+    prices = price_grid(controller)
+    assert list(prices) == sorted(set(prices))
+    spent = [controller.costs[choose_routes(controller.calibration, controller.costs, price)].mean() for price in prices]
+    assert all(one >= other for one, other in itertools.pairwise(spent))
+    assert spent[-1] == pytest.approx(3)
+    plan = certification_plan(controller, 0.5)
+    assert plan.settings[0] == "full" and len(plan.settings) == len(prices) + 1
+    assert plan.bounds == (0.0, 1.0)
+    assert plan == certification_plan(controller, 0.5)
+    assert plan.digest != certification_plan(controller, 0.4).digest
+
+
+def test_a_generous_epsilon_is_certified_and_its_price_is_taken(controller, model, tokenizer, many):
+    certificate = controller.certify(model, tokenizer, task=rest(many), epsilon=0.95, delta=0.2)
+    assert certificate.certified is not None and certificate.n_rows == 12
+    at = controller.certified(certificate)
+    assert at.price == certificate.plan.about["prices"][certificate.certified - 1]
+    assert at.certificate is certificate
+    assert at.at("90%").certificate is None and at.online("90%").controller.certificate is None
+
+
+def test_the_losses_are_those_of_what_it_picks(controller, model, tokenizer, many):
+    certificate = controller.certify(model, tokenizer, task=rest(many), epsilon=0.9)
+    last = certificate.plan.about["prices"][-1]
+    cheapest = list(certificate.costs)
+    assert cheapest[0] == 6 and cheapest[-1] == pytest.approx(3, abs=0.6)
+    assert certificate.risks[0] == 0 and certificate.risks[-1] > 0 and last > 0
+
+
+def test_too_few_rows_certify_nothing(controller, model, tokenizer, many):
+    certificate = controller.certify(model, tokenizer, task=rest(many), epsilon=0.02)
+    assert certificate.certified is None
+    assert certificate.reason.startswith("Cannot be certified with 12 rows")
+    with pytest.raises(InputError, match="Cannot be certified with 12 rows"):
+        controller.certified(certificate)
+
+
+def test_a_certificate_is_saved_with_its_controller(controller, model, tokenizer, many, tmp_path):
+    certificate = controller.certify(model, tokenizer, task=rest(many), epsilon=0.95, delta=0.2)
+    controller.certified(certificate).save_pretrained(tmp_path)
+    again = SequenceController.from_pretrained(tmp_path)
+    assert again.certificate == certificate
+    assert again.price == controller.certified(certificate).price
+    assert again.certified(Certificate.from_dict(certificate.to_dict())).price == again.price
+
+
+def test_another_controllers_certificate_is_refused(controller, model, tokenizer, many):
+    certificate = controller.certify(model, tokenizer, task=rest(many), epsilon=0.95, delta=0.2)
+    other = replace(controller, calibration=np.ascontiguousarray(controller.calibration[:, ::-1]))
+    with pytest.raises(InputError, match="another controller's"):
+        other.certified(certificate)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"epsilon": 0}, "epsilon is 0"), ({"epsilon": 2}, "epsilon is 2"), ({"epsilon": 0.1, "delta": 1.5}, "delta")],
+)
+def test_numbers_out_of_range(controller, model, tokenizer, many, options, message):
+    with pytest.raises(InputError, match=message):
+        controller.certify(model, tokenizer, task=rest(many), **options)
+
+
+def test_rows_of_the_fit_certify_nothing(controller, model, tokenizer, many):
+    with pytest.raises(InputError, match="were used to fit the controller"):
+        controller.certify(model, tokenizer, task=many, epsilon=0.5)
