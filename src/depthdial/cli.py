@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from depthdial.cli_controller import app as controller
 from depthdial.cli_gates import gate_depths, gates_study
 from depthdial.cli_options import (
     BatchSize,
@@ -73,7 +75,11 @@ def generate(
     model: ModelName,
     prompt: Annotated[str, typer.Argument(help="What to answer.")],
     loading: ModelOptions,
-    route: Annotated[str, typer.Option(help="Which layers run: full, uls:50%, drop:12,17, ..")] = "full",
+    route: Annotated[str | None, typer.Option(help="Which layers run: full, uls:50%, drop:12,17, ..; default: full")] = None,
+    depth: Annotated[float | None, typer.Option(help="Or the best known route of this share of the layers: 0.8")] = None,
+    routes: Annotated[str | None, typer.Option(help="With --depth: a route family file to choose from.")] = None,
+    controller: Annotated[Path | None, typer.Option(help="Or a controller's folder: it reads the prompt and picks.")] = None,
+    budget: Annotated[str | None, typer.Option(help="With --controller: another mean cost, such as 24 or 80%.")] = None,
     prompt_depth: PromptDepth = "full",
     max_new_tokens: NewTokens = 128,
     template: TemplateName = None,
@@ -81,12 +87,14 @@ def generate(
     """Answer one prompt on one route; the text streams, then layers run and tokens per second."""
     from depthdial.generation.engine import generate as answer
 
+    chosen = _depth(route, depth, controller, budget)
     loaded, tokenizer = loading.load(model)
     result = answer(
         loaded,
         tokenizer,
         prompt,
-        depth=route,
+        depth=chosen,
+        routes=routes,
         prompt_depth=prompt_depth,
         max_new_tokens=max_new_tokens,
         template=template or "auto",
@@ -98,6 +106,22 @@ def generate(
         f"prompt {result.prefill_sec:.2f} s ({prompt_depth} depth)",
         err=True,
     )
+    if result.predicted is not None:
+        told = ", ".join(f"{name} {quality:.3f}" for name, quality in result.predicted.items())
+        typer.echo(f"{result.route.name} · predicted: {told} · price {result.price:.4g}", err=True)
+
+
+def _depth(route: str | None, depth: float | None, controller: Path | None, budget: str | None) -> Any:
+    if sum(given is not None for given in (route, depth, controller)) > 1:
+        raise InputError("--route, --depth and --controller each say which layers run: give one of them.")
+    if budget is not None and controller is None:
+        raise InputError("--budget is for a controller: give its folder with --controller, or leave it out.")
+    if controller is None:
+        return route or "full" if depth is None else depth
+    from depthdial.choose.controller import SequenceController
+
+    chosen = SequenceController.from_pretrained(controller)
+    return chosen if budget is None else chosen.at(budget)
 
 
 app.command()(search)
@@ -237,12 +261,16 @@ def oracle(
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a sweep or a study.")]) -> None:
     """Draw the figures of a folder's rows and write one self-contained page."""
     from depthdial.measure.gate_rows import is_gates_study
+    from depthdial.report.controller_page import write_controller_report
+    from depthdial.report.controller_scores import SCORES_FILE
     from depthdial.report.gates_page import write_gates_report
     from depthdial.report.page import write_report
     from depthdial.report.search_comparison import is_search_study
     from depthdial.report.search_page import write_search_report
 
-    if is_search_study(folder):
+    if (folder / SCORES_FILE).exists() and not (folder / "study.json").exists():
+        write: Callable[[Path], Path] = write_controller_report
+    elif is_search_study(folder):
         write = write_search_report
     else:
         write = write_gates_report if is_gates_study(folder) else write_report
@@ -304,6 +332,7 @@ def study(
 app.command()(finetune)
 app.command()(train_gates)
 app.command()(gates_study)
+app.add_typer(controller, name="controller")
 app.command()(search_study)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +39,7 @@ _LOOKS: tuple[tuple[str, str, Any], ...] = (
     (GRAY, "X", (0, (4, 1))),
     (YELLOW, "H", (0, (3, 1, 1, 1))),
 )
-_SPREAD_LAYERS = 1.1  # side by side at one number of layers
+_SPREAD = 0.4  # of the least distance between two numbers of layers: points side by side at one of them
 
 
 def draw_importance_by_method(comparison: Comparison) -> Figure:
@@ -58,7 +59,7 @@ def draw_importance_by_method(comparison: Comparison) -> Figure:
         axes.invert_yaxis()
         axes.set_yticks(range(len(ranks)), [shortened(name) for name in comparison.families])
         tick_numbers(axes, "x", list(range(comparison.n_layers)))
-        axes.set_xlabel("layer (number: first dropped by the route that drops so many layers)")
+        axes.set_xlabel("layer (number: how many layers the first route without it drops)")
         _numbers(axes, ranks, grid)
         shade_key(
             figure, [(1 / (most + 4), "dropped first"), (most / (most + 4), "dropped last"), (1.0, "kept by all routes")]
@@ -91,13 +92,14 @@ def draw_kept_layers(comparison: Comparison) -> Figure:
 
 def draw_kl_by_method(comparison: Comparison) -> Figure:
     """KL to the full model against layers run, a line for each method, with 95% intervals over sequences."""
-    methods = comparison.methods
-    found = _method_looks(comparison)
+    methods, found = comparison.methods, _method_looks(comparison)
+    gaps = [a - b for a, b in pairwise(comparison.sizes)]
+    spread = _SPREAD * min(gaps, default=1)
     with figure_style():
         figure = new_figure(4.4)
         axes = figure.add_subplot()
         for number, method in enumerate(methods):
-            shift = _SPREAD_LAYERS * (number / max(1, len(methods) - 1) - 0.5)
+            shift = spread * (number / max(1, len(methods) - 1) - 0.5)
             _line(axes, comparison, method, found[method], shift)
         log_heights(axes)
         axes.set_xticks(comparison.sizes, [str(size) for size in comparison.sizes])

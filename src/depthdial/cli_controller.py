@@ -1,0 +1,196 @@
+"""The verbs of a sequence controller: fit one, certify a price of it, judge it on test rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from depthdial.cli_options import (
+    BatchSize,
+    CalibrationLimit,
+    DataOptions,
+    Limit,
+    ModelName,
+    ModelOptions,
+    OutFolder,
+    PromptDepth,
+    Routes,
+    fractions_of,
+    parts_of,
+    print_rows,
+    print_table,
+    with_bundles,
+)
+from depthdial.errors import InputError
+
+app = typer.Typer(help="Controllers that pick a route for every sequence: fit, certify, evaluate.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of `controller fit`.")]
+Epsilon = Annotated[float, typer.Option(help="Loss of quality against the full model that is allowed: 0.02 is 2 points.")]
+Delta = Annotated[float, typer.Option(help="Probability of a wrong certificate.")]
+
+
+@app.command()
+@with_bundles
+def fit(
+    model: ModelName,
+    out: OutFolder,
+    source: DataOptions,
+    loading: ModelOptions,
+    routes: Routes = None,
+    budget: Annotated[str, typer.Option(help="Mean cost of a sequence: 24, or a share of the full cost: 80%.")] = "80%",
+    metric: Annotated[str, typer.Option(help="What is predicted: agreement or rouge_l.")] = "agreement",
+    cost: Annotated[str, typer.Option(help="What is spent: layers, flops, or ms (measured here).")] = "layers",
+    predictor: Annotated[str, typer.Option(help="ridge, trees, mlp, or auto for the one that predicts best.")] = "ridge",
+    prompt_depth: PromptDepth = "full",
+    limit: Limit = None,
+    response_tokens: Annotated[int, typer.Option(help="Longest answer.", rich_help_panel="Size")] = 64,
+    batch_size: BatchSize = 16,
+    n_folds: Annotated[int, typer.Option(help="Of cross-validation.", rich_help_panel="Size")] = 5,
+) -> None:
+    """Learn from train rows how good each route's answer will be, and set a price for the budget."""
+    from depthdial.choose.controller import SequenceController
+    from depthdial.choose.controller_fit import FitSettings
+    from depthdial.measure.apart import require_no_test_split
+    from depthdial.measure.plan import ModelIdentity
+
+    chosen = FitSettings(budget, metric, cost, predictor, prompt_depth, response_tokens, batch_size, n_folds, source.seed)  # type: ignore[arg-type]
+    rows = source.read(limit, split=source.held_out_split)
+    require_no_test_split(rows, "fit a controller")
+    loaded, tokenizer = loading.load(model)
+    controller = SequenceController.fit(
+        loaded,
+        tokenizer,
+        task=rows,
+        routes=routes,
+        out=out,
+        identity=ModelIdentity.of(loaded, model),
+        progress=True,
+        **vars(chosen),
+    )
+    card = controller.card
+    table = [
+        [route.name, f"{cost:.4g}", f"{mean:.3f}", "–" if r2 is None else f"{r2:.2f}"]
+        for route, cost, mean, r2 in zip(card.routes, card.route_costs, card.means, card.r2, strict=True)
+    ]
+    title = f"{controller.predictor.kind} on {len(rows.examples)} sequences, {card.metric}"
+    print_table(title, ["route", f"cost ({card.cost_unit})", "mean", "R2, cross-validated"], table)
+    typer.echo(f"controller: {out}")
+
+
+@app.command()
+@with_bundles
+def certify(
+    folder: Folder,
+    model: ModelName,
+    out: OutFolder,
+    source: DataOptions,
+    loading: ModelOptions,
+    epsilon: Epsilon = 0.02,
+    delta: Delta = 0.05,
+    method: Annotated[
+        str, typer.Option(help="betting, empirical_bernstein, hoeffding_bentkus, hoeffding, conformal_risk_control.")
+    ] = "betting",
+    limit: Limit = None,
+    batch_size: BatchSize = 16,
+) -> None:
+    """Find a price at which the controller surely loses little, on rows that it has not seen, and save it at that price."""
+    from depthdial.choose.controller import SequenceController
+    from depthdial.choose.controller_certify import certification_plan
+    from depthdial.measure.plan import ModelIdentity
+
+    controller = SequenceController.from_pretrained(folder)
+    certification_plan(controller, epsilon, delta=delta, method=method)  # refuses what is out of range
+    rows = source.read(limit, split="validation" if source.data is None or source.data.is_dir() else None)
+    loaded, tokenizer = loading.load(model)
+    certificate = controller.certify(
+        loaded,
+        tokenizer,
+        task=rows,
+        epsilon=epsilon,
+        delta=delta,
+        method=method,
+        batch_size=batch_size,
+        out=out / "measured",
+        identity=ModelIdentity.of(loaded, model),
+        progress=True,
+    )
+    controller.certified(certificate).save_pretrained(out)
+    typer.echo(certificate.statement)
+    typer.echo(f"controller: {out}")
+
+
+@app.command()
+@with_bundles
+def evaluate(
+    folder: Folder,
+    model: ModelName,
+    out: OutFolder,
+    source: DataOptions,
+    loading: ModelOptions,
+    budgets: Annotated[str, typer.Option(help="Mean costs, as shares of the full cost.")] = "0.6,0.7,0.8,0.9",
+    samples: Annotated[int, typer.Option(help="Other answers, for the predictable oracle; 0: none.")] = 4,
+    rouge: Annotated[bool, typer.Option("--rouge", help="Also answer on every route and score ROUGE-L.")] = False,
+    rivals: Annotated[str, typer.Option(help="Other kinds of predictors beside the controller's.")] = "mlp,trees",
+    epsilons: Annotated[str, typer.Option(help="Certificates to try on the calibration rows.")] = "0.01,0.02,0.03,0.05",
+    delta: Delta = 0.05,
+    calibration_split: Annotated[
+        str | None, typer.Option(help="Rows for certificates and the cascade; default: validation, of a folder that has it.")
+    ] = None,
+    limit: Limit = None,
+    calibration_limit: CalibrationLimit = 500,
+    seeds: Annotated[int, typer.Option(help="Fits, each without another tenth of the rows.", rich_help_panel="Size")] = 5,
+    batch_size: BatchSize = 16,
+) -> None:
+    """Judge a controller on test rows: its gain at equal cost, its rivals, the oracles, certificates, and a report."""
+    from depthdial.choose.controller import SequenceController
+    from depthdial.controller_studies import EvaluationSettings, evaluate_controller
+    from depthdial.report.controller_tables import controller_table, headline
+
+    SequenceController.from_pretrained(folder)  # before anything is loaded
+    settings = EvaluationSettings(
+        budgets=fractions_of(budgets, "--budgets"),
+        samples=samples,
+        seeds=seeds,
+        rivals=parts_of(rivals),
+        rouge=rouge,
+        epsilons=fractions_of(epsilons, "--epsilons"),
+        delta=delta,
+        batch_size=batch_size,
+    )
+    rows = source.read(limit, split="test" if source.data is None or source.data.is_dir() else None)
+    held = _calibration_rows(source, calibration_split, calibration_limit)
+    loaded, tokenizer = loading.load(model)
+    result = evaluate_controller(
+        loaded,
+        tokenizer,
+        folder,
+        task=rows,
+        calibration=held,
+        out=out,
+        settings=settings,
+        name=model,
+        progress=True,
+    )
+    for name, score in result.scores.scores.items():
+        print_rows(f"{name}: mean over {len(score.budgets)} budgets", controller_table(score, -1))
+        for line in headline(score):
+            typer.echo(line)
+    for certificate in result.scores.certificates:
+        typer.echo(certificate.statement)
+    typer.echo(f"report: {result.report}")
+
+
+def _calibration_rows(source: DataOptions, split: str | None, limit: int) -> Any:
+    """The split that was asked for; the validation rows of a folder that has them; else none."""
+    if split is None and not (source.data is not None and source.data.is_dir()):
+        return None
+    try:
+        return replace(source, split=split or "validation").read(limit)
+    except InputError:
+        if split is not None:
+            raise
+        return None
