@@ -76,7 +76,6 @@ COLUMN_LABELS = {
     "search_sec": "search, s",
     "passes": "passes",
     "skipped": "layers skipped",
-    "method": "method",
     "set_budget": "budget",
     "spent": "mean cost",
     "quality": "quality",
