@@ -9,21 +9,24 @@ from depthdial.routes import Route
 PROMPTS = [[5, 6, 7, 8, 9], [10, 11], [12]]
 
 
+def outputs_of(model, prompt):
+    """What each layer gives for one prompt, by hooks of PyTorch's on the model itself."""
+    seen = []
+    hooks = [layer.register_forward_hook(lambda _, __, output: seen.append(output)) for layer in model.model.layers]
+    with torch.no_grad():
+        model(torch.tensor([prompt]))
+    for hook in hooks:
+        hook.remove()
+    return [output[0] if isinstance(output, tuple) else output for output in seen]
+
+
 def test_pooled_states_are_those_of_the_models_own_layers(model, tokenizer, weights_of, assert_same):
     before = weights_of(model)
     prefilled = Runner.of(model, tokenizer).prefill_ids(PROMPTS, watch=(1, 3, 5))
     assert_same(before, weights_of(model))
     assert prefilled.pooled.layers == (1, 3, 5)
     for row, prompt in enumerate(PROMPTS):
-        seen = []
-        hooks = [
-            layer.register_forward_hook(lambda _, __, output: seen.append(output[0] if isinstance(output, tuple) else output))
-            for layer in model.model.layers
-        ]
-        with torch.no_grad():
-            model(torch.tensor([prompt]))
-        for hook in hooks:
-            hook.remove()
+        seen = outputs_of(model, prompt)
         for place, layer in enumerate((1, 3, 5)):
             torch.testing.assert_close(prefilled.pooled.last[row, place], seen[layer][0, -1], atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(prefilled.pooled.mean[row, place], seen[layer][0].mean(0), atol=1e-5, rtol=1e-4)
