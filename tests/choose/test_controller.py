@@ -10,7 +10,8 @@ import torch
 import depthdial as dd
 from depthdial.choose import controller_rows
 from depthdial.choose.controller import SequenceController, budget_of
-from depthdial.errors import InputError
+from depthdial.choose.controller_fit import _spread
+from depthdial.errors import InputError, RouteWarning
 from depthdial.measure.apart import prompt_hashes
 from depthdial.measure.batches import Runner
 from depthdial.measure.prompt_features import features_of, watched_prefill
@@ -209,3 +210,12 @@ def test_budgets_are_numbers_or_shares():
     for bad in (0, -1, "", "%", float("nan"), float("inf"), None):
         with pytest.raises(InputError, match="The budget is"):
             budget_of(bad, 30)
+
+
+def test_of_a_long_family_that_nobody_named_six_routes_are_measured(fit, many):
+    with pytest.warns(RouteWarning, match="Nothing is known"):
+        controller = fit(routes=None)
+    assert [len(route) for route in controller.routes] == [1, 2, 3, 4, 5, 6]
+    spread = _spread([Route(range(n), 30) for n in range(15, 31)])
+    assert [len(route) for route in spread] == [15, 18, 21, 24, 27, 30]
+    assert [len(route) for route in _spread(spread[:3])] == [15, 18, 21]

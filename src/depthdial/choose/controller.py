@@ -251,7 +251,7 @@ class SequenceController:
             model: the full model, with or without an adapter. With one, its routes run with it and the full route without.
             task: train or validation rows; hundreds, better thousands.
             routes: a RouteFamily, its file, or routes and their texts, the full one among them; default: those that the
-                model's adapter was trained for, or the model's best known ones (`best_known_routes`).
+                model's adapter was trained for, or the model's best known ones, at most six of them.
             budget: mean cost of a sequence, in the unit of `cost`, or a share of the full route's such as "80%"; another one
                 can be set later with `at`.
             metric: `agreement` with the full model, teacher-forced on its own greedy answer, or `rouge_l`, for which every

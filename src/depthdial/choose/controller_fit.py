@@ -32,6 +32,8 @@ from depthdial.routes import Route
 
 AUTO = "auto"
 MEASURED = "measured"
+# Of a family that was not asked for by name.
+_MOST_ROUTES = 6
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def fit_controller(
             "better a thousand."
         )
     runner = Runner.of(model, tokenizer)
-    family = routes_of(best_known_routes(model) if routes is None else routes, runner.n_layers)
+    family = _spread(best_known_routes(model)) if routes is None else routes_of(routes, runner.n_layers)
     check_family(family, runner.n_layers)
     spec = feature_spec(model, family, settings.prompt_depth)
     identity = identity or ModelIdentity.of(model)
@@ -108,6 +110,13 @@ def fit_controller(
     if folder is not None:
         controller.save_pretrained(folder)
     return controller
+
+
+def _spread(routes: Sequence[Route], most: int = _MOST_ROUTES) -> tuple[Route, ...]:
+    """At most so many of the routes, evenly by depth, the cheapest and the full one among them: each costs a measurement."""
+    ordered = sorted(routes, key=len)
+    places = np.linspace(0, len(ordered) - 1, min(most, len(ordered))).round().astype(int)
+    return tuple(ordered[i] for i in dict.fromkeys(places.tolist()))
 
 
 def measure_for(
