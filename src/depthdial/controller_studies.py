@@ -16,14 +16,15 @@ import numpy as np
 from depthdial.choose.cascade import best_cascades, cascade_curve
 from depthdial.choose.controller import SequenceController
 from depthdial.choose.controller_certify import certification_plan, certify_rows
-from depthdial.choose.controller_fit import MEASURED, FitSettings, fit_rows, measure_for, row_settings
+from depthdial.choose.controller_fit import MEASURED, FitSettings, fit_rows, measure_for, route_costs, row_settings
 from depthdial.choose.controller_rows import MeasuredRows, measure_known, read_measured
 from depthdial.choose.gap import CONTROLLER, ControllerScore, score_controller
 from depthdial.choose.guarantee import Certificate
 from depthdial.choose.policy import prices_for_budgets
+from depthdial.choose.predictors.base import LEAST_ROWS
 from depthdial.choose.predictors.fitting import cross_validated, fit_predictor
 from depthdial.errors import InputError
-from depthdial.files import claim, write_json
+from depthdial.files import claim
 from depthdial.generation.overhead import ChoosingTime, time_choosing
 from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split
 from depthdial.measure.batches import Runner
@@ -47,7 +48,8 @@ class EvaluationSettings:
     Attributes:
         budgets: mean costs, as shares of the full route's.
         samples: answers that are drawn from the full model for the predictable oracle; 0 for none.
-        seeds: times that the controller and its rivals are fitted anew, each time without another tenth of the rows.
+        seeds: times that the controller and its rivals are fitted anew, each time without another tenth of the rows,
+            or with fewer left out where a fit would have too few.
         rivals: other kinds of predictors to put beside the controller's.
         rouge: also answer on every route and score ROUGE-L.
         epsilons, delta: certificates to try on the calibration rows.
@@ -142,15 +144,17 @@ def evaluate_controller(
     runner = Runner.of(model, tokenizer)
     timed = encode(task, tokenizer, context_tokens=runner.context_tokens)[: settings.timed_prompts]
     time = time_choosing(model, tokenizer, controller, timed, controller.card.response_tokens)
+    layer_costs = np.array(route_costs("ms", runner, timed, controller.routes))
+    # What a step takes beside its layers (embeddings, head, overhead) is the same on every route.
+    route_ms = layer_costs + max(time.step_ms - layer_costs[controller.card.full], 0.0)
     rouge = _answers(controller, model, tokenizer, task, out, common) if settings.rouge else None
     scores = ControllerScores(
-        job.scores(time, cascade, rouge),
+        job.scores(time, route_ms, cascade, rouge),
         () if held is None else job.certificates(held, calibration),
-        {**time.record(), "hardware": environment()["hardware"]},
+        {**time.record(), "route_ms": dict(zip(_names(controller), route_ms.tolist(), strict=True)), **environment()},
         _about(controller, task, settings, rows),
     )
     keep_scores(out, scores)
-    write_json(out / "time.json", {**time.record(), **environment()})
     return EvaluationResult(write_controller_report(out), scores)
 
 
@@ -171,30 +175,62 @@ class _Evaluation:
         return self.controller.card.full_cost * np.array(self.settings.budgets)
 
     def scores(
-        self, time: ChoosingTime, cascade: tuple[np.ndarray, np.ndarray] | None, rouge: np.ndarray | None
+        self,
+        time: ChoosingTime,
+        route_ms: np.ndarray,
+        cascade: tuple[np.ndarray, np.ndarray] | None,
+        rouge: np.ndarray | None,
     ) -> dict[str, ControllerScore]:
-        """By metric and cost: the metric that the controller predicts first."""
-        card, predicted, prices = self.controller.card, *self._predictions()
-        options: dict[str, Any] = {
-            "overhead": time.overhead_in(card.full_cost),
-            "cascade": cascade,
-            "cost": card.cost_unit,
-            "n_bootstrap": self.settings.n_bootstrap,
-            "seed": self.settings.seed,
-        }
-        names, costs = [route.name for route in self.routes], self.controller.costs
-        values = self.rows.values(card.metric, self.routes)
+        """By metric and cost: the metric that the controller predicts first; then the same by measured ms.
+
+        Args:
+            route_ms: (n_routes,) measured milliseconds of a decoding step on each route.
+        """
+        card, learned = self.controller.card, self._learned()
+        own = self.rows.values(card.metric, self.routes)
+        overhead = time.overhead_in(card.full_cost)
         found = {
-            card.metric: score_controller(
-                names, values, costs, predicted, prices, self.budgets, known=self.known, metric=card.metric, **options
-            )
+            card.metric: self._score(card.metric, card.cost_unit, own, self.controller.costs, overhead, learned, cascade)
         }
+        if card.cost_unit != "ms":
+            overhead = time.overhead_in(float(route_ms[card.full]))
+            found[f"{card.metric} by ms"] = self._score(card.metric, "ms", own, route_ms, overhead, learned, None)
         if rouge is not None and card.metric != "rouge_l":
-            options["cascade"] = None
-            found["rouge_l"] = score_controller(
-                names, rouge, costs, predicted, prices, self.budgets, metric="rouge_l", **options
-            )
+            overhead = time.overhead_in(card.full_cost)
+            found["rouge_l"] = self._score("rouge_l", card.cost_unit, rouge, self.controller.costs, overhead, learned, None)
         return found
+
+    def _score(
+        self,
+        metric: str,
+        unit: str,
+        values: np.ndarray,
+        costs: np.ndarray,
+        overhead: float,
+        learned: Mapping[str, _Learned],
+        cascade: tuple[np.ndarray, np.ndarray] | None,
+    ) -> ControllerScore:
+        """`values` (n, n_routes) paid at `costs` (n_routes,), chosen on predictions of the controller's own metric."""
+        budgets = costs[self.controller.card.full] * np.array(self.settings.budgets)
+        prices = {
+            name: np.stack([prices_for_budgets(calibration, costs, budgets) for calibration in one.calibrations])
+            for name, one in learned.items()
+        }
+        return score_controller(
+            [route.name for route in self.routes],
+            values,
+            costs,
+            {name: np.stack(one.predicted) for name, one in learned.items()},
+            prices,
+            budgets,
+            overhead=overhead,
+            known=self.known if metric == self.controller.card.metric else None,
+            cascade=cascade,
+            metric=metric,
+            cost=unit,
+            n_bootstrap=self.settings.n_bootstrap,
+            seed=self.settings.seed,
+        )
 
     def certificates(self, held: MeasuredRows, calibration: Task | None) -> tuple[Certificate, ...]:
         """One for each epsilon; each holds with its own delta, and all of them together with less."""
@@ -207,8 +243,8 @@ class _Evaluation:
             for epsilon in self.settings.epsilons
         )
 
-    def _predictions(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """By name, (n_seeds, n, n_routes) predictions for the test rows, and (n_seeds, n_budgets) prices of the fit's."""
+    def _learned(self) -> dict[str, _Learned]:
+        """The controller and its rivals, fitted once for each seed on rows of which another tenth is left out."""
         own = self.controller.predictor.kind
         kinds = {CONTROLLER: own, **{f"{kind} instead": kind for kind in self.settings.rivals if kind != own}}
         found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in (*kinds, LENGTH_ONLY)}
@@ -219,22 +255,28 @@ class _Evaluation:
             for name, kind in kinds.items():
                 found[name].append(self._fitted(kind, keep, seed))
             found[LENGTH_ONLY].append(self._by_length(keep, seed))
-        predicted = {name: np.stack([one[0] for one in seeds]) for name, seeds in found.items()}
-        return predicted, {name: np.stack([one[1] for one in seeds]) for name, seeds in found.items()}
+        return {name: _Learned(*map(tuple, zip(*seeds, strict=True))) for name, seeds in found.items()}
 
     def _fitted(self, kind: str, keep: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         card = self.controller.card
         again = FitSettings(metric=card.metric, predictor=kind, n_folds=card.fitted_on["n_folds"], seed=seed)
         one = fit_rows(self.fitted, card, again, keep)
-        return one.predict(self.rows.features), prices_for_budgets(one.calibration, one.costs, self.budgets)
+        return one.predict(self.rows.features), one.calibration
 
     def _by_length(self, keep: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """What the prompt's length alone tells: its logarithm and the square of that, in a ridge regression."""
         learned, tested = (_length_columns(part) for part in (self.fitted.features[keep], self.rows.features))
         values = self.fitted.values(self.controller.card.metric, self.routes)[keep]
         calibration = cross_validated("ridge", learned, values, n_folds=self.controller.card.fitted_on["n_folds"], seed=seed)
-        predicted = fit_predictor("ridge", learned, values, seed=seed).predict(tested)
-        return predicted, prices_for_budgets(calibration, self.controller.costs, self.budgets)
+        return fit_predictor("ridge", learned, values, seed=seed).predict(tested), calibration
+
+
+@dataclass(frozen=True, eq=False)
+class _Learned:
+    """Of each seed: predictions for the test rows (n, n_routes), and out-of-fold ones for the rows of the fit."""
+
+    predicted: tuple[np.ndarray, ...]
+    calibrations: tuple[np.ndarray, ...]
 
 
 def _length_columns(features: np.ndarray) -> np.ndarray:
@@ -295,6 +337,10 @@ def _answers(
     )
     ids = tuple(example.id for example in task.examples)
     return MeasuredRows(ids, prompt_hashes(task), np.empty((len(ids), 0)), table).values("rouge_l", controller.routes)
+
+
+def _names(controller: SequenceController) -> list[str]:
+    return [route.name for route in controller.routes]
 
 
 def _require_apart(controller: SequenceController, task: Task, calibration: Task | None) -> None:
