@@ -211,7 +211,10 @@ class _Evaluation:
         cascade: tuple[np.ndarray, np.ndarray] | None,
     ) -> ControllerScore:
         """`values` (n, n_routes) paid at `costs` (n_routes,), chosen on predictions of the controller's own metric."""
-        budgets = costs[self.controller.card.full] * np.array(self.settings.budgets)
+        card, shares = self.controller.card, self.settings.budgets
+        if unit != card.cost_unit:  # of the time even the cheapest route may take more than its share of the layers
+            shares = kept_budgets(shares, float(costs.min() / costs[card.full]))
+        budgets = costs[card.full] * np.array(shares)
         prices = {
             name: np.stack([prices_for_budgets(calibration, costs, budgets) for calibration in one.calibrations])
             for name, one in learned.items()
@@ -224,7 +227,7 @@ class _Evaluation:
             prices,
             budgets,
             overhead=overhead,
-            known=self.known if metric == self.controller.card.metric else None,
+            known=self.known if metric == card.metric else None,
             cascade=cascade,
             metric=metric,
             cost=unit,
@@ -251,7 +254,7 @@ class _Evaluation:
         n = len(self.fitted.features)
         for seed in range(self.settings.seeds):
             rng = np.random.default_rng([self.settings.seed, seed])
-            keep = np.sort(rng.permutation(n)[: n - int(_LEFT_OUT * n)])
+            keep = np.sort(rng.permutation(n)[: max(n - int(_LEFT_OUT * n), LEAST_ROWS)])
             for name, kind in kinds.items():
                 found[name].append(self._fitted(kind, keep, seed))
             found[LENGTH_ONLY].append(self._by_length(keep, seed))
@@ -277,6 +280,15 @@ class _Learned:
 
     predicted: tuple[np.ndarray, ...]
     calibrations: tuple[np.ndarray, ...]
+
+
+def kept_budgets(shares: Sequence[float], cheapest: float) -> tuple[float, ...]:
+    """Those of some budgets that the cheapest route keeps; where it keeps none, one halfway from it to the full model.
+
+    Everything here is a share of the full model's cost.
+    """
+    kept = tuple(share for share in shares if share >= cheapest * (1 - 1e-9))
+    return kept or ((1 + cheapest) / 2,)
 
 
 def _length_columns(features: np.ndarray) -> np.ndarray:
