@@ -53,10 +53,11 @@ RULES = {  # from the lowest room to the highest; of several patterns that fit a
         (*GROUND, *RESULTS, "choose.oracle", "choose.predictable", "choose.gap", "choose.guarantee", "report.*"),
         frozenset({"numpy", "matplotlib", "jinja2", "pyarrow"}),
     ),
-    "studies": Rule((*GROUND, *MEASURING, "generation.*", "report.*")),
+    "controller_studies": Rule((*GROUND, *MEASURING, "generation.*", "report.*"), frozenset({"pyarrow", "numpy"})),
+    "study_controller": Rule((*GROUND, *MEASURING, "report.*", "controller_studies")),
+    "studies": Rule((*GROUND, *MEASURING, "generation.*", "report.*", "controller_studies", "study_controller")),
     "gate_studies": Rule((*GROUND, *MEASURING, "train.*", "report.*"), frozenset({"pyarrow", "filelock"})),
     "search_studies": Rule((*GROUND, *MEASURING, "report.*"), frozenset({"pyarrow"})),
-    "controller_studies": Rule((*GROUND, *MEASURING, "generation.*", "report.*"), frozenset({"pyarrow", "numpy"})),
     "cli*": Rule(
         (
             *GROUND,

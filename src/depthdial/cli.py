@@ -16,11 +16,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from depthdial.cli_controller import app as controller
+from depthdial.cli_controller import print_scores, rows_to_fit
 from depthdial.cli_gates import gate_depths, gates_study
 from depthdial.cli_options import (
     BatchSize,
     CalibrationLimit,
     CalibrationSplit,
+    ControllerLimit,
     DataOptions,
     FidelityTokens,
     Limit,
@@ -288,6 +290,7 @@ def study(
     calibration_split: CalibrationSplit = None,
     limit: Limit = None,
     calibration_limit: CalibrationLimit = 16,
+    controller_limit: ControllerLimit = 0,
     batch_size: BatchSize = 32,
     max_new_tokens: NewTokens = 48,
     prompt_depth: PromptDepth = "full",
@@ -295,7 +298,8 @@ def study(
 ) -> None:
     """Search, similarity, sweep, oracle and report, in one folder; started again, it goes on.
 
-    With --adapter the adapter's own routes are measured beside those of the untouched model.
+    With --adapter the adapter's own routes are measured beside those of the untouched model; with --controller-limit a
+    controller is fitted on train rows and judged.
     """
     from depthdial.report.tables import headline
     from depthdial.routes import split_routes
@@ -312,6 +316,7 @@ def study(
     sequences = source.read(limit, split="test")
     held_out = calibration_split or source.held_out_split or "train"
     prompts = replace(source, split=held_out).read(calibration_limit)
+    learned = rows_to_fit(source, controller_limit, prompts)
     loaded, tokenizer = replace(loading, adapter=None).load(model)
     result = run(
         loaded,
@@ -319,6 +324,7 @@ def study(
         adapted=loading.load(model)[0] if loading.adapter else None,
         task=sequences,
         calibration=prompts,
+        controller_rows=learned,
         out=out,
         settings=settings,
         name=model,
@@ -326,6 +332,8 @@ def study(
         progress=True,
     )
     print_rows(f"{model} on {sequences.name}: {len(sequences.examples)} sequences", headline(result.rows, result.oracles))
+    if result.controller is not None:
+        print_scores(result.controller)
     typer.echo(f"report: {result.report}")
 
 

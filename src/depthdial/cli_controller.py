@@ -148,7 +148,6 @@ def evaluate(
     """Judge a controller on test rows: its gain at equal cost, its rivals, the oracles, certificates, and a report."""
     from depthdial.choose.controller import SequenceController
     from depthdial.controller_studies import EvaluationSettings, evaluate_controller
-    from depthdial.report.controller_tables import controller_table, headline
 
     SequenceController.from_pretrained(folder)  # before anything is loaded
     settings = EvaluationSettings(
@@ -175,13 +174,20 @@ def evaluate(
         name=model,
         progress=True,
     )
-    for name, score in result.scores.scores.items():
+    print_scores(result.scores)
+    typer.echo(f"report: {result.report}")
+
+
+def print_scores(scores: Any) -> None:
+    """A table and sentences for each score of a controller, then its certificates."""
+    from depthdial.report.controller_tables import controller_table, headline
+
+    for name, score in scores.scores.items():
         print_rows(f"{name}: mean over {len(score.budgets)} budgets", controller_table(score, -1))
         for line in headline(score):
             typer.echo(line)
-    for certificate in result.scores.certificates:
+    for certificate in scores.certificates:
         typer.echo(certificate.statement)
-    typer.echo(f"report: {result.report}")
 
 
 def _calibration_rows(source: DataOptions, split: str | None, limit: int) -> Any:
@@ -194,3 +200,19 @@ def _calibration_rows(source: DataOptions, split: str | None, limit: int) -> Any
         if split is not None:
             raise
         return None
+
+
+def rows_to_fit(source: DataOptions, n: int, searched: Any) -> Any:
+    """The first `n` train sequences that are not among those that routes are searched on; None for `n` of 0."""
+    from depthdial.measure.apart import prompt_hash
+
+    if n == 0:
+        return None
+    if source.is_builtin:
+        raise InputError(
+            "The built-in set has no prompts to fit a controller on: give --data, or a --task with a train split."
+        )
+    rows = replace(source, split="train").read(n + len(searched.examples))
+    used = {prompt_hash(example) for example in searched.examples}
+    apart = tuple(example for example in rows.examples if prompt_hash(example) not in used)
+    return replace(rows, examples=apart[:n])

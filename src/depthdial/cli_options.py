@@ -48,6 +48,7 @@ BatchSize = Annotated[int, _size("Sequences run together.")]
 NewTokens = Annotated[int, _size("Longest answer, in tokens.", "--max-new-tokens")]
 AnswerTokens = Annotated[int, _size("Length of the answers compared.")]
 CalibrationLimit = Annotated[int, _size("Prompts to search on.")]
+ControllerLimit = Annotated[int, _size("Train rows to fit a controller on; 0: no controller.")]
 FidelityTokens = Annotated[int, _size("Tokens of the full answers for KL.")]
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from depthdial.choose.cascade import best_cascades, cascade_curve
 from depthdial.choose.controller import SequenceController
@@ -24,7 +26,7 @@ from depthdial.choose.policy import prices_for_budgets
 from depthdial.choose.predictors.base import LEAST_ROWS
 from depthdial.choose.predictors.fitting import cross_validated, fit_predictor
 from depthdial.errors import InputError
-from depthdial.files import claim
+from depthdial.files import claim, write_atomically
 from depthdial.generation.overhead import ChoosingTime, time_choosing
 from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split
 from depthdial.measure.batches import Runner
@@ -38,6 +40,7 @@ from depthdial.report.controller_scores import ControllerScores, keep_scores
 from depthdial.routes import Route
 
 LENGTH_ONLY = "prompt length only"
+PREDICTIONS_FILE = "predictions.parquet"
 _LEFT_OUT = 0.1
 
 
@@ -155,6 +158,7 @@ def evaluate_controller(
         _about(controller, task, settings, rows),
     )
     keep_scores(out, scores)
+    _keep_predictions(out / PREDICTIONS_FILE, controller, rows)
     return EvaluationResult(write_controller_report(out), scores)
 
 
@@ -287,7 +291,7 @@ def kept_budgets(shares: Sequence[float], cheapest: float) -> tuple[float, ...]:
 
     Everything here is a share of the full model's cost.
     """
-    kept = tuple(share for share in shares if share >= cheapest * (1 - 1e-9))
+    kept = tuple(share for share in shares if share >= cheapest * (1 - 1e-13))
     return kept or ((1 + cheapest) / 2,)
 
 
@@ -349,6 +353,19 @@ def _answers(
     )
     ids = tuple(example.id for example in task.examples)
     return MeasuredRows(ids, prompt_hashes(task), np.empty((len(ids), 0)), table).values("rouge_l", controller.routes)
+
+
+def _keep_predictions(path: Path, controller: SequenceController, rows: MeasuredRows) -> None:
+    """What the controller itself predicted of each test sequence and route, beside what was measured."""
+    predicted, values = controller.predict(rows.features), rows.values(controller.card.metric, controller.routes)
+    n, names = len(rows.sequence_ids), _names(controller)
+    columns = {
+        "sequence_id": np.repeat(rows.sequence_ids, len(names)),
+        "route": np.tile(names, n),
+        "predicted": predicted.ravel(),
+        "measured": values.ravel(),
+    }
+    write_atomically(path, lambda part: pq.write_table(pa.table(columns), part))
 
 
 def _names(controller: SequenceController) -> list[str]:

@@ -1,7 +1,8 @@
-"""The whole per-sequence study of one model in one folder: search, similarity, sweep, oracle, report.
+"""The whole per-sequence study of one model in one folder: search, similarity, sweep, oracle, controller, report.
 
-The pipeline of arXiv 2410.20022 (sections 3 and 4) end to end. Every step leaves its result in the folder and goes on from
-there when it is started again, so a study that was stopped at any moment is simply started again.
+The pipeline of arXiv 2410.20022 (sections 3 and 4) end to end, and with rows to learn from the controller that the paper
+leaves open. Every step leaves its result in the folder and goes on from there when it is started again, so a study that was
+stopped at any moment is simply started again.
 
 A room of its own, between the command line and the others: it calls all of them and none calls it.
 """
@@ -16,6 +17,7 @@ from typing import Any
 from depthdial.choose.oracle import OracleCurve, oracle
 from depthdial.choose.predictable import PredictableCurve
 from depthdial.choose.search.run import METHOD, search_routes
+from depthdial.controller_studies import EvaluationSettings
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily, read_routes
 from depthdial.files import claim, read_json, write_json
@@ -27,8 +29,10 @@ from depthdial.measure.sweep import sweep
 from depthdial.measure.tasks import Task
 from depthdial.models.adapter import AdapterCard, adapter_card
 from depthdial.models.architectures import count_layers
+from depthdial.report.controller_scores import ControllerScores, keep_scores
 from depthdial.report.page import write_report
 from depthdial.routes import AnyRoute, Route
+from depthdial.study_controller import JUDGED, claim_controller, fit_and_judge, require_rows
 
 # Fractions of the layers at which a study looks when it is not told: where untouched models still answer, and below.
 SEARCHED_COSTS = (0.94, 0.87, 0.8, 0.7, 0.6)
@@ -78,11 +82,12 @@ class StudySettings:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study leaves: the report's path, the sweep's rows and the oracle by metric."""
+    """What a study leaves: the report's path, the sweep's rows, the oracle by metric, and a controller's scores."""
 
     report: Path
     rows: Any
     oracles: dict[str, OracleCurve]
+    controller: ControllerScores | None = None
 
 
 def study(
@@ -97,8 +102,10 @@ def study(
     say: Callable[[str], None] | None = None,
     progress: bool = False,
     adapted: Any = None,
+    controller_rows: Task | None = None,
+    evaluation: EvaluationSettings = JUDGED,
 ) -> StudyResult:
-    """Search routes, measure them and write the report.
+    """Search routes, measure them, fit and judge a controller if there are rows for one, and write the report.
 
     Args:
         model: the untouched full model.
@@ -107,22 +114,32 @@ def study(
         task: sequences to evaluate on.
         calibration: sequences to search routes on; none of `task`'s.
         say: called with one line at the start of each step.
+        controller_rows: train rows to fit a controller on, none of `task`'s nor `calibration`'s; None for no controller. It
+            chooses among the adapter's routes and the untouched full model, or without one among the searched routes.
+        evaluation: how the controller is judged on `task`. Its batches are as large as the study's, and budgets below the
+            cheapest route are left out.
 
     Raises:
-        InputError: if the two tasks share a sequence, `out` belongs to another study, or from any step.
+        InputError: if the tasks share a sequence, there are too few rows for a controller, `out` belongs to another study,
+            or from any step.
     """
     settings, folder, say = settings or StudySettings(), Path(out), say or (lambda line: None)
     _require_apart(task, calibration)
+    if controller_rows is not None:
+        require_rows(task, calibration, controller_rows)
     n_layers = count_layers(model)
     baselines(n_layers, settings.routes)
     identity = ModelIdentity.of(model, name)
     card = _card_of(adapted, n_layers)
     _claim(folder, settings, identity, task, None if adapted is None else ModelIdentity.of(adapted).weights_hash)
+    if controller_rows is not None:
+        claim_controller(folder / "controller", controller_rows, evaluation)
     common = {"identity": identity, "progress": progress}
+    n_steps = 5 if controller_rows is None else 6
 
-    say(f"1/5 search: nested routes of {n_layers} layers on {len(calibration.examples)} calibration prompts")
+    say(f"1/{n_steps} search: nested routes of {n_layers} layers on {len(calibration.examples)} calibration prompts")
     family = _family(model, tokenizer, calibration, folder, settings, n_layers, common)
-    say("2/5 similarity: hidden states of early exit and layer skipping against the full model's")
+    say(f"2/{n_steps} similarity: hidden states of early exit and layer skipping against the full model's")
     similarity(
         model,
         tokenizer,
@@ -136,7 +153,7 @@ def study(
     )
     own_routes = [] if card is None else adapter_routes(card)
     routes = sweep_routes(family, n_layers, settings.routes, [len(route) for route in own_routes])
-    say(f"3/5 sweep: {len(task.examples)} sequences x {len(routes) + len(own_routes)} routes")
+    say(f"3/{n_steps} sweep: {len(task.examples)} sequences x {len(routes) + len(own_routes)} routes")
     options = {
         "task": task,
         "batch_size": settings.batch_size,
@@ -151,10 +168,27 @@ def study(
         with_adapter = ModelIdentity.of(adapted, name)
         sweep(adapted, tokenizer, routes=own_routes, out=folder / STUDY_SWEEPS[1], identity=with_adapter, **options)
     rows = load_study_rows(folder)
-    say("4/5 oracle: the best depth for every sequence under a global budget")
+    say(f"4/{n_steps} oracle: the best depth for every sequence under a global budget")
     oracles = run_oracles(rows, folder)
-    say("5/5 report")
-    return StudyResult(write_report(folder), rows, oracles)
+    scores = None
+    if controller_rows is not None:
+        say(f"5/{n_steps} controller: fitted on {len(controller_rows.examples)} sequences, judged on {len(task.examples)}")
+        scores = fit_and_judge(
+            model if adapted is None else adapted,
+            tokenizer,
+            routes=own_routes or searched_routes(family, n_layers),
+            rows=controller_rows,
+            task=task,
+            out=folder / "controller",
+            evaluation=replace(evaluation, batch_size=settings.batch_size),
+            prompt_depth=settings.prompt_depth,
+            response_tokens=settings.max_new_tokens,
+            name=name,
+            progress=progress,
+        )
+        keep_scores(folder, scores)
+    say(f"{n_steps}/{n_steps} report")
+    return StudyResult(write_report(folder), rows, oracles, scores)
 
 
 def run_oracles(rows: Any, folder: Path, metrics: Sequence[str] = ("rouge_l", "agreement")) -> dict[str, OracleCurve]:
@@ -197,9 +231,14 @@ def sweep_routes(
     family: RouteFamily, n_layers: int, texts: Sequence[str] = (), counts: Sequence[int] = ()
 ) -> list[AnyRoute]:
     """The full model, ULS and early exit (or `texts`), and the searched routes of `counts` layers (or at SEARCHED_COSTS)."""
-    by_cost = {route.cost_layers: route for route in family.routes if not route.is_full}
+    return list(dict.fromkeys([*baselines(n_layers, texts), *searched_routes(family, n_layers, counts)]))
+
+
+def searched_routes(family: RouteFamily, n_layers: int, counts: Sequence[int] = ()) -> list[Route]:
+    """The routes of a family with `counts` layers, or at SEARCHED_COSTS where none are given; not the full one."""
+    by_cost = {len(route): route for route in family.routes if isinstance(route, Route) and not route.is_full}
     wanted = counts or [round(cost * n_layers) for cost in SEARCHED_COSTS]
-    return list(dict.fromkeys([*baselines(n_layers, texts), *(by_cost[c] for c in wanted if c in by_cost)]))
+    return list(dict.fromkeys(by_cost[count] for count in wanted if count in by_cost))
 
 
 def adapter_routes(card: AdapterCard) -> list[Route]:

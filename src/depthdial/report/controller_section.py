@@ -30,7 +30,8 @@ _NOTE = (
 def controller_section(scores: ControllerScores | None) -> Section:
     """The section, or a sentence on how to get one."""
     if scores is None:
-        return Section(ANCHOR, TITLE, ["No controller is in this folder: `depthdial controller` fits and evaluates one."])
+        told = "No controller is in this folder: of train rows `depthdial study --controller-limit 1000` makes one."
+        return Section(ANCHOR, TITLE, [told])
     pictures: list[Picture] = []
     tables: list[Table] = []
     for i, (name, score) in enumerate(scores.scores.items()):

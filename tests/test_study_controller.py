@@ -1,0 +1,154 @@
+"""A study with rows for a controller: the section on its page, going on after a stop, and what is refused at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from depthdial import study_controller
+from depthdial.choose.controller import SequenceController
+from depthdial.choose.predictors.base import LEAST_ROWS
+from depthdial.controller_studies import EvaluationSettings, kept_budgets
+from depthdial.errors import InputError
+from depthdial.measure.apart import prompt_hashes
+from depthdial.measure.results import UnitStore
+from depthdial.report.controller_scores import read_scores
+from depthdial.studies import StudySettings, study
+
+SMALL = StudySettings(
+    max_new_tokens=4, batch_size=16, similarity_sequences=2, similarity_tokens=3, fidelity_tokens=3, search_tokens=3
+)
+BRIEF = EvaluationSettings(seeds=2, samples=2, rivals=(), epsilons=(), n_bootstrap=100, timed_prompts=2)
+ABSENT = "No controller is in this folder"
+
+
+def parts(many):
+    """Rows to fit on, to judge on and to search on."""
+    fit, judge, search = many.examples[:LEAST_ROWS], many.examples[LEAST_ROWS:-4], many.examples[-4:]
+    return many_of(many, fit), replace(many, examples=judge, split="test"), many_of(many, search)
+
+
+def many_of(many, examples):
+    return replace(many, examples=tuple(examples))
+
+
+@pytest.fixture
+def run(model, tokenizer, many, tmp_path):
+    """A study in tmp_path; with `rows` one with a controller."""
+    _, judge, search = parts(many)
+
+    def run(rows=None, **options):
+        given = {"task": judge, "calibration": search, "out": tmp_path, "settings": SMALL, "evaluation": BRIEF}
+        return study(model, tokenizer, controller_rows=rows, **{**given, **options})
+
+    return run
+
+
+def test_a_finished_study_is_given_a_controller_and_keeps_it(run, many, tmp_path):
+    rows = parts(many)[0]
+    steps: list[str] = []
+    bare = run(say=steps.append)
+    assert len(steps) == 5 and bare.controller is None and ABSENT in bare.report.read_text()
+    assert not (tmp_path / "controller").exists()
+    before = {path: path.read_bytes() for path in [tmp_path / "study.json", *tmp_path.rglob("units/*")]}
+
+    steps.clear()
+    result = run(rows, say=steps.append)
+    assert [step.split(" ")[0] for step in steps] == [f"{i}/6" for i in range(1, 7)]
+    assert steps[4] == "5/6 controller: fitted on 32 sequences, judged on 12"
+    assert all(path.read_bytes() == held for path, held in before.items())
+    page = result.report.read_text()
+    assert ABSENT not in page and 'id="controller"' in page and "best static mixture of routes" in page
+    assert (tmp_path / "figures" / "controller-agreement.svg").exists()
+
+    controller = SequenceController.from_pretrained(tmp_path / "controller")
+    assert [route.name for route in controller.routes] == ["greedy-kl:4", "greedy-kl:5", "full"]
+    assert controller.card.fitted_on["prompts"] == list(prompt_hashes(rows))
+    assert (controller.card.response_tokens, controller.card.prompt_depth) == (4, "full")
+    score = read_scores(tmp_path).scores["agreement"]
+    assert score.to_dict() == result.controller.scores["agreement"].to_dict()
+    # 60% of the layers is less than the cheapest route has; the full model agrees with itself.
+    assert score.n_sequences == 12 and score.budgets.tolist() == pytest.approx([4.2, 4.8, 5.4])
+    assert score.fixed[-1].value == 1.0
+
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "controller").rglob("*") if path.name != "rows.parquet"}
+    again = run(rows)
+    assert files == {path: path.stat().st_mtime_ns for path in files} and again.report.read_text() == page
+    with pytest.raises(InputError, match=r"controller holds a controller with another prompts"):
+        run(many_of(rows, reversed(rows.examples)))
+    with pytest.raises(InputError, match="with another evaluation"):
+        run(rows, evaluation=replace(BRIEF, seeds=3))
+    assert 'id="controller"' in run().report.read_text()
+
+
+# In the features of the fit, in its scores, in the evaluation's scores.
+@pytest.mark.parametrize("at", [1, 4, 10])
+def test_killed_in_the_midst_it_goes_on(run, many, monkeypatch, at):
+    rows, real, written = parts(many)[0], UnitStore.write, []
+    run()
+
+    def write(self, unit, rows):
+        if len(written) == at:
+            raise KeyboardInterrupt
+        written.append((self.folder, unit))
+        real(self, unit, rows)
+
+    monkeypatch.setattr(UnitStore, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        run(rows)
+    at = None
+    result = run(rows)
+    assert len(set(written)) == len(written) > 10
+    assert 'id="controller"' in result.report.read_text() and ABSENT not in result.report.read_text()
+
+
+def test_a_fitted_controller_is_not_fitted_again(run, many, tmp_path, monkeypatch):
+    rows, real = parts(many)[0], study_controller.evaluate_controller
+
+    def stopped(*given, **options):
+        real(*given, **options)
+        (tmp_path / "controller" / "evaluation" / "report.html").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study_controller, "evaluate_controller", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(rows)
+    assert read_scores(tmp_path) is None
+    monkeypatch.setattr(study_controller, "evaluate_controller", real)
+    monkeypatch.setattr(SequenceController, "fit", None)
+    assert run(rows).controller is not None
+    assert (tmp_path / "controller" / "evaluation" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda fit, judge, search: {"rows": many_of(fit, fit.examples[:31])},
+            "31 sequences are too few to fit a controller",
+        ),
+        (lambda fit, judge, search: {"rows": replace(fit, split="test")}, "for evaluation alone: fit a controller on train"),
+        (lambda fit, judge, search: {"task": many_of(judge, judge.examples[:9])}, "9 sequences are too few to judge"),
+        (
+            lambda fit, judge, search: {"rows": many_of(fit, [*fit.examples, judge.examples[0]])},
+            "1 of the 12 sequences .* were used to fit the controller",
+        ),
+        (
+            lambda fit, judge, search: {"rows": many_of(fit, [*fit.examples, search.examples[0]])},
+            "1 of the 33 sequences .* were used to search the routes",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_runs(run, many, tmp_path, change, told):
+    fit, judge, search = parts(many)
+    with pytest.raises(InputError, match=told):
+        run(**{"rows": fit, **change(fit, judge, search)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_budgets_that_the_cheapest_route_keeps():
+    assert kept_budgets((0.6, 0.7, 0.8), 0.6) == (0.6, 0.7, 0.8)
+    assert kept_budgets((0.6, 0.7, 0.8), 18 / 30) == (0.6, 0.7, 0.8)
+    assert kept_budgets((0.6, 0.7, 0.8), 0.65) == (0.7, 0.8)
+    assert kept_budgets((0.6, 0.7, 0.8), 0.9) == (0.95,)
