@@ -300,6 +300,25 @@ def test_study_does_all_in_order_and_goes_on_where_it_stopped(model: Path, data:
     assert "Oracle by agreement" in succeed("oracle", folder, "--metric", "agreement").out
 
 
+def test_study_fits_a_controller_on_train_rows_that_no_route_is_searched_on(model: Path, tmp_path: Path) -> None:
+    texts = [f"{a} {b} {c}" for a in WORDS[:5] for b in WORDS[:5] for c in WORDS[:3]]
+    path = tmp_path / "many.jsonl"
+    path.write_text("".join(json.dumps({"instruction": text, "output": text}) + "\n" for text in texts))
+    arguments = ["study", model, "--data", path, "--out", tmp_path / "out", "--calibration-limit", 3]
+    with mock.patch("depthdial.studies.study", side_effect=dd.InputError("Seen.")) as run:
+        assert refused(*arguments, "--controller-limit", 33) == "Seen."
+        assert refused(*arguments) == "Seen."
+    given, without = (call.kwargs for call in run.call_args_list)
+    rows, searched, judged = (given[name] for name in ("controller_rows", "calibration", "task"))
+    assert (len(rows.examples), rows.split, judged.split) == (33, "train", "test")
+    ids = [{example.id for example in part.examples} for part in (rows, searched, judged)]
+    assert len(set.union(*ids)) == sum(map(len, ids))
+    assert without["controller_rows"] is None
+    assert "12 sequences are too few to fit a controller" in refused(*arguments, "--controller-limit", 12)
+    assert "at least 0, not -1" in refused(*arguments, "--controller-limit", -1)
+    assert "The built-in set has no prompts to fit" in refused("study", model, "--out", path, "--controller-limit", 40)
+
+
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
     """By name what changes when a file is written anew."""
     files = [path for path in folder.rglob("*") if path.is_file()]

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from depthdial import study_controller
+from depthdial import controller_studies, studies
 from depthdial.choose.controller import SequenceController
 from depthdial.choose.predictors.base import LEAST_ROWS
 from depthdial.controller_studies import EvaluationSettings, kept_budgets
 from depthdial.errors import InputError
+from depthdial.files import write_text
 from depthdial.measure.apart import prompt_hashes
 from depthdial.measure.results import UnitStore
 from depthdial.report.controller_scores import read_scores
@@ -20,7 +21,6 @@ SMALL = StudySettings(
     max_new_tokens=4, batch_size=16, similarity_sequences=2, similarity_tokens=3, fidelity_tokens=3, search_tokens=3
 )
 BRIEF = EvaluationSettings(seeds=2, samples=2, rivals=(), epsilons=(), n_bootstrap=100, timed_prompts=2)
-ABSENT = "No controller is in this folder"
 
 
 def parts(many):
@@ -45,21 +45,24 @@ def run(model, tokenizer, many, tmp_path):
     return run
 
 
-def test_a_finished_study_is_given_a_controller_and_keeps_it(run, many, tmp_path):
-    rows = parts(many)[0]
-    steps: list[str] = []
-    bare = run(say=steps.append)
-    assert len(steps) == 5 and bare.controller is None and ABSENT in bare.report.read_text()
-    assert not (tmp_path / "controller").exists()
-    before = {path: path.read_bytes() for path in [tmp_path / "study.json", *tmp_path.rglob("units/*")]}
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages without a picture, which take most of the time."""
 
-    steps.clear()
+    def write(folder):
+        return write_text(folder / "report.html", "a page")
+
+    monkeypatch.setattr(controller_studies, "write_controller_report", write)
+    monkeypatch.setattr(studies, "write_report", write)
+
+
+def test_a_study_with_rows_to_learn_from_has_a_controller_on_its_page(run, many, tmp_path):
+    rows, steps = parts(many)[0], []
     result = run(rows, say=steps.append)
     assert [step.split(" ")[0] for step in steps] == [f"{i}/6" for i in range(1, 7)]
     assert steps[4] == "5/6 controller: fitted on 32 sequences, judged on 12"
-    assert all(path.read_bytes() == held for path, held in before.items())
     page = result.report.read_text()
-    assert ABSENT not in page and 'id="controller"' in page and "best static mixture of routes" in page
+    assert "No controller is in this folder" not in page and "best static mixture of routes" in page
     assert (tmp_path / "figures" / "controller-agreement.svg").exists()
 
     controller = SequenceController.from_pretrained(tmp_path / "controller")
@@ -72,50 +75,65 @@ def test_a_finished_study_is_given_a_controller_and_keeps_it(run, many, tmp_path
     assert score.n_sequences == 12 and score.budgets.tolist() == pytest.approx([4.2, 4.8, 5.4])
     assert score.fixed[-1].value == 1.0
 
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "controller").rglob("*") if path.name != "rows.parquet"}
-    again = run(rows)
-    assert files == {path: path.stat().st_mtime_ns for path in files} and again.report.read_text() == page
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_finished_study_is_given_a_controller_and_keeps_it(run, many, tmp_path):
+    rows = parts(many)[0]
+    assert run().controller is None
+    assert not (tmp_path / "controller").exists()
+    before = {path: path.read_bytes() for path in [tmp_path / "study.json", *tmp_path.rglob("units/*")]}
+    run(rows)
+    assert all(path.read_bytes() == held for path, held in before.items())
+    made = [*(tmp_path / "controller").rglob("*"), tmp_path / "controller_scores.json"]
+    held = {path: path.read_bytes() for path in made if path.is_file()}
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "controller").rglob("*.json")}
+    run(rows)
+    assert held == {path: path.read_bytes() for path in held}
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
     with pytest.raises(InputError, match=r"controller holds a controller with another prompts"):
         run(many_of(rows, reversed(rows.examples)))
     with pytest.raises(InputError, match="with another evaluation"):
         run(rows, evaluation=replace(BRIEF, seeds=3))
-    assert 'id="controller"' in run().report.read_text()
-
-
-# In the features of the fit, in its scores, in the evaluation's scores.
-@pytest.mark.parametrize("at", [1, 4, 10])
-def test_killed_in_the_midst_it_goes_on(run, many, monkeypatch, at):
-    rows, real, written = parts(many)[0], UnitStore.write, []
     run()
+    assert held == {path: path.read_bytes() for path in held}
 
-    def write(self, unit, rows):
-        if len(written) == at:
+
+@pytest.mark.usefixtures("undrawn")
+def test_killed_again_and_again_it_goes_on(run, many, monkeypatch):
+    rows, real, written, ends = parts(many)[0], UnitStore.write, [], []
+
+    def write(self, unit, units):
+        if len(written) in ends:
+            ends.remove(len(written))
             raise KeyboardInterrupt
         written.append((self.folder, unit))
-        real(self, unit, rows)
+        real(self, unit, units)
 
     monkeypatch.setattr(UnitStore, "write", write)
-    with pytest.raises(KeyboardInterrupt):
-        run(rows)
-    at = None
-    result = run(rows)
-    assert len(set(written)) == len(written) > 10
-    assert 'id="controller"' in result.report.read_text() and ABSENT not in result.report.read_text()
+    run()
+    # In the features of the fit, in its scores, in the evaluation's.
+    ends = [len(written) + n for n in (1, 4, 10)]
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            run(rows)
+    assert not ends
+    assert run(rows).controller is not None
+    assert len(set(written)) == len(written)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_fitted_controller_is_not_fitted_again(run, many, tmp_path, monkeypatch):
-    rows, real = parts(many)[0], study_controller.evaluate_controller
+    rows = parts(many)[0]
+    draw = controller_studies.write_controller_report
 
-    def stopped(*given, **options):
-        real(*given, **options)
-        (tmp_path / "controller" / "evaluation" / "report.html").unlink()
+    def stopped(folder):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study_controller, "evaluate_controller", stopped)
+    monkeypatch.setattr(controller_studies, "write_controller_report", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(rows)
-    assert read_scores(tmp_path) is None
-    monkeypatch.setattr(study_controller, "evaluate_controller", real)
+    assert read_scores(tmp_path / "controller" / "evaluation") is not None and read_scores(tmp_path) is None
+    monkeypatch.setattr(controller_studies, "write_controller_report", draw)
     monkeypatch.setattr(SequenceController, "fit", None)
     assert run(rows).controller is not None
     assert (tmp_path / "controller" / "evaluation" / "report.html").exists()

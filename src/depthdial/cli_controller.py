@@ -100,11 +100,13 @@ def certify(
     """Find a price at which the controller surely loses little, on rows that it has not seen, and save it at that price."""
     from depthdial.choose.controller import SequenceController
     from depthdial.choose.controller_certify import certification_plan
+    from depthdial.measure.apart import require_no_test_split
     from depthdial.measure.plan import ModelIdentity
 
     controller = SequenceController.from_pretrained(folder)
     certification_plan(controller, epsilon, delta=delta, method=method)  # refuses what is out of range
     rows = source.read(limit, split="validation" if source.data is None or source.data.is_dir() else None)
+    require_no_test_split(rows, "certify")
     loaded, tokenizer = loading.load(model)
     certificate = controller.certify(
         loaded,
@@ -114,7 +116,7 @@ def certify(
         delta=delta,
         method=method,
         batch_size=batch_size,
-        out=out / "measured",
+        out=out / "certification",  # not where the rows of the fit are, which an evaluation looks for
         identity=ModelIdentity.of(loaded, model),
         progress=True,
     )
@@ -208,6 +210,8 @@ def rows_to_fit(source: DataOptions, n: int, searched: Any) -> Any:
 
     if n == 0:
         return None
+    if n < 0:
+        raise InputError(f"--controller-limit must be a whole number of at least 0, not {n}.")
     if source.is_builtin:
         raise InputError(
             "The built-in set has no prompts to fit a controller on: give --data, or a --task with a train split."
