@@ -5,6 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from depthdial import controller_studies, studies
+from depthdial.choose.controller import SequenceController
+from depthdial.controller_studies import EvaluationSettings
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily
 from depthdial.models.load import load
@@ -33,7 +36,9 @@ def test_a_study_leaves_everything_in_its_folder_and_goes_on_there(tmp_path, mod
     steps: list[str] = []
     result = run(model, tokenizer, small_task, tmp_path, say=steps.append)
     assert [step.split(" ")[0] for step in steps] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
-    assert result.report.name == "report.html" and result.report.exists()
+    assert result.report.name == "report.html" and "No controller is in this folder" in result.report.read_text()
+    assert result.controller is None and not (tmp_path / "controller").exists()
+    assert not [name for name in json.loads((tmp_path / "study.json").read_text()) if "controller" in name]
     assert set(result.oracles) == {"rouge_l", "agreement"} == set(json.loads((tmp_path / "oracle.json").read_text()))
     assert {"full", "uls:5"} < set(result.rows["route"].to_pylist())  # of 6 layers uls:5 and ee:5 are one route
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("units/*")}
@@ -94,6 +99,25 @@ def test_an_adapters_routes_stand_beside_those_of_the_untouched_model(tmp_path, 
         run(model, tokenizer, small_task, out)
     with pytest.raises(InputError, match="names no routes that skip layers"):
         run(model, tokenizer, small_task, tmp_path / "other", adapted=model)
+
+
+def test_the_controller_of_an_adapted_model_chooses_among_its_routes(tmp_path, model, adapted, tokenizer, many, monkeypatch):
+    monkeypatch.setattr(studies, "write_report", lambda folder: folder)
+    monkeypatch.setattr(controller_studies, "write_controller_report", lambda folder: folder)
+    parts = (many.examples[:32], many.examples[32:-4], many.examples[-4:])
+    rows, evaluate, calibrate = (replace(many, examples=part) for part in parts)
+    brief = EvaluationSettings(seeds=2, samples=0, rivals=(), epsilons=(), n_bootstrap=100, timed_prompts=2)
+    out = tmp_path / "out"
+    given = {"task": evaluate, "calibration": calibrate, "controller_rows": rows, "evaluation": brief, "settings": SMALL}
+    result = study(model, tokenizer, adapted=adapted, out=out, **given)
+    controller = SequenceController.from_pretrained(out / "controller")
+    assert {route.name for route in controller.routes} == {"elastic:5", "elastic:uls:3", "elastic:0-1,5", "full"}
+    controller.check(adapted)
+    with pytest.raises(InputError, match="with its adapter"):
+        controller.check(load(tmp_path / "base")[0])
+    # Its full route is the untouched model, whose own answer agreement is taken on.
+    assert result.controller is not None
+    assert result.controller.scores["agreement"].fixed[-1].value == 1.0
 
 
 @pytest.mark.parametrize("bad", [{"batch_size": 0}, {"min_layers_fraction": 1.0}, {"max_new_tokens": -1}])
