@@ -18,14 +18,15 @@ import pyarrow.parquet as pq
 from depthdial.choose.cascade import best_cascades, cascade_curve
 from depthdial.choose.controller import SequenceController
 from depthdial.choose.controller_certify import certification_plan, certify_rows
-from depthdial.choose.controller_fit import MEASURED, FitSettings, fit_rows, measure_for, route_costs, row_settings
+from depthdial.choose.controller_fit import MEASURED, measure_for, route_costs, row_settings
+from depthdial.choose.controller_rivals import Learned, learn_again
 from depthdial.choose.controller_rows import MeasuredRows, measure_known, read_measured
-from depthdial.choose.gap import CONTROLLER, ControllerScore, score_controller
-from depthdial.choose.guarantee import Certificate
+from depthdial.choose.gap import ControllerScore, score_controller
+from depthdial.choose.gap_inputs import check_options
+from depthdial.choose.guarantee import Certificate, CertificationPlan
 from depthdial.choose.policy import prices_for_budgets
-from depthdial.choose.predictors.base import LEAST_ROWS
-from depthdial.choose.predictors.fitting import cross_validated, fit_predictor
-from depthdial.errors import InputError
+from depthdial.choose.predictors.fitting import KINDS
+from depthdial.errors import InputError, check_choice
 from depthdial.files import claim, write_atomically
 from depthdial.generation.overhead import ChoosingTime, time_choosing
 from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split
@@ -39,9 +40,9 @@ from depthdial.report.controller_page import write_controller_report
 from depthdial.report.controller_scores import ControllerScores, keep_scores
 from depthdial.routes import Route
 
-LENGTH_ONLY = "prompt length only"
 PREDICTIONS_FILE = "predictions.parquet"
-_LEFT_OUT = 0.1
+# Parts of the test sequences for the predictable oracle's cross-fitted guesses, where there are so many sequences.
+_FOLDS, _CONFIDENCE = 10, 0.95
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class EvaluationSettings:
 
     Attributes:
         budgets: mean costs, as shares of the full route's.
-        samples: answers that are drawn from the full model for the predictable oracle; 0 for none.
+        samples: answers that are drawn from the full model for the predictable oracle of agreement; 0 for none.
         seeds: times that the controller and its rivals are fitted anew, each time without another tenth of the rows,
             or with fewer left out where a fit would have too few.
         rivals: other kinds of predictors to put beside the controller's.
@@ -74,10 +75,13 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         for name in ("seeds", "batch_size", "timed_prompts"):
             check_positive(getattr(self, name), name)
-        if not isinstance(self.samples, int) or self.samples < 0 or self.samples % 2:
+        is_count = isinstance(self.samples, int) and not isinstance(self.samples, bool)
+        if not is_count or self.samples < 0 or self.samples % 2:
             raise InputError(f"samples must be an even number, 0 for no predictable oracle, not {self.samples!r}.")
         if not self.budgets or not all(0 < share <= 1 for share in self.budgets):
             raise InputError(f"budgets must be shares of the full cost above 0 and at most 1, not {self.budgets!r}.")
+        for kind in self.rivals:
+            check_choice("rival", kind, KINDS)
 
 
 @dataclass(frozen=True)
@@ -110,24 +114,33 @@ def evaluate_controller(
         out: a folder for rows, scores, tables, figures and the page; a stopped run goes on there.
 
     Raises:
-        InputError: if rows overlap, the model is another one, the rows of the fit are gone, or `out` holds something else.
+        InputError: if rows overlap, the model is another one, the rows of the fit are gone, a budget is below the cheapest
+            route, or `out` holds something else; all of it before anything is measured.
     """
     settings, folder, out = settings or EvaluationSettings(), Path(folder), Path(out)
     controller = SequenceController.from_pretrained(folder)
     controller.check(model)
     fitted = read_measured(folder / MEASURED, controller.card.features, controller.card.fitted_on["prompts"])
     _require_apart(controller, task, calibration)
+    plans = _checked(controller, task, calibration, settings)
+    learned = learn_again(controller, fitted, rivals=settings.rivals, seeds=settings.seeds, seed=settings.seed)
     identity = ModelIdentity.of(model, name)
     about = {**asdict(settings), "task": task.name, "split": task.split, "sequences": len(task.examples)}
     about |= {"weights_hash": weights_hash(model), "controller": certification_plan(controller, 0.5).about["controller"]}
-    claim(out / "evaluation.json", about, "evaluation")
+    claim(out / "evaluation.json", about, "controller's evaluation")
+    runner = Runner.of(model, tokenizer)
+    timed = encode(task, tokenizer, context_tokens=runner.context_tokens)[: settings.timed_prompts]
+    time = time_choosing(model, tokenizer, controller, timed, controller.card.response_tokens)
+    layer_costs = np.array(route_costs("ms", runner, timed, controller.routes))
+    # What a step takes beside its layers (embeddings, head, overhead) is the same on every route.
+    route_ms = layer_costs + max(time.step_ms - layer_costs[controller.card.full], 0.0)
     common: dict[str, Any] = {"batch_size": settings.batch_size, "identity": identity, "progress": progress}
     rows = measure_for(controller, model, tokenizer, task, out=out / "test", **common)
     held = None
     if calibration is not None:
         held = measure_for(controller, model, tokenizer, calibration, out=out / "calibration", **common)
     known = None
-    if settings.samples:
+    if settings.samples and controller.card.metric == "agreement":
         wanted = row_settings(controller, settings.batch_size)
         known = measure_known(
             model,
@@ -140,20 +153,14 @@ def evaluate_controller(
             identity=identity,
             progress=progress,
         )
-    job = _Evaluation(controller, fitted, rows, settings, known)
+    job = _Evaluation(controller, learned, rows, settings, known)
     cascade = None
     if held is not None:
         cascade = _cascade(job, held, (calibration, task), model, tokenizer, out, common)
-    runner = Runner.of(model, tokenizer)
-    timed = encode(task, tokenizer, context_tokens=runner.context_tokens)[: settings.timed_prompts]
-    time = time_choosing(model, tokenizer, controller, timed, controller.card.response_tokens)
-    layer_costs = np.array(route_costs("ms", runner, timed, controller.routes))
-    # What a step takes beside its layers (embeddings, head, overhead) is the same on every route.
-    route_ms = layer_costs + max(time.step_ms - layer_costs[controller.card.full], 0.0)
     rouge = _answers(controller, model, tokenizer, task, out, common) if settings.rouge else None
     scores = ControllerScores(
         job.scores(time, route_ms, cascade, rouge),
-        () if held is None else job.certificates(held, calibration),
+        () if held is None or calibration is None else _certificates(controller, plans, held, calibration),
         {**time.record(), "route_ms": dict(zip(_names(controller), route_ms.tolist(), strict=True)), **environment()},
         _about(controller, task, settings, rows),
     )
@@ -165,7 +172,7 @@ def evaluate_controller(
 @dataclass(frozen=True)
 class _Evaluation:
     controller: SequenceController
-    fitted: MeasuredRows
+    learned: Mapping[str, Learned]
     rows: MeasuredRows
     settings: EvaluationSettings
     known: np.ndarray | None
@@ -190,18 +197,16 @@ class _Evaluation:
         Args:
             route_ms: (n_routes,) measured milliseconds of a decoding step on each route.
         """
-        card, learned = self.controller.card, self._learned()
+        card = self.controller.card
         own = self.rows.values(card.metric, self.routes)
         overhead = time.overhead_in(card.full_cost)
-        found = {
-            card.metric: self._score(card.metric, card.cost_unit, own, self.controller.costs, overhead, learned, cascade)
-        }
+        found = {card.metric: self._score(card.metric, card.cost_unit, own, self.controller.costs, overhead, cascade)}
         if card.cost_unit != "ms":
             overhead = time.overhead_in(float(route_ms[card.full]))
-            found[f"{card.metric} by ms"] = self._score(card.metric, "ms", own, route_ms, overhead, learned, None)
+            found[f"{card.metric} by ms"] = self._score(card.metric, "ms", own, route_ms, overhead, None)
         if rouge is not None and card.metric != "rouge_l":
             overhead = time.overhead_in(card.full_cost)
-            found["rouge_l"] = self._score("rouge_l", card.cost_unit, rouge, self.controller.costs, overhead, learned, None)
+            found["rouge_l"] = self._score("rouge_l", card.cost_unit, rouge, self.controller.costs, overhead, None)
         return found
 
     def _score(
@@ -211,7 +216,6 @@ class _Evaluation:
         values: np.ndarray,
         costs: np.ndarray,
         overhead: float,
-        learned: Mapping[str, _Learned],
         cascade: tuple[np.ndarray, np.ndarray] | None,
     ) -> ControllerScore:
         """`values` (n, n_routes) paid at `costs` (n_routes,), chosen on predictions of the controller's own metric."""
@@ -221,13 +225,13 @@ class _Evaluation:
         budgets = costs[card.full] * np.array(shares)
         prices = {
             name: np.stack([prices_for_budgets(calibration, costs, budgets) for calibration in one.calibrations])
-            for name, one in learned.items()
+            for name, one in self.learned.items()
         }
         return score_controller(
             [route.name for route in self.routes],
             values,
             costs,
-            {name: np.stack(one.predicted) for name, one in learned.items()},
+            {name: one.predict(self.rows.features) for name, one in self.learned.items()},
             prices,
             budgets,
             overhead=overhead,
@@ -235,55 +239,11 @@ class _Evaluation:
             cascade=cascade,
             metric=metric,
             cost=unit,
+            n_folds=_folds(len(values)),
             n_bootstrap=self.settings.n_bootstrap,
+            confidence=_CONFIDENCE,
             seed=self.settings.seed,
         )
-
-    def certificates(self, held: MeasuredRows, calibration: Task | None) -> tuple[Certificate, ...]:
-        """One for each epsilon; each holds with its own delta, and all of them together with less."""
-        assert calibration is not None
-        about = {"task": calibration.name, "split": calibration.split, "source": calibration.source_fingerprint}
-        return tuple(
-            certify_rows(
-                self.controller, certification_plan(self.controller, epsilon, delta=self.settings.delta), held, about
-            )
-            for epsilon in self.settings.epsilons
-        )
-
-    def _learned(self) -> dict[str, _Learned]:
-        """The controller and its rivals, fitted once for each seed on rows of which another tenth is left out."""
-        own = self.controller.predictor.kind
-        kinds = {CONTROLLER: own, **{f"{kind} instead": kind for kind in self.settings.rivals if kind != own}}
-        found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in (*kinds, LENGTH_ONLY)}
-        n = len(self.fitted.features)
-        for seed in range(self.settings.seeds):
-            rng = np.random.default_rng([self.settings.seed, seed])
-            keep = np.sort(rng.permutation(n)[: max(n - int(_LEFT_OUT * n), LEAST_ROWS)])
-            for name, kind in kinds.items():
-                found[name].append(self._fitted(kind, keep, seed))
-            found[LENGTH_ONLY].append(self._by_length(keep, seed))
-        return {name: _Learned(*map(tuple, zip(*seeds, strict=True))) for name, seeds in found.items()}
-
-    def _fitted(self, kind: str, keep: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        card = self.controller.card
-        again = FitSettings(metric=card.metric, predictor=kind, n_folds=card.fitted_on["n_folds"], seed=seed)
-        one = fit_rows(self.fitted, card, again, keep)
-        return one.predict(self.rows.features), one.calibration
-
-    def _by_length(self, keep: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """What the prompt's length alone tells: its logarithm and the square of that, in a ridge regression."""
-        learned, tested = (_length_columns(part) for part in (self.fitted.features[keep], self.rows.features))
-        values = self.fitted.values(self.controller.card.metric, self.routes)[keep]
-        calibration = cross_validated("ridge", learned, values, n_folds=self.controller.card.fitted_on["n_folds"], seed=seed)
-        return fit_predictor("ridge", learned, values, seed=seed).predict(tested), calibration
-
-
-@dataclass(frozen=True, eq=False)
-class _Learned:
-    """Of each seed: predictions for the test rows (n, n_routes), and out-of-fold ones for the rows of the fit."""
-
-    predicted: tuple[np.ndarray, ...]
-    calibrations: tuple[np.ndarray, ...]
 
 
 def kept_budgets(shares: Sequence[float], cheapest: float) -> tuple[float, ...]:
@@ -295,9 +255,27 @@ def kept_budgets(shares: Sequence[float], cheapest: float) -> tuple[float, ...]:
     return kept or ((1 + cheapest) / 2,)
 
 
-def _length_columns(features: np.ndarray) -> np.ndarray:
-    length = features[:, :1].astype(float)
-    return np.concatenate([length, length**2], axis=1)
+def _checked(
+    controller: SequenceController, task: Task, calibration: Task | None, settings: EvaluationSettings
+) -> list[CertificationPlan]:
+    """Refuse what would only show after hours of measuring; the plans of the certificates, for which no row is needed."""
+    check_options(len(task.examples), _folds(len(task.examples)), settings.n_bootstrap, _CONFIDENCE)
+    prices_for_budgets(controller.calibration, controller.costs, controller.card.full_cost * np.array(settings.budgets))
+    if calibration is None:
+        return []
+    return [certification_plan(controller, epsilon, delta=settings.delta) for epsilon in settings.epsilons]
+
+
+def _certificates(
+    controller: SequenceController, plans: Sequence[CertificationPlan], held: MeasuredRows, calibration: Task
+) -> tuple[Certificate, ...]:
+    """One for each plan; each holds with its own delta, and all of them together with less."""
+    about = {"task": calibration.name, "split": calibration.split, "source": calibration.source_fingerprint}
+    return tuple(certify_rows(controller, plan, held, about) for plan in plans)
+
+
+def _folds(n: int) -> int:
+    return min(_FOLDS, max(2, n))
 
 
 def _cascade(

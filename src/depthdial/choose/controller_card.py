@@ -60,6 +60,10 @@ class ControllerCard:
         check_family(self.routes, self.n_layers)
         check_choice("metric of a controller", self.metric, METRICS)
         check_choice("prompt depth", self.prompt_depth, get_args(PromptDepth))
+        if self.features.n_layers != self.n_layers:
+            raise InputError(
+                f"The features are of {self.features.n_layers} layers, and the controller's model has {self.n_layers}."
+            )
         parts = (self.route_costs, self.r2, self.means)
         if any(len(part) != len(self.routes) for part in parts) or not all(cost > 0 for cost in self.route_costs):
             raise InputError("A controller needs a cost above 0, a mean and an R2 for each of its routes.")

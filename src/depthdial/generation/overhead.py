@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from depthdial.choose.controller import SequenceController
+from depthdial.errors import InputError
 from depthdial.measure.batches import Runner
 from depthdial.measure.prompt_features import features_of, watched_prefill
 from depthdial.measure.tasks import EncodedExample
@@ -68,7 +69,11 @@ class ChoosingTime:
 def time_choosing(
     model: Any, tokenizer: Any, controller: SequenceController, examples: Sequence[EncodedExample], max_new_tokens: int
 ) -> ChoosingTime:
-    """Time a controller on some prompts, one by one; the first two warm the machine up and do not count."""
+    """Time a controller on some prompts, one by one; the first two warm the machine up and do not count.
+
+    Raises:
+        InputError: if there is no prompt, or no answer is longer than the one token that comes out of the prompt's pass.
+    """
     runner, spec = Runner.of(model, tokenizer), controller.card.features
     pooled, chosen, plain, steps, tokens = [], [], [], [], []
     for number, example in enumerate([*examples[:_WARM], *examples]):
@@ -88,8 +93,13 @@ def time_choosing(
         tokens.append(len(answer[0].tokens[0]))
         if answer[0].steps:
             steps.append(answer[0].decode_sec / answer[0].steps)
+    if not steps:
+        raise InputError(
+            f"None of the full model's {len(examples)} answers is longer than one token, so no decoding step could be "
+            "timed: give other prompts, or fit with more response_tokens."
+        )
     median = {name: 1000 * statistics.median(found) for name, found in (("p", pooled), ("c", chosen), ("f", plain))}
-    step_ms = 1000 * statistics.median(steps) if steps else 0.0
+    step_ms = 1000 * statistics.median(steps)
     return ChoosingTime(max(median["p"], 0.0), median["c"], median["f"], step_ms, float(np.mean(tokens)), len(tokens))
 
 

@@ -1,0 +1,87 @@
+"""A controller and its rivals fitted again: on which rows, on which columns, with which calibration."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from depthdial.choose.controller import SequenceController
+from depthdial.choose.controller_fit import MEASURED
+from depthdial.choose.controller_rivals import LENGTH_ONLY, learn_again
+from depthdial.choose.controller_rows import MeasuredRows, read_measured
+from depthdial.errors import InputError
+from tests.conftest import make_llama, make_tokenizer
+from tests.tiny_controllers import fit_tiny
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory) -> tuple[SequenceController, MeasuredRows]:
+    folder = tmp_path_factory.mktemp("fit")
+    controller = fit_tiny(make_llama(), make_tokenizer(), folder)
+    return controller, read_measured(folder / MEASURED, controller.card.features, controller.card.fitted_on["prompts"])
+
+
+def test_each_seed_leaves_another_tenth_out(fitted):
+    controller, measured = fitted
+    learned = learn_again(controller, measured, rivals=("mean", "ridge"), seeds=3)
+    assert list(learned) == ["controller", "mean instead", LENGTH_ONLY]  # its own kind is not its rival
+    for one in learned.values():
+        assert [calibration.shape for calibration in one.calibrations] == [(35, 3)] * 3
+        assert one.predict(measured.features).shape == (3, 38, 3)
+        assert (one.predict(measured.features)[:, :, 2] == 1).all()
+    values = measured.values("agreement", controller.routes)
+    means = learned["mean instead"].predict(measured.features)[:, 0, 0]
+    assert len(set(means)) == 3 and np.abs(means - values[:, 0].mean()).max() < 0.1
+    again = learn_again(controller, measured, rivals=(), seeds=3)["controller"]
+    assert np.array_equal(again.predict(measured.features), learned["controller"].predict(measured.features))
+    other = learn_again(controller, measured, rivals=(), seeds=3, seed=1)["controller"]
+    assert not np.array_equal(again.predict(measured.features), other.predict(measured.features))
+
+
+def test_of_the_least_rows_none_is_left_out(fitted):
+    controller, measured = fitted
+    ids = measured.sequence_ids[:32]
+    few = replace(measured, sequence_ids=ids, prompts=measured.prompts[:32], features=measured.features[:32])
+    keep = [one in ids for one in measured.table.column("sequence_id").to_pylist()]
+    few = replace(few, table=measured.table.filter(keep))
+    learned = learn_again(controller, few, rivals=(), seeds=2)
+    assert [len(calibration) for calibration in learned["controller"].calibrations] == [32, 32]
+
+
+def test_the_prompts_length_is_all_that_one_of_them_sees(fitted):
+    controller, measured = fitted
+    learned = learn_again(controller, measured, rivals=(), seeds=1)
+    blind = measured.features.copy()
+    blind[:, 1:] = np.random.default_rng(0).normal(size=blind[:, 1:].shape)
+    before, after = (learned[LENGTH_ONLY].predict(features) for features in (measured.features, blind))
+    assert np.array_equal(before, after)
+    assert not np.array_equal(*(learned["controller"].predict(features) for features in (measured.features, blind)))
+    longer = measured.features.copy()
+    longer[:, 0] += 1
+    assert not np.array_equal(before, learned[LENGTH_ONLY].predict(longer))
+
+
+def test_a_family_of_deep_routes_needs_no_budget_of_80_percent():
+    """The cheapest route may cost more than the default budget of a fit."""
+    model, words = make_llama(), make_tokenizer()
+    controller = fit_tiny(model, words, routes=["full", "ee:5"], budget="95%", response_tokens=2)
+    features = np.random.default_rng(0).normal(size=(40, controller.card.features.n_features))
+    ids = tuple(map(str, range(40)))
+    table = pa.table(
+        {
+            "sequence_id": [*ids, *ids],
+            "route": ["ee:5"] * 40 + ["full"] * 40,
+            "layers_run": [5.0] * 40 + [6.0] * 40,
+            "agreement": [i % 2 for i in range(40)] + [1] * 40,
+        }
+    )
+    learned = learn_again(controller, MeasuredRows(ids, ids, features, table), rivals=(), seeds=1)
+    assert learned["controller"].calibrations[0].shape == (36, 2)
+
+
+def test_an_unknown_rival_is_told(fitted):
+    with pytest.raises(InputError, match="Unknown predictor 'oracle'"):
+        learn_again(*fitted, rivals=("oracle",), seeds=1)
