@@ -89,6 +89,8 @@ def generate(
     """Answer one prompt on one route; the text streams, then layers run and tokens per second."""
     from depthdial.generation.engine import generate as answer
 
+    if routes is not None and depth is None and controller is None:
+        raise InputError("--routes says what a depth in numbers chooses from: give --depth too, or --route for a route.")
     chosen = _depth(route, depth, controller, budget)
     loaded, tokenizer = loading.load(model)
     result = answer(
@@ -118,8 +120,12 @@ def _depth(route: str | None, depth: float | None, controller: Path | None, budg
         raise InputError("--route, --depth and --controller each say which layers run: give one of them.")
     if budget is not None and controller is None:
         raise InputError("--budget is for a controller: give its folder with --controller, or leave it out.")
+    if depth is not None:
+        from depthdial.models.known_routes import check_share
+
+        return check_share(depth)
     if controller is None:
-        return route or "full" if depth is None else depth
+        return route or "full"
     from depthdial.choose.controller import SequenceController
 
     chosen = SequenceController.from_pretrained(controller)

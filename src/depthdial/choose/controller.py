@@ -123,11 +123,13 @@ class SequenceController:
             out: a folder for the measured rows; a stopped run goes on there.
 
         Raises:
-            InputError: for a task that shares prompts with the fit, another model, or numbers out of range.
+            InputError: for a test split, a task that shares prompts with the fit, another model, or numbers out of range.
         """
         from depthdial.choose.controller_certify import certification_plan, certify_rows
         from depthdial.choose.controller_fit import measure_for
+        from depthdial.measure.apart import require_no_test_split
 
+        require_no_test_split(task, "certify")
         plan = certification_plan(self, epsilon, delta=delta, method=method, seed=seed)  # before a row is read
         options: dict[str, Any] = {"batch_size": batch_size, "out": out, "identity": identity, "progress": progress}
         rows = measure_for(self, model, tokenizer, task, **options)
