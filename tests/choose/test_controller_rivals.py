@@ -10,7 +10,7 @@ import pytest
 
 from depthdial.choose.controller import SequenceController
 from depthdial.choose.controller_fit import MEASURED
-from depthdial.choose.controller_rivals import LENGTH_ONLY, learn_again
+from depthdial.choose.controller_rivals import LENGTH_ONLY, _varies, learn_again
 from depthdial.choose.controller_rows import MeasuredRows, read_measured
 from depthdial.errors import InputError
 from tests.conftest import make_llama, make_tokenizer
@@ -85,3 +85,9 @@ def test_a_family_of_deep_routes_needs_no_budget_of_80_percent():
 def test_an_unknown_rival_is_told(fitted):
     with pytest.raises(InputError, match="Unknown predictor 'oracle'"):
         learn_again(*fitted, rivals=("oracle",), seeds=1)
+
+
+def test_prompts_of_one_length_tell_nothing_by_it():
+    assert not _varies(np.full(40, 2.0), 5)
+    assert not _varies(np.array([2.0] * 35 + [3.0] * 5), 5)
+    assert _varies(np.array([2.0] * 30 + [3.0] * 10), 5)

@@ -65,8 +65,9 @@ def learn_again(
             again = FitSettings("100%", card.metric, predictor=kind, n_folds=n_folds, seed=number)
             one = fit_rows(fitted, card, again, keep)
             found[name].append((one.predictor, one.calibration))
-        calibration = cross_validated("ridge", length[keep], values[keep], n_folds=n_folds, seed=number)
-        found[LENGTH_ONLY].append((fit_predictor("ridge", length[keep], values[keep], seed=number), calibration))
+        kind = "ridge" if _varies(length[keep, 0], n_folds) else "mean"
+        calibration = cross_validated(kind, length[keep], values[keep], n_folds=n_folds, seed=number)
+        found[LENGTH_ONLY].append((fit_predictor(kind, length[keep], values[keep], seed=number), calibration))
     return {
         name: Learned(
             tuple(predictor for predictor, _ in each),
@@ -75,6 +76,12 @@ def learn_again(
         )
         for name, each in found.items()
     }
+
+
+def _varies(length: np.ndarray, n_folds: int) -> bool:
+    """Whether prompts differ in length whichever fold is left out; where they do not, their length tells nothing."""
+    most_common = np.unique(length, return_counts=True)[1].max()
+    return len(length) - most_common > -(-len(length) // n_folds)
 
 
 def _length_columns(features: np.ndarray) -> np.ndarray:
