@@ -174,7 +174,7 @@ def test_the_rules_themselves_only_point_downwards() -> None:
         for pattern in rule.rooms:
             target = pattern if pattern in RULES else room_of(pattern)
             assert target is not None, f"{room}: {pattern} is no room"
-            # Parts of `choose` that are rooms of their own are listed before the rest only so that their patterns count first.
+            # Rooms within `choose` are listed before the rest of it only so that their patterns count first.
             assert order.index(target) <= place or (room in PARTS and target == "choose.*"), f"{room} -> {pattern}"
     assert not PARTS & set(RULES["choose.*"].rooms)
 

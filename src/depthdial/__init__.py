@@ -15,8 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from depthdial.choose.guarantee import Certificate, CertificationPlan, certify
     from depthdial.choose.controller import SequenceController
+    from depthdial.choose.guarantee import Certificate, CertificationPlan, certify
     from depthdial.choose.knapsack import solve_budget
     from depthdial.choose.oracle import OracleCurve, oracle
     from depthdial.choose.predictable import PredictableCurve, predictable_oracle
@@ -122,6 +122,7 @@ __all__ = [
     "RouteFamily",
     "RouteWarning",
     "SearchStudySettings",
+    "SequenceController",
     "StaticRoutes",
     "Task",
     "TokenDepth",

@@ -196,12 +196,10 @@ def _calibration_rows(source: DataOptions, split: str | None, limit: int) -> Any
     """The split that was asked for; the validation rows of a folder that has them; else none."""
     if split is None and not (source.data is not None and source.data.is_dir()):
         return None
-    try:
-        return replace(source, split=split or "validation").read(limit)
-    except InputError:
-        if split is not None:
-            raise
+    if split is None and not any(source.data.glob("validation.*")):  # type: ignore[union-attr]
+        typer.echo("no validation rows: no certificates and no cascade (name a split with --calibration-split)", err=True)
         return None
+    return replace(source, split=split or "validation").read(limit)
 
 
 def rows_to_fit(source: DataOptions, n: int, searched: Any) -> Any:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from depthdial.choose.cascade import best_cascades, cascade_curve
 from depthdial.choose.controller import SequenceController
 from depthdial.choose.controller_certify import certification_plan, certify_rows
-from depthdial.choose.controller_fit import MEASURED, measure_for, route_costs, row_settings
+from depthdial.choose.controller_fit import MEASURED, measure_for, require_unseen, route_costs, row_settings
 from depthdial.choose.controller_rivals import Learned, learn_again
 from depthdial.choose.controller_rows import MeasuredRows, measure_known, read_measured
 from depthdial.choose.gap import ControllerScore, score_controller
@@ -82,6 +82,8 @@ class EvaluationSettings:
             raise InputError(f"budgets must be shares of the full cost above 0 and at most 1, not {self.budgets!r}.")
         for kind in self.rivals:
             check_choice("rival", kind, KINDS)
+        for epsilon in self.epsilons:
+            CertificationPlan(("full", "another"), epsilon, self.delta)  # refuses what is out of range
 
 
 @dataclass(frozen=True)
@@ -259,6 +261,10 @@ def _checked(
     controller: SequenceController, task: Task, calibration: Task | None, settings: EvaluationSettings
 ) -> list[CertificationPlan]:
     """Refuse what would only show after hours of measuring; the plans of the certificates, for which no row is needed."""
+    if settings.rouge and not task.has_references:
+        raise InputError(
+            "A test row has no reference, and ROUGE-L needs one: give rows with references, or leave ROUGE out."
+        )
     check_options(len(task.examples), _folds(len(task.examples)), settings.n_bootstrap, _CONFIDENCE)
     prices_for_budgets(controller.calibration, controller.costs, controller.card.full_cost * np.array(settings.budgets))
     if calibration is None:
@@ -289,13 +295,13 @@ def _cascade(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Answer on the cheapest route and, where that answer's own NLL is high, on the full one; thresholds of `held`."""
     controller, parts = job.controller, []
-    card = controller.card
+    card, cheapest = controller.card, int(controller.costs.argmin())
     for part, task in zip(("calibration", "test"), tasks, strict=True):
         table = sweep(
             model,
             tokenizer,
             task=task,  # type: ignore[arg-type]
-            routes=controller.routes[:1],
+            routes=[controller.routes[cheapest]],
             metrics=("answer_nll",),
             max_new_tokens=card.response_tokens,
             prompt_depth=card.prompt_depth,
@@ -306,10 +312,10 @@ def _cascade(
         by_id = dict(zip(table.column("sequence_id").to_pylist(), table.column("answer_nll").to_pylist(), strict=True))
         rows = held if part == "calibration" else job.rows
         sure = np.full((len(rows.sequence_ids), len(controller.routes)), -np.inf)
-        sure[:, 0] = [-by_id[one] for one in rows.sequence_ids]
+        sure[:, cheapest] = [-by_id[one] for one in rows.sequence_ids]
         parts.append((sure, rows.values(card.metric, controller.routes)))
     (sure_held, values_held), (sure, values) = parts
-    chosen = best_cascades(sure_held, values_held, controller.costs, job.budgets, shallow=[0], deep=[card.full])
+    chosen = best_cascades(sure_held, values_held, controller.costs, job.budgets, shallow=[cheapest], deep=[card.full])
     return cascade_curve(chosen, sure, values, controller.costs)
 
 
@@ -351,10 +357,10 @@ def _names(controller: SequenceController) -> list[str]:
 
 
 def _require_apart(controller: SequenceController, task: Task, calibration: Task | None) -> None:
-    require_apart(task, controller.card.fitted_on["prompts"], "to fit the controller")
+    require_unseen(controller, task)
     if calibration is not None:
         require_no_test_split(calibration, "certify")
-        require_apart(calibration, controller.card.fitted_on["prompts"], "to fit the controller")
+        require_unseen(controller, calibration)
         require_apart(task, prompt_hashes(calibration), "as calibration rows")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import torch
 
 import depthdial as dd
 from depthdial.choose import controller_rows
-from depthdial.choose.controller import SequenceController, budget_of
+from depthdial.choose.controller import SequenceController, budget_of, routes_of
 from depthdial.choose.controller_fit import _spread
 from depthdial.errors import InputError, RouteWarning
 from depthdial.measure.apart import prompt_hashes
@@ -121,6 +122,33 @@ def test_it_is_for_one_model_adapter_and_family(fit, model, tokenizer, many, wit
         controller.check_routes([Route((0, 1), 6), Route(range(6), 6)])
 
 
+def unseen(task):
+    """Validation rows of which `many` has none."""
+    return replace(task, split="validation", examples=tuple(e for e in task.examples if e.instruction != "six"))
+
+
+def test_a_model_in_a_narrower_type_cannot_be_told_from_others(fit, model):
+    controller = fit()
+    with pytest.raises(InputError, match="held in a narrower type"):
+        controller.check(copy.deepcopy(model).to(torch.bfloat16))
+    controller.check(copy.deepcopy(model).to(torch.float64))
+
+
+def test_rows_that_the_routes_were_searched_on_are_refused(fit, model, tokenizer, many, small_task):
+    prompts = list(prompt_hashes(unseen(small_task)))
+    family = dd.RouteFamily("own", 6, routes_of(ROUTES, 6), {"prompts": prompts})
+    controller = fit(routes=family)
+    assert controller.card.fitted_on["searched_on"] == prompts
+    with pytest.raises(InputError, match="were used to search its routes"):
+        controller.certify(model, tokenizer, task=unseen(small_task), epsilon=0.5)
+
+
+def test_other_prompts_than_those_of_the_fit_are_refused(fit, model, tokenizer, small_task):
+    shorter = replace(unseen(small_task), max_prompt_tokens=3, template="plain")
+    with pytest.raises(InputError, match="give the same template and max_prompt_tokens"):
+        fit().certify(model, tokenizer, task=shorter, epsilon=0.5)
+
+
 def test_online_a_budget_holds_whatever_arrives(fit, model, tokenizer, many):
     controller = fit()
     online = controller.online(4.5)
@@ -150,6 +178,10 @@ def test_costs_can_be_flops(fit):
         ({"routes": ["full"]}, "two routes or more"),
         ({"routes": ["full", "rls:3@0"]}, "fixed routes"),
         ({"budget": 2.0}, "below the cheapest"),
+        ({"budget": 0.8}, "did you mean '80%'"),
+        ({"n_folds": 1}, "n_folds must be 2 or more"),
+        ({"routes": 5}, "routes are a RouteFamily"),
+        ({"routes": []}, "There are no routes"),
         ({"budget": "much"}, "The budget is 'much'"),
         ({"budget": True}, "The budget is True"),
         ({"metric": "kl"}, "Unknown metric of a controller 'kl'"),
@@ -190,6 +222,7 @@ def test_a_damaged_controller_is_told(fit, tmp_path):
         ({"price": None}, "damaged"),
         ({"features": {}}, "damaged"),
         ({"route_costs": [3, 4]}, "damaged"),
+        ({"predictor": {"kind": "ridge", "settings": []}}, "damaged"),
     ):
         path.write_text(json.dumps({**document, **change}))
         with pytest.raises(InputError, match=message):

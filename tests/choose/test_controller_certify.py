@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -70,6 +71,14 @@ def test_a_certificate_is_saved_with_its_controller(controller, model, tokenizer
     assert again.certificate == certificate
     assert again.price == controller.certified(certificate).price
     assert again.certified(Certificate.from_dict(certificate.to_dict())).price == again.price
+
+
+def test_a_certificate_does_not_outlive_its_price(controller, model, tokenizer, many, tmp_path):
+    certificate = controller.certify(model, tokenizer, task=rest(many), epsilon=0.95, delta=0.2)
+    path = controller.certified(certificate).save_pretrained(tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "price": 99.0}))
+    with pytest.raises(InputError, match="another price than its certificate"):
+        SequenceController.from_pretrained(tmp_path)
 
 
 def test_another_controllers_certificate_is_refused(controller, model, tokenizer, many):

@@ -96,6 +96,19 @@ def test_online_the_stream_keeps_its_budget(model, tokenizer, many):
     assert online.state.mean_cost <= 4.2 + 3 / 32
 
 
+def test_online_every_answer_says_its_own_price(model, tokenizer, many):
+    online = fitted(model, tokenizer, many).online(4.2)
+    start = online.state.price
+    prices = [answer.price for answer in dd.generate(model, tokenizer, PROMPTS, depth=online, max_new_tokens=2)]
+    assert prices[0] == start and len(set(prices)) > 1
+
+
+def test_prompts_of_another_template_are_refused(model, tokenizer, many):
+    controller = fitted(model, tokenizer, many)
+    with pytest.raises(InputError, match="fitted to prompts of template 'paper': give template='paper'"):
+        dd.generate(model, tokenizer, PROMPTS, depth=controller, template="plain")
+
+
 def test_a_number_takes_the_deepest_route_that_fits(model, tokenizer):
     def depth(share, **options):
         return dd.generate(model, tokenizer, "the cat", depth=share, max_new_tokens=2, **options)[0].route

@@ -129,3 +129,16 @@ def test_a_depth_outside_the_adapters_family_is_warned_of_once(model, tokenizer,
             texts(adapted, tokenizer, depth=depth)
         assert [w.filename for w in caught] == [__file__]
         texts(adapted, tokenizer, depth=depth)
+
+
+def test_the_usual_arguments_of_transformers_are_taken(model, tokenizer):
+    plain = dd.generate(model, tokenizer, "the cat", max_new_tokens=6)[0]
+    end = plain.tokens[2]
+    cut = dd.generate(model, tokenizer, "the cat", max_new_tokens=6, pad_token_id=0, eos_token_id=end)[0]
+    assert cut.tokens == plain.tokens[: plain.tokens.index(end) + 1] and cut.finish_reason == "eos"
+
+
+@pytest.mark.parametrize("option", [{"num_beams": 2}, {"return_dict_in_generate": True}, {"max_length": 9}])
+def test_more_than_one_answer_is_refused(model, tokenizer, option):
+    with pytest.raises(InputError, match=f"one answer to a prompt, token by token: leave {next(iter(option))} out"):
+        dd.generate(model, tokenizer, "the cat", **option)

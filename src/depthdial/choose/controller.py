@@ -9,14 +9,15 @@ controller is judged by.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from depthdial.choose.controller_card import ControllerCard
+from depthdial.choose.controller_card import ControllerCard, require_fixed
 from depthdial.choose.guarantee import Certificate
 from depthdial.choose.policy import OnlineBudget, choose_routes, price_for_budget
 from depthdial.choose.predictors.base import Predictor
@@ -76,6 +77,10 @@ class SequenceController:
     def pick(self, predicted: np.ndarray) -> np.ndarray:
         """(n,) places of the routes that are worth their price."""
         return choose_routes(predicted, self.costs, self.price)
+
+    def pick_at(self, predicted: np.ndarray) -> tuple[np.ndarray, tuple[float, ...]]:
+        """The same with the price that each was picked at."""
+        return self.pick(predicted), (self.price,) * len(predicted)
 
     def at(self, budget: Budget) -> SequenceController:
         """The same controller at the price that keeps a budget on the rows of the fit; it carries no certificate.
@@ -158,6 +163,11 @@ class SequenceController:
         if self._checked.get(base) == adapters:
             return
         card, n_layers = self.card, count_layers(base)
+        if torch.promote_types(getattr(torch, card.dtype), base.dtype) != base.dtype:
+            raise InputError(
+                f"The controller is for {card.model} in {card.dtype}, and this model is held in a narrower type, in which "
+                f"other weights cannot be told from it: load it in {card.dtype}, or fit a controller in its type."
+            )
         is_same, held = compare_weights(base, card.weights_hash, card.dtype)
         if n_layers != card.n_layers or not is_same:
             own = adapter_card(model)
@@ -216,7 +226,7 @@ class SequenceController:
             parts = {name.removeprefix("predictor."): array for name, array in arrays.items()}
             predictor = restore_predictor(document["predictor"]["kind"], document["predictor"]["settings"], parts)
             price, kept = float(document["price"]), document["certificate"]
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"The controller in {folder} is damaged ({error!r}): fit it again.") from error
@@ -224,7 +234,13 @@ class SequenceController:
         fits = calibration.ndim == 2 and calibration.shape[1] == n_routes and np.isfinite(calibration).all()
         if not fits or (predictor.n_routes, predictor.n_features) != (n_routes, n_features) or not price >= 0:
             raise InputError(f"The controller in {folder} is damaged (its parts do not fit each other): fit it again.")
-        return cls(card, predictor, calibration, price, None if kept is None else Certificate.from_dict(kept))
+        controller = cls(card, predictor, calibration, price)
+        if kept is None:
+            return controller
+        certified = controller.certified(Certificate.from_dict(kept))
+        if certified.price != price:
+            raise InputError(f"The controller in {folder} is at another price than its certificate: certify it again.")
+        return certified
 
     @classmethod
     def fit(
@@ -291,8 +307,16 @@ class OnlineController:
 
     def pick(self, predicted: np.ndarray) -> np.ndarray:
         """(n,) places of the routes of the next n sequences, in order of arrival."""
-        chosen, self.state = self.state.run(predicted, self.controller.costs)
-        return chosen
+        return self.pick_at(predicted)[0]
+
+    def pick_at(self, predicted: np.ndarray) -> tuple[np.ndarray, tuple[float, ...]]:
+        """The same with the price at which each was weighed; the guard of the budget may have overruled it."""
+        chosen, prices = [], []
+        for one in predicted:
+            prices.append(self.state.price)
+            route, self.state = self.state.step(one, self.controller.costs)
+            chosen.append(route)
+        return np.array(chosen, dtype=np.intp), tuple(prices)
 
 
 def budget_of(budget: Budget, full_cost: float) -> float:
@@ -314,17 +338,34 @@ def budget_of(budget: Budget, full_cost: float) -> float:
 
 
 def routes_of(routes: Any, n_layers: int) -> tuple[Route, ...]:
-    """Routes, cheapest first, from a RouteFamily, the text of `--routes`, or a list of routes and texts."""
+    """Routes, cheapest first, from a RouteFamily, the text of `--routes`, or a list of routes and texts.
+
+    Raises:
+        InputError: if they are none of these, or one is a random rule or for another depth.
+    """
     from depthdial.families import RouteFamily, read_routes
 
     if isinstance(routes, RouteFamily):
         found: Sequence[Any] = routes.routes
     elif isinstance(routes, str | Path):
         found = read_routes(str(routes), n_layers)
-    else:
+    elif isinstance(routes, Iterable):
         found = [part for one in routes for part in (read_routes(one, n_layers) if isinstance(one, str) else [one])]
-    kept = dict.fromkeys(require_depth(route, n_layers) for route in found)
+    else:
+        raise InputError(f"routes are a RouteFamily, its file, or a list of routes, not {routes!r}.")
+    if not found:
+        raise InputError("There are no routes to choose from: give two or more, the full one among them.")
+    kept = dict.fromkeys(require_fixed(require_depth(route, n_layers)) for route in found)
     return tuple(sorted(kept, key=lambda route: route.cost_layers))  # type: ignore[arg-type,return-value]
+
+
+def searched_prompts(routes: Any) -> tuple[str, ...]:
+    """Hashes of the prompts that a family (or its file) was searched on; none where it does not say."""
+    from depthdial.families import RouteFamily
+
+    if isinstance(routes, str | Path) and Path(routes).is_file():
+        routes = RouteFamily.load(routes)
+    return tuple(routes.made_by.get("prompts", ())) if isinstance(routes, RouteFamily) else ()
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

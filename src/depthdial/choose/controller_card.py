@@ -98,15 +98,21 @@ class ControllerCard:
             raise InputError(f"The stored controller is damaged ({reason}): fit it again.") from error
 
 
+def require_fixed(route: Any) -> Route:
+    """A route as it is; InputError for a random rule, which is another route for every sequence."""
+    if not isinstance(route, Route):
+        raise InputError(f"The choice is among fixed routes, and {route.name!r} is none: leave it out.")
+    return route
+
+
 def check_family(routes: Sequence[Any], n_layers: int) -> None:
     """Refuse routes that a controller cannot choose among.
 
     Raises:
         InputError: for fewer than two routes, a random rule, two of one name, another depth, or no full route.
     """
-    rule = next((route for route in routes if not isinstance(route, Route)), None)
-    if rule is not None:
-        raise InputError(f"A controller chooses among fixed routes, and {rule.name!r} is none: leave it out.")
+    for route in routes:
+        require_fixed(route)
     RouteFamily("controller", n_layers, tuple(routes))  # its rules are the rules here
     if not any(route.is_full for route in routes):
         names = ", ".join(route.name for route in routes)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from depthdial.choose.controller import Budget, SequenceController, budget_of, routes_of
+from depthdial.choose.controller import Budget, SequenceController, budget_of, routes_of, searched_prompts
 from depthdial.choose.controller_card import METRICS, ControllerCard, check_family
 from depthdial.choose.controller_rows import MeasuredRows, RowSettings, measure_rows
 from depthdial.choose.policy import price_for_budget
@@ -61,6 +62,8 @@ class FitSettings:
         check_choice("prompt depth", self.prompt_depth, PROMPT_DEPTHS)
         for name in ("response_tokens", "batch_size", "n_folds"):
             check_positive(getattr(self, name), name)
+        if self.n_folds < 2:
+            raise InputError("n_folds must be 2 or more: predictions are judged on rows that were left out.")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
             raise InputError(f"The seed must be a whole number of at least 0, not {self.seed!r}.")
         budget_of(self.budget, 1.0)
@@ -92,6 +95,11 @@ def fit_controller(
     runner = Runner.of(model, tokenizer)
     family = _spread(best_known_routes(model)) if routes is None else routes_of(routes, runner.n_layers)
     check_family(family, runner.n_layers)
+    if settings.metric == "rouge_l" and not task.has_references:
+        raise InputError("A row has no reference, and ROUGE-L needs one: give rows with references, or predict agreement.")
+    examples = encode(task, tokenizer, context_tokens=runner.context_tokens)
+    costs = route_costs(settings.cost, runner, examples, family)
+    _check_budget(settings.budget, costs, settings.cost)
     spec = feature_spec(model, family, settings.prompt_depth)
     identity = identity or ModelIdentity.of(model)
     folder = None if out is None else Path(out)
@@ -105,11 +113,18 @@ def fit_controller(
         identity=identity,
         progress=progress,
     )
-    costs = route_costs(settings.cost, runner, encode(task, tokenizer, context_tokens=runner.context_tokens), family)
-    controller = fit_rows(rows, _card(model, tokenizer, task, family, settings, spec, identity, costs), settings)
+    card = _card(model, tokenizer, task, family, settings, spec, identity, costs, searched_prompts(routes))
+    controller = fit_rows(rows, card, settings)
     if folder is not None:
         controller.save_pretrained(folder)
     return controller
+
+
+def _check_budget(budget: Budget, costs: Sequence[float], unit: str) -> None:
+    wanted = budget_of(budget, max(costs))
+    if wanted < min(costs) * (1 - 1e-9):
+        share = f": did you mean '{100 * wanted:g}%'?" if wanted <= 1 and unit == "layers" else ": give at least that."
+        raise InputError(f"The budget {wanted:g} is below the cheapest route, whose mean cost is {min(costs):.10g}{share}")
 
 
 def _spread(routes: Sequence[Route], most: int = _MOST_ROUTES) -> tuple[Route, ...]:
@@ -136,11 +151,38 @@ def measure_for(
         InputError: if the task shares a prompt with the fit, or the model is another one.
     """
     controller.check(model)
-    require_apart(task, controller.card.fitted_on["prompts"], "to fit the controller")
+    require_unseen(controller, task)
+    require_same_prompts(controller, resolve_template(task.template, tokenizer), task.max_prompt_tokens)
     settings = row_settings(controller, batch_size)
     folder = None if out is None else Path(out)
     options: dict[str, Any] = {"out": folder, "identity": identity or ModelIdentity.of(model), "progress": progress}
     return measure_rows(model, tokenizer, task, settings, controller.card.features, **options)
+
+
+def require_unseen(controller: SequenceController, task: Task) -> None:
+    """Refuse rows that the controller, or the search for its routes, has seen.
+
+    What an adapter was trained on is not known here.
+
+    Raises:
+        InputError: with how many there are, and one of them.
+    """
+    require_apart(task, controller.card.fitted_on["prompts"], "to fit the controller")
+    require_apart(task, controller.card.fitted_on.get("searched_on", ()), "to search its routes")
+
+
+def require_same_prompts(controller: SequenceController, template: str, max_prompt_tokens: int | None) -> None:
+    """Refuse prompts that are made otherwise than those of the fit: nothing that was fitted is about them.
+
+    Raises:
+        InputError: with how they were made.
+    """
+    card = controller.card
+    if (template, max_prompt_tokens) != (card.template, card.max_prompt_tokens):
+        raise InputError(
+            f"The controller was fitted to prompts of template {card.template!r} cut to {card.max_prompt_tokens} tokens, "
+            f"and these are of {template!r} cut to {max_prompt_tokens}: give the same template and max_prompt_tokens."
+        )
 
 
 def row_settings(controller: SequenceController, batch_size: int) -> RowSettings:
@@ -163,7 +205,8 @@ def fit_rows(
     features = rows.features
     if keep is not None:
         values, features = values[keep], features[keep]
-    kinds = ("ridge", "mlp", "trees") if settings.predictor == AUTO else (settings.predictor,)
+    known = ("ridge", "mlp", "trees") if find_spec("lightgbm") else ("ridge", "mlp")
+    kinds = known if settings.predictor == AUTO else (settings.predictor,)
     options: dict[str, Any] = {"groups": card.features.groups, "seed": settings.seed}
     chosen = choose_kind(features, values, kinds, n_folds=settings.n_folds, **options)
     calibration = chosen.predictions[chosen.kind]
@@ -208,6 +251,7 @@ def _card(
     spec: FeatureSpec,
     identity: ModelIdentity,
     costs: tuple[float, ...],
+    searched_on: tuple[str, ...],
 ) -> ControllerCard:
     return ControllerCard(
         model=identity.name,
@@ -231,6 +275,7 @@ def _card(
             "source": task.source_fingerprint,
             "n_sequences": len(task.examples),
             "prompts": list(prompt_hashes(task)),
+            **({"searched_on": list(searched_on)} if searched_on else {}),
             **{name: getattr(settings, name) for name in ("seed", "n_folds", "batch_size")},
             **environment(),
         },

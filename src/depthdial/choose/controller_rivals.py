@@ -54,7 +54,8 @@ def learn_again(
     """
     card, own = controller.card, controller.predictor.kind
     kinds = {CONTROLLER: own, **{f"{kind} instead": kind for kind in rivals if kind != own}}
-    n, n_folds = len(fitted.features), card.fitted_on["n_folds"]
+    n = len(fitted.features)
+    n_folds = min(card.fitted_on["n_folds"], max(n - int(_LEFT_OUT * n), LEAST_ROWS))
     length, values = _length_columns(fitted.features), fitted.values(card.metric, card.routes)
     found: dict[str, list[tuple[Predictor, np.ndarray]]] = {name: [] for name in (*kinds, LENGTH_ONLY)}
     for number in range(seeds):

@@ -31,14 +31,14 @@ class Choice:
         routes: one a prompt.
         full: the full pass over the batch's prompts that every route continues on; None where each route runs its own.
         predicted: (n_prompts, n_routes) qualities that a controller predicted of the routes called `names`, and the price
-            that they were weighed at; None without a controller.
+            of each prompt that they were weighed at; None without a controller.
     """
 
     routes: tuple[Route, ...]
     full: Prefill | None
     predicted: np.ndarray | None = None
     names: tuple[str, ...] = ()
-    price: float | None = None
+    prices: tuple[float, ...] = ()
 
     def running(self, model: Any, route: Route) -> AbstractContextManager[None]:
         """With a controller the full route is the untouched full model."""
@@ -54,14 +54,17 @@ class Choice:
         """Of one prompt, for its Generation."""
         if self.predicted is None:
             return {}
-        return {"predicted": dict(zip(self.names, self.predicted[member].tolist(), strict=True)), "price": self.price}
+        return {
+            "predicted": dict(zip(self.names, self.predicted[member].tolist(), strict=True)),
+            "price": self.prices[member],
+        }
 
 
 # From the token ids of a batch's prompts and their places in the whole list.
 Chooser = Callable[[Sequence[Sequence[int]], range], Choice]
 
 
-def choosing(depth: Any, runner: Runner, routes: Any, prompt_depth: str) -> Chooser:
+def choosing(depth: Any, runner: Runner, routes: Any, prompt_depth: str, template: str) -> Chooser:
     """What `generate` does with its `depth`.
 
     Raises:
@@ -71,7 +74,7 @@ def choosing(depth: Any, runner: Runner, routes: Any, prompt_depth: str) -> Choo
         RouteWarning: for a route that the model's adapter was not trained for, or a share where nothing is known.
     """
     if isinstance(depth, Controller):
-        return _controlled(depth, runner, routes, prompt_depth)
+        return _controlled(depth, runner, routes, prompt_depth, template)
     if isinstance(depth, int | float) and not isinstance(depth, bool):
         share = check_share(depth)
         known = best_known_routes(runner.model) if routes is None else routes_of(routes, runner.n_layers)
@@ -93,7 +96,7 @@ def _fixed(route: AnyRoute, runner: Runner, prompt_depth: str) -> Chooser:
     return choose
 
 
-def _controlled(depth: Controller, runner: Runner, routes: Any, prompt_depth: str) -> Chooser:
+def _controlled(depth: Controller, runner: Runner, routes: Any, prompt_depth: str, template: str) -> Chooser:
     controller = depth.controller if isinstance(depth, OnlineController) else depth
     controller.check(runner.model)
     if routes is not None:
@@ -101,14 +104,17 @@ def _controlled(depth: Controller, runner: Runner, routes: Any, prompt_depth: st
     if controller.card.prompt_depth != prompt_depth:
         own = controller.card.prompt_depth
         raise InputError(f"The controller was fitted with prompt_depth={own!r}: generate with that, or fit another one.")
+    if controller.card.template != template:
+        own = controller.card.template
+        raise InputError(f"The controller was fitted to prompts of template {own!r}: give template={own!r}.")
     spec, names = controller.card.features, tuple(route.name for route in controller.routes)
 
     def choose(prompts: Sequence[Sequence[int]], places: range) -> Choice:
         prefilled = watched_prefill(runner, prompts, spec)
         predicted = controller.predict(features_of(prefilled, spec))
-        price = depth.state.price if isinstance(depth, OnlineController) else controller.price
-        picked = tuple(controller.routes[i] for i in depth.pick(predicted).tolist())
-        return Choice(picked, prefilled if prompt_depth == "full" else None, predicted, names, price)
+        picked, prices = depth.pick_at(predicted)
+        taken = tuple(controller.routes[i] for i in picked.tolist())
+        return Choice(taken, prefilled if prompt_depth == "full" else None, predicted, names, prices)
 
     return choose
 

@@ -100,7 +100,7 @@ def generate(
     check_positive(max_new_tokens, "max_new_tokens")
     check_positive(batch_size, "batch_size")
     runner = Runner.of(model, tokenizer)
-    chooser = choosing(depth, runner, routes, prompt_depth)
+    chooser = choosing(depth, runner, routes, prompt_depth, resolve_template(template, tokenizer))
     config = _generation_config(runner, max_new_tokens, sampling)
     prompter = Prompter(resolve_template(template, tokenizer), "prompt", tokenizer)
     encoded = [prompter.ids(prompt) for prompt in prompts]
@@ -123,6 +123,8 @@ def _answer_batch(
     on_text: Callable[[str], None] | None,
 ) -> list[Generation]:
     answers: dict[int, Generation] = {}
+    own = config.eos_token_id  # the caller's, where one was given
+    ends = [] if own is None else own if isinstance(own, list) else [own]
     batch = [encoded[i] for i in places]
     choice = chooser(batch, places)
     for one, members in by_route(choice.routes).items():
@@ -134,7 +136,7 @@ def _answer_batch(
             rows = _decode(runner, one, ready, config, streamer)
             decode_sec = clock_sec(runner.device) - started
         for m, i, tokens in zip(members, chosen, rows, strict=True):
-            tokens, reason = cut_at_end(tokens, runner.eos_token_ids)
+            tokens, reason = cut_at_end(tokens, ends)
             answers[i] = Generation(
                 prompt=prompts[i],
                 text=tokenizer.decode(tokens, skip_special_tokens=True),
@@ -161,12 +163,17 @@ def _generation_config(runner: Runner, max_new_tokens: int, sampling: dict[str, 
     from transformers import GenerationConfig
 
     known = GenerationConfig().to_dict().keys() - {"num_return_sequences", "transformers_version"}
+    # True equals 1, which is one beam.
+    several = next((n for n in _SEVERAL if sampling.get(n) is True or sampling.get(n) not in (None, 1, False)), None)
+    if several is not None:
+        raise InputError(f"generate() makes one answer to a prompt, token by token: leave {several} out.")
     unknown = next((name for name in sampling if name not in known), None)
     if unknown is not None:
         raise InputError(f"generate() has no argument {unknown!r}: sampling arguments are those of GenerationConfig.")
-    settings = {"do_sample": False, **sampling}
-    ends = list(runner.eos_token_ids) or None
-    return GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=runner.pad_token_id, **settings)
+    ends, pad = list(runner.eos_token_ids) or None, runner.pad_token_id
+    return GenerationConfig(
+        **{"do_sample": False, "eos_token_id": ends, "pad_token_id": pad, **sampling, "max_new_tokens": max_new_tokens}
+    )
 
 
 def _check(prompts: Sequence[Any], prompt_depth: str, on_text: Any) -> None:
@@ -183,6 +190,10 @@ def _check_context(encoded: Sequence[Sequence[int]], context_tokens: int | None)
         raise InputError("A prompt is empty: write something to answer.")
     if context_tokens is not None and longest >= context_tokens:
         raise InputError(f"A prompt has {longest} tokens but the model's context is {context_tokens}: shorten it.")
+
+
+# Of GenerationConfig: what would give other things than one answer for each prompt.
+_SEVERAL = ("num_beams", "num_beam_groups", "return_dict_in_generate", "max_length")
 
 
 class _Pieces:

@@ -76,14 +76,17 @@ def time_choosing(
     """
     runner, spec = Runner.of(model, tokenizer), controller.card.features
     pooled, chosen, plain, steps, tokens = [], [], [], [], []
-    for number, example in enumerate([*examples[:_WARM], *examples]):
+    warm = list(examples[:_WARM])
+    for number, example in enumerate([*warm, *examples]):
+        # Whichever pass comes second finds the prompt's memory warm: they take turns.
+        watched = watched_prefill(runner, [example.prompt_ids], spec) if number % 2 else None
         with untouched(model):
             prefilled = runner.prefill_ids([example.prompt_ids], spec.route)
-        watched = watched_prefill(runner, [example.prompt_ids], spec)
+        watched = watched or watched_prefill(runner, [example.prompt_ids], spec)
         started = clock_sec(runner.device)
         controller.pick(controller.predict(features_of(watched, spec)))
         choosing_sec = clock_sec(runner.device) - started
-        if number < _WARM:
+        if number < len(warm):
             continue
         with untouched(model):
             answer = _answer(runner, example, prefilled if spec.is_full else None, max_new_tokens)
