@@ -12,7 +12,7 @@ model="smollm2-135m --adapter elastic --max-prompt-tokens 256 --batch-size 32"
 $depthdial controller fit $model --data "$alpaca" --limit 960 --response-tokens 48 --out $run/fit
 $depthdial controller evaluate $run/fit $model --data "$alpaca" --limit 320 --calibration-limit 448 --samples 4 --rouge \
   --out $run/alpaca
-$depthdial controller evaluate $run/fit $model --data "$dolly" --split test --limit 192 --samples 0 --out $run/dolly
+$depthdial controller evaluate $run/fit $model --data "$dolly" --split test --limit 192 --samples 0 --rivals "" --out $run/dolly
 
 # What is kept: scores, tables, figures, the page, and rows (ids, hashes, numbers; no text, no features).
 for name in alpaca dolly; do
