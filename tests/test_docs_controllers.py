@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import depthdial as dd
+from depthdial.choose.gap import ORACLE
 from depthdial.report.controller_scores import read_scores
 from depthdial.report.controller_tables import certificate_table, controller_table
 from depthdial.report.table_files import markdown_table
@@ -34,6 +35,17 @@ def test_the_certificates_are_those_of_the_evaluation() -> None:
 
 def test_the_online_table_is_the_committed_one() -> None:
     assert (EXPERIMENT / "online.md").read_text() in DOCUMENT
+
+
+def test_the_readme_tells_the_same() -> None:
+    scores = read_scores(EXPERIMENT / "alpaca")
+    assert scores is not None
+    gap = scores.scores["agreement"].gap(ORACLE)
+    assert gap is not None
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"closes {gap.text()} of the gap" in readme
+    assert f"choosing takes {scores.overhead['share']:.1%} of a sequence's time" in readme
+    assert scores.scores["rouge_l"].controller.gains[-1] < 0 and "In ROUGE-L it gains nothing" in readme
 
 
 def test_the_scores_are_those_of_the_rows() -> None:
