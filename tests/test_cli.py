@@ -535,7 +535,7 @@ def test_refused_tasks(tmp_path: Path, arguments: list[str], told: str) -> None:
         (["--routes", "full", "--samples", "-1"], "samples must be a whole number, 0 for greedy answers, not -1"),
         (["--routes", "full", "--samples", "2", "--temperature", "0"], "temperature must be above 0"),
         (["--routes", "full", "--temperature", "0.7"], "say how many with samples"),
-        (["--routes", "full", "--samples", "2", "--metrics", "kl"], "sweep kl without samples"),
+        (["--routes", "full", "--samples", "2", "--metrics", "nll"], "sweep it without samples"),
         (["--routes", "full", "--batch-size", "0"], "batch_size must be a whole number of at least 1"),
         (["--routes", "full", "--max-new-tokens", "-3"], "max_new_tokens must be a whole number of at least 1"),
         (["--routes", "full", "--prompt-depth", "half"], "Unknown prompt depth 'half'"),

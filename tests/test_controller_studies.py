@@ -327,8 +327,6 @@ def test_the_rows_of_the_fit_are_needed(refused, fitted, tmp_path):
     ("options", "message"),
     [
         ({"budgets": (0.4, 0.9)}, "The budget 2.4 is below the cheapest routes, whose mean cost is 3"),
-        ({"epsilons": (0.02, 0.0)}, "epsilon is 0"),
-        ({"delta": 1.5}, "delta"),
         ({"n_bootstrap": 20}, "n_bootstrap is 20"),
     ],
 )
@@ -339,6 +337,8 @@ def test_settings_that_do_not_fit_the_controller(refused, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"epsilons": (0.02, 0.0)}, "epsilon is 0"),
+        ({"delta": 1.5}, "delta"),
         ({"samples": 3}, "samples must be an even number"),
         ({"samples": -2}, "samples must be an even number"),
         ({"samples": 2.0}, "samples must be an even number"),

@@ -13,7 +13,7 @@ from tests.report.controller_demo import demo_score, demo_scores, equal_score
 def test_without_a_controller_it_says_how_to_get_one() -> None:
     section = controller_section(None)
     assert section.anchor == "controller" and not section.pictures and not section.tables
-    assert "`depthdial controller` fits and evaluates one" in section.paragraphs[0]
+    assert "`depthdial study --controller-limit 1000` makes one" in section.paragraphs[0]
 
 
 def test_the_headline_pictures_tables_and_certificates_are_there() -> None:
