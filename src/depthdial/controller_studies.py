@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ from depthdial.measure.plan import ModelIdentity, check_positive
 from depthdial.measure.provenance import environment
 from depthdial.measure.sweep import sweep
 from depthdial.measure.tasks import Task, encode
-from depthdial.models.weights import weights_hash
 from depthdial.report.controller_page import write_controller_report
 from depthdial.report.controller_scores import ControllerScores, keep_scores
 from depthdial.routes import Route
@@ -128,7 +128,7 @@ def evaluate_controller(
     learned = learn_again(controller, fitted, rivals=settings.rivals, seeds=settings.seeds, seed=settings.seed)
     identity = ModelIdentity.of(model, name)
     about = {**asdict(settings), "task": task.name, "split": task.split, "sequences": len(task.examples)}
-    about |= {"weights_hash": weights_hash(model), "controller": certification_plan(controller, 0.5).about["controller"]}
+    about |= {"weights_hash": identity.weights_hash, "controller": certification_plan(controller, 0.5).about["controller"]}
     claim(out / "evaluation.json", about, "controller's evaluation")
     runner = Runner.of(model, tokenizer)
     timed = encode(task, tokenizer, context_tokens=runner.context_tokens)[: settings.timed_prompts]
@@ -187,6 +187,11 @@ class _Evaluation:
     def budgets(self) -> np.ndarray:
         return self.controller.card.full_cost * np.array(self.settings.budgets)
 
+    @cached_property
+    def predicted(self) -> dict[str, np.ndarray]:
+        """By name, (n_seeds, n, n_routes) qualities predicted of the test rows: the same for every metric and cost."""
+        return {name: one.predict(self.rows.features) for name, one in self.learned.items()}
+
     def scores(
         self,
         time: ChoosingTime,
@@ -233,7 +238,7 @@ class _Evaluation:
             [route.name for route in self.routes],
             values,
             costs,
-            {name: one.predict(self.rows.features) for name, one in self.learned.items()},
+            self.predicted,
             prices,
             budgets,
             overhead=overhead,

@@ -70,8 +70,7 @@ class FitSettings:
 
     def rows(self, routes: tuple[Route, ...]) -> RowSettings:
         """How the rows of the fit are measured."""
-        metrics = tuple(dict.fromkeys(("kl", "agreement", self.metric)))
-        return RowSettings(routes, self.prompt_depth, metrics, self.response_tokens, self.batch_size)
+        return RowSettings(routes, self.prompt_depth, self.metric, self.response_tokens, self.batch_size)
 
 
 def fit_controller(
@@ -188,10 +187,8 @@ def require_same_prompts(controller: SequenceController, template: str, max_prom
 def row_settings(controller: SequenceController, batch_size: int) -> RowSettings:
     """How the rows of a fitted controller are measured."""
     card = controller.card
-    metrics = tuple(dict.fromkeys(("kl", "agreement", card.metric)))
-    return RowSettings(
-        card.routes, card.prompt_depth, metrics, card.response_tokens, check_positive(batch_size, "batch_size")
-    )
+    size = check_positive(batch_size, "batch_size")
+    return RowSettings(card.routes, card.prompt_depth, card.metric, card.response_tokens, size)
 
 
 def fit_rows(

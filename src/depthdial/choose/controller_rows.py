@@ -31,15 +31,20 @@ class RowSettings:
 
     Attributes:
         routes: of the family, cheapest first.
-        metrics: what is measured beside agreement; `rouge_l` and `answer_nll` need answers from every route.
+        metric: what is predicted; of `rouge_l` every route answers.
         response_tokens: the longest answer, of the full model and of the routes.
     """
 
     routes: tuple[Route, ...]
     prompt_depth: PromptDepth = "full"
-    metrics: tuple[str, ...] = ("kl", "agreement")
+    metric: str = "agreement"
     response_tokens: int = 64
     batch_size: int = 16
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is measured: KL and agreement always."""
+        return tuple(dict.fromkeys(("kl", "agreement", self.metric)))
 
 
 @dataclass(frozen=True, eq=False)

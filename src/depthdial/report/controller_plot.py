@@ -27,7 +27,7 @@ from depthdial.report.style import (
     looks,
     new_figure,
     shortened,
-    wrapped,
+    titled_key,
 )
 from depthdial.report.summary import family_of
 
@@ -43,8 +43,6 @@ _FIRST_NAMED = ("controller", "its ", "predictable", "oracle", "static")
 
 def draw_controller(score: ControllerScore) -> Figure:
     """Two panels over mean cost: quality of everything; below, how far each lies above the mixture at its own cost."""
-    from matplotlib.font_manager import FontProperties
-
     with figure_style():
         figure = new_figure(7.0)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(5, 4))
@@ -53,11 +51,7 @@ def draw_controller(score: ControllerScore) -> Figure:
         named = dict(zip(*top.get_legend_handles_labels()[::-1], strict=True))
         places = {name: i for i, start in enumerate(_FIRST_NAMED) for name in named if name.startswith(start)}
         order = sorted(named, key=lambda name: places.get(name, len(_FIRST_NAMED)))
-        handles = [named[name] for name in order]
-        key = figure.legend(handles, order, loc="outside upper left", ncols=2, handlelength=2.8, columnspacing=1.4)
-        # As the legend's own title: the layout would put a title of the figure over the legend.
-        key.set_title(wrapped(_title(score)), prop=FontProperties(size=10))
-        key.set_alignment("left")
+        titled_key(figure, [named[name] for name in order], order, _title(score), line_length=2.8)
         _fixed(top, score)
     return figure
 

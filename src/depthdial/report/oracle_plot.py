@@ -20,7 +20,7 @@ from depthdial.report.style import (
     looks,
     new_figure,
     shortened,
-    wrapped,
+    titled_key,
 )
 from depthdial.report.summary import family_of
 
@@ -53,8 +53,6 @@ def short_name(metric: str) -> str:
 
 def draw_oracle(curve: OracleCurve) -> Figure:
     """Two panels over one budget axis: quality of the oracle and what it is held against; shares of the routes below."""
-    from matplotlib.font_manager import FontProperties
-
     with figure_style():
         figure = new_figure(6.4)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -65,10 +63,7 @@ def draw_oracle(curve: OracleCurve) -> Figure:
         weighted = ", weighted" if curve.scores.weights is not None else ""
         bottom.set_xlabel(f"budget: {COST_NAMES.get(curve.cost, f'mean {curve.cost} per sequence')}{weighted}")
         handles, labels = top.get_legend_handles_labels()
-        key = figure.legend(handles, labels, loc="outside upper left", ncols=3, handlelength=2.6, columnspacing=1.4)
-        # As the legend's own title: the layout would put a title of the figure over the legend.
-        key.set_title(wrapped(_title(curve)), prop=FontProperties(size=10))
-        key.set_alignment("left")
+        titled_key(figure, handles, labels, _title(curve), n_columns=3)
         handles, labels = bottom.get_legend_handles_labels()
         columns = legend_columns(labels)
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=1.4, columnspacing=1.4)

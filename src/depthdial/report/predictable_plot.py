@@ -23,7 +23,7 @@ from depthdial.report.style import (
     looks,
     new_figure,
     shortened,
-    wrapped,
+    titled_key,
 )
 from depthdial.report.summary import family_of
 
@@ -37,18 +37,13 @@ _LABELLED_ROUTES = 14
 
 def draw_predictable(curve: PredictableCurve) -> Figure:
     """Two panels: mean quality within each budget; at one budget, the bounds against the number of samples chosen on."""
-    from matplotlib.font_manager import FontProperties
-
     with figure_style():
         figure = new_figure(6.6)
         top, bottom = figure.subplots(2, 1, height_ratios=(5, 3))
         _by_budget(top, curve)
         _by_samples(bottom, curve)
         handles, labels = top.get_legend_handles_labels()
-        key = figure.legend(handles, labels, loc="outside upper left", ncols=2, handlelength=2.6, columnspacing=1.4)
-        # As the legend's own title: the layout would put a title of the figure over the legend.
-        key.set_title(wrapped(_title(curve)), prop=FontProperties(size=10))
-        key.set_alignment("left")
+        titled_key(figure, handles, labels, _title(curve))
         _fixed(top, curve)
     return figure
 

@@ -151,6 +151,27 @@ def headed(figure: Figure, title: str) -> None:
     figure.suptitle(wrapped(title), x=0.01, ha="left")
 
 
+def titled_key(
+    figure: Figure,
+    handles: Sequence[Any],
+    labels: Sequence[str],
+    title: str,
+    *,
+    n_columns: int = 2,
+    line_length: float = 2.6,
+) -> None:
+    """A legend over the whole figure, under the figure's title.
+
+    The title is the legend's own: the layout would put a title of the figure over the legend.
+    """
+    from matplotlib.font_manager import FontProperties
+
+    where: dict[str, Any] = {"loc": "outside upper left", "ncols": n_columns}
+    key = figure.legend(handles, labels, **where, handlelength=line_length, columnspacing=1.4)
+    key.set_title(wrapped(title), prop=FontProperties(size=10))
+    key.set_alignment("left")
+
+
 def wrapped(title: str) -> str:
     """A title in lines that fit the width of a figure."""
     return textwrap.fill(title, 92)
