@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, get_args
 
 from depthdial.errors import InputError
+from depthdial.measure.chat import ChatTemplate, check_encodable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,11 +94,12 @@ class Prompter:
         the model that there is nothing to answer.
 
         Raises:
-            InputError: if the chat template refuses the message.
+            InputError: if the chat template refuses the message or leaves it out, or the text has a lone surrogate.
         """
         text = self.text(instruction, document)
+        check_encodable(text)
         if self.template == "chat":
-            return self._chat_ids(text)
+            return self._chat.user_ids(text)
         ids = list(self.tokenizer(text, verbose=False)["input_ids"])
         eos = str(self.tokenizer.eos_token)
         if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id and not text.endswith(eos):
@@ -138,22 +141,9 @@ class Prompter:
             task = f"{_ALPACA}\n\n### Instruction:\n{instruction}"
         return f"{task}\n\n### Response:"
 
-    def _chat_ids(self, text: str) -> list[int]:
-        from jinja2 import TemplateError
-
-        try:
-            encoded: Any = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                tokenizer_kwargs={"verbose": False},
-            )
-        except TemplateError as error:
-            raise InputError(
-                f"The tokenizer's chat template refused a user message ({error}): use the template 'paper' or 'plain'."
-            ) from error
-        return list(encoded["input_ids"])
+    @cached_property
+    def _chat(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer)
 
 
 def _longest_fit(text: str, ids_of: Callable[[str], list[int]], max_tokens: int) -> list[int]:
