@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +22,11 @@ from depthdial.errors import InputError
 from depthdial.models.adapter import warn_if_outside
 from depthdial.models.architectures import accepts, count_layers, unwrap
 from depthdial.models.pooling import PooledStates, Pooling
+from depthdial.models.prompt_pass import Switch, prompted_forward
 from depthdial.models.untouched import adapter_modules
 from depthdial.models.view import PROMPTED_ATTRIBUTE, as_route, quiet_view
+from depthdial.models.view_cache import mark
+from depthdial.models.view_generate import reuse_for_route, tell_prompts
 from depthdial.routes import Route
 
 if TYPE_CHECKING:
@@ -86,7 +90,9 @@ class Prefill:
                 f"Layer {missing} of route {route.name!r} did not see the prompt, which ran {self.route.name!r}: "
                 "run the prompt at full depth or through the same route."
             )
-        return _fork(self.cache, [place[layer] for layer in route.layers])
+        cache = _fork(self.cache, [place[layer] for layer in route.layers])
+        mark(cache, route.layers, self.input_ids.shape[1] if self.route.is_full else 0)
+        return cache
 
 
 def prefill(
@@ -119,16 +125,22 @@ def prefill(
 
 
 def prompted_view(model: Any, route: Route | str, prefilled: Prefill | None = None) -> PreTrainedModel:
-    """A view of `route` whose first forward pass runs the prompt through every layer of `model`.
+    """A view of `route` that runs the prompt through every layer of `model`, and the response through the route's.
 
-    For `generate`, pipelines and whatever else calls a model with a cache: sampling, beam search, streaming and logits
-    processors work as they are, for the switch is in `forward`. Hidden states of the first step are those of every layer.
+    For `generate`, pipelines and whatever else calls a model with a cache: sampling, beam search, streaming, assistants,
+    prompts in chunks and logits processors work as they are, for the switch is in `forward`. What `generate` is given is the
+    prompt, and it may continue on a cache of the whole model that holds its beginning; behind a cache that holds an earlier
+    answer, the answer runs again with the rest of the prompt. Hidden states of the first step are those of every layer.
+
+    Called by itself, all tokens are the prompt's while the cache is empty or the whole model's, and the response's from then
+    on; `view(.., prompt_columns=n)` says so for prompts in chunks and for passes over prompt and response together.
 
     Args:
         prefilled: the prompt's pass where it is at hand already; the first forward then only looks it up.
 
     Raises:
-        InputError: from `view`; or, when called without a cache or with a static one.
+        InputError: from `view`; when called: for static caches, caches of other layers, labels, and what `generate` may be
+            asked but cannot do here (see the message).
 
     Warns:
         RouteWarning: as `view` does.
@@ -145,10 +157,12 @@ def quiet_prompted_view(model: Any, route: Route, prefilled: Prefill | None = No
     shallow = quiet_view(base, route)
     if adapter_modules(base):  # a snapshot as well: whether adapters are on may change before the prompt comes
         base = quiet_view(base, range(route.n_layers))
-    step = functools.partial(_switch, base, shallow, route, prefilled)
+    switch = Switch(base, route, prefilled, inspect.signature(type(shallow).forward))
+    step = functools.partial(prompted_forward, shallow, switch)
     # generate() reads the signature of forward to learn what it may pass.
     shallow.__dict__["forward"] = functools.update_wrapper(step, type(shallow).forward.__get__(shallow))
     shallow.__dict__[PROMPTED_ATTRIBUTE] = True
+    tell_prompts(shallow, functools.partial(reuse_for_route, route.layers, route.n_layers))
     return shallow
 
 
@@ -174,33 +188,6 @@ def left_padded(prompts: Sequence[Sequence[int]], pad_token_id: int, device: Any
     ids = [[pad_token_id] * (width - len(p)) + list(p) for p in prompts]
     mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-def _switch(
-    base: PreTrainedModel, shallow: PreTrainedModel, route: Route, prefilled: Prefill | None, *args: Any, **kwargs: Any
-) -> Any:
-    """The forward of a prompted view: every layer while the cache is empty, the route's from then on."""
-    cache = kwargs.get("past_key_values")
-    if cache is not None and cache.get_seq_length() > 0:
-        return type(shallow).forward(shallow, *args, **kwargs)
-    if kwargs.get("use_cache") is False or getattr(cache, "is_compileable", False):
-        raise InputError(
-            "A prompt at full depth needs a dynamic KV cache, which the route then continues on: "
-            "leave use_cache and cache_implementation as they are, or use prompt_depth='route'."
-        )
-    if prefilled is not None:
-        from transformers.modeling_outputs import CausalLMOutputWithPast
-
-        output: Any = CausalLMOutputWithPast(logits=prefilled.logits, past_key_values=prefilled.cache)  # type: ignore[arg-type]
-        shallow_cache = prefilled.cache_for(route)
-    else:
-        output = base(*args, **{**kwargs, "past_key_values": None, "use_cache": True})
-        shallow_cache = _fork(output.past_key_values, route.layers)
-    if cache is not None:
-        cache.layers = shallow_cache.layers  # generate() holds on to the cache that it passed
-        shallow_cache = cache
-    output["past_key_values"] = shallow_cache
-    return output
 
 
 def _fork(cache: Cache, indices: Any) -> Cache:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import DynamicCache
 
 from depthdial.errors import InputError, check_choice
 from depthdial.models.architectures import (
@@ -25,11 +26,15 @@ from depthdial.models.architectures import (
     longest_routed,
     unwrap,
 )
+from depthdial.models.passes import by_name, n_prompt, setting, tokens_of
 from depthdial.models.prompt import PROMPT_DEPTHS, Prefill, PromptDepth, positions
+from depthdial.models.prompt_pass import is_same_prompt
 from depthdial.models.token_cache import KEY_VALUES, KeyValues, TokenCacheLayer, token_cache, token_layers
 from depthdial.models.token_layer import EXECUTIONS, Execution, StockLayer, TokenPass, check_arguments, run_layer
 from depthdial.models.token_policy import Decide, TokenPolicy, TokenStep, as_policy
 from depthdial.models.view import TOKENS_ATTRIBUTE, quiet_view
+from depthdial.models.view_cache import check_kind, held, mark, n_cached
+from depthdial.models.view_generate import Asked, reuse_all, reuse_for_tokens, tell_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,9 +90,10 @@ def token_view(
 ) -> PreTrainedModel:
     """A PreTrainedModel that decides token by token which layers run, sharing every weight with `model`.
 
-    `generate`, pipelines, padding and caches work as with the model itself. Tokens that come while the cache is empty are
-    the prompt. A pass over prompt and response together, or over a part of a prompt, says where the response starts:
-    `view(.., prompt_columns=n)`, padding and cached columns counted.
+    `generate`, pipelines, padding and caches work as with the model itself. What `generate` is given is the prompt, in one
+    pass or in chunks; an earlier answer that a cache holds runs again as part of it. Called by itself, tokens that come
+    while the cache is empty are the prompt. A pass over prompt and response together, or over a part of a prompt, says where
+    the response starts: `view(.., prompt_columns=n)`, padding and cached columns counted.
 
     Args:
         model: a decoder-only model, a view, or a PEFT-wrapped model; it is not changed.
@@ -103,7 +109,8 @@ def token_view(
 
     Raises:
         InputError: if the policy does not fit the model, its attention is not sdpa or eager, or the model's layers cannot be
-            run for some tokens; when called: for static caches, beam search and compiled passes.
+            run for some tokens; when called: for static, quantized and offloaded caches, beam search, compiled passes, and
+            what `generate` may be asked but cannot do here (see the message).
     """
     base, policy = unwrap(model), as_policy(policy)
     check_choice("key_values", key_values, KEY_VALUES)
@@ -131,7 +138,18 @@ def token_view(
     forward = functools.partial(_forward, routed, router)
     routed.__dict__["forward"] = functools.update_wrapper(forward, type(routed).forward.__get__(routed))
     routed.__dict__[TOKENS_ATTRIBUTE] = True
+    reuse = reuse_for_tokens if prompt_depth == "full" else reuse_all
+    tell_prompts(routed, reuse, refuse=functools.partial(_refuse_retraced, trace is not None))
     return routed
+
+
+def _refuse_retraced(is_traced: bool, asked: Asked) -> None:
+    runs_again = asked.is_assisted or asked.option("use_cache") is False or asked.option("guidance_scale") not in (None, 1)
+    if is_traced and runs_again:
+        raise InputError(
+            "A trace is of one pass a token, and assistants, use_cache=False and guidance_scale run some tokens again: "
+            "leave them out, or take no trace."
+        )
 
 
 def _checked_keys(keys: Sequence[int] | None) -> tuple[int, ...] | None:
@@ -183,66 +201,53 @@ class _RoutedForward:
 
 
 def _forward(routed: Any, router: _Router, *args: Any, prompt_columns: int | None = None, **kwargs: Any) -> Any:
-    given: Any = _by_name(routed, router.signature, args, kwargs)
-    _refuse(routed, router, given)
+    given: Any = by_name(routed, router.signature, args, kwargs)
+    _refuse(routed, router, given, prompt_columns)
     cache: Any = given.get("past_key_values")
-    n_layers = router.n_layers
-    n_past, n_cached = (0, 0) if cache is None else (cache.get_seq_length(), len(cache.layers))
-    if n_past and n_cached != n_layers:
+    n_layers, n_past = router.n_layers, n_cached(cache)
+    if n_past and len(cache.layers) != n_layers:
         raise InputError(
-            f"The KV cache is of {n_cached} layers, and this view has {n_layers}: continue on a cache of the same model."
+            f"The KV cache is of {len(cache.layers)} layers, and this view has {n_layers}: continue on a cache of the same "
+            "model."
         )
     _check_length(routed, router, given, n_past)
     if router.prefilled is not None and n_past == 0:
-        return _prefilled_output(router.prefilled, given, cache, n_layers)
+        ready = _prefilled_output(router.prefilled, given, cache, n_layers)
+        if ready is not None:
+            return ready
     if cache is None:
         cache = token_cache(n_layers)
     elif not cache.layers or not isinstance(cache.layers[0], TokenCacheLayer):
         cache.layers = token_layers(n_layers, cache.layers if n_past else ())  # generate() holds on to the cache it passed
-    now, counted = _start(routed, router, given, cache, n_past, prompt_columns)
+    marked = held(cache)
+    now, counted, n_full = _start(routed, router, given, cache, n_past, prompt_columns)
     asked = {**given, "past_key_values": cache, "use_cache": True, "return_dict": True}
-    mark = _PASS.set(now)
+    mine = _PASS.set(now)
     try:
         output = type(routed).forward(routed, **asked)
     finally:
-        _PASS.reset(mark)
+        _PASS.reset(mine)
+    n_before = n_past if marked is None else min(marked.n_full, n_past)
+    mark(cache, range(n_layers), n_past + n_full if n_before == n_past else n_before)
     if router.trace is not None:
         router.trace.passes.append(_traced(now, counted))
-    if not _setting(routed, given, "use_cache"):
+    if not setting(routed, given, "use_cache"):
         output = type(output)(**{name: value for name, value in output.items() if name != "past_key_values"})
-    return output if _setting(routed, given, "return_dict") else output.to_tuple()
-
-
-def _by_name(routed: Any, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    given = dict(signature.bind_partial(routed, *args, **kwargs).arguments)
-    given.pop(next(iter(signature.parameters)))
-    *_, last = signature.parameters.values()
-    if last.kind is inspect.Parameter.VAR_KEYWORD:  # mostly called kwargs
-        given.update(given.pop(last.name, {}))
-    return given
-
-
-def _setting(routed: Any, given: dict[str, Any], name: str) -> bool:
-    """What a caller says, or else the model's configuration, or else true."""
-    said = given.get(name)
-    return getattr(routed.config.get_text_config(decoder=True), name, True) if said is None else said
+    return output if setting(routed, given, "return_dict") else output.to_tuple()
 
 
 def _start(
     routed: Any, router: _Router, given: Any, cache: Any, n_past: int, prompt_columns: int | None
-) -> tuple[TokenPass, torch.Tensor]:
-    """The pass, and which of its tokens count as the response's."""
-    ids: Any = given.get("input_ids")
-    embedded: Any = given.get("inputs_embeds")
-    if ids is None and embedded is None:
-        raise InputError("There are no tokens to run: pass input_ids or inputs_embeds.")
-    tokens = ids if ids is not None else embedded[..., 0]
+) -> tuple[TokenPass, torch.Tensor, int]:
+    """The pass, which of its tokens count as the response's, and how many columns run every layer as the prompt's."""
+    tokens, ids, embedded = tokens_of(given), given.get("input_ids"), given.get("inputs_embeds")
     shape, device = tokens.shape[:2], tokens.device
     mask: Any = given.get("attention_mask")
     has_mask = mask is not None and mask.ndim == 2
     is_real = mask[:, -shape[1] :].bool() if has_mask else torch.ones(shape, dtype=torch.bool, device=device)  # type: ignore[union-attr]
-    n_prompt = _n_prompt(prompt_columns, n_past, shape[1])
-    n_full = n_prompt if router.prompt_depth == "full" else 0
+    whole = 0 if n_past else shape[1]  # what comes while the cache is empty is the prompt
+    n_first = whole if prompt_columns is None else n_prompt(prompt_columns, n_past, shape[1])
+    n_full = n_first if router.prompt_depth == "full" else 0
     columns = torch.arange(shape[1], device=device)
     is_full = (columns < n_full).expand(shape)
     decide: Decide | None = None
@@ -270,16 +275,7 @@ def _start(
         is_full if n_full else None,
         None if not has_mask or bool(is_real.all()) else is_real,
     )
-    return now, is_real & (columns >= n_prompt)
-
-
-def _n_prompt(prompt_columns: int | None, n_past: int, n_tokens: int) -> int:
-    """How many columns of a pass are the prompt's."""
-    if prompt_columns is None:
-        return 0 if n_past else n_tokens
-    if isinstance(prompt_columns, bool) or not isinstance(prompt_columns, int) or prompt_columns < 0:
-        raise InputError(f"prompt_columns is a number of columns, padding and cached ones counted, not {prompt_columns!r}.")
-    return min(max(prompt_columns - n_past, 0), n_tokens)
+    return now, is_real & (columns >= n_first), n_full
 
 
 def _keys(router: _Router, n_sequences: int, device: Any) -> torch.Tensor:
@@ -291,10 +287,11 @@ def _keys(router: _Router, n_sequences: int, device: Any) -> torch.Tensor:
 
 
 def _prefilled_output(prefilled: Prefill, given: dict[str, Any], cache: Any, n_layers: int) -> Any:
+    """The output of the pass that is at hand already, if it was one of these prompts; else None."""
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
-    tokens = given.get("input_ids")
-    if tokens is not None and tokens.shape[0] != prefilled.n_sequences:
+    tokens = tokens_of(given)
+    if tokens.shape[0] != prefilled.n_sequences:
         raise InputError(
             f"The prefilled prompts are {prefilled.n_sequences} and the batch has {tokens.shape[0]} sequences: prefill the "
             "same batch, without beam search or several answers a prompt."
@@ -303,10 +300,13 @@ def _prefilled_output(prefilled: Prefill, given: dict[str, Any], cache: Any, n_l
         raise InputError(
             f"Token routing continues on a prompt that ran every layer, not on one of route {prefilled.route.name!r}."
         )
+    if given.get("output_hidden_states") or not is_same_prompt(prefilled, given):
+        return None
     ready = token_cache(n_layers, prefilled.cache)
     if cache is not None:
         cache.layers = ready.layers
         ready = cache
+    mark(ready, range(n_layers), tokens.shape[1])
     return CausalLMOutputWithPast(logits=prefilled.logits, past_key_values=ready)  # type: ignore[arg-type]
 
 
@@ -325,17 +325,31 @@ def _check_length(routed: Any, router: _Router, given: dict[str, Any], n_past: i
         )
 
 
-def _refuse(routed: Any, router: _Router, given: dict[str, Any]) -> None:
+def _refuse(routed: Any, router: _Router, given: dict[str, Any], prompt_columns: int | None) -> None:
     if torch.compiler.is_compiling():
         # What a trace raises, the compiler takes for a reason to run without it: break out, so that this is really raised.
         torch._dynamo.graph_break()
         raise InputError(
             "Token routing cannot be compiled, since how many tokens run is known only at run time: call it as it is."
         )
-    if getattr(given.get("past_key_values"), "is_compileable", False):
+    cache: Any = given.get("past_key_values")
+    check_kind(cache)
+    if getattr(cache, "is_compileable", False):
         raise InputError(
             "Token routing needs a cache that grows, not a static one: leave cache_implementation as it is, without "
             "StaticCache or compiled generation."
+        )
+    if cache is not None and (not isinstance(cache, DynamicCache) or cache.offloading):
+        raise InputError(
+            f"Token routing keeps keys in a cache of its own, neither quantized nor offloaded, and not in a "
+            f"{type(cache).__name__}{' that is offloaded' * bool(getattr(cache, 'offloading', False))}: leave "
+            "cache_implementation as it is."
+        )
+    all_prompt = router.prompt_depth == "full" and prompt_columns is None and n_cached(cache) == 0
+    if all_prompt and given.get("labels") is not None:
+        raise InputError(
+            "The labels would be scored at the prompt's depth, every layer: pass prompt_columns, the number of columns that "
+            "are the prompt's, or use prompt_depth='route'."
         )
     mask: Any = given.get("attention_mask")
     if mask is not None and mask.ndim != 2:

@@ -31,6 +31,7 @@ from depthdial.models.architectures import (
     why_not_saved,
 )
 from depthdial.models.untouched import adapter_modules, is_adapter_module
+from depthdial.models.view_cache import watch_cache
 from depthdial.routes import RandomRoute, Route, require_depth
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def quiet_view(model: Any, route: Route | str | Sequence[int]) -> PreTrainedMode
     if getattr(base, "generation_config", None) is not None:
         top.__dict__["generation_config"] = copy.deepcopy(base.generation_config)
     top.__dict__[ROUTE_ATTRIBUTE] = route
+    watch_cache(top.get_submodule(".".join(stack.path[:-1])))
     save = _save_merged if adapter_modules(base) else _save
     top.__dict__["save_pretrained"] = functools.partial(save, top)  # and no method, which could not be pickled
     return top
