@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from depthdial.choose.oracle import OracleCurve, oracle
     from depthdial.choose.predictable import PredictableCurve, predictable_oracle
     from depthdial.choose.search.run import search_routes
-    from depthdial.errors import InputError, RouteWarning
+    from depthdial.errors import InputError, RouteWarning, TokenizerWarning
     from depthdial.families import RouteFamily
     from depthdial.gate_studies import gates_study
     from depthdial.generation.engine import Generation, generate
@@ -77,6 +77,7 @@ _HOMES = {
     "TokenGates": "models.gates",
     "TokenPolicy": "models.token_policy",
     "TokenTrace": "models.token_view",
+    "TokenizerWarning": "errors",
     "adapter_card": "models.adapter",
     "certify": "choose.guarantee",
     "family_routes": "routes",
@@ -129,6 +130,7 @@ __all__ = [
     "TokenGates",
     "TokenPolicy",
     "TokenTrace",
+    "TokenizerWarning",
     "adapter_card",
     "certify",
     "family_routes",

@@ -1,4 +1,4 @@
-"""The one exception that means "the input was wrong", so that the command line can tell it from a bug; and a warning."""
+"""The one exception that means "the input was wrong", so that the command line can tell it from a bug; and warnings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ class InputError(ValueError):
 
 class RouteWarning(UserWarning):
     """A route runs, but on weights that were not trained for it; the message names the nearest one that they were."""
+
+
+class TokenizerWarning(UserWarning):
+    """A tokenizer works, but perhaps not quite as the one that the model was trained with; the message says why."""
 
 
 def check_choice(what: str, value: object, known: Sequence[str]) -> None:

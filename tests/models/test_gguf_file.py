@@ -10,7 +10,7 @@ import tokenizers
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from depthdial.errors import InputError
+from depthdial.errors import InputError, TokenizerWarning
 from depthdial.models.gguf_file import check_gguf, read_tokenizer
 
 BYTES = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
@@ -20,13 +20,14 @@ MERGES = ["Ġ Ġ", "Ċ Ċ", "Ġ a", "1 2"]
 TEMPLATE = "{{ messages[0]['content'] }}<|im_end|>"
 
 
-def write_tokenizer(path: Path, pre: str) -> Path:
+def write_tokenizer(path: Path, pre: str | None, **flags: bool) -> Path:
     """A GGUF file without tensors: what describes the tokenizer, and what transformers asks of any file."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_block_count(1)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
     writer.add_token_list(WORDS)
     kinds = [gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.USER_DEFINED] + [gguf.TokenType.NORMAL] * (len(WORDS) - 4)
     writer.add_token_types([int(kind) for kind in kinds])
@@ -36,6 +37,8 @@ def write_tokenizer(path: Path, pre: str) -> Path:
     writer.add_unk_token_id(0)
     writer.add_pad_token_id(2)
     writer.add_chat_template(TEMPLATE)
+    for name, value in flags.items():
+        writer.add_bool(f"tokenizer.ggml.{name}", value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -53,6 +56,40 @@ def test_smollm_sets_digits_apart(smollm, tmp_path: Path) -> None:
     text = "a\n\n1  2 a12"
     assert smollm.tokenize(text) == ["a", "ĊĊ", "1", "ĠĠ", "2", "Ġa", "1", "2"]
     assert plain.tokenize(text) == ["a", "Ċ", "Ċ", "1", "Ġ", "Ġ", "2", "Ġa", "12"]
+
+
+@pytest.mark.parametrize(
+    ("pre", "tokens"),
+    [
+        ("refact", ["a", "ĊĊ", "1", "ĠĠ", "2", "Ġa", "1", "2"]),
+        ("deepseek-v3", ["a", "ĊĊ", "1", "ĠĠ", "2", "Ġa", "12"]),
+        ("qwen2", ["a", "ĊĊ", "1", "Ġ", "Ġ", "2", "Ġa", "1", "2"]),
+        ("llama-bpe", ["a", "ĊĊ", "1", "Ġ", "Ġ", "2", "Ġa", "12"]),
+    ],
+)
+def test_text_is_split_as_the_file_says(tmp_path: Path, pre: str, tokens: list[str]) -> None:
+    assert read_tokenizer(write_tokenizer(tmp_path / "tiny.gguf", pre)).tokenize("a\n\n1  2 a12") == tokens
+
+
+@pytest.mark.parametrize(("pre", "words"), [("unheard-of", "'unheard-of', which is unknown"), (None, "names no pre-token")])
+def test_an_unknown_splitting_is_said(tmp_path: Path, pre: str | None, words: str) -> None:
+    with pytest.warns(TokenizerWarning, match=words):
+        tokenizer = read_tokenizer(write_tokenizer(tmp_path / "tiny.gguf", pre))
+    assert tokenizer.tokenize("a\n\n1.") == ["a", "Ċ", "Ċ", "1", "."]
+
+
+@pytest.mark.parametrize(
+    ("pre", "flags", "ends"),
+    [
+        ("smollm", {}, ([], [])),
+        ("smollm", {"add_bos_token": True}, ([1], [])),
+        ("llama-bpe", {}, ([1], [])),  # llama.cpp adds it there unless the file says otherwise
+        ("llama-bpe", {"add_bos_token": False, "add_eos_token": True}, ([], [2])),
+    ],
+)
+def test_the_ends_of_a_prompt(tmp_path: Path, pre: str, flags: dict[str, bool], ends: tuple[list[int], list[int]]) -> None:
+    tokenizer = read_tokenizer(write_tokenizer(tmp_path / "tiny.gguf", pre, **flags))
+    assert tokenizer("a")["input_ids"] == [*ends[0], WORDS.index("a"), *ends[1]]
 
 
 @pytest.mark.parametrize("pre", ["smollm", "gpt-2"])

@@ -1,21 +1,25 @@
 """A GGUF file's tokenizer, as the file describes it.
 
 transformers reads GGUF tokenizers with some losses, which differ between its versions: the splitting that the file
-names is replaced by GPT-2's, and 5.10 confuses the special tokens. What is lost is put back here.
+names is often replaced by GPT-2's, and 5.10 confuses the special tokens. So byte-level BPE tokenizers are built here, and
+what transformers loses of the others is put back.
 """
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depthdial.errors import InputError
+from depthdial.errors import InputError, TokenizerWarning
+from depthdial.models.gguf_splits import DEFAULT, SPLITS, Split
+from depthdial.models.tokenizers import set_ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-_CONTROL, _USER_DEFINED = 3, 4  # gguf.TokenType: tokens that text is searched for before it is split
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # gguf.TokenType: tokens that text is searched for before it is split
 
 
 def check_gguf(file: Path) -> None:
@@ -34,11 +38,14 @@ def check_gguf(file: Path) -> None:
 def read_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a GGUF file, with its chat template.
 
-    SmolLM's is built here from the file's own tables. The file names its splitting (`tokenizer.ggml.pre`): "smollm" is
-    GPT-2's after every digit has been set apart (so in llama.cpp). transformers keeps
-    GPT-2's only, and then a blank line or several spaces before a digit come out as tokens that the model was not
-    trained on: a numbered list of five lines costs SmolLM2-135M-Instruct 97 nats then, and 80 as here. Other
-    tokenizers are read by transformers, and their special tokens set to those that the file names.
+    A byte-level BPE tokenizer (`tokenizer.ggml.model` is "gpt2") is built from the file's own tables and the pre-tokenizer
+    that the file names (`tokenizer.ggml.pre`), as llama.cpp does. It matters: with another one, a blank line or several
+    spaces before a digit come out as tokens that the model was not trained on, and a numbered list of five lines costs
+    SmolLM2-135M-Instruct 97 nats in place of 80. Other tokenizers are read by transformers, and their special tokens and
+    the beginning-of-sequence token before a prompt set to what the file says.
+
+    Warns:
+        TokenizerWarning: the file names no pre-tokenizer, or an unknown one; llama.cpp's default is used.
     """
     from gguf import GGUFReader
 
@@ -46,32 +53,56 @@ def read_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     special = {
         role: int(facts[key]()) for role, name in _SPECIAL.items() if (key := f"tokenizer.ggml.{name}_token_id") in facts
     }
-    if [facts[key]() for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre") if key in facts] == ["gpt2", "smollm"]:
-        return _build_smollm({key: read() for key, read in facts.items()}, special)
+    kind = facts["tokenizer.ggml.model"]() if "tokenizer.ggml.model" in facts else None
+    if kind == "gpt2":
+        return _build_byte_level(file, {key: read() for key, read in facts.items()}, special)
     from transformers import AutoTokenizer
 
     # An absolute path: transformers looks a bare file name up in the current folder first.
     tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=str(file.absolute()))
     for role, i in special.items():
         setattr(tokenizer, role, tokenizer.convert_ids_to_tokens(i))
+    if kind == "llama":  # llama.cpp begins a sentencepiece prompt with BOS unless the file says otherwise
+        add_bos, add_eos = (
+            bool(facts[key]()) if (key := f"tokenizer.ggml.add_{end}_token") in facts else default
+            for end, default in (("bos", True), ("eos", False))
+        )
+        set_ends(tokenizer, add_bos=add_bos, add_eos=add_eos)
     return tokenizer
 
 
-def _build_smollm(facts: dict[str, Any], special: dict[str, int]) -> PreTrainedTokenizerBase:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+def _split_of(file: Path, pre: str | None) -> Split:
+    if pre in SPLITS:
+        return SPLITS[pre]
+    reason = "names no pre-tokenizer" if pre is None else f"names the pre-tokenizer {pre!r}, which is unknown"
+    warnings.warn(
+        f"{file.name} {reason}: text is split by llama.cpp's default, which the model may not have been trained on",
+        TokenizerWarning,
+        stacklevel=2,
+    )
+    return DEFAULT
+
+
+def _build_byte_level(file: Path, facts: dict[str, Any], special: dict[str, int]) -> PreTrainedTokenizerBase:
+    from tokenizers import AddedToken, Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
+    split = _split_of(file, facts.get("tokenizer.ggml.pre"))
     words: list[str] = facts["tokenizer.ggml.tokens"]
-    merges = [(left, right) for left, _, right in (line.partition(" ") for line in facts["tokenizer.ggml.merges"])]
-    inner = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, merges))
-    inner.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    merges = [(line[: (at := line.index(" ", 1))], line[at + 1 :]) for line in facts["tokenizer.ggml.merges"]]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    inner = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=split.whole_words))
+    inner.pre_tokenizer = split.pre_tokenizer()
     inner.decoder = decoders.ByteLevel()
-    for word, kind in zip(words, facts["tokenizer.ggml.token_type"], strict=True):
-        if kind in (_CONTROL, _USER_DEFINED):
-            inner.add_tokens([AddedToken(word, normalized=False, special=kind == _CONTROL)])
-    names = {role: words[i] for role, i in special.items()}
+    for word, kind in zip(words, facts.get("tokenizer.ggml.token_type", ()), strict=False):
+        if word and kind in (_UNKNOWN, _CONTROL, _USER_DEFINED):
+            inner.add_tokens([AddedToken(word, normalized=False, special=kind != _USER_DEFINED)])
+    names = {role: words[i] for role, i in special.items() if 0 <= i < len(words)}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, clean_up_tokenization_spaces=False, **names)
     tokenizer.chat_template = facts.get("tokenizer.chat_template")
+    set_ends(
+        tokenizer,
+        add_bos=bool(facts.get("tokenizer.ggml.add_bos_token", split.add_bos)),
+        add_eos=bool(facts.get("tokenizer.ggml.add_eos_token", False)),
+    )
     return tokenizer

@@ -20,6 +20,7 @@ from depthdial.models import builtin
 from depthdial.models.adapter import CARD_FILE, AdapterCard, attach_card, check_base, shipped_adapter
 from depthdial.models.checkpoint import check_adapter, check_folder, hub_snapshot
 from depthdial.models.gguf_file import check_gguf, read_tokenizer
+from depthdial.models.tokenizers import read_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -199,7 +200,7 @@ def _resolve_adapter(adapter: str | os.PathLike[str], label: str) -> Path:
 def _load_folder(
     folder: Path, label: str, options: _Options, *, allow_bin: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     weights = check_folder(folder, label, allow_bin=allow_bin)
     source, trust = str(folder), options.trust_remote_code
@@ -219,7 +220,7 @@ def _load_folder(
             )
         model = _complete(loaded, label)
         with _refusing(label, "has no tokenizer that can be loaded (save one beside the model)"):
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
+            tokenizer = read_folder(folder, trust_remote_code=trust)
     return model, _prepare(tokenizer, model, label)
 
 
