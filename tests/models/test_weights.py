@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from depthdial.errors import InputError
-from depthdial.models.weights import weights_hash
+from depthdial.models.weights import stored_bytes, weights_hash
 
 
 def small(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -136,3 +136,46 @@ def test_offloaded_weights_hash_like_the_others(tmp_path) -> None:
 def test_a_model_without_data_is_refused() -> None:
     with pytest.raises(InputError, match="meta device"):
         weights_hash(small().to("meta"))
+
+
+class Halved(torch.Tensor):
+    """A weight-only quantised tensor as torchao makes them: int8 numbers and a scale."""
+
+    @staticmethod
+    def __new__(cls, numbers: torch.Tensor, scale: torch.Tensor):
+        return torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=torch.float32)
+
+    def __init__(self, numbers: torch.Tensor, scale: torch.Tensor) -> None:
+        self.numbers, self.scale = numbers, scale
+
+    def __tensor_flatten__(self):
+        return ["numbers", "scale"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.detach.default:
+            return cls(args[0].numbers, args[0].scale)
+        raise NotImplementedError(f"{function} is not implemented")
+
+
+def halved(numbers: list[int], scale: float) -> nn.Module:
+    model = nn.Linear(2, 1, bias=False)
+    weight = Halved(torch.tensor([numbers], dtype=torch.int8), torch.tensor([scale]))
+    model.weight = nn.Parameter(weight, requires_grad=False)
+    return model
+
+
+def test_a_tensor_subclass_counts_as_it_is_stored() -> None:
+    hashes = [weights_hash(halved(numbers, scale)) for numbers, scale in [([1, 2], 0.5), ([1, 3], 0.5), ([1, 2], 0.25)]]
+    assert len(set(hashes)) == 3
+    assert weights_hash(halved([1, 2], 0.5)) == hashes[0] == weights_hash(halved([1, 2], 0.5), torch.bfloat16)
+    assert stored_bytes(halved([1, 2], 0.5).weight) == 2 * 1 + 4
+    assert stored_bytes(nn.Linear(2, 3).weight) == 24
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch means to drop it
+def test_a_dynamically_quantised_module_counts() -> None:
+    def quantised(seed: int) -> nn.Module:
+        return torch.ao.quantization.quantize_dynamic(small(seed), {nn.Linear})
+
+    assert weights_hash(quantised(0)) == weights_hash(quantised(0)) != weights_hash(quantised(1))

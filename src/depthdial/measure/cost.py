@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from depthdial.models.architectures import decoder_stack, unwrap
+from depthdial.models.weights import stored_bytes
 from depthdial.routes import Route
 
 
@@ -144,7 +145,7 @@ def _active_weights(layer: nn.Module, config: Any) -> tuple[float, float]:
         is_expert = experts and any(part == "experts" for part in name.split("."))
         share = chosen / experts if experts and is_expert else 1.0
         own = list(module.parameters(recurse=False))
-        weight_bytes += share * sum(p.numel() * p.element_size() for p in own)
+        weight_bytes += share * sum(stored_bytes(p) for p in own)
         n_in, n_out = getattr(module, "in_features", None), getattr(module, "out_features", None)
         if isinstance(n_in, int) and isinstance(n_out, int):
             matrices += share * n_in * n_out  # packed (quantised) weights hide their shape
@@ -161,4 +162,4 @@ def _matrix_size(module: nn.Module) -> float:
 
 
 def _bytes(module: nn.Module) -> float:
-    return float(sum(p.numel() * p.element_size() for p in module.parameters()))
+    return float(sum(stored_bytes(p) for p in module.parameters()))
