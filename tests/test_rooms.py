@@ -31,12 +31,13 @@ class Rule:
     others: frozenset[str] | None = frozenset()
 
 
-GROUND = ("errors", "routes", "files", "families", "progress")
+GROUND = ("errors", "metrics", "routes", "files", "families", "progress")
 RESULTS = ("measure.results", "measure.stats", "measure.equivalence", "measure.gate_rows")  # rows and numbers, no model
 MEASURING = ("models.*", "measure.*", "choose.*", "choose.search*", "choose.predictors*", "choose.controller*")
 PARTS = {"choose.search*", "choose.predictors*", "choose.controller*"}
 RULES = {  # from the lowest room to the highest; of several patterns that fit a module, the first counts
     "errors": Rule(()),
+    "metrics": Rule(("errors",)),
     "routes": Rule(("errors",)),
     "files": Rule(("errors",)),
     "families": Rule(("errors", "files", "routes")),
@@ -46,7 +47,8 @@ RULES = {  # from the lowest room to the highest; of several patterns that fit a
     "choose.search*": Rule((*GROUND, "models.*", "measure.*", "choose.*", "choose.search*"), None),
     "choose.predictors*": Rule(("errors", "choose.predictors*"), frozenset({"numpy", "torch", "lightgbm"})),
     "choose.controller*": Rule((*GROUND, *MEASURING), None),
-    "choose.*": Rule(("errors", "choose.*"), frozenset({"numpy"})),
+    "choose.frames": Rule(("errors",), frozenset({"numpy", "pandas"})),  # pandas inside the function alone
+    "choose.*": Rule(("errors", "metrics", "choose.frames", "choose.*"), frozenset({"numpy"})),
     "train.*": Rule((*GROUND, *MEASURING, "train.*"), None),
     "generation.*": Rule((*GROUND, *MEASURING, "generation.*"), None),
     "report.*": Rule(

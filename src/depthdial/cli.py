@@ -233,7 +233,7 @@ def sweep(
 def oracle(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a sweep or a study.")],
     metric: Annotated[str, typer.Option(help="Column to maximise (kl and nll: minimise).")] = "rouge_l",
-    cost: Annotated[str, typer.Option(help="Column to spend: layers_run, decode_flops, decode_sec, ..")] = "layers_run",
+    cost: Annotated[str, typer.Option(help="layer_steps, layers (per sequence), ms, or a column to spend.")] = "layer_steps",
     weight_by: Annotated[str | None, typer.Option(help="Weigh costs by a column, such as new_tokens.")] = None,
     budget: Annotated[float | None, typer.Option(help="Also solve for this mean cost per sequence.")] = None,
     seed: Annotated[int, typer.Option(help="Of bootstrap and permutations.")] = 0,

@@ -222,7 +222,7 @@ def one_row_each(rows: Any, *columns: str) -> Any:
 
 def _keep(path: Path, curve: OracleCurve | PredictableCurve, suffix: str = "") -> Path:
     curves = read_json(path, "oracle") if path.exists() else {}
-    name = curve.metric if curve.cost == "layers_run" else f"{curve.metric} by {curve.cost}"
+    name = curve.metric if curve.cost == "layer_steps" else f"{curve.metric} by {curve.cost}"
     curves[name + suffix] = curve.to_dict()
     return write_json(path, curves)
 

@@ -35,7 +35,7 @@ def random_rows(n=40, seed=0):
 
 
 def quick(rows, **options):
-    return oracle(rows, **{"n_bootstrap": 50, "n_permutations": 2} | options)
+    return oracle(rows, **{"n_bootstrap": 50, "n_permutations": 2, "cost": "layers"} | options)
 
 
 def every_assignment(values, costs):

@@ -25,6 +25,14 @@ _BOOTSTRAP_CELLS = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
+class Spending:
+    """Costs (n_sequences, n_routes), and the (n_sequences,) bases whose sum a total of them is divided by."""
+
+    costs: np.ndarray
+    bases: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Allocations:
     """The budgeted oracle on guesses of the scores, at every budget; to be paid in other scores.
 
@@ -36,9 +44,12 @@ class Allocations:
     order: np.ndarray
 
     @classmethod
-    def of(cls, guesses: np.ndarray, costs: np.ndarray, rng: np.random.Generator) -> Allocations:
+    def of(
+        cls, guesses: np.ndarray, costs: np.ndarray, rng: np.random.Generator, bases: np.ndarray | None = None
+    ) -> Allocations:
+        """Of guesses and costs (n_sequences, n_routes); `bases` as in `Spending`, None for mean costs."""
         order = rng.permutation(len(guesses))
-        return cls(prepare(guesses[order], costs[order]), order)
+        return cls(prepare(guesses[order], costs[order], bases=None if bases is None else bases[order]), order)
 
     def paid(self, scores: np.ndarray, budgets: np.ndarray) -> np.ndarray:
         """Mean of `scores`, (n_sequences, n_routes), over what is chosen within each budget; straight between breakpoints.
@@ -100,7 +111,7 @@ def shrunk(samples: np.ndarray) -> np.ndarray:
 
 def cross_fitted(
     values: np.ndarray,
-    costs: np.ndarray,
+    spending: Spending,
     sets: Sequence[tuple[int, ...]],
     rng: np.random.Generator,
     *,
@@ -112,7 +123,7 @@ def cross_fitted(
         others = np.setdiff1d(np.arange(values.shape[2]), chosen)
         samples = values[:, :, list(chosen)]
         guesses = shrunk(samples) if shrink else samples.mean(axis=2)
-        fitted.append((Allocations.of(guesses, costs, rng), values[:, :, others].mean(axis=2)))
+        fitted.append((Allocations.of(guesses, spending.costs, rng, spending.bases), values[:, :, others].mean(axis=2)))
     return fitted
 
 
@@ -129,7 +140,7 @@ def random_curve(fitted: Sequence[tuple[Allocations, np.ndarray]], budgets: np.n
 
 def plug_in_curve(
     values: np.ndarray,
-    costs: np.ndarray,
+    spending: Spending,
     sets: Sequence[tuple[int, ...]],
     budgets: np.ndarray,
     rng: np.random.Generator,
@@ -142,13 +153,13 @@ def plug_in_curve(
     curves = []
     for chosen in sets:
         means = values[:, :, list(chosen)].mean(axis=2)
-        curves.append(Allocations.of(means, costs, rng).paid(means, budgets))
+        curves.append(Allocations.of(means, spending.costs, rng, spending.bases).paid(means, budgets))
     return np.mean(curves, axis=0)
 
 
 def permuted_held_out_curve(
     values: np.ndarray,
-    costs: np.ndarray,
+    spending: Spending,
     budgets: np.ndarray,
     rng: np.random.Generator,
     *,
@@ -157,8 +168,8 @@ def permuted_held_out_curve(
 ) -> np.ndarray:
     """The held-out curve at half of the samples on cells shuffled over the sequences, independently within each route.
 
-    A cell keeps its samples together: its luck stays out of what is paid, and what its sequence shares with other routes is
-    gone. Mean over the shuffles.
+    A cell keeps its samples together, and costs stay with their sequences: a cell's luck stays out of what is paid, and what
+    its sequence shares with other routes is gone. Mean over the shuffles.
     """
     n, n_routes, n_samples = values.shape
     curves = []
@@ -166,7 +177,7 @@ def permuted_held_out_curve(
         shuffle = rng.permuted(np.tile(np.arange(n)[:, None], (1, n_routes)), axis=0)
         sets = choosing_sets(n_samples, n_samples // 2, 1, rng)
         shuffled = values[shuffle, np.arange(n_routes)]
-        curves.append(held_out_curve(cross_fitted(shuffled, costs, sets, rng, shrink=shrink), budgets))
+        curves.append(held_out_curve(cross_fitted(shuffled, spending, sets, rng, shrink=shrink), budgets))
     return np.mean(curves, axis=0)
 
 
@@ -186,7 +197,7 @@ class HeldOutBootstrap:
 def bootstrap_held_out(
     fitted: Sequence[tuple[Allocations, np.ndarray]],
     means: np.ndarray,
-    costs: np.ndarray,
+    spending: Spending,
     budgets: np.ndarray,
     full: int | None,
     rng: np.random.Generator,
@@ -206,16 +217,17 @@ def bootstrap_held_out(
     chosen = []
     for allocations, paid in fitted:
         choices = allocations.choices(_BOOTSTRAP_POINTS)
-        chosen.append((costs[rows, choices], paid[rows, choices]))
+        chosen.append((spending.costs[rows, choices], paid[rows, choices]))
     curve = np.zeros((n_bootstrap, len(budgets)))
     fixed = np.empty((n_bootstrap, means.shape[1]))
     chunk = max(1, _BOOTSTRAP_CELLS // n)
     for start in range(0, n_bootstrap, chunk):
         size = min(chunk, n_bootstrap - start)
-        counts = resample_counts(rng, size, n, np.ones(n)) / n
+        drawn = resample_counts(rng, size, n, spending.bases)
+        total, counts = (drawn @ spending.bases)[:, None], drawn / n
         fixed[start : start + size] = counts @ means
         for cost, value in chosen:
-            spent, paid = counts @ cost, counts @ value
+            spent, paid = drawn @ cost / total, counts @ value
             curve[start : start + size] += [np.interp(budgets, *pair) for pair in zip(spent, paid, strict=True)]
     curve /= max(len(chosen), 1)
     if full is None:

@@ -56,7 +56,7 @@ class BudgetProblem:
         values: (n_sequences, n_routes), more is better.
         costs: (n_sequences, n_routes), each already times its sequence's weight.
         offsets: costs above the sequence's cheapest route, in `unit`s (integers) or as they are (`unit` is None).
-        total_weight: what a total cost is divided by to give the mean cost.
+        total_weight: what a total cost is divided by to give the mean cost (or its share of the full route's).
         floor: total of the cheapest costs.
     """
 
@@ -171,8 +171,15 @@ class BudgetProblem:
         return Allocation(choice, value, cost, bound=value + gap, gap=gap, exact=gap == 0.0)
 
 
-def prepare(values: ArrayLike, costs: ArrayLike, weights: ArrayLike | None = None) -> BudgetProblem:
-    """Check a table and make it ready for `BudgetProblem.solve`; arguments and errors as in `solve_budget`."""
+def prepare(
+    values: ArrayLike, costs: ArrayLike, weights: ArrayLike | None = None, *, bases: ArrayLike | None = None
+) -> BudgetProblem:
+    """Check a table and make it ready for `BudgetProblem.solve`; arguments and errors as in `solve_budget`.
+
+    Args:
+        bases: (n_sequences,), such as the full route's costs: a total cost is then divided by sum(w * base), and budgets
+            are shares of that. A sequence may have base 0 and routes that cost something.
+    """
     value_table = _real_array(values, "values")
     if value_table.ndim != 2:
         raise InputError(f"The values have shape {value_table.shape}; give an array (n_sequences, n_routes).")
@@ -188,9 +195,15 @@ def prepare(values: ArrayLike, costs: ArrayLike, weights: ArrayLike | None = Non
     if (cost_table < 0).any():
         raise InputError(f"The costs hold a negative number, {cost_table.min():g}; a cost is at least 0.")
     total_weight = float(len(value_table))
+    if bases is not None:
+        base = _checked_weights(bases, len(value_table), "bases", "give the full route's costs")
+        total_weight = float(base.sum())
     if weights is not None:
         weight = _checked_weights(weights, len(value_table))
-        cost_table, total_weight = cost_table * weight[:, None], float(weight.sum())
+        total_weight = float(weight.sum() if bases is None else (base * weight).sum())
+        if not total_weight > 0:
+            raise InputError("The sequences with a weight have no bases above 0; give the full route's costs of them.")
+        cost_table = cost_table * weight[:, None]
     cheapest = cost_table.min(axis=1)
     unit, offsets = _on_grid(cost_table, cost_table - cheapest[:, None])
     return BudgetProblem(value_table, cost_table, offsets, unit, total_weight, float(cheapest.sum()))
@@ -245,12 +258,17 @@ def _real_number(budget: float) -> float:
         raise InputError(f"The budget {budget!r} is not a number; give the mean cost per sequence.") from None
 
 
-def _checked_weights(weights: ArrayLike, n_sequences: int) -> np.ndarray:
-    weight = _real_array(weights, "weights")
+def _checked_weights(
+    weights: ArrayLike,
+    n_sequences: int,
+    name: str = "weights",
+    remedy: str = "give the generated tokens per sequence",
+) -> np.ndarray:
+    weight = _real_array(weights, name)
     if weight.shape != (n_sequences,):
-        raise InputError(f"The weights have shape {weight.shape}; give ({n_sequences},), one per sequence.")
+        raise InputError(f"The {name} have shape {weight.shape}; give ({n_sequences},), one per sequence.")
     if (weight < 0).any() or not weight.sum() > 0:
-        raise InputError("The weights must be at least 0 and not all 0; give the generated tokens per sequence.")
+        raise InputError(f"The {name} must be at least 0 and not all 0; {remedy}.")
     return weight
 
 

@@ -7,18 +7,19 @@ the cheapest budget at which the oracle equals the full model.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
+from depthdial.choose.costs import LAYER_STEPS, budget_in_units, cost_name, cost_unit
+from depthdial.choose.frames import as_frame, ends
 from depthdial.choose.knapsack import BudgetProblem, prepare
 from depthdial.choose.score_table import Rows, ScoreTable, read_scores
 from depthdial.choose.stored import array_or_none, plain
+from depthdial.choose.whole_curve import WholeCurve, oracle_curve, read_off
 from depthdial.choose.yardsticks import (
     Bootstrap,
     FixedRoute,
@@ -26,33 +27,25 @@ from depthdial.choose.yardsticks import (
     crossing,
     mixture_curve,
     permuted_curves,
+    weighted,
 )
 from depthdial.errors import InputError
+from depthdial.metrics import higher_is_better as direction
 
-_LOWER_IS_BETTER = {"nll", "kl", "loss", "ppl", "perplexity", "sec", "seconds", "bytes"}
+__all__ = ["OracleCurve", "WholeCurve", "oracle", "oracle_curve"]
 _HEADLINE_SHARES = (0.25, 0.5, 0.75)
-
-
-class WholeCurve(NamedTuple):
-    """The oracle at breakpoints of its curve, and where the costliest fixed route lies beyond the last one, there.
-
-    `budgets` and `values` are (n_budgets,), `shares` (n_budgets, n_routes), `choices` (n_sequences, n_budgets).
-    """
-
-    budgets: np.ndarray
-    values: np.ndarray
-    shares: np.ndarray
-    choices: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class OracleCurve:
     """The oracle's quality against the budget, and what it is held against; made by `oracle`.
 
-    Values are in the metric's own units (for a metric such as KL, where less is better, the curve falls); budgets are
-    mean costs per sequence, in the units of the cost column.
+    Values are in the metric's own units (for a metric such as KL, where less is better, the curve falls). Budgets are in the
+    units of `cost`: of layer-steps, shares of the full route's; of any other cost its mean per sequence.
 
     Attributes:
+        cost: what is spent: `layer_steps`, `layers`, `ms` or a column's name. It is `layers`, every sequence counting the
+            same, where layer-steps were asked for and the rows tell of no decoding steps.
         budgets: (n_budgets,) ascending, at most 201: from the cheapest assignment to the one that is best everywhere,
             and on to the costliest fixed route, where the oracle leaves budget unspent.
         value: (n_budgets,) best mean value within each budget. Every budget but that last one is a breakpoint of the
@@ -75,6 +68,7 @@ class OracleCurve:
             `n_permutations`: how good it is to take the best of unrelated scores, by luck. None without permutations.
         permuted_matches_full_at: mean budget at which those match the full route's mean value.
         scores: the table itself.
+        quality: what a mean value is: over `sequences`, or weighted by the `tokens` of the full route's answers.
     """
 
     metric: str
@@ -100,6 +94,7 @@ class OracleCurve:
     n_permutations: int
     seed: int
     scores: ScoreTable
+    quality: str = "sequences"
 
     @property
     def routes(self) -> tuple[str, ...]:
@@ -116,26 +111,36 @@ class OracleCurve:
         """Budgets and values of every breakpoint of the curve; `budgets` holds at most a few hundred of them."""
         return self._problem.breakpoint_costs, self._sign * self._problem.breakpoint_values
 
-    def pick(self, budget: float) -> np.ndarray:
+    @property
+    def cost_unit(self) -> str:
+        """What budgets are counted in, as an axis says it."""
+        return cost_unit(self.cost)
+
+    def pick(self, budget: float | str) -> np.ndarray:
         """The best choice within any budget: (n_sequences,) indices into `routes`, by `depthdial.solve_budget`.
 
-        Raises:
-            InputError: the budget is NaN or below the cheapest assignment.
-        """
-        return self._problem.solve(budget).choice
+        Args:
+            budget: a number in the units of `budgets`, or a percentage of the full route's cost such as `"80%"`. Of
+                layer-steps a number above 1 counts layers of the full model's: 27 of 30 is 0.9.
 
-    def value_at(self, budget: float) -> float:
+        Raises:
+            InputError: the budget is no number, or below the cheapest assignment.
+        """
+        return self._problem.solve(self._units(budget)).choice
+
+    def value_at(self, budget: float | str) -> float:
         """The mean value of `pick(budget)`."""
-        return self._sign * self._problem.solve(budget).value
+        return self._sign * self._problem.solve(self._units(budget)).value
 
     def table(self) -> list[dict[str, Any]]:
         """The headline: a row for the star and for 25, 50 and 75% of the full cost; None where there is no figure.
 
         `budget` (with its interval, for the star), `share_of_full` (of the full route's cost, or the costliest route's
         without one), the oracle with its interval, the best fixed route that fits, the best mixture, random
-        assignment, the permuted oracle and the full model's value.
+        assignment, the permuted oracle and the full model's value. Of the same choices, where the rows tell: `layers` per
+        sequence, measured `ms` per sequence, and the metric as the mean over sequences and weighted by tokens.
         """
-        full_cost = self.full_cost if self.full_cost is not None else max(route.cost for route in self.fixed)
+        full_cost = self._full_cost
         rows = []
         if self.matches_full_at is not None:
             star = self._row_at("matches full", self.matches_full_at, full_cost)
@@ -143,6 +148,13 @@ class OracleCurve:
                 star["budget_low"], star["budget_high"] = self.matches_full_interval
             rows.append(star)
         return rows + [self._row_at(f"{share:.0%}", share * full_cost, full_cost) for share in _HEADLINE_SHARES]
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame, one row a budget: every curve, and the shares of each route as `share of ROUTE`."""
+        shares = {f"share of {name}": column for name, column in zip(self.routes, self.shares.T, strict=True)}
+        curves = {name: getattr(self, name) for name in ("mixture", "random", "random_cost", "permuted")}
+        whole = {"budget": self.budgets, "value": self.value, **ends(self.value_interval, "value")}
+        return as_frame({**whole, **curves, **shares})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, ready for JSON; `from_dict` restores the curve, `pick` included."""
@@ -159,8 +171,10 @@ class OracleCurve:
             scores = dict(given["scores"])
             for name in ("sequence_ids", "routes"):
                 scores[name] = tuple(scores[name])
-            for name in ("values", "costs", "weights"):
-                scores[name] = array_or_none(scores[name])
+            # Documents from before costs had names hold per-sequence costs, by the name of their column.
+            given["cost"] = scores["cost"] = cost_name(given["cost"])
+            for name in ("values", "costs", "weights", "full_costs", "tokens", "layers", "ms"):
+                scores[name] = array_or_none(scores.get(name))
             given["scores"] = ScoreTable(**scores)
             given["fixed"] = tuple(FixedRoute(**route) for route in given["fixed"])
             for name in (
@@ -182,16 +196,26 @@ class OracleCurve:
 
     @cached_property
     def _problem(self) -> BudgetProblem:
-        return prepare(self._sign * self.scores.values, self.scores.costs, self.scores.weights)
+        return _problem(self.scores, self._sign, self.quality)
 
     @property
     def _sign(self) -> float:
         return 1.0 if self.higher_is_better else -1.0
 
+    @property
+    def _full_cost(self) -> float:
+        """The full route's cost; without one the costliest route's."""
+        return self.full_cost if self.full_cost is not None else max(route.cost for route in self.fixed)
+
+    def _units(self, budget: float | str) -> float:
+        last = float(self.budgets[-1])
+        return budget_in_units(budget, cost=self.cost, full_cost=self._full_cost, most=last, n_layers=self.scores.n_layers)
+
     def _row_at(self, label: str, budget: float, full_cost: float) -> dict[str, Any]:
         reachable = budget >= self.budgets[0] * (1 - 1e-12)
         affordable = [route for route in self.fixed if route.cost <= budget * (1 + 1e-12)]
         best = max(affordable, key=lambda route: self._sign * route.value, default=None)
+        found = self._problem.solve(budget) if reachable else None
         interval = self.value_interval
 
         def read(curve: np.ndarray | None) -> float | None:
@@ -203,7 +227,7 @@ class OracleCurve:
             "budget_low": None,
             "budget_high": None,
             "share_of_full": budget / full_cost if full_cost else None,
-            "oracle": self.value_at(budget) if reachable else None,
+            "oracle": None if found is None else self._sign * found.value,
             "oracle_low": None if interval is None else read(interval[:, 0]),
             "oracle_high": None if interval is None else read(interval[:, 1]),
             "best_fixed": None if best is None else best.route,
@@ -212,6 +236,7 @@ class OracleCurve:
             "random": read(self.random),
             "permuted": read(self.permuted),
             "full": self.full_value,
+            **(self.scores.beside(None) if found is None else self.scores.beside(found.choice)),
         }
 
     def _mixture_at(self, budgets: np.ndarray) -> np.ndarray:
@@ -220,30 +245,17 @@ class OracleCurve:
         return self._sign * mixture_curve(costs, self._sign * values, budgets)
 
 
-def oracle_curve(
-    values: ArrayLike, costs: ArrayLike, weights: ArrayLike | None = None, *, n_points: int = 200
-) -> WholeCurve:
-    """The whole curve from arrays, read off at no more than `n_points` of its breakpoints, evenly spread in cost.
-
-    If the costliest fixed route costs more than the last breakpoint, its cost is added with the same choices.
-
-    Args:
-        values, costs, weights: as in `depthdial.solve_budget`, more is better.
-
-    One merge of all hull steps gives every breakpoint at once: O(n log n) in the number of steps.
-    """
-    return _read_off(prepare(values, costs, weights), n_points)
-
-
 def oracle(
     rows: Rows,
     *,
     metric: str = "rouge_l",
-    cost: str = "layers_run",
+    cost: str = LAYER_STEPS,
     sequence: str = "sequence_id",
     route: str = "route",
     full_route: str | None = "full",
     weight_by: str | None = None,
+    steps: str = "own",
+    quality: str = "sequences",
     n_bootstrap: int = 1000,
     n_permutations: int = 20,
     seed: int = 0,
@@ -254,44 +266,50 @@ def oracle(
 
     Args:
         rows: one row per sequence and route; a pyarrow.Table, a pandas.DataFrame or a dict of arrays.
-        metric, cost, sequence, route: names of the columns. A cost may differ between the sequences of one route.
+        metric, sequence, route: names of the columns.
+        cost: what a budget counts. `layer_steps`: layers run times decoding steps (an answer's tokens less the first, which
+            comes from the prompt's pass), as a share of the full route's on the same sequences; without one, of all layers'
+            over the routes' mean steps. `layers`: layers run, every sequence counting the same (the paper's Figure 2).
+            `ms`: measured milliseconds of decoding. Or a column, whose entries may differ between sequences of one route.
+            Rows without decoding steps are counted in `layers`.
         full_route: the route to match; a table without a route `full` has no star.
-        weight_by: a column that weighs a sequence's cost in the mean, such as its generated tokens: its entry in the
-            full route's row is taken (its mean over the routes where there is no full route).
+        weight_by: a column that weighs a sequence's cost in the mean: its entry in the full route's row is taken (its mean
+            over the routes where there is no full route). Layer-steps are weighted by their steps: a column given instead
+            weighs `layers`.
+        steps: `own`, the steps of each route's own answer (of the full route's where a row has none), or `full`, those of
+            the full route's answer for every route.
+        quality: `sequences`, values are means over sequences, or `tokens`, weighted by the tokens of the full route's
+            answers.
         n_bootstrap: resamples of the sequences for the intervals at `confidence`; 0 for none.
         n_permutations: shuffles for the permuted oracle; 0 for none.
-        higher_is_better: by default inferred: less is better for names that hold nll, kl, loss, perplexity or the like.
+        higher_is_better: the metric's direction; needed where its name does not say (see `depthdial.metrics`).
 
     Raises:
-        InputError: a column is missing or holds NaN, a (sequence, route) is missing or double, or an option is wrong.
+        InputError: a column is missing or holds NaN, a (sequence, route) is missing or double, an option is wrong, or the
+            metric's direction is not known.
     """
     _check_options(n_bootstrap, n_permutations, confidence)
-    scores = read_scores(
-        rows, metric=metric, cost=cost, sequence=sequence, route=route, full_route=full_route, weight_by=weight_by
-    )
+    sign = 1.0 if direction(metric, higher_is_better) else -1.0
+    columns = {"sequence": sequence, "route": route, "full_route": full_route, "weight_by": weight_by}
+    scores = read_scores(rows, metric=metric, cost=cost, steps=steps, **columns)
     full = scores.routes.index(full_route) if full_route in scores.routes else None
     if full is None and full_route not in (None, "full"):
         raise InputError(f"No row has the route {full_route!r}; the table has {', '.join(scores.routes)}.")
-    if higher_is_better is None:
-        higher_is_better = not _LOWER_IS_BETTER.intersection(re.split(r"[^a-z]+", metric.lower()))
-    sign = 1.0 if higher_is_better else -1.0
-    values, costs, weights = sign * scores.values, scores.costs, scores.weights
-    problem = prepare(values, costs, weights)
-    whole = _read_off(problem, n_points=200)
-    route_values, route_costs = values.mean(axis=0), scores.mean_costs()
+    problem, value_weights = _problem(scores, sign, quality), scores.value_weights(quality)
+    whole = read_off(problem, n_points=200)
+    route_values, route_costs = problem.values.mean(axis=0), scores.mean_costs()
     target = None if full is None else float(route_values[full])
     star = None if target is None else problem.cheapest_reaching(target)
-    samples = bootstrap_curves(
-        values, costs, weights, whole.choices, whole.budgets, full, n_bootstrap=n_bootstrap, seed=seed
-    )
-    shuffled, shuffled_stars = permuted_curves(
-        values, costs, weights, whole.budgets, target, n_permutations=n_permutations, seed=seed
-    )
+    table = (sign * scores.values, scores.spent, scores.bases)
+    resampling = {"n_bootstrap": n_bootstrap, "seed": seed, "value_weights": value_weights}
+    samples = bootstrap_curves(*table, whole.choices, whole.budgets, full, **resampling)
+    shuffling = {"n_permutations": n_permutations, "seed": seed, "value_weights": value_weights}
+    shuffled, shuffled_stars = permuted_curves(*table, whole.budgets, target, **shuffling)
     tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     return OracleCurve(
         metric=metric,
-        cost=cost,
-        higher_is_better=higher_is_better,
+        cost=scores.cost,
+        higher_is_better=sign > 0,
         full_route=None if full is None else full_route,
         budgets=whole.budgets,
         value=sign * whole.values,
@@ -312,6 +330,7 @@ def oracle(
         n_permutations=n_permutations,
         seed=seed,
         scores=scores,
+        quality=quality,
     )
 
 
@@ -323,22 +342,9 @@ def _check_options(n_bootstrap: int, n_permutations: int, confidence: float) -> 
         raise InputError(f"The confidence is {confidence!r}; give a number between 0 and 1, such as 0.95.")
 
 
-def _read_off(problem: BudgetProblem, n_points: int) -> WholeCurve:
-    costs = problem.breakpoint_costs
-    at = np.arange(len(costs))
-    if len(costs) > n_points:
-        evenly = np.linspace(costs[0], costs[-1], n_points)
-        at = np.unique(np.append(np.searchsorted(costs, evenly[:-1], side="right") - 1, len(costs) - 1))
-    choices = problem.increments.choices_after(at)
-    n_routes = problem.values.shape[1]
-    cells = choices + n_routes * np.arange(len(at))
-    shares = np.bincount(cells.ravel(), minlength=len(at) * n_routes).reshape(len(at), n_routes) / len(choices)
-    budgets, values = costs[at], problem.breakpoint_values[at]
-    costliest = float(problem.costs.sum(axis=0).max() / problem.total_weight)
-    if costliest > budgets[-1] * (1 + 1e-12):
-        budgets, values = np.append(budgets, costliest), np.append(values, values[-1])
-        shares, choices = np.vstack([shares, shares[-1:]]), np.hstack([choices, choices[:, -1:]])
-    return WholeCurve(budgets, values, shares, choices)
+def _problem(scores: ScoreTable, sign: float, quality: str) -> BudgetProblem:
+    values = weighted(sign * scores.values, scores.value_weights(quality))
+    return prepare(values, scores.costs, scores.weights, bases=scores.full_costs)
 
 
 def _interval(samples: np.ndarray, tails: np.ndarray) -> np.ndarray | None:

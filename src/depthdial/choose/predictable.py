@@ -18,10 +18,13 @@ from typing import Any
 import numpy as np
 
 from depthdial.choose import crossfit
+from depthdial.choose.costs import LAYER_STEPS, budget_in_units, cost_name, cost_unit
+from depthdial.choose.frames import as_frame, ends
 from depthdial.choose.score_table import Rows, SampledScores, read_samples
 from depthdial.choose.stored import array_or_none, plain
 from depthdial.choose.yardsticks import FixedRoute, crossing, mixture_curve
 from depthdial.errors import InputError
+from depthdial.metrics import higher_is_better as direction
 
 _HEADLINE_SHARES = (0.25, 0.5, 0.75)
 _EVEN_BUDGETS = 200
@@ -32,7 +35,9 @@ _ARRAYS = ("budgets", "predictable", "predictable_interval", "plug_in", "permute
 class PredictableCurve:
     """The oracle split into what is predictable and what is luck, against the budget; made by `predictable_oracle`.
 
-    All curves are mean values within a mean cost per sequence, of answers sampled under one decoding policy. Stars
+    All curves are mean values within a budget, of answers sampled under one decoding policy. Budgets are in the units of
+    `cost`: of layer-steps shares of the full route's, with the mean steps of a cell's samples taken as known; of others
+    means per sequence. Stars
     (`.._matches_full_at`) are the lowest budget at which a curve, straight between `budgets`, reaches the full route's mean
     over all samples; None where it does not.
 
@@ -58,6 +63,8 @@ class PredictableCurve:
         random: (n_budgets,) the predictable oracle's own choices handed to sequences at random.
         mixture: (n_budgets,) the best static mixture of fixed routes; NaN below the cheapest fixed route.
         fixed: each route for every sequence, in order of cost.
+        higher_is_better: the metric's direction; where less is better, curves fall.
+        n_layers: layers of the full model, where the rows tell.
     """
 
     metric: str
@@ -87,21 +94,30 @@ class PredictableCurve:
     n_bootstrap: int
     n_permutations: int
     seed: int
+    higher_is_better: bool = True
+    n_layers: int | None = None
+
+    @property
+    def cost_unit(self) -> str:
+        """What budgets are counted in, as an axis says it."""
+        return cost_unit(self.cost)
 
     @property
     def matches_full_at(self) -> float | None:
         """The predictable oracle's star at the largest number of samples."""
         return self.predictable_matches_full_at[-1]
 
-    def at(self, budget: float) -> dict[str, float | None]:
-        """Every curve within one budget; None where a curve does not reach so low.
+    def at(self, budget: float | str) -> dict[str, float | None]:
+        """Every curve within one budget, given as in `OracleCurve.pick`; None where a curve does not reach so low.
 
         `predictable` (with `predictable_low` and `predictable_high`) is at the largest k, `plug_in` on one sample,
         `plug_in_all` on all of them.
 
         Raises:
-            InputError: the budget is NaN or below the cheapest assignment.
+            InputError: the budget is no number, or below the cheapest assignment.
         """
+        last, full = float(self.budgets[-1]), self._full_cost
+        budget = budget_in_units(budget, cost=self.cost, full_cost=full, most=last, n_layers=self.n_layers)
         if not budget >= self.budgets[0] * (1 - 1e-12):
             raise InputError(
                 f"The budget {budget:g} is below the cheapest assignment, whose mean cost is {self.budgets[0]:.10g}; "
@@ -127,7 +143,7 @@ class PredictableCurve:
         `point`, `budget` (with its interval, for the predictable star), `share_of_full` (of the full route's cost, or the
         costliest one's), the curves of `at`, and the full route's value.
         """
-        full_cost = self.full_cost if self.full_cost is not None else max(route.cost for route in self.fixed)
+        full_cost = self._full_cost
         low, high = self.matches_full_interval or (None, None)
         points: list[tuple[str, float | None, float | None, float | None]] = [
             ("predictable matches full", self.matches_full_at, low, high),
@@ -149,6 +165,20 @@ class PredictableCurve:
             if budget is not None and budget >= self.budgets[0] * (1 - 1e-12)
         ]
 
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame, one row a budget: every curve, with the number of samples that were chosen on in its name."""
+        chosen = {f"predictable on {k}": curve for k, curve in zip(self.chosen_on, self.predictable, strict=True)}
+        paid = {f"plug-in on {k}": curve for k, curve in zip(self.plugged_in, self.plug_in, strict=True)}
+        others = {name: getattr(self, name) for name in ("permuted", "random", "mixture")}
+        return as_frame(
+            {"budget": self.budgets, **chosen, **ends(self.predictable_interval, "predictable"), **paid, **others}
+        )
+
+    @property
+    def _full_cost(self) -> float:
+        """The full route's cost; without one the costliest route's."""
+        return self.full_cost if self.full_cost is not None else max(route.cost for route in self.fixed)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, ready for JSON; `from_dict` restores the curve."""
         document = {field.name: plain(getattr(self, field.name)) for field in fields(self)}
@@ -166,6 +196,7 @@ class PredictableCurve:
             if given["matches_full_interval"] is not None:
                 given["matches_full_interval"] = tuple(given["matches_full_interval"])
             given["fixed"] = tuple(FixedRoute(**route) for route in given["fixed"])
+            given["cost"] = cost_name(given["cost"])
             return cls(**given)
         except (KeyError, TypeError, ValueError) as problem:
             raise InputError(f"This is not a stored predictable curve ({problem}); write one with to_dict.") from None
@@ -175,24 +206,28 @@ def predictable_oracle(
     rows: Rows,
     *,
     metric: str = "rouge_l",
-    cost: str = "layers_run",
+    cost: str = LAYER_STEPS,
     sequence: str = "sequence_id",
     route: str = "route",
     sample: str = "sample",
     full_route: str | None = "full",
+    steps: str = "own",
     shrink: bool = True,
     n_splits: int = 20,
     n_bootstrap: int = 1000,
     n_permutations: int = 20,
     seed: int = 0,
     confidence: float = 0.95,
+    higher_is_better: bool | None = None,
 ) -> PredictableCurve:
     """The predictable oracle of sampled answers, with what it is held against.
 
     Args:
         rows: one row per sequence, route and sample (`sweep` with `samples`); a pyarrow.Table, a pandas.DataFrame or a dict
-            of arrays. An even number of samples, more is better.
-        metric, cost, sequence, route, sample: names of the columns. A cost must be the same for all samples of a cell.
+            of arrays. An even number of samples.
+        metric, sequence, route, sample: names of the columns.
+        cost, steps: as in `oracle`. Layer-steps of a cell are the mean over its samples, taken for the expected ones and for
+            known before the answer; any other cost must be the same for all samples of a cell.
         full_route: the route to match; a table without a route `full` has no star.
         shrink: choose by the best linear guesses of the expected scores instead of the bare means of the samples chosen on
             (see `crossfit.shrunk`). A lower bound either way; bare means fall below the static mixture where most
@@ -200,64 +235,70 @@ def predictable_oracle(
         n_splits: random orders of the samples that are cut into sets to choose on.
         n_bootstrap: resamples of the sequences for the intervals at `confidence`; 0 for none.
         n_permutations: shuffles for the permuted oracle; 0 for none.
+        higher_is_better: the metric's direction; needed where its name does not say.
 
     Raises:
         InputError: a column is missing or holds NaN, a row is missing or double, samples are odd or there is one alone, the
-            cost depends on the answer, or an option is wrong.
+            cost depends on the answer, an option is wrong, or the metric's direction is not known.
     """
     _check_options(n_splits, n_bootstrap, n_permutations, confidence)
-    scores = read_samples(rows, metric=metric, cost=cost, sequence=sequence, route=route, sample=sample)
+    sign = 1.0 if direction(metric, higher_is_better) else -1.0
+    columns = {"sequence": sequence, "route": route, "sample": sample, "full_route": full_route}
+    scores = read_samples(rows, metric=metric, cost=cost, steps=steps, **columns)
     full = scores.routes.index(full_route) if full_route in scores.routes else None
     if full is None and full_route not in (None, "full"):
         raise InputError(f"No row has the route {full_route!r}; the table has {', '.join(scores.routes)}.")
-    values, costs, n_samples = scores.values, scores.costs, scores.values.shape[2]
+    values, n_samples = sign * scores.values, scores.values.shape[2]
+    spending = crossfit.Spending(scores.costs, scores.bases)
     means = values.mean(axis=2)
-    route_values, route_costs, budgets = means.mean(axis=0), costs.mean(axis=0), _budgets(costs)
+    route_values, route_costs, budgets = means.mean(axis=0), scores.mean_costs(), _budgets(scores)
     splitting, resampling, shuffling = (np.random.default_rng([seed, stream]) for stream in range(3))
     sizes = _sizes(n_samples)
     sets = {k: crossfit.choosing_sets(n_samples, k, n_splits, splitting) for k in (*sizes, n_samples)}
-    fitted = {k: crossfit.cross_fitted(values, costs, sets[k], splitting, shrink=shrink) for k in sizes}
+    fitted = {k: crossfit.cross_fitted(values, spending, sets[k], splitting, shrink=shrink) for k in sizes}
     predictable = np.stack([crossfit.held_out_curve(fitted[k], budgets) for k in sizes])
-    plug_in = np.stack([crossfit.plug_in_curve(values, costs, chosen, budgets, splitting) for chosen in sets.values()])
+    plug_in = np.stack([crossfit.plug_in_curve(values, spending, chosen, budgets, splitting) for chosen in sets.values()])
     permuted = None
     if n_permutations:
-        permuted = crossfit.permuted_held_out_curve(
-            values, costs, budgets, shuffling, n_permutations=n_permutations, shrink=shrink
+        permuted = sign * crossfit.permuted_held_out_curve(
+            values, spending, budgets, shuffling, n_permutations=n_permutations, shrink=shrink
         )
     resampled = crossfit.bootstrap_held_out(
-        fitted[sizes[-1]], means, costs, budgets, full, resampling, n_bootstrap=n_bootstrap
+        fitted[sizes[-1]], means, spending, budgets, full, resampling, n_bootstrap=n_bootstrap
     )
     mixture = mixture_curve(route_costs, route_values, budgets)
     target = None if full is None else float(route_values[full])
     tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     return PredictableCurve(
         metric=metric,
-        cost=cost,
+        cost=scores.cost,
         full_route=None if full is None else full_route,
         budgets=budgets,
         n_sequences=len(values),
         n_samples=n_samples,
         shrink=shrink,
         chosen_on=sizes,
-        predictable=predictable,
-        predictable_interval=np.quantile(resampled.curve, tails, axis=0).T if n_bootstrap else None,
+        predictable=sign * predictable,
+        predictable_interval=np.quantile(sign * resampled.curve, tails, axis=0).T if n_bootstrap else None,
         predictable_matches_full_at=tuple(_star(budgets, curve, target) for curve in predictable),
         matches_full_interval=_star_interval(resampled.matches_full_at, tails),
         plugged_in=tuple(sets),
-        plug_in=plug_in,
+        plug_in=sign * plug_in,
         plug_in_matches_full_at=tuple(_star(budgets, curve, target) for curve in plug_in),
         permuted=permuted,
-        random=crossfit.random_curve(fitted[sizes[-1]], budgets),
-        mixture=mixture,
+        random=sign * crossfit.random_curve(fitted[sizes[-1]], budgets),
+        mixture=sign * mixture,
         mixture_matches_full_at=_star(budgets, mixture, target),
-        fixed=_fixed_routes(scores, route_values, resampled.fixed, tails),
-        full_value=target,
+        fixed=_fixed_routes(scores, sign * route_values, sign * resampled.fixed, tails),
+        full_value=None if target is None else sign * target,
         full_cost=None if full is None else float(route_costs[full]),
         confidence=confidence,
         n_splits=n_splits,
         n_bootstrap=n_bootstrap,
         n_permutations=n_permutations,
         seed=seed,
+        higher_is_better=sign > 0,
+        n_layers=scores.n_layers,
     )
 
 
@@ -279,9 +320,9 @@ def _sizes(n_samples: int) -> tuple[int, ...]:
     return (*powers, n_samples // 2)
 
 
-def _budgets(costs: np.ndarray) -> np.ndarray:
-    fixed = costs.mean(axis=0)
-    cheapest = float(costs.min(axis=1).mean())
+def _budgets(scores: SampledScores) -> np.ndarray:
+    fixed = scores.mean_costs()
+    cheapest = float(scores.costs.min(axis=1).sum() / scores.bases.sum())
     return np.unique(np.concatenate([np.linspace(cheapest, float(fixed.max()), _EVEN_BUDGETS), fixed]))
 
 
@@ -302,7 +343,7 @@ def _fixed_routes(
     scores: SampledScores, values: np.ndarray, resampled: np.ndarray, tails: np.ndarray
 ) -> tuple[FixedRoute, ...]:
     ends = np.quantile(resampled, tails, axis=0).T.tolist() if len(resampled) else [(None, None)] * len(values)
-    costs = scores.costs.mean(axis=0).tolist()
+    costs = scores.mean_costs().tolist()
     return tuple(
         FixedRoute(name, cost, value, low, high)
         for name, cost, value, (low, high) in zip(scores.routes, costs, values.tolist(), ends, strict=True)

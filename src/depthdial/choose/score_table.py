@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from depthdial.errors import InputError
+from depthdial.choose.costs import LAYER_STEPS, LAYERS, LAYERS_COLUMN, SECONDS_COLUMN, CostReader, cost_columns
+from depthdial.errors import InputError, check_choice
+from depthdial.metrics import MEASURED
 
 # Costs of the samples of a cell that differ by less are equal.
 _COST_RTOL = 1e-9
@@ -27,8 +29,14 @@ class ScoreTable:
     Attributes:
         sequence_ids: in the order in which the rows first name them.
         routes: in order of mean cost (as the rows first name them where equal).
-        values, costs: (n_sequences, n_routes), the metric and the cost as they stand in the rows.
+        values, costs: (n_sequences, n_routes), the metric, and the cost as `costs.RouteCosts` has it.
         weights: (n_sequences,), what a sequence's cost weighs in the mean; None for equal weights.
+        cost: the name of what `costs` count.
+        full_costs: (n_sequences,) what each sequence adds to the total that a total cost is divided by, of layer-steps the
+            full route's; None for a mean over sequences.
+        tokens: (n_sequences,) tokens of the full route's answers, where the rows have them.
+        n_layers: layers of the full model, where the rows tell.
+        layers, ms: (n_sequences, n_routes) layers run and measured milliseconds, where the rows have them all.
     """
 
     sequence_ids: tuple[Hashable, ...]
@@ -36,10 +44,60 @@ class ScoreTable:
     values: np.ndarray
     costs: np.ndarray
     weights: np.ndarray | None = None
+    cost: str = LAYERS
+    full_costs: np.ndarray | None = None
+    tokens: np.ndarray | None = None
+    n_layers: int | None = None
+    layers: np.ndarray | None = None
+    ms: np.ndarray | None = None
+
+    @property
+    def spent(self) -> np.ndarray:
+        """(n_sequences, n_routes) costs as they add up, weighted."""
+        return self.costs if self.weights is None else self.costs * self.weights[:, None]
+
+    @property
+    def bases(self) -> np.ndarray:
+        """(n_sequences,) what each sequence adds to the total that a total of `spent` is divided by."""
+        base = np.ones(len(self.costs)) if self.full_costs is None else self.full_costs
+        return base if self.weights is None else base * self.weights
 
     def mean_costs(self) -> np.ndarray:
-        """Mean cost of each route when it serves every sequence (weighted by `weights`), shape (n_routes,)."""
-        return np.average(self.costs, axis=0, weights=self.weights)
+        """(n_routes,) cost of each route when it serves every sequence: of layer-steps a share, exactly 1 for full."""
+        return ratio_of_sums(self.spent, self.bases)
+
+    def beside(self, choice: np.ndarray | None) -> dict[str, float | None]:
+        """What (n_sequences,) chosen routes come to in other units: layers and ms per sequence, and both means of values.
+
+        Entries are None where the rows do not tell, or nothing is chosen.
+        """
+
+        def mean(table: np.ndarray | None, weights: np.ndarray | None = None) -> float | None:
+            if choice is None or table is None:
+                return None
+            return float(np.average(table[np.arange(len(choice)), choice], weights=weights))
+
+        tokens = self.tokens if self.tokens is not None and self.tokens.sum() > 0 else None
+        return {
+            "layers": mean(self.layers),
+            "ms": mean(self.ms),
+            "over_sequences": mean(self.values),
+            "by_tokens": None if tokens is None else mean(self.values, tokens),
+        }
+
+    def value_weights(self, quality: str) -> np.ndarray | None:
+        """(n_sequences,) what a sequence's value weighs in a mean: None for `sequences`, else full answers' tokens."""
+        check_choice("quality", quality, QUALITIES)
+        if quality == "sequences":
+            return None
+        if self.tokens is None or not self.tokens.sum() > 0:
+            raise InputError(
+                "The rows do not say how many tokens the full model's answers have (new_tokens): give quality='sequences'."
+            )
+        return self.tokens
+
+
+QUALITIES = ("sequences", "tokens")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +108,34 @@ class SampledScores:
         sequence_ids: in the order in which the rows first name them.
         routes: in order of mean cost (as the rows first name them where equal).
         values: (n_sequences, n_routes, n_samples), the metric, samples in the order of their numbers.
-        costs: (n_sequences, n_routes), the same for all samples of a cell.
+        costs: (n_sequences, n_routes), the same for all samples of a cell; of layer-steps the mean over its samples, taken
+            for the expected cost, and for known before the answer.
+        cost: the name of what `costs` count.
+        full_costs: as in `ScoreTable`, of layer-steps.
+        n_layers: layers of the full model, where the rows tell.
     """
 
     sequence_ids: tuple[Hashable, ...]
     routes: tuple[str, ...]
     values: np.ndarray
     costs: np.ndarray
+    cost: str = LAYERS
+    full_costs: np.ndarray | None = None
+    n_layers: int | None = None
+
+    @property
+    def bases(self) -> np.ndarray:
+        """(n_sequences,) what each sequence adds to the total that a total cost is divided by."""
+        return np.ones(len(self.costs)) if self.full_costs is None else self.full_costs
+
+    def mean_costs(self) -> np.ndarray:
+        """Cost of each route when it serves every sequence, shape (n_routes,)."""
+        return ratio_of_sums(self.costs, self.bases)
+
+
+def ratio_of_sums(spent: np.ndarray, bases: np.ndarray) -> np.ndarray:
+    """Column sums of (n, m) over the sum of (n,); each is summed alike, so that a column that equals `bases` gives 1."""
+    return np.array([column.sum() for column in np.ascontiguousarray(spent.T)]) / np.ascontiguousarray(bases).sum()
 
 
 def read_scores(
@@ -68,10 +147,14 @@ def read_scores(
     route: str,
     full_route: str | None,
     weight_by: str | None,
+    steps: str = "own",
 ) -> ScoreTable:
-    """Pivot the rows; InputError for a missing column, a missing or double (sequence, route), or a NaN.
+    """Pivot the rows; costs are per-sequence layers where layer-steps are asked for and rows tell of no decoding steps.
 
     The weight of a sequence is its `weight_by` in the row of `full_route`, or its mean over the routes without one.
+
+    Raises:
+        InputError: for a missing column, a missing or double (sequence, route), or a NaN.
     """
     sequence_ids, sequence_codes = _coded(_column(rows, sequence), sequence)
     routes, route_codes = _coded(_column(rows, route), route)
@@ -81,23 +164,49 @@ def read_scores(
         raise InputError("The table has no rows; sweep at least one sequence over one route.")
     grid = _Grid({"sequence": sequence_ids, "route": routes}, sequence_codes * len(routes) + route_codes)
     grid.check_complete("keep one row per sequence and route", "every route must have run on every sequence")
-    values, costs = (grid.pivot(rows, name, sequence) for name in (metric, cost))
+    full = routes.index(full_route) if full_route in routes else None
+    values = grid.metric(rows, metric, sequence)
+    reader = grid.costs(rows, sequence, full, steps)
+    # Layer-steps weigh by steps themselves.
+    found = reader.read(LAYERS if weight_by is not None and cost == LAYER_STEPS else cost)
     weights = None
     if weight_by is not None:
         weight = grid.pivot(rows, weight_by, sequence)
-        weights = weight[:, routes.index(full_route)] if full_route in routes else weight.mean(axis=1)
-    table = ScoreTable(tuple(sequence_ids), tuple(str(name) for name in routes), values, costs, weights)
-    by_cost = np.argsort(costs.mean(axis=0), kind="stable")
-    ordered = tuple(table.routes[i] for i in by_cost)
-    return ScoreTable(table.sequence_ids, ordered, values[:, by_cost], costs[:, by_cost], weights)
+        weights = weight.mean(axis=1) if full is None else weight[:, full]
+    beside = [_complete(reader.pivot(name)) for name in (LAYERS_COLUMN, SECONDS_COLUMN)]
+    order = _by_cost(found.costs)
+    layers, seconds = (None if array is None else array[:, order] for array in beside)
+    return ScoreTable(
+        tuple(sequence_ids),
+        tuple(str(routes[i]) for i in order),
+        values[:, order],
+        found.costs[:, order],
+        weights,
+        found.cost,
+        found.full_costs,
+        reader.full_tokens(),
+        found.n_layers,
+        layers,
+        None if seconds is None else 1e3 * seconds,
+    )
 
 
-def read_samples(rows: Rows, *, metric: str, cost: str, sequence: str, route: str, sample: str) -> SampledScores:
+def read_samples(
+    rows: Rows,
+    *,
+    metric: str,
+    cost: str,
+    sequence: str,
+    route: str,
+    sample: str,
+    full_route: str | None = "full",
+    steps: str = "own",
+) -> SampledScores:
     """Pivot rows that number several answers of each (sequence, route).
 
     Raises:
         InputError: for greedy rows, an odd number of samples or one alone (halves are needed), a missing or double row,
-            a NaN, or a cost that is known only after an answer, as it differs between the samples of a cell.
+            a NaN, or a cost other than layer-steps that differs between the samples of a cell.
     """
     numbers = np.asarray(rows[sample]) if sample in _column_names(rows) else np.empty(0)
     if not any(entry is not None and entry == entry for entry in numbers.tolist()):
@@ -120,16 +229,35 @@ def read_samples(rows: Rows, *, metric: str, cost: str, sequence: str, route: st
     codes = (sequence_codes * len(routes) + route_codes) * len(samples) + sample_codes
     grid = _Grid({"sequence": sequence_ids, "route": routes, "sample": samples}, codes)
     grid.check_complete("keep one row per sample", "every route needs the same samples on every sequence")
-    values, costs = (grid.pivot(rows, name, sequence) for name in (metric, cost))
-    if (np.ptp(costs, axis=2) > _COST_RTOL * np.abs(costs).max()).any():
-        raise InputError(
-            f"The cost {cost!r} differs between the samples of one route and sequence; name one that is known before the "
-            "answer, such as layers_run."
-        )
-    by_cost = np.argsort(costs.mean(axis=(0, 2)), kind="stable")
+    full = routes.index(full_route) if full_route in routes else None
+    values = grid.metric(rows, metric, sequence)
+    found = grid.costs(rows, sequence, full, steps).read(cost)
+    costs = found.costs
+    if costs.ndim == 3:
+        if (np.ptp(costs, axis=2) > _COST_RTOL * np.abs(costs).max()).any():
+            raise InputError(
+                f"The cost {cost_columns(found.cost)[0]!r} differs between the samples of one route and sequence; name one "
+                "that is known before the answer, such as layers, or layer_steps, of which the expected cost is known."
+            )
+        costs = costs[:, :, 0]
+    order = _by_cost(costs)
     return SampledScores(
-        tuple(sequence_ids), tuple(str(routes[i]) for i in by_cost), values[:, by_cost], costs[:, by_cost, 0]
+        tuple(sequence_ids),
+        tuple(str(routes[i]) for i in order),
+        values[:, order],
+        costs[:, order],
+        found.cost,
+        found.full_costs,
+        found.n_layers,
     )
+
+
+def _by_cost(costs: np.ndarray) -> np.ndarray:
+    return np.argsort(costs.mean(axis=0), kind="stable")
+
+
+def _complete(array: np.ndarray | None) -> np.ndarray | None:
+    return array if array is not None and np.isfinite(array).all() else None
 
 
 @dataclass(frozen=True)
@@ -161,18 +289,42 @@ class _Grid:
             if wrong.any():
                 raise InputError(f"The table has {complaint} for {self.name(int(wrong.argmax()))}; {remedy}.")
 
-    def pivot(self, rows: Rows, name: str, sequence: str) -> np.ndarray:
+    def pivot(self, rows: Rows, name: str, sequence: str, remedy: str = "") -> np.ndarray:
         """A numeric column as an array of the grid's shape; InputError if it is none or holds a NaN."""
-        column = _numbers(_column(rows, name), name)
-        if len(column) != len(self.cells):
-            raise InputError(f"The columns {name!r} and {sequence!r} differ in length; give one table.")
+        column = self._column(rows, name, sequence)
         bad = np.flatnonzero(~np.isfinite(column))
         if len(bad):
             raise InputError(
                 f"The column {name!r} holds NaN or infinite numbers ({len(bad)} rows, the first: "
-                f"{self.name(int(self.cells[bad[0]]))}); repair those rows or leave their sequences out."
+                f"{self.name(int(self.cells[bad[0]]))}); {remedy}repair those rows or leave their sequences out."
             )
+        return self._placed(column)
+
+    def metric(self, rows: Rows, name: str, sequence: str) -> np.ndarray:
+        """The same for a metric; where it is incomplete, the message names metrics that these rows hold everywhere."""
+        others = [one.name for one in MEASURED if one.name != name and self._holds(rows, one.name, sequence)]
+        remedy = f"take another metric, these rows hold all of {', '.join(others)}, or " if others else ""
+        return self.pivot(rows, name, sequence, remedy)
+
+    def costs(self, rows: Rows, sequence: str, full: int | None, steps: str) -> CostReader:
+        """What reads costs out of these rows."""
+
+        def gaps(name: str) -> np.ndarray | None:
+            return self._placed(self._column(rows, name, sequence)) if name in _column_names(rows) else None
+
+        return CostReader(gaps, lambda name: self.pivot(rows, name, sequence), full, steps)
+
+    def _column(self, rows: Rows, name: str, sequence: str) -> np.ndarray:
+        column = _numbers(_column(rows, name), name)
+        if len(column) != len(self.cells):
+            raise InputError(f"The columns {name!r} and {sequence!r} differ in length; give one table.")
+        return column
+
+    def _placed(self, column: np.ndarray) -> np.ndarray:
         return column[np.argsort(self.cells)].reshape(self.shape)
+
+    def _holds(self, rows: Rows, name: str, sequence: str) -> bool:
+        return name in _column_names(rows) and bool(np.isfinite(self._column(rows, name, sequence)).all())
 
 
 def _column(rows: Rows, name: str) -> np.ndarray:

@@ -48,6 +48,11 @@ def mixture_curve(costs: np.ndarray, values: np.ndarray, budgets: np.ndarray) ->
     return np.where(budgets >= costs.min() * (1 - 1e-12), mixed, np.nan)
 
 
+def weighted(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """(n_sequences, n_routes) values whose plain mean over sequences is the mean weighted by (n_sequences,) weights."""
+    return values if weights is None else values * (weights / weights.mean())[:, None]
+
+
 def crossing(costs: np.ndarray, values: np.ndarray, target: float) -> float | None:
     """The lowest cost at which a rising curve, straight between its points, reaches the target; None if it does not."""
     tolerance = 1e-12 * max(abs(target), abs(float(values[-1])))
@@ -64,12 +69,13 @@ def crossing(costs: np.ndarray, values: np.ndarray, target: float) -> float | No
 def permuted_curves(
     values: np.ndarray,
     costs: np.ndarray,
-    weights: np.ndarray | None,
+    bases: np.ndarray,
     budgets: np.ndarray,
     target: float | None,
     *,
     n_permutations: int,
     seed: int,
+    value_weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[float]]:
     """The oracle on values shuffled over the sequences, independently within each route.
 
@@ -83,7 +89,7 @@ def permuted_curves(
     curves = np.empty((n_permutations, len(budgets)))
     crossings = []
     for number in range(n_permutations):
-        problem = prepare(rng.permuted(values, axis=0), costs, weights)
+        problem = prepare(weighted(rng.permuted(values, axis=0), value_weights), costs, bases=bases)
         curves[number] = np.interp(budgets, problem.breakpoint_costs, problem.breakpoint_values)
         at = None if target is None else crossing(problem.breakpoint_costs, problem.breakpoint_values, target)
         if at is not None:
@@ -94,17 +100,21 @@ def permuted_curves(
 def bootstrap_curves(
     values: np.ndarray,
     costs: np.ndarray,
-    weights: np.ndarray | None,
+    bases: np.ndarray,
     choices: np.ndarray,
     budgets: np.ndarray,
     full: int | None,
     *,
     n_bootstrap: int,
     seed: int,
+    value_weights: np.ndarray | None = None,
 ) -> Bootstrap:
     """Resample the sequences with replacement and redo the curve, the fixed routes and the match with the full model.
 
     Args:
+        costs, bases: (n_sequences, n_routes) and (n_sequences,): a cost is the sum of the chosen costs over the sum of the
+            bases, both of the resample.
+        value_weights: (n_sequences,) what values weigh in their mean; None for equal weights.
         choices: (n_sequences, n_budgets), the oracle's choice at breakpoints of its curve.
         budgets: (n_budgets,), where the resampled curves are read off.
         full: index of the full route, or None.
@@ -116,18 +126,20 @@ def bootstrap_curves(
     n = len(values)
     rng = np.random.default_rng([seed, 0])
     rows = np.arange(n)[:, None]
-    weight = np.ones(n) if weights is None else weights
-    chosen_values, chosen_costs = values[rows, choices], costs[rows, choices] * weight[:, None]
+    weight = np.ones(n) if value_weights is None else value_weights
+    values = values * weight[:, None]
+    chosen_values, chosen_costs = values[rows, choices], costs[rows, choices]
     oracle = np.empty((n_bootstrap, len(budgets)))
     fixed = np.empty((n_bootstrap, values.shape[1]))
     matches = None if full is None else np.empty(n_bootstrap)
     chunk = max(1, _BOOTSTRAP_CELLS // n)
     for start in range(0, n_bootstrap, chunk):
         size = min(chunk, n_bootstrap - start)
-        counts = resample_counts(rng, size, n, weight)
-        resampled_costs = counts @ chosen_costs / (counts @ weight)[:, None]
-        resampled_values = counts @ chosen_values / n
-        fixed[start : start + size] = counts @ values / n
+        counts = resample_counts(rng, size, n, np.stack([bases, weight], axis=1))
+        resampled_costs = counts @ chosen_costs / (counts @ bases)[:, None]
+        weights_drawn = (counts @ weight)[:, None]
+        resampled_values = counts @ chosen_values / weights_drawn
+        fixed[start : start + size] = counts @ values / weights_drawn
         for i in range(size):
             oracle[start + i] = np.interp(budgets, resampled_costs[i], resampled_values[i])
             if matches is not None and full is not None:
@@ -138,10 +150,14 @@ def bootstrap_curves(
 
 
 def resample_counts(rng: np.random.Generator, size: int, n: int, weight: np.ndarray) -> np.ndarray:
-    """How often each sequence is drawn, (size, n); draws in which nothing weighs anything are redrawn."""
+    """How often each sequence is drawn, (size, n); draws in which nothing weighs anything are redrawn.
+
+    Args:
+        weight: (n,), or (n, k) of which every column must weigh something.
+    """
     drawn = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(float)
-    weightless = np.flatnonzero(counts @ weight == 0)
+    weightless = np.flatnonzero((counts @ weight.reshape(n, -1) == 0).any(axis=1))
     if len(weightless):
         counts[weightless] = resample_counts(rng, len(weightless), n, weight)
     return counts

@@ -37,7 +37,9 @@ METRIC_NAMES = {
     "nll": "NLL of the reference (nats per token)",
 }
 COST_NAMES = {
-    "layers_run": "mean layers run per sequence",
+    "layer_steps": "% of the full model's layer-steps",
+    "layers": "mean layers run per sequence",
+    "ms": "measured ms of decoding per sequence",
     "decode_flops": "mean FLOPs of the layers per sequence",
     "decode_sec": "mean measured decoding time per sequence (s)",
     "step_sec": "mean measured time per decoding step (s)",
@@ -144,7 +146,7 @@ def _title(curve: OracleCurve) -> str:
     what, star = short_name(curve.metric), star_of(curve)
     if star is None:
         return f"{what} of the best route for each sequence, by budget"
-    if curve.cost == "layers_run" and curve.full_cost:
+    if curve.cost == "layers" and curve.full_cost:
         where = f"{star[0]:.1f} of {curve.full_cost:g} layers on average ({star[0] / curve.full_cost:.0%})"
     else:
         where = f"{star[0] / curve.full_cost:.0%} of the full cost" if curve.full_cost else f"a mean cost of {star[0]:.4g}"

@@ -176,10 +176,10 @@ def _title(curve: PredictableCurve) -> str:
     star, luck, full = curve.matches_full_at, curve.plug_in_matches_full_at[0], curve.full_cost
     if full is None:
         return f"{what}: what is predictable of the oracle's gain, by budget"
-    unit = f"of {full:g} layers" if curve.cost == "layers_run" else "of the full cost"
+    unit = f"of {full:g} layers" if curve.cost == "layers" else "of the full cost"
 
     def told(budget: float) -> str:
-        return f"{budget:.1f}" if curve.cost == "layers_run" else f"{budget / full:.0%}"
+        return f"{budget:.1f}" if curve.cost == "layers" else f"{budget / full:.0%}"
 
     if star is None:
         return f"{what}: what is predictable of the oracle's gain does not reach the full model"

@@ -96,6 +96,8 @@ COLUMN_LABELS = {
 }
 SIMILARITY_COSTS = (0.75, 0.5, 0.25)
 _HALF_LAYER = 0.5
+# What a headline may spend: layers, by decoding steps or by sequences.
+_DEPTH_COSTS = ("layer_steps", "layers")
 _DECIMALS = {
     **dict.fromkeys(("cost_percent", "flops_percent", "flops_head_percent", "step_percent"), 1),
     **dict.fromkeys(("cost_a", "cost_b", "equal_cost", "kl_share"), 1),
@@ -144,9 +146,9 @@ def headline(
 
 
 def headline_curve(curves: OracleCurve | Mapping[str, OracleCurve] | None, metric: str | None) -> OracleCurve | None:
-    """The curve that spends layers and maximises `metric`, if it is among them."""
+    """The curve that spends layer-steps (or layers) and is best by `metric`, if it is among them."""
     curve = curves if isinstance(curves, OracleCurve) else (curves or {}).get(metric or "")
-    return curve if curve is not None and curve.cost == "layers_run" and curve.metric == metric else None
+    return curve if curve is not None and curve.cost in _DEPTH_COSTS and curve.metric == metric else None
 
 
 def similarity_table(rows: Any, costs: Sequence[float] | None = None) -> list[Cells]:
@@ -290,11 +292,21 @@ def _oracle_cells(curve: OracleCurve, metric: str) -> list[Cells]:
     cells: list[Cells] = []
     if star is not None:
         budget = _interval(star["budget"], star["budget_low"], star["budget_high"], n)
-        cost_percent = _percent(star["share_of_full"])
+        layers = budget if curve.cost == "layers" else star["layers"]
         value = _interval(star["oracle"], star["oracle_low"], star["oracle_high"], n)
-        cells.append({"route": "★ oracle, as good as full", "layers": budget, "cost_percent": cost_percent, metric: value})
+        cells.append(
+            {
+                "route": "★ oracle, as good as full",
+                "layers": layers,
+                "cost_percent": _spent(budget, star["share_of_full"]),
+                metric: value,
+            }
+        )
     if half is not None and half["oracle"] is not None:
-        where: Cells = {"layers": half["budget"], "cost_percent": _percent(half["share_of_full"])}
+        where: Cells = {
+            "layers": half["budget"] if curve.cost == "layers" else None,
+            "cost_percent": _percent(half["share_of_full"]),
+        }
         value = _interval(half["oracle"], half["oracle_low"], half["oracle_high"], n)
         cells.append({"route": "oracle at 50%", **where, metric: value})
         if half["mixture"] is not None and not math.isnan(half["mixture"]):
@@ -303,18 +315,19 @@ def _oracle_cells(curve: OracleCurve, metric: str) -> list[Cells]:
 
 
 def _predictable_cells(curve: PredictableCurve, metric: str) -> list[Cells]:
-    if curve.cost != "layers_run" or curve.metric != metric:
+    if curve.cost not in _DEPTH_COSTS or curve.metric != metric:
         return []
     names = {"predictable matches full": "★ predictable oracle, as good as full", "50%": "predictable oracle at 50%"}
     return [
         {
             "route": names[row["point"]],
-            "layers": _interval(row["budget"], row["budget_low"], row["budget_high"], curve.n_sequences),
-            "cost_percent": _percent(row["share_of_full"]),
+            "layers": budget if curve.cost == "layers" else None,
+            "cost_percent": _spent(budget, row["share_of_full"]),
             metric: _predicted(row, curve),
         }
         for row in curve.table()
         if row["point"] in names
+        for budget in [_interval(row["budget"], row["budget_low"], row["budget_high"], curve.n_sequences)]
     ]
 
 
@@ -324,6 +337,14 @@ def _predicted(row: Mapping[str, Any], curve: PredictableCurve) -> Interval | fl
 
 def _interval(mean: float | None, low: float | None, high: float | None, n: int) -> Interval | float | None:
     return mean if mean is None or low is None or high is None or n < 2 else Interval(mean, low, high, n)
+
+
+def _spent(budget: Interval | float | None, share: float | None) -> Interval | float | None:
+    """A budget as a percentage of the full cost, of which it is `share`; with its interval."""
+    if not isinstance(budget, Interval) or share is None or not budget.mean:
+        return _percent(share)
+    scale = 100 * share / budget.mean
+    return Interval(scale * budget.mean, scale * budget.low, scale * budget.high, budget.n)
 
 
 def _percent(share: float | None) -> float | None:
