@@ -194,9 +194,11 @@ def print_scores(scores: Any) -> None:
 
 def _calibration_rows(source: DataOptions, split: str | None, limit: int) -> Any:
     """The split that was asked for; the validation rows of a folder that has them; else none."""
+    from depthdial.measure.sources import has_split
+
     if split is None and not (source.data is not None and source.data.is_dir()):
         return None
-    if split is None and not any(source.data.glob("validation.*")):  # type: ignore[union-attr]
+    if split is None and not has_split(source.data, "validation"):  # type: ignore[arg-type]
         typer.echo("no validation rows: no certificates and no cascade (name a split with --calibration-split)", err=True)
         return None
     return replace(source, split=split or "validation").read(limit)

@@ -74,10 +74,12 @@ class ModelOptions:
 class DataOptions:
     """Which sequences: the options of `dd.task`."""
 
-    data: Annotated[Path | None, _data("JSONL, CSV or Parquet file, or a folder of splits.")] = None
+    data: Annotated[Path | None, _data("JSONL, CSV or Parquet file, a folder of splits, or - for standard input.")] = None
     task: Annotated[str | None, _data("builtin, alpaca, cnn_dailymail, samsum or dolly.", "--task")] = None
     split: Annotated[str | None, _data("train, validation, test, ..; default: test, or a file whole.")] = None
-    fields: Annotated[str | None, _data("Names of fields: prompt=article,reference=highlights")] = None
+    fields: Annotated[
+        str | None, _data("Names of fields, where they are not known ones: prompt=article,reference=highlights")
+    ] = None
     template: TemplateName = None
     max_prompt_tokens: Annotated[int | None, _data("Cut prompts to this.", "--max-prompt-tokens")] = None
     max_response_tokens: Annotated[int | None, _data("Cut references to this.", "--max-response-tokens")] = None
@@ -90,9 +92,9 @@ class DataOptions:
     @property
     def held_out_split(self) -> str | None:
         """The split to search on by default: never the one to evaluate on. A file given to a search is used whole."""
-        if self.data is not None:
-            return "train" if self.data.is_dir() and len(list(self.data.iterdir())) > 1 else None
-        return "calibration" if self.is_builtin else "train"
+        from depthdial.measure.sources import held_out_split
+
+        return held_out_split(self.data if self.data is not None else self.task or "builtin")
 
     def read(self, limit: int | None, split: str | None = None) -> Task:
         """The sequences, of `split` where `--split` does not say otherwise."""

@@ -94,7 +94,7 @@ def test_rows_of_an_unknown_shape_are_an_input_error():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"instruction": "I", "output": 42}, "^Row 1 of 'data.jsonl' has a value of type int in field 'output'"),
+        ({"instruction": "I", "output": True}, "^Row 1 of 'data.jsonl' has a value of type bool in field 'output'"),
         ({"instruction": "I", "input": ["x"], "output": "O"}, "of type list in field 'input'"),
         ({"prompt": {"role": "user"}}, "of type dict in field 'prompt'"),
         ({"turns": []}, "of type list in field 'turns'"),
@@ -108,8 +108,9 @@ def test_a_value_that_is_not_text_is_an_input_error(row, message):
 def test_a_row_that_lacks_a_field_is_told_what_it_has():
     columns = find_columns(("instruction", "input", "output"), None, "data.jsonl")
     assert columns.read({"instruction": "I", "output": "O"}, "Row 1").document == ""  # an input is optional
-    with pytest.raises(InputError, match=r"^Row 3 of 'data\.jsonl' has no field 'output', only instruction, input"):
-        columns.read({"instruction": "I", "input": ""}, "Row 3 of 'data.jsonl'")
+    assert columns.read({"instruction": "I", "input": ""}, "Row 1").reference is None  # and so is a reference
+    with pytest.raises(InputError, match=r"^Row 3 of 'data\.jsonl' has no field 'instruction', only input, output"):
+        columns.read({"input": "", "output": "O"}, "Row 3 of 'data.jsonl'")
     with pytest.raises(InputError, match="has no field 'instruction', only nothing"):
         columns.read({}, "Row 3 of 'data.jsonl'")
 
@@ -117,3 +118,42 @@ def test_a_row_that_lacks_a_field_is_told_what_it_has():
 def test_blank_records_are_recognised():
     assert Record(None, " ", "\n", "answer").is_blank
     assert not Record(None, "", "document", None).is_blank
+
+
+def chat(*said):
+    return [{"role": role, "content": text} for role, text in said]
+
+
+TALK = (("system", "S"), ("user", "U"), ("assistant", "A"))
+
+
+@pytest.mark.parametrize(
+    ("row", "record"),
+    [
+        ({"messages": chat(*TALK)}, Record(None, "U", "", "A", (), TALK[:2])),
+        ({"messages": chat(*TALK[1:])}, Record(None, "U", "", "A")),  # one user message is a plain prompt
+        ({"id": "7", "conversations": [{"from": "human", "value": "U"}]}, Record("7", "U", "", None)),
+        ({"prompt": chat(*TALK[:2]), "completion": chat(TALK[2])}, Record(None, "U", "", "A", (), TALK[:2])),
+        ({"prompt": "U", "chosen": chat(*TALK[1:]), "rejected": chat(("assistant", "B"))}, Record(None, "U", "", "A")),
+        ({"chosen": chat(*TALK[1:]), "rejected": chat(("assistant", "B"))}, Record(None, "U", "", "A")),
+        ({"prompt": "P", "messages": chat(*TALK)}, Record(None, "U", "", "A", (), TALK[:2])),
+        ({"prompt": "P", "response": "R", "messages": chat(*TALK)}, Record(None, "P", "", "R")),
+        (
+            {"question": "Q", "context": "C", "answers": {"text": ["a", "b", "a"], "answer_start": [1, 2, 1]}},
+            Record(None, "Q", "C", "a", ("b",)),
+        ),
+        ({"question": "Q", "answers": {"text": [], "answer_start": []}}, Record(None, "Q", "", None)),
+        ({"question": "Q", "answer": ["4", "", "four"]}, Record(None, "Q", "", "4", ("four",))),
+        ({"question": "Q", "answer": 4}, Record(None, "Q", "", "4")),
+        ({"prompt": "P", "response": float("nan")}, Record(None, "P", "", None)),
+        ({" Prompt": "P", "Response ": "R"}, Record(None, "P", "", "R")),
+        ({"prompt": "a \ud83d b", "response": "\ud83d\ude00"}, Record(None, "a \ufffd b", "", "😀", (), (), True)),
+    ],
+)
+def test_what_users_bring(row, record):
+    assert read(row)[1] == record
+
+
+def test_a_prompt_of_bytes_is_refused():
+    with pytest.raises(InputError, match="of type bytes in field 'prompt': give text"):
+        read({"prompt": b"x"})

@@ -18,5 +18,12 @@ def test_stems_count_only_when_asked():
     assert rouge("running cats", "run cat", use_stemmer=True)["rouge_1"] == 1.0
 
 
+def test_of_several_references_the_best_counts_for_each_score():
+    several = rouge("a b c", ["a b x y", "c b a"])
+    assert several["rouge_1"] == 1.0  # of the second
+    assert several["rouge_2"] == rouge("a b c", "a b x y")["rouge_2"] > rouge("a b c", "c b a")["rouge_2"]
+    assert rouge("a b", ["a b"]) == rouge("a b", "a b")
+
+
 def test_an_empty_answer_scores_nothing():
     assert set(rouge("", "the cat").values()) == {0.0}

@@ -143,13 +143,12 @@ def test_two_files_for_one_split_are_an_input_error(tmp_path):
         ("a.jsonl", b'{"text": "a"}\n["b"]\n', "Row 2 of '.*a.jsonl' is not a JSON object"),
         ("a.jsonl", b'{"text": "\xff"}\n', "not UTF-8 text"),
         ("a.json", b'[{"text": "a"},', "is not valid JSON"),
-        ("a.json", b'{"text": "a"}', "is not a JSON list of objects"),
         ("a.json", b'["a"]', "Row 1 of '.*a.json' is not a JSON object"),
         ("a.csv", b"text,x\na,1\nb,2,3\n", "Row 2 of '.*a.csv' has more values than the header"),
         ("a.csv", b'text,x\na,1\n"b,2\n', "Row 2 of '.*a.csv' is not valid CSV"),
         ("a.parquet", b"no parquet at all", "cannot be read as Parquet"),
         ("a.parquet", b"", "cannot be read as Parquet"),
-        ("a.xlsx", b"x", "unknown kind: give a .jsonl, .json, .csv or .parquet file"),
+        ("a.xlsx", b"x", "unknown kind: give a .jsonl, .json, .csv, .tsv, .parquet or .arrow file"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_told_so(tmp_path, name, content, message):
@@ -180,7 +179,7 @@ def test_a_name_that_stands_for_nothing_is_an_input_error(name, message):
 
 
 def test_a_folder_without_data_is_an_input_error(tmp_path):
-    with pytest.raises(InputError, match=r"holds no \.jsonl, \.json, \.csv or \.parquet file"):
+    with pytest.raises(InputError, match=r"holds no \.jsonl, \.json, \.csv, \.tsv, \.parquet or \.arrow file"):
         open_source(tmp_path, None, 0)
 
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from depthdial.errors import InputError
-from depthdial.measure.tasks import Example, Task, encode, task
+from depthdial.measure.tasks import Example, Task, as_task, encode, task
 from depthdial.measure.templates import TEMPLATES
 
 ROWS = [{"instruction": f"Do {i}", "input": "", "output": f"Done {i}"} for i in range(20)]
@@ -103,8 +103,8 @@ def test_own_ids_are_kept_where_they_are_unique_in_the_whole_split(tmp_path):
 
 
 def test_an_unfit_row_is_named_with_its_file(tmp_path):
-    rows = [{"question": "q", "answer": "a"}, {"question": "q"}]
-    with pytest.raises(InputError, match=r"^Row 2 of 'a\.jsonl' has no field 'answer', only question"):
+    rows = [{"question": "q", "answer": "a"}, {"answer": "a"}]
+    with pytest.raises(InputError, match=r"^Row 2 of 'a\.jsonl' has no field 'question', only answer"):
         task(write_jsonl(tmp_path / "a.jsonl", rows))
     with pytest.raises(InputError, match=r"^Row 1 of 'b\.jsonl' has an empty 'text'"):
         task(write_jsonl(tmp_path / "b.jsonl", [{"text": " "}]))
@@ -112,7 +112,7 @@ def test_an_unfit_row_is_named_with_its_file(tmp_path):
 
 def test_a_fault_beyond_the_limit_is_told_too(tmp_path):
     with pytest.raises(InputError, match="Row 3"):
-        task(write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}, {"text": "b"}, {"text": 3}]), limit=1)
+        task(write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}, {"text": "b"}, {"text": True}]), limit=1)
 
 
 @pytest.mark.parametrize(
@@ -294,3 +294,45 @@ def test_builtin_encodes_with_every_template(builtin, tokenizer, template):
     encoded = encode(task("builtin", template=template), tokenizer, context_tokens=512)
     assert [e.id for e in encoded] == [e.id for e in builtin["test"]]
     assert all(e.prompt_ids and e.reference_ids and not e.truncated for e in encoded)
+
+
+def test_a_conversation_goes_through_the_chat_template_as_it_is(tmp_path):
+    path = tmp_path / "a.jsonl"
+    said = [{"role": "system", "content": "a"}, {"role": "user", "content": "b c"}, {"role": "assistant", "content": "d"}]
+    write_jsonl(path, [{"messages": said}, {"messages": said[1:]}])
+    made = task(path)
+    words = [*"abcdefghij", "system", "user", "assistant", "[UNK]"]
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    chatty = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]")
+    paper = [chatty.decode(e.prompt_ids) for e in encode(made, chatty)]
+    assert paper == ["[UNK] a [UNK] b c [UNK]", "b c"]  # System: a, User: b c, Assistant:
+    chatty.chat_template = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}assistant"
+    encoded = encode(made, chatty)
+    expected = [
+        chatty.apply_chat_template(m, add_generation_prompt=True, return_dict=True)["input_ids"]
+        for m in (said[:2], said[1:2])
+    ]
+    assert [list(e.prompt_ids) for e in encoded] == expected
+    assert [e.reference for e in encoded] == ["d", "d"]
+    cut = encode(replace(made, max_prompt_tokens=len(expected[0]) - 1), chatty)[0]
+    assert cut.truncated and chatty.decode(cut.prompt_ids) == "system a user b assistant"
+    assert made.fingerprint != task(path, limit=1).fingerprint
+
+
+def test_a_name_or_path_stands_for_a_task_wherever_one_is_taken(data):
+    assert as_task(str(data)) == task(data) == as_task(task(data))
+    assert as_task("builtin").split == "test" and as_task("builtin", held_out=True).split == "calibration"
+    with pytest.raises(InputError, match="task is 3: give"):
+        as_task(3)  # pyright: ignore[reportArgumentType]
+
+
+def test_shards_are_one_split_and_keep_their_numbers(tmp_path):
+    (tmp_path / "data").mkdir()
+    write_jsonl(tmp_path / "data" / "train-00000-of-00002.jsonl", ROWS[:12])
+    write_jsonl(tmp_path / "data" / "train-00001-of-00002.jsonl", ROWS[12:])
+    write_jsonl(tmp_path / "data" / "test-00000-of-00001.jsonl", ROWS[:3])
+    made = task(tmp_path, split="train")
+    assert [e.instruction for e in made.examples] == [row["instruction"] for row in ROWS]
+    assert len({e.id for e in made.examples}) == 20 and len(task(tmp_path).examples) == 3
+    assert as_task(tmp_path, held_out=True).split == "train"

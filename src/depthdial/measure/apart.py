@@ -15,8 +15,9 @@ from depthdial.measure.tasks import Example, Task
 
 
 def prompt_hash(example: Example) -> str:
-    """16 hexadecimal digits of the SHA-256 of an example's instruction and document."""
-    return hashlib.sha256(json.dumps([example.instruction, example.document]).encode()).hexdigest()[:16]
+    """16 hexadecimal digits of the SHA-256 of an example's instruction and document, or of its whole conversation."""
+    texts = [example.instruction, example.document, *([example.messages] if example.messages else [])]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 
 def prompt_hashes(task: Task) -> tuple[str, ...]:

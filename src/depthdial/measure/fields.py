@@ -1,29 +1,35 @@
 """Fields: which field of a data set's rows holds the prompt and which the reference, and reading them out.
 
-Known shapes of rows, by the names of their fields:
+Known shapes of rows, by the names of their fields (whatever their case, and blanks around them):
 
 | fields                                              | the example is                    |
 | --------------------------------------------------- | --------------------------------- |
 | `instruction` (and `input` or `context`), reference | an instruction                    |
 | `question` (and `input` or `context`), reference    | an instruction                    |
-| `article`, reference                                | an article to summarise           |
+| `problem`, reference                                | an instruction                    |
+| `article` or `document`, reference                  | an article to summarise           |
 | `dialogue`, reference                               | a dialogue to summarise           |
-| `prompt`, reference                                 | a prompt, left as it is           |
+| `prompt` or `inputs`, reference                     | a prompt, left as it is           |
+| `messages`, `conversations`, `conversation`, `chosen` | a conversation, up to the reply that it ends with: the reference |
 | `turns`, a list whose first text is the prompt      | a prompt without reference        |
 | `text`                                              | a prompt without reference        |
 
-The reference is the first of `output`, `response`, `highlights`, `summary`, `completion`, `answer` and `reference`, if any;
-the row's id is `id` or `question_id`. Where the names are others a mapping from roles to fields says what is what.
+The reference is the first of `output`, `response`, `highlights`, `summary`, `completion`, `answer`, `reference`, `answers`,
+`references`, `chosen`, `target`, `targets` and `solution`, if any: a text, a number, a list of texts (several answers, each
+as good), SQuAD's `{"text": [..]}`, or messages, of which the assistant's last is the reference. A row may lack it: it then
+has no reference. A conversation is used where the other shapes have none. A prompt may itself be a list of messages. The
+row's id is `id` or `question_id`. Where the names are others a mapping from roles to fields says what is what.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from depthdial.errors import InputError
-from depthdial.measure.templates import Form
+from depthdial.measure.chat_rows import is_conversation, last_reply, read_conversation, split_reply
+from depthdial.measure.templates import Form, Messages
 
 Row = Mapping[str, Any]
 
@@ -34,12 +40,23 @@ _FORMS: dict[str, Form] = {  # by the field that holds the main text; the first 
     "prompt": "prompt",
     "question": "instruction",
     "turns": "prompt",
+    "problem": "instruction",
+    "document": "article",
+    "inputs": "prompt",
+    "messages": "prompt",
+    "conversations": "prompt",
+    "conversation": "prompt",
+    "chosen": "prompt",
     "text": "prompt",
 }
+_CONVERSATIONS = ("messages", "conversations", "conversation", "chosen")
 _INPUTS = ("input", "context")
-_REFERENCES = ("output", "response", "highlights", "summary", "completion", "answer", "reference")
+_REFERENCES = (
+    *("output", "response", "highlights", "summary", "completion", "answer", "reference", "answers", "references"),
+    *("chosen", "target", "targets", "solution"),
+)
 _IDS = ("id", "question_id")
-_WITHOUT_REFERENCE = ("turns", "text")
+_WITHOUT_REFERENCE = ("turns", "text", *_CONVERSATIONS)
 _MAIN_ROLES = ("prompt", "instruction", "article", "dialogue")
 ROLES = (*_MAIN_ROLES, "input", "reference", "output", "id")
 
@@ -50,15 +67,21 @@ class Record:
 
     Attributes:
         id: the row's own, None if it has none.
-        instruction: the instruction or prompt; empty where there is only a document.
+        instruction: the instruction or prompt, or a conversation's last message; empty where there is only a document.
         document: the instruction's input, or the article or dialogue; empty if there is none.
         reference: None if it is empty or there is none.
+        other_references: further answers that are as good.
+        messages: the conversation, where there is more to it than one user message.
+        is_mended: a text had half of a character in it, which was replaced.
     """
 
     id: str | None
     instruction: str
     document: str
     reference: str | None
+    other_references: tuple[str, ...] = ()
+    messages: Messages = ()
+    is_mended: bool = False
 
     @property
     def is_blank(self) -> bool:
@@ -72,7 +95,7 @@ class Columns:
 
     Attributes:
         form: what the examples are.
-        main: the field of the instruction, prompt or document.
+        main: the field of the instruction, prompt, document or conversation.
         input, reference, id: the fields of these; None if there are none.
         is_mapped: the user named them.
     """
@@ -84,23 +107,43 @@ class Columns:
     id: str | None
     is_mapped: bool
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The fields that are read."""
+        return tuple(name for name in (self.main, self.input, self.reference, self.id) if name is not None)
+
     def read(self, row: Row, where: str) -> Record:
         """The record of a row; `where` begins the error message ("Row 3 of 'data.jsonl'").
 
-        An input may be missing or null, as half of Alpaca's are; everything else has to be there, though it may be empty.
+        An input or a reference may be missing or null, as half of Alpaca's inputs are; everything else has to be there.
 
         Raises:
-            InputError: if a field is missing or holds anything but text.
+            InputError: if the prompt is missing, or a field holds anything but text (or messages).
         """
-        main = _text(row, self.main, where)
-        reference = _text(row, self.reference, where) if self.reference else ""
-        is_document = self.form in ("article", "dialogue")
-        has_input = self.input is not None and row.get(self.input) is not None
-        return Record(
-            id=self._own_id(row, where),
-            instruction="" if is_document else main,
-            document=main if is_document else _text(row, self.input, where) if has_input and self.input else "",
-            reference=reference if reference.strip() else None,
+        main = _value(row, self.main, where)
+        answers = _references(row.get(self.reference), self.reference, where) if self.reference else []
+        own_id = self._own_id(row, where)
+        if is_conversation(main):
+            messages, reply = split_reply(read_conversation(main, where))
+            answers = answers or [reply or ""]
+            instruction, document = messages[-1][1] if messages else "", ""
+        else:
+            messages, instruction, document = (), _text(row, self.main, where), ""
+            if self.form in ("article", "dialogue"):
+                instruction, document = "", instruction
+            elif self.input is not None:
+                document = _text(row, self.input, where) if not _is_null(row.get(self.input)) else ""
+        answers = list(dict.fromkeys(answer for answer in answers if answer.strip()))
+        is_plain = len(messages) == 1 and messages[0][0] == "user"
+        return _mended(
+            Record(
+                id=own_id,
+                instruction=instruction,
+                document=document,
+                reference=answers[0] if answers else None,
+                other_references=tuple(answers[1:]),
+                messages=() if is_plain else messages,
+            )
         )
 
     def _own_id(self, row: Row, where: str) -> str | None:
@@ -116,7 +159,7 @@ def find_columns(names: Collection[str], fields: Mapping[str, str] | None, what:
     Args:
         fields: from roles to field names: one of `prompt`, `instruction` (with `input`), `article` and `dialogue`;
             `reference` (or `output`); `id`. Roles that are not given do not exist. A prompt in a field called article or
-            dialogue is one to summarise.
+            dialogue is one to summarise; one that holds messages is a conversation.
         what: the data set's name, for the error message.
 
     Raises:
@@ -128,18 +171,28 @@ def find_columns(names: Collection[str], fields: Mapping[str, str] | None, what:
         if absent is not None:
             raise InputError(f"'{what}' has no field {absent!r}, only {_listed(names)}: name one of these.")
         return _mapped(fields)
-    main = _first(_FORMS, names)
+    known: dict[str, str] = {}  # by the name as it is known
+    for name in sorted(names, key=lambda name: name != name.strip().lower()):  # one that is written so comes first
+        known.setdefault(name.strip().lower(), name)
+    main, reference = _first(_FORMS, known), _first(_REFERENCES, known)
+    conversation = _first(_CONVERSATIONS, known)
+    if main is not None and reference is None and conversation is not None:
+        main = conversation
     if main is None:
         raise InputError(
             f"'{what}' has none of the known prompt fields, only {_listed(names)}: "
             "say which one it is with fields, such as prompt=NAME,reference=NAME."
         )
+    if main in _WITHOUT_REFERENCE:
+        reference = None
+    given_input = _first(_INPUTS, known) if _FORMS[main] == "instruction" else None
+    own_id = _first(_IDS, known)
     return Columns(
         form=_FORMS[main],
-        main=main,
-        input=_first(_INPUTS, names) if _FORMS[main] == "instruction" else None,
-        reference=None if main in _WITHOUT_REFERENCE else _first(_REFERENCES, names),
-        id=_first(_IDS, names),
+        main=known[main],
+        input=given_input and known[given_input],
+        reference=reference and known[reference],
+        id=own_id and known[own_id],
         is_mapped=False,
     )
 
@@ -192,15 +245,59 @@ def _mapped(fields: Mapping[str, str]) -> Columns:
     )
 
 
+def _references(value: Any, field: str | None, where: str) -> list[str]:
+    """The texts of a reference; `field` names it in the error message."""
+    if _is_null(value):
+        return []
+    if is_conversation(value):
+        return [last_reply(read_conversation(value, where)) or ""]
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [str(value)]
+    if isinstance(value, Mapping) and "text" in value:  # SQuAD
+        return _references(value["text"], field, where)
+    if isinstance(value, list):
+        return [text for part in value for text in _references(part, field, where)]
+    raise InputError(
+        f"{where} has a value of type {type(value).__name__} in field {field!r}: give text, or a list of texts."
+    )
+
+
 def _text(row: Row, field: str, where: str) -> str:
     value = _value(row, field, where)
     if field == "turns" and isinstance(value, list) and value:
         value = value[0]
-    if value is None:
+    if _is_null(value):
         return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     if not isinstance(value, str):
         raise InputError(f"{where} has a value of type {type(value).__name__} in field {field!r}: give text.")
     return value
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)  # pandas writes NaN for what is missing
+
+
+def _mended(record: Record) -> Record:
+    """The record with well-formed texts."""
+    texts = {name: getattr(record, name) for name in ("id", "instruction", "document", "reference")}
+    mended = {name: text and well_formed(text) for name, text in texts.items()}
+    others = tuple(map(well_formed, record.other_references))
+    messages = tuple((role, well_formed(text)) for role, text in record.messages)
+    if mended == texts and others == record.other_references and messages == record.messages:
+        return record
+    return replace(record, **mended, other_references=others, messages=messages, is_mended=True)
+
+
+def well_formed(text: str) -> str:
+    """`text` as tokenizers take it: of surrogate code points, pairs joined and lone ones replaced by U+FFFD.
+
+    JSON may escape half of a character (`"\\ud83d"`); U+FFFD is what the Unicode standard recommends for it.
+    """
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _value(row: Row, field: str, where: str) -> Any:

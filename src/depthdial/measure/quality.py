@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -12,9 +13,13 @@ ANSWER_METRICS = ("answer_nll",)
 METRICS = (*ROUGE_METRICS, *FORCED_METRICS)
 
 
-def rouge(answer: str, reference: str, *, use_stemmer: bool = False) -> dict[str, float]:
-    """F-measures of ROUGE-1, ROUGE-2 and ROUGE-L, in [0, 1], by Google's `rouge-score`; the paper does not stem."""
-    scores = _scorer(use_stemmer).score(reference, answer)
+def rouge(answer: str, reference: str | Sequence[str], *, use_stemmer: bool = False) -> dict[str, float]:
+    """F-measures of ROUGE-1, ROUGE-2 and ROUGE-L, in [0, 1], by Google's `rouge-score`; the paper does not stem.
+
+    Of several references the best score counts, for each of the three.
+    """
+    references = [reference] if isinstance(reference, str) else list(reference)
+    scores = _scorer(use_stemmer).score_multi(references, answer)
     return {
         "rouge_1": float(scores["rouge1"].fmeasure),
         "rouge_2": float(scores["rouge2"].fmeasure),

@@ -333,7 +333,7 @@ class Scoring:
             answer = self.tokenizer.decode(tokens, skip_special_tokens=True)
             scores = {}
             if example.reference is not None:
-                scores = rouge(answer, example.reference, use_stemmer=self.options.use_stemmer)
+                scores = rouge(answer, example.references or example.reference, use_stemmer=self.options.use_stemmer)
             scored.append(
                 {
                     **timing,

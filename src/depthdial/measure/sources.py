@@ -7,24 +7,22 @@ a split the rows keep the order of the file.
 
 from __future__ import annotations
 
-import csv
 import importlib.resources
-import json
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from depthdial.errors import InputError
-from depthdial.measure.fields import Row
+from depthdial.measure.fields import Row, well_formed
+from depthdial.measure.readers import STDIN, File, kinds, open_file, open_lines, stem_of
+from depthdial.measure.splits import WHOLE, find_split, split_files
 
-WHOLE = "all"
 SEEDED_SPLITS = ("train", "validation", "test")
 PAPER_SEED = 42
 _BUILTIN_SPLITS = ("calibration", "test")
-_MAX_CSV_FIELD_CHARS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,8 @@ class Source:
         origin: a Hub id, a file's or folder's name, or "builtin"; without the folders above it, which differ by machine.
         seed: the one that divided the file; the user's where nothing was divided.
         columns: names of the rows' fields.
-        rows: (number, row) pairs, to be read once; the number counts the file's rows from 1 (lines, in JSON Lines).
+        read: (number, row) pairs with at least the fields asked for; the number counts the file's rows from 1 (lines, in
+            JSON Lines), and those of shards one after the other.
         skips_incomplete: rows with an empty prompt or reference are left out: a user cannot mend the Hub's.
         max_prompt_tokens, max_response_tokens: the set's own budgets, None for none.
     """
@@ -74,10 +73,15 @@ class Source:
     origin: str
     seed: int
     columns: tuple[str, ...]
-    rows: Iterable[tuple[int, Row]]
+    read: Callable[[Collection[str]], Iterable[tuple[int, Row]]]
     skips_incomplete: bool = False
     max_prompt_tokens: int | None = None
     max_response_tokens: int | None = None
+
+    @property
+    def rows(self) -> Iterable[tuple[int, Row]]:
+        """The rows with all of their fields."""
+        return self.read(self.columns)
 
 
 def open_source(name_or_path: str | os.PathLike[str], split: str | None, seed: int) -> Source:
@@ -97,15 +101,44 @@ def open_source(name_or_path: str | os.PathLike[str], split: str | None, seed: i
     elif not isinstance(name_or_path, os.PathLike):
         raise InputError(f"A task is a name or a path, not {name_or_path!r}: use one of {', '.join(TASK_NAMES)}, or a file.")
     path = Path(name_or_path)
+    if str(path) == STDIN or (path.exists() and not path.is_file() and not path.is_dir()):
+        return _of_file(open_lines(path), "stdin" if str(path) == STDIN else path.name, path.name, split, seed)
     if path.is_dir() and name_or_path != "":  # an empty text is no name; Path would take it for the current folder
         return _open_folder(path, split, seed)
     if path.is_file():
-        return _open_file(path, split, seed)
+        return _of_file(open_file(path), stem_of(path), path.name, split, seed)
     looks_like_path = isinstance(name_or_path, os.PathLike) or path.suffix or len(path.parts) > 1
     what = f"There is no file or folder '{path}'" if looks_like_path else f"Unknown task {str(name_or_path)!r}"
     raise InputError(
-        f"{what}: name one of {', '.join(TASK_NAMES)}, or give the path of a {_kinds()} file or a folder of them."
+        f"{what}: name one of {', '.join(TASK_NAMES)}, or give the path of a {kinds()} file or a folder of them."
     )
+
+
+def splits_of(name_or_path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The splits that a task's name or folder has of its own; none for a file, or what is not there.
+
+    Raises:
+        InputError: for a folder whose splits cannot be told.
+    """
+    if name_or_path == "builtin":
+        return _BUILTIN_SPLITS
+    if isinstance(name_or_path, str) and name_or_path in HUB_SETS:
+        return SEEDED_SPLITS
+    path = Path(name_or_path)
+    return tuple(split_files(path)) if path.is_dir() and name_or_path != "" else ()
+
+
+def held_out_split(name_or_path: str | os.PathLike[str]) -> str | None:
+    """The split to search, fit or train on by default: never the one to evaluate on. None: a file is used whole."""
+    splits = splits_of(name_or_path)
+    if "calibration" in splits and find_split("train", splits) is None:
+        return "calibration"
+    return "train" if len(splits) > 1 else None
+
+
+def has_split(name_or_path: str | os.PathLike[str], split: str) -> bool:
+    """Whether a task's name or folder has a split of this name."""
+    return find_split(split, splits_of(name_or_path)) is not None
 
 
 def split_rows(n_rows: int, split: str, seed: int) -> list[int]:
@@ -138,9 +171,9 @@ def _open_builtin(split: str | None, seed: int) -> Source:
         raise _unknown_split(split, "builtin", (*_BUILTIN_SPLITS, WHOLE))
     packaged = importlib.resources.files("depthdial.measure") / "data" / "builtin.jsonl"
     with importlib.resources.as_file(packaged) as path:
-        rows = _read_jsonl(path)
-    chosen = [(number, row) for number, row in rows if split in (WHOLE, row["split"])]
-    return Source("builtin", split, "builtin", seed, _columns(rows), chosen)
+        file = open_file(path)
+    chosen = [(number, row) for number, row in file.read(file.columns) if split in (WHOLE, row["split"])]
+    return Source("builtin", split, "builtin", seed, file.columns, lambda names: chosen)
 
 
 def _open_hub_set(name: str, split: str | None) -> Source:
@@ -151,13 +184,20 @@ def _open_hub_set(name: str, split: str | None) -> Source:
         raise _unknown_split(split, name, allowed)
     data = _download(name, hub_set, "train" if hub_set.is_seeded else split)
     indices = split_rows(len(data), split if hub_set.is_seeded else WHOLE, PAPER_SEED)
+
+    def read(names: Collection[str]) -> Iterable[tuple[int, Row]]:
+        chosen = (
+            data.select_columns([n for n in data.column_names if n in names]) if hasattr(data, "select_columns") else data
+        )
+        return ((i + 1, chosen[i]) for i in indices)
+
     return Source(
         name,
         split,
         hub_set.repo,
         PAPER_SEED,
         tuple(data.column_names),
-        ((i + 1, data[i]) for i in indices),
+        read,
         skips_incomplete=True,
         max_prompt_tokens=hub_set.max_prompt_tokens,
         max_response_tokens=hub_set.max_response_tokens,
@@ -184,131 +224,49 @@ def _download(name: str, hub_set: HubSet, split: str) -> Any:
 
 
 def _open_folder(folder: Path, split: str | None, seed: int) -> Source:
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in READERS or not path.is_file():
-            continue
-        if path.stem in files:
-            raise InputError(f"Folder '{folder}' has two files for split {path.stem!r}: keep one of them.")
-        files[path.stem] = path
-    if not files:
-        raise InputError(f"Folder '{folder}' holds no {_kinds()} file: put in test.jsonl, or name a file.")
+    files = split_files(folder)
+    name = folder.resolve().name  # for "." has no name of its own
+    if list(files) == [WHOLE]:  # shards without a split
+        shards = files[WHOLE]
+        return _of_file(_joined(shards), name, name if len(shards) > 1 else f"{name}/{shards[0].name}", split, seed)
     if split is None:
         split = "test" if len(files) > 1 else next(iter(files))
-    if split not in files:
+    known = find_split(split, files)
+    if known is None:
         raise _unknown_split(split, f"folder '{folder}'", files)
-    rows = _read(files[split])
-    # The resolved name, for "." has none of its own.
-    return Source(folder.resolve().name, split, f"{folder.resolve().name}/{files[split].name}", seed, _columns(rows), rows)
+    file = _joined(files[known])
+    inner = files[known][0].relative_to(folder).as_posix() if len(files[known]) == 1 else known
+    return Source(well_formed(name), split, well_formed(f"{name}/{inner}"), seed, file.columns, file.read)
 
 
-def _open_file(path: Path, split: str | None, seed: int) -> Source:
-    rows = _read(path)
+def _joined(paths: list[Path]) -> File:
+    """Shards as one file, whose rows are numbered on."""
+    files = [open_file(path) for path in paths]
+    if len(files) == 1:
+        return files[0]
+
+    def read(names: Collection[str]) -> list[tuple[int, Row]]:
+        rows, before = [], 0
+        for file in files:
+            own = file.read(names)
+            rows += [(before + number, row) for number, row in own]
+            before += own[-1][0]
+        return rows
+
+    columns = dict.fromkeys(name for file in files for name in file.columns)
+    return File(tuple(columns), sum(file.n_rows for file in files), read)
+
+
+def _of_file(file: File, name: str, origin: str, split: str | None, seed: int) -> Source:
     split = split or WHOLE
-    chosen = [rows[i] for i in split_rows(len(rows), split, seed)]
-    return Source(path.stem, split, path.name, seed, _columns(rows), chosen)
+    indices = split_rows(file.n_rows, split, seed)
+
+    def read(names: Collection[str]) -> list[tuple[int, Row]]:
+        rows = file.read(names)
+        return [rows[i] for i in indices]
+
+    return Source(well_formed(name), split, well_formed(origin), seed, file.columns, read)
 
 
 def _unknown_split(split: str, what: str, known: Iterable[str]) -> InputError:
     return InputError(f"Unknown split {split!r} of {what}: use one of {', '.join(known)}.")
-
-
-def _columns(rows: Sequence[tuple[int, Row]]) -> tuple[str, ...]:
-    """Every field that some row has, in order of appearance: a row that lacks one is then an error, and not a guess."""
-    return tuple(dict.fromkeys(key for _, row in rows for key in row))
-
-
-def _read(path: Path) -> list[tuple[int, Row]]:
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(f"'{path}' is of an unknown kind: give a {_kinds()} file.")
-    try:
-        rows = reader(path)
-    except UnicodeDecodeError as error:
-        raise InputError(f"'{path}' is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be read ({error.strerror or error}): check the file.") from error
-    if not rows:
-        raise InputError(f"'{path}' holds no rows: give a file with at least one.")
-    return rows
-
-
-def _read_jsonl(path: Path) -> list[tuple[int, Row]]:
-    return list(_jsonl_rows(path))
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    # Lines of the file and not str.splitlines(), which also breaks at separators that JSON strings may hold.
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"Row {number} of '{path}' is not valid JSON ({error.msg}): mend that line.") from error
-            yield number, _as_record(record, number, path)
-
-
-def _read_json(path: Path) -> list[tuple[int, Row]]:
-    try:
-        records = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"'{path}' is not valid JSON ({error.msg}, line {error.lineno}): mend it, "
-            "or call it .jsonl if it has one object a line."
-        ) from error
-    if not isinstance(records, list):
-        raise InputError(
-            f"'{path}' is not a JSON list of objects: write [{{...}}, {{...}}], or one object a line in a .jsonl."
-        )
-    return [(number, _as_record(record, number, path)) for number, record in enumerate(records, start=1)]
-
-
-def _as_record(record: object, number: int, path: Path) -> Row:
-    if not isinstance(record, dict):
-        raise InputError(f'Row {number} of \'{path}\' is not a JSON object: write it as {{"field": "text", ...}}.')
-    return record
-
-
-def _read_csv(path: Path) -> list[tuple[int, Row]]:
-    previous = csv.field_size_limit(_MAX_CSV_FIELD_CHARS)  # the default, 131,072 characters, is less than a long document
-    rows: list[tuple[int, Row]] = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            for number, row in enumerate(csv.DictReader(lines, strict=True), start=1):
-                if None in row:
-                    raise InputError(
-                        f"Row {number} of '{path}' has more values than the header has names: quote its commas."
-                    )
-                rows.append((number, {key: value for key, value in row.items() if value is not None}))
-    except csv.Error as error:
-        raise InputError(f"Row {len(rows) + 1} of '{path}' is not valid CSV ({error}): mend it.") from error
-    finally:
-        csv.field_size_limit(previous)
-    return rows
-
-
-def _read_parquet(path: Path) -> list[tuple[int, Row]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            records = file.read().to_pylist()
-    except pyarrow.ArrowException as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"'{path}' cannot be read as Parquet ({reason}): write it anew, or give a JSONL file.") from error
-    return list(enumerate(records, start=1))
-
-
-READERS: dict[str, Callable[[Path], list[tuple[int, Row]]]] = {
-    ".jsonl": _read_jsonl,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}
-
-
-def _kinds() -> str:
-    return ", ".join(list(READERS)[:-1]) + " or " + list(READERS)[-1]

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from depthdial.errors import InputError
 from depthdial.measure.fields import Columns, Record, check_roles, find_columns
-from depthdial.measure.sources import Source, open_source
-from depthdial.measure.templates import Form, Prompter, Template, check_template, resolve_template
+from depthdial.measure.sources import Source, held_out_split, open_source
+from depthdial.measure.templates import Form, Messages, Prompter, Template, check_template, resolve_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,31 @@ class Example:
 
     Attributes:
         id: unique in its task and stable: the row's own, or task, split and number of the row ("alpaca-test-00012").
-        instruction: the instruction or prompt; empty where there is only a document.
+        instruction: the instruction or prompt, or the last message of a conversation; empty where there is only a document.
         document: the instruction's input, or the article or dialogue; empty if there is none.
-        reference: the answer to compare with; None if there is none.
+        reference: the answer to compare with, the first of several; None if there is none.
+        other_references: answers that are as good; ROUGE takes the best of all, NLL the first alone.
+        messages: (role, text) of each message of a conversation of more than one user message; the last text is
+            `instruction`. Empty for a plain prompt.
     """
 
     id: str
     instruction: str
     document: str
     reference: str | None
+    other_references: tuple[str, ...] = ()
+    messages: Messages = ()
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All of them."""
+        return () if self.reference is None else (self.reference, *self.other_references)
+
+    def texts(self) -> list[Any]:
+        """All that decides prompt and references, ready for JSON."""
+        plain = [self.instruction, self.document, self.reference]
+        # Those of a plain example are what they were before there were others, and so are its fingerprints.
+        return plain if not (self.other_references or self.messages) else [*plain, self.other_references, self.messages]
 
 
 @dataclass(frozen=True)
@@ -74,7 +93,7 @@ class Task:
     def fingerprint(self) -> str:
         """sha256 of all that decides the prompts and references of these examples, except the tokenizer."""
         settings = [self.form, self.template, self.max_prompt_tokens, self.max_response_tokens]
-        texts = [[e.id, e.instruction, e.document, e.reference] for e in self.examples]
+        texts = [[e.id, *e.texts()] for e in self.examples]
         return hashlib.sha256(json.dumps([settings, texts]).encode()).hexdigest()
 
 
@@ -88,6 +107,7 @@ class EncodedExample:
         reference_ids: tokenised apart from the prompt, without special tokens, within the budget; empty if there is none.
         reference: its whole text, for ROUGE; None if there is none.
         truncated: whether prompt or reference was cut.
+        references: all of them, the one above first.
     """
 
     id: str
@@ -95,6 +115,7 @@ class EncodedExample:
     reference_ids: tuple[int, ...]
     reference: str | None
     truncated: bool
+    references: tuple[str, ...] = ()
 
 
 def task(
@@ -112,8 +133,9 @@ def task(
 
     Args:
         name_or_path: "builtin" (nothing to download; splits "calibration", 24 examples, and "test", 96), "alpaca",
-            "cnn_dailymail", "samsum", "dolly" (from the Hub; needs `datasets`), a .jsonl, .json, .csv or .parquet file,
-            or a folder of such files, one a split (test.jsonl).
+            "cnn_dailymail", "samsum", "dolly" (from the Hub; needs `datasets`), a .jsonl, .json, .csv, .tsv, .parquet or
+            .arrow file (text also compressed: .jsonl.gz), "-" for JSON Lines on standard input, or a folder of such files,
+            one a split (test.jsonl) or laid out as the Hub does (data/test-00000-of-00002.parquet).
         split: default "test"; of a file, default the whole of it, and for "train", "validation" or "test" it is divided
             70/15/15. Alpaca and Dolly have one split on the Hub and are divided so too, always with the paper's seed, 42.
         limit: keep the first so many examples; a higher limit only adds examples.
@@ -152,6 +174,22 @@ def task(
     )
 
 
+def as_task(given: Task | str | os.PathLike[str], *, held_out: bool = False) -> Task:
+    """A task, or the one that a name or a path stands for, as it is by default.
+
+    Args:
+        held_out: it is for searching, fitting or training: of what has splits, take one that is not for evaluation.
+
+    Raises:
+        InputError: as `task`, or if it is none of these.
+    """
+    if isinstance(given, Task):
+        return given
+    if not isinstance(given, str | os.PathLike):
+        raise InputError(f"task is {given!r}: give dd.task(..), the name of a task, or a path.")
+    return task(given, split=held_out_split(given) if held_out else None)
+
+
 def encode(task: Task, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int | None = None) -> list[EncodedExample]:
     """Token ids of every example, cut to the task's budgets: the end of the document, and the end of the reference.
 
@@ -168,7 +206,7 @@ def encode(task: Task, tokenizer: PreTrainedTokenizerBase, *, context_tokens: in
 
 
 def _encode_example(example: Example, task: Task, prompter: Prompter, context_tokens: int | None) -> EncodedExample:
-    prompt_ids, is_cut = prompter.fitted_ids(example.instruction, example.document, task.max_prompt_tokens)
+    prompt_ids, is_cut = prompter.fitted_ids(example.instruction, example.document, task.max_prompt_tokens, example.messages)
     if context_tokens is not None and len(prompt_ids) >= context_tokens:
         raise InputError(
             f"The prompt of example {example.id!r} is {len(prompt_ids)} tokens long and the model's context "
@@ -185,6 +223,7 @@ def _encode_example(example: Example, task: Task, prompter: Prompter, context_to
         reference_ids=tuple(kept),
         reference=example.reference,
         truncated=is_cut or len(kept) < len(whole),
+        references=example.references,
     )
 
 
@@ -193,24 +232,33 @@ def _collect(source: Source, columns: Columns, limit: int | None) -> tuple[tuple
     digest = hashlib.sha256(json.dumps(columns.form).encode())
     kept: list[tuple[int, Record]] = []
     own_ids: list[str | None] = []
-    for number, row in source.rows:
+    mended: list[int] = []
+    for number, row in source.read(columns.names):
         where = f"Row {number} of '{source.origin}'"
         record = columns.read(row, where)
+        if record.is_mended:
+            mended.append(number)
         is_incomplete = record.is_blank or (columns.reference is not None and record.reference is None)
         if is_incomplete and source.skips_incomplete:
             continue
         if record.is_blank:
             raise InputError(f"{where} has an empty {columns.main!r}: fill it in, or leave the row out.")
         own_ids.append(record.id)
-        text = [number, record.id, record.instruction, record.document, record.reference]
-        digest.update(json.dumps(text).encode())
+        example = _example(record.id or "", record)
+        digest.update(json.dumps([number, record.id, *example.texts()]).encode())
         if limit is None or len(kept) < limit:
             kept.append((number, record))
     if not kept:
         raise InputError(f"'{source.origin}' holds no rows to use in its {source.split} split: choose another.")
+    if mended:
+        _LOG.warning("Row %d of '%s' holds half of a character: it is read as U+FFFD.", mended[0], source.origin)
     ids = _ids(source, columns, [number for number, _ in kept], own_ids)
-    examples = (Example(name, r.instruction, r.document, r.reference) for name, (_, r) in zip(ids, kept, strict=True))
-    return tuple(examples), digest.hexdigest()
+    examples = tuple(_example(name, record) for name, (_, record) in zip(ids, kept, strict=True))
+    return examples, digest.hexdigest()
+
+
+def _example(name: str, record: Record) -> Example:
+    return Example(name, record.instruction, record.document, record.reference, record.other_references, record.messages)
 
 
 def _ids(source: Source, columns: Columns, numbers: list[int], own_ids: list[str | None]) -> list[str]:

@@ -8,6 +8,9 @@
 |          | "### Article:" / "### Summary:"; a bare prompt stays as it is                                           |
 | `plain`  | the text as it is                                                                                       |
 | `auto`   | `chat` where the tokenizer has a chat template, else `paper`                                            |
+
+A conversation (a system message, or several turns) goes through the chat template as it is; without one, `paper` writes it
+as "User: ..", "Assistant: .." and `plain` puts its turns one after the other, with an empty line between them.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ TEMPLATES: tuple[Template, ...] = get_args(Template)
 
 # What an example is: an instruction (with or without an input), a document to summarise, or a prompt to leave alone.
 Form = Literal["instruction", "article", "dialogue", "prompt"]
+
+# A conversation up to the reply that is asked for: (role, text) of each message, roles as chat templates know them.
+Messages = tuple[tuple[str, str], ...]
 
 # Stanford Alpaca's words to the letter: models were fine-tuned on exactly these.
 _ALPACA_WITH_INPUT = (
@@ -86,8 +92,10 @@ class Prompter:
         request = _SUMMARY_REQUEST.get(self.form, "") if self.template == "chat" else ""
         return "\n\n".join(part for part in (request, instruction, document) if part)
 
-    def ids(self, instruction: str, document: str = "") -> list[int]:
+    def ids(self, instruction: str, document: str = "", messages: Messages = ()) -> list[int]:
         """Token ids of the prompt, ready for the response to follow.
+
+        With `messages`, a conversation, the prompt is that, and `instruction` the text of its last message.
 
         A chat prompt is exactly what `apply_chat_template(..., add_generation_prompt=True)` gives. The others carry the
         special tokens that the tokenizer puts first; an end of sequence that it puts last is left out, for it would tell
@@ -96,7 +104,13 @@ class Prompter:
         Raises:
             InputError: if the chat template refuses the message or leaves it out, or the text has a lone surrogate.
         """
-        text = self.text(instruction, document)
+        if messages:
+            said = (*messages[:-1], (messages[-1][0], instruction))
+            if self.template == "chat":
+                return self._chat.render([{"role": role, "content": text} for role, text in said])[1]
+            text = self._transcript(said)
+        else:
+            text = self.text(instruction, document)
         check_encodable(text)
         if self.template == "chat":
             return self._chat.user_ids(text)
@@ -106,11 +120,14 @@ class Prompter:
             ids.pop()
         return ids
 
-    def fitted_ids(self, instruction: str, document: str, max_tokens: int | None) -> tuple[list[int], bool]:
+    def fitted_ids(
+        self, instruction: str, document: str, max_tokens: int | None, messages: Messages = ()
+    ) -> tuple[list[int], bool]:
         """Token ids of the prompt within a budget, and whether something had to be cut.
 
         What is cut is the end of the document, or of the instruction where there is no document or cutting all of it is
-        not enough. Never the template around them: the prompt still ends with its cue for the response.
+        not enough; of a conversation, the end of its last message. Never the template around them: the prompt still ends
+        with its cue for the response.
 
         Args:
             max_tokens: the budget in tokens of the whole prompt, template and special tokens counted; None for any length.
@@ -118,6 +135,8 @@ class Prompter:
         Raises:
             InputError: if the template alone takes more than the budget.
         """
+        if messages:
+            return self._fitted_conversation(instruction, max_tokens, messages)
         ids = self.ids(instruction, document)
         if max_tokens is None or len(ids) <= max_tokens:
             return ids, False
@@ -129,6 +148,23 @@ class Prompter:
             f"The {self.template} template alone takes {len(self.ids('', ''))} tokens, "
             f"more than the {max_tokens} of max_prompt_tokens: raise it."
         )
+
+    def _fitted_conversation(self, last: str, max_tokens: int | None, messages: Messages) -> tuple[list[int], bool]:
+        ids = self.ids(last, "", messages)
+        if max_tokens is None or len(ids) <= max_tokens:
+            return ids, False
+        if kept := _longest_fit(last, lambda part: self.ids(part, "", messages), max_tokens):
+            return kept, True
+        raise InputError(
+            f"The template and all messages but the last take {len(self.ids('', '', messages))} tokens, "
+            f"more than the {max_tokens} of max_prompt_tokens: raise it."
+        )
+
+    def _transcript(self, messages: Messages) -> str:
+        if self.template == "plain":
+            return "\n\n".join(text for _, text in messages)
+        turns = [f"{role.capitalize()}: {text}" for role, text in messages]
+        return "\n\n".join([*turns, "Assistant:"])
 
     def _paper_text(self, instruction: str, document: str) -> str:
         if self.form == "prompt":
