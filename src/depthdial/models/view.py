@@ -30,6 +30,8 @@ from depthdial.models.architectures import (
     unwrap,
     why_not_saved,
 )
+from depthdial.models.places import follow_places
+from depthdial.models.probe import check_places
 from depthdial.models.untouched import adapter_modules, is_adapter_module
 from depthdial.models.view_cache import watch_cache
 from depthdial.routes import RandomRoute, Route, require_depth
@@ -47,7 +49,7 @@ _TABLES = frozenset({dict, list, set, OrderedDict})
 _FUNCTIONS = frozenset({types.MethodType, types.FunctionType, functools.partial})
 
 
-def view(model: Any, route: Route | str | Sequence[int]) -> PreTrainedModel:
+def view(model: Any, route: Route | str | Sequence[int], *, check: bool = True) -> PreTrainedModel:
     """A PreTrainedModel that runs only the layers of `route`, sharing every weight with `model`.
 
     It is a model of `len(route.layers)` layers in every respect (generate, pipelines, caches, hidden states,
@@ -60,22 +62,24 @@ def view(model: Any, route: Route | str | Sequence[int]) -> PreTrainedModel:
         model: a decoder-only model, another view, or a PEFT-wrapped model or one with adapters added (the view
             then carries the adapter layers, and `save_pretrained` writes them merged).
         route: a Route for this model's depth, its text (`"uls:12"`), or layer indices.
+        check: at the first view of a kind of model, run a few tokens through the view and through the whole model with the
+            skipped layers undone (see `probe`). It takes as long as a few steps of decoding; later views cost nothing.
 
     Raises:
-        InputError: (a ValueError) if the route does not fit the model, is a random rule, or the model has no single stack
-            of decoder layers. `save_pretrained` raises it where a folder could not keep what the layers are (GPT-2's
-            attention scaled by the layer's number).
+        InputError: (a ValueError) if the route does not fit the model, is a random rule, the model has no single stack
+            of decoder layers, or the check finds that it would not be right. `save_pretrained` raises it where a folder
+            could not keep what the layers are (GPT-2's attention scaled by the layer's number).
 
     Warns:
         RouteWarning: once, if the model has an adapter with a card (see `dd.adapter_card`) that was not trained for the
             route.
     """
-    shallow = quiet_view(model, route)
+    shallow = quiet_view(model, route, check=check)
     warn_if_outside(model, shallow.__dict__[ROUTE_ATTRIBUTE])
     return shallow
 
 
-def quiet_view(model: Any, route: Route | str | Sequence[int]) -> PreTrainedModel:
+def quiet_view(model: Any, route: Route | str | Sequence[int], *, check: bool = True) -> PreTrainedModel:
     """`view` without its warning: for code that tries many routes, or has warned of this one before."""
     base = unwrap(model)
     if base.__dict__.get(PROMPTED_ATTRIBUTE):
@@ -84,14 +88,24 @@ def quiet_view(model: Any, route: Route | str | Sequence[int]) -> PreTrainedMode
         raise InputError("This view routes token by token, so it cannot be cut again: make the view of its base.")
     stack = decoder_stack(base)
     route = as_route(route, stack.n_layers)
-    configs = cut_config(base.config, route.layers)
-    top = _Copier(configs, share_parameters=_is_fsdp(base)).model(base, stack, route.layers)
+    is_fsdp = _is_fsdp(base)
+    if check and not is_fsdp:
+        check_places(base, stack, route.layers, _cut)
+    top = _cut(base, route.layers, share_parameters=is_fsdp)
     if getattr(base, "generation_config", None) is not None:
         top.__dict__["generation_config"] = copy.deepcopy(base.generation_config)
     top.__dict__[ROUTE_ATTRIBUTE] = route
     watch_cache(top.get_submodule(".".join(stack.path[:-1])))
     save = _save_merged if adapter_modules(base) else _save
     top.__dict__["save_pretrained"] = functools.partial(save, top)  # and no method, which could not be pickled
+    return top
+
+
+def _cut(base: PreTrainedModel, layers: Sequence[int], *, share_parameters: bool = False) -> PreTrainedModel:
+    stack = decoder_stack(base)
+    configs = cut_config(base.config, layers)
+    top = _Copier(configs, share_parameters=share_parameters).model(base, stack, layers)
+    follow_places(top.get_submodule(".".join(stack.path[:-1])), layers, stack.n_layers)
     return top
 
 
