@@ -54,8 +54,8 @@ def check_places(base: Any, stack: DecoderStack, layers: Sequence[int], cut: Cut
     if reason is not None:
         raise InputError(
             f"A view of layers {', '.join(map(str, layers))} of this {type(base).__name__} would not be right, since it "
-            f"keeps something by a layer's place outside its layers ({reason}): use a route that moves no layer, such as ee:N, or "
-            "check=False to have the view all the same."
+            f"keeps something by a layer's place outside its layers ({reason}): use a route that "
+            "moves no layer, such as ee:N, or check=False to have the view all the same."
         )
 
 
