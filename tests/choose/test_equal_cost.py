@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.choose.equal_cost import Draws, interpolated, mixture_routes
@@ -30,7 +30,6 @@ def test_the_first_draw_is_the_sample_and_the_others_hold_as_many_sequences() ->
     assert len(np.unique(draws.weights, axis=0)) == 31
 
 
-@settings(max_examples=30)
 @given(st.integers(0, 1000), st.floats(0, 1))
 def test_the_mixture_is_the_best_pair_of_routes_on_every_draw(seed: int, share: float) -> None:
     draws = some_draws(seed, n=10, n_bootstrap=3)

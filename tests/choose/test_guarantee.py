@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.choose.guarantee import METHODS, Certificate, CertificationPlan, certify
@@ -72,7 +72,6 @@ def test_testing_stops_at_the_first_setting_that_fails() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @given(seed=st.integers(0, 99), n=st.integers(2, 300), epsilon=st.sampled_from([0.02, 0.1, 0.4]))
-@settings(max_examples=15, deadline=None)
 def test_bounds_and_certificates_agree(method: str, seed: int, n: int, epsilon: float) -> None:
     certificate = certify(plan(method=method, epsilon=epsilon), *measured(n, seed))
     fits = [bound <= epsilon for bound in certificate.upper_risks]

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.choose import core_search
@@ -56,7 +56,6 @@ layer_fractions = tables(st.integers(0, 30).map(lambda layers: layers / 30))
 real_costs = tables(st.integers(0, 10_000).map(lambda square: square**0.5 / 10))
 
 
-@settings(max_examples=200, deadline=None)
 @given(table=st.one_of(integer_costs, layer_fractions, real_costs))
 def test_equals_brute_force_and_takes_the_cheaper_of_equals(table):
     values, costs, budget = table
@@ -71,7 +70,6 @@ def test_equals_brute_force_and_takes_the_cheaper_of_equals(table):
     assert found.cost == pytest.approx(costs[rows, found.choice].mean())
 
 
-@settings(max_examples=60, deadline=None)
 @given(table=integer_costs, data=st.data())
 def test_weighted_costs_equal_brute_force(table, data):
     values, costs, _ = table
@@ -140,7 +138,6 @@ def test_real_costs_at_size_leave_a_tiny_proven_gap():
     assert 0 <= found.gap <= 1e-5
 
 
-@settings(max_examples=60, deadline=None)
 @given(table=integer_costs, factor=st.sampled_from([2, 7, 1000, 10**9]))
 def test_the_unit_of_integer_costs_does_not_matter(table, factor):
     values, costs, budget = table

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.choose.oracle import OracleCurve, oracle, oracle_curve
@@ -44,7 +44,6 @@ def every_assignment(values, costs):
     return values[np.arange(n), choices].mean(axis=1), costs[np.arange(n), choices].mean(axis=1)
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     coarse=st.booleans(),

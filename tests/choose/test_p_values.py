@@ -6,13 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.choose.p_values import METHODS, p_values, rows_needed, smallest_epsilon, smallest_epsilon_of, upper_bounds
 from depthdial.errors import InputError
 
-QUICK = settings(max_examples=25, deadline=None)
 each_method = pytest.mark.parametrize("method", METHODS)
 
 
@@ -51,7 +50,6 @@ def test_a_smaller_loss_is_found_out() -> None:
 
 @each_method
 @given(scale=st.floats(0.01, 50), shift=st.floats(-3, 3), seed=st.integers(0, 99))
-@QUICK
 def test_units_do_not_matter(method: str, scale: float, shift: float, seed: int) -> None:
     rows = losses("signed", 0.01, (40,), seed)
     here = p_values(rows, 0.06, method=method)
@@ -62,7 +60,6 @@ def test_units_do_not_matter(method: str, scale: float, shift: float, seed: int)
 
 @each_method
 @given(seed=st.integers(0, 99), kind=st.sampled_from(["rare", "skewed", "signed"]), n=st.integers(2, 80))
-@QUICK
 def test_a_larger_epsilon_is_easier(method: str, seed: int, kind: str, n: int) -> None:
     rows = losses(kind, 0.03, (n,), seed)
     grid = np.array([0.001, 0.01, 0.02, 0.05, 0.1, 0.3, 0.7, 0.999, 1.0])
@@ -72,7 +69,6 @@ def test_a_larger_epsilon_is_easier(method: str, seed: int, kind: str, n: int) -
 
 @each_method
 @given(seed=st.integers(0, 99), delta=st.sampled_from([0.05, 0.1, 0.3]), kind=st.sampled_from(["skewed", "signed"]))
-@QUICK
 def test_a_bound_is_where_the_p_value_is_delta(method: str, seed: int, delta: float, kind: str) -> None:
     rows = losses(kind, 0.03, (3, 60), seed)
     bound = upper_bounds(rows, delta, method=method)

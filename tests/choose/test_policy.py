@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.choose.knapsack import solve_budget
@@ -76,7 +76,6 @@ def test_a_price_that_is_none_is_refused(price: float) -> None:
 # The price for a budget
 
 
-@settings(max_examples=200)
 @given(tables(), st.floats(0, 1))
 def test_it_is_the_smallest_price_that_keeps_the_budget(table: tuple[np.ndarray, np.ndarray], share: float) -> None:
     predicted, costs = table
@@ -163,7 +162,6 @@ def test_the_budget_is_kept_after_every_sequence_whatever_arrives(name: str, bud
         assert state.mean_cost <= budget + (30 - 10) / t + 1e-9
 
 
-@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 10), st.floats(0, 1))
 def test_it_is_kept_with_costs_that_differ_by_sequence_too(seed: int, rate: float, price: float) -> None:
     rng = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.choose.crossfit import choosing_sets, shrunk
@@ -206,7 +206,6 @@ def test_guesses_are_closer_to_the_truth_than_the_means():
 # Properties
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     shape=st.tuples(st.integers(1, 12), st.integers(1, 5), st.sampled_from([2, 4, 6])),

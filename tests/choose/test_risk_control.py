@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.choose.risk_control import conformal_bounds, conformal_setting, fixed_sequence, monotone_losses
-
-QUICK = settings(max_examples=60, deadline=None)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +45,6 @@ def test_wrong_certificates_are_as_rare_as_promised() -> None:
 @given(
     seed=st.integers(0, 999), n=st.integers(2, 30), m=st.integers(2, 6), epsilon=st.sampled_from([0.05, 0.1, 0.3, 0.8, 1.0])
 )
-@QUICK
 def test_conformal_risk_control_by_brute_force(seed: int, n: int, m: int, epsilon: float) -> None:
     losses = np.random.default_rng(seed).uniform(-0.4, 0.6, (n, m)) * np.linspace(0, 1, m)
     best = 0

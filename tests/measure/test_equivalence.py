@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.errors import InputError
@@ -152,7 +152,6 @@ def test_the_chance_of_a_bootstrap_is_its_seed() -> None:
     assert first.interval_95 != paired_over_sequences(a, b, n_draws=1500, seed=1).interval_95
 
 
-@settings(max_examples=30)
 @given(st.integers(1, 4), st.integers(2, 20), st.floats(-3, 3), st.integers(0, 99))
 def test_intervals_lie_among_the_differences_and_90_within_95(n_seeds: int, n: int, shift: float, seed: int) -> None:
     a, b = _scores(n_seeds, n, shift, seed)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.measure.forced import Predictions, by_route, forced_logits, forced_states, nll, right_padded, row_slices
@@ -61,7 +61,6 @@ def test_right_padding():
     assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
 
 
-@settings(deadline=None)
 @given(
     lengths=st.dictionaries(st.integers(0, 99), st.integers(1, 5000), min_size=1, max_size=40),
     vocabulary=st.integers(100, 200_000),

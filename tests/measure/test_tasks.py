@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -66,7 +66,6 @@ def test_fields_map_roles_to_columns(data):
     assert not made.has_references
 
 
-@settings(deadline=None, max_examples=30)
 @given(
     limits=st.tuples(st.integers(1, 25), st.integers(1, 25)).map(sorted),
     split=st.sampled_from([None, "train", "all"]),

@@ -1,7 +1,7 @@
 """Templates: the prompts to the letter, the chat template's own ids, and documents cut without touching what is around."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -133,7 +133,6 @@ def test_what_fits_is_left_alone():
     assert prompter.fitted_ids("", "the river and the sea", None) == (whole, False)
 
 
-@settings(deadline=None, max_examples=60)
 @given(documents, st.sampled_from(["chat", "paper"]), st.sampled_from(["article", "instruction"]), st.integers(1, 60))
 def test_a_cut_prompt_keeps_its_template_and_a_beginning_of_the_document(document, template, form, shortage):
     prompter = Prompter(template, form, TOKENIZER)
@@ -150,7 +149,6 @@ def test_a_cut_prompt_keeps_its_template_and_a_beginning_of_the_document(documen
     assert document.startswith(text[len(before) : len(text) - len(after)])
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.text(alphabet="thera nd", min_size=40, max_size=400), st.integers(30, 60))
 def test_no_more_is_cut_than_the_budget_asks_for(document, budget):
     prompter = Prompter("plain", "prompt", TOKENIZER)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig, PreTrainedModel
@@ -18,10 +18,9 @@ from depthdial.errors import InputError
 from depthdial.models.architectures import accepts, count_layers, cut_config, decoder_stack, unwrap
 from depthdial.models.view import view
 from depthdial.routes import Route
-from tests.models.tiny import ARCHITECTURES, N_LAYERS, tiny
+from tests.models.tiny import ARCHITECTURES, N_LAYERS, shared, tiny
 
 SMALL: dict[str, Any] = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
-CONFIGS = {name: tiny(name).config for name in ARCHITECTURES}
 
 
 def cut(config: PreTrainedConfig, layers: tuple[int, ...]) -> PreTrainedConfig:
@@ -83,17 +82,16 @@ def test_every_nth_layer_of_experts_stays_where_it_is(layers: tuple[int, ...], s
     assert [has_experts(small, new) for new in range(len(layers))] == [has_experts(config, old) for old in layers]
 
 
-@settings(max_examples=15, deadline=None)
 @given(data=st.data(), name=st.sampled_from(ARCHITECTURES), first=routes)
 def test_cutting_twice_is_cutting_once(data: st.DataObject, name: str, first: tuple[int, ...]) -> None:
     second = data.draw(st.sets(st.integers(0, len(first) - 1), min_size=1).map(lambda s: tuple(sorted(s))))
-    once = cut(CONFIGS[name], tuple(first[i] for i in second))
-    assert cut(cut(CONFIGS[name], first), second).to_dict() == once.to_dict()
+    once = cut(shared(name).config, tuple(first[i] for i in second))
+    assert cut(cut(shared(name).config, first), second).to_dict() == once.to_dict()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_full_route_leaves_what_a_configuration_says(name: str) -> None:
-    config = CONFIGS[name]
+    config = shared(name).config
     whole = cut(config, tuple(range(N_LAYERS)))
     assert whole is not config
     if name == "qwen3_moe_sparse":  # the same experts, spelled out
@@ -106,7 +104,7 @@ def test_the_full_route_leaves_what_a_configuration_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_cut_configuration_shares_nothing_with_the_whole_one(name: str) -> None:
-    config = CONFIGS[name]
+    config = shared(name).config
     before = config.to_dict()
     small = cut(config, (1, 3))
     assert small.num_hidden_layers == 2
@@ -323,7 +321,9 @@ def test_a_route_that_does_not_fit_is_refused(route: Any, message: str) -> None:
         view(tiny("llama"), route)
 
 
-@pytest.mark.parametrize("route", [[1, 4], torch.tensor([1, 4]), range(1, 5, 3), (i for i in (1, 4))], ids=str)
+@pytest.mark.parametrize(
+    "route", [[1, 4], torch.tensor([1, 4]), range(1, 5, 3), iter((1, 4))], ids=lambda route: type(route).__name__
+)
 def test_any_sequence_of_indices_is_a_route(route: Any) -> None:
     assert view(tiny("llama"), route).depthdial_route == Route((1, 4), 6)
 
@@ -335,4 +335,4 @@ def test_what_is_no_route_at_all_is_refused(route: Any) -> None:
 
 
 def test_every_configuration_of_the_tests_is_known() -> None:
-    assert all(config.model_type in CONFIG_MAPPING for config in CONFIGS.values())
+    assert all(shared(name).config.model_type in CONFIG_MAPPING for name in ARCHITECTURES)

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -86,7 +86,6 @@ def test_controlled_layers_are_sorted_and_say_what_can_be_reached(config: GateCo
     assert config.lowest_fraction * config.n_layers == pytest.approx(config.n_layers - len(config.layers))
 
 
-@settings(deadline=None, max_examples=25)
 @given(whole_configs)
 def test_gates_start_near_their_bias_and_give_two_logits(config: GateConfig) -> None:
     gates = TokenGates(config)

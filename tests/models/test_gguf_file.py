@@ -108,7 +108,7 @@ def test_only_control_tokens_are_skipped(smollm) -> None:
     assert smollm.decode(ids, skip_special_tokens=True) == "<tool> a"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=30))
 @example(text=" 1 , 2 .  don't <|im_end|> é☃")
 def test_what_is_encoded_is_decoded(smollm, text: str) -> None:

@@ -59,7 +59,7 @@ def test_a_damaged_gguf_file(tmp_path: Path, keep: float) -> None:
         load(tmp_path / "tiny.gguf")
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 0.25), value=st.integers(0, 255))
 def test_a_gguf_file_with_a_wrong_byte_loads_or_is_refused(tmp_path: Path, place: float, value: int) -> None:
     path = tmp_path / "tiny.gguf"

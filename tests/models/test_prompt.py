@@ -83,7 +83,7 @@ def test_one_prefill_serves_many_routes_in_any_order(model):
     assert all(layer.keys.shape[2] == prefilled.input_ids.shape[1] for layer in prefilled.cache.layers)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True))
 def test_selected_rows_decode_as_in_the_whole_batch(model, rows):
     prefilled, route = filled(model), Route((0, 3, 4), 6)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
@@ -109,7 +109,6 @@ CHANGES = st.one_of(
 )
 
 
-@settings(max_examples=50, deadline=None)
 @given(steps=st.lists(st.one_of(PASSES, CHANGES), min_size=1, max_size=8), seed=st.integers(0, 2**30))
 def test_slots_hold_what_was_written_whatever_happens_in_between(steps: list[tuple[Any, ...]], seed: int) -> None:
     generator, with_gradient = torch.Generator().manual_seed(seed), False

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
@@ -94,7 +94,9 @@ def test_other_architectures_equal_it_too(name: str) -> None:
 @pytest.mark.parametrize(("name", "attention"), attentions(SUPPORTED))
 def test_all_of_it(name: str, attention: str, key_values: str, execution: str) -> None:
     if key_values == "copy" and name in NO_COPY:
-        pytest.skip("refused")
+        with pytest.raises(InputError, match="caches of different shapes"):
+            routed(name, attention, key_values, execution)
+        return
     for padded in (BATCH, PADDED_AWAY):
         expected = reference(name, attention, key_values, padded)
         for ends in (None, *CHUNKS.values()):
@@ -163,7 +165,6 @@ def test_where_attention_is_scaled_by_place_the_length_is_bounded() -> None:
             assert error([in_chunks(everything, short, ends)], [in_chunks(model, short, ends)]) < 1e-6
 
 
-@settings(max_examples=60, deadline=None)
 @given(rows=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4))
 def test_a_plan_takes_the_chosen_tokens_in_order_and_fills_up_with_others(rows: list[list[bool]]) -> None:
     plan = gathered(torch.tensor(rows))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.errors import InputError
@@ -43,7 +43,6 @@ def step(n_sequences: int = 2, n_tokens: int = 3, n_layers: int = 4, **changed: 
     return TokenStep(**fields | changed)
 
 
-@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(), keys=KEYS, n_layers=st.integers(1, 5), data=st.data())
 def test_a_draw_follows_from_seed_sequence_place_and_layer(seed: int, keys: list[int], n_layers: int, data: Any) -> None:
     n_tokens = 9

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from depthdial.models.view import route_of, view
 from tests.models.test_view import FULL, assert_same, padded_prompts, states, written
-from tests.models.tiny import ARCHITECTURES, VOCAB, cut_by_hand, tiny
+from tests.models.tiny import ARCHITECTURES, VOCAB, cover, cut_by_hand, shared, tiny
 
 ROUTE = (1, 2, 4)
 
@@ -58,8 +58,7 @@ def assert_same_copies(before: tuple[Any, ...], model: PreTrainedModel) -> None:
     assert all(torch.equal(weights[name], now[name]) for name in weights)
 
 
-@pytest.mark.parametrize("used_before", [False, True])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(("name", "used_before"), cover([False, True]))
 def test_making_and_running_views_leaves_the_base_as_it_was(name: str, used_before: bool) -> None:
     base = tiny(name)
     if used_before:  # transformers hooks a model at its first use with hidden states
@@ -159,7 +158,7 @@ def test_nothing_done_to_the_base_later_reaches_the_view() -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_tensor_of_a_view_is_the_bases_own(name: str) -> None:
-    base = tiny(name)
+    base = shared(name)
     shallow = view(base, ROUTE)
     theirs = dict(base.named_parameters(remove_duplicate=False))
     kept = {id(p) for p in theirs.values()}

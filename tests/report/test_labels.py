@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.report.labels import between, place_labels
@@ -23,7 +23,6 @@ def _texts(axes: Any) -> list[Any]:
     return [note for note in axes.texts if note.get_text()]
 
 
-@settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(_COORDINATE, _COORDINATE), min_size=1, max_size=7))
 def test_every_point_gets_its_label_inside_the_axes_and_none_covers_another(points: list[tuple[float, float]]) -> None:
     with figure_style():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.choose.predictors import ridge
@@ -35,7 +35,6 @@ def by_hand(rows, values, penalty):
     return solution[:-1], solution[-1]
 
 
-@settings(max_examples=15, deadline=None)
 @given(shift=st.floats(-100, 100), seed=st.integers(0, 5))
 def test_a_constant_added_to_the_values_is_added_to_the_predictions(shift, seed):
     features, values = linear(50, noise=0.05, seed=seed)
@@ -43,7 +42,6 @@ def test_a_constant_added_to_the_values_is_added_to_the_predictions(shift, seed)
     assert np.allclose(after.predict(features), before.predict(features) + shift, atol=1e-8)
 
 
-@settings(max_examples=15, deadline=None)
 @given(column=st.integers(0, 81), exponent=st.floats(-4, 4), sign=st.sampled_from([-1, 1]))
 def test_rescaling_a_feature_changes_nothing(column, exponent, sign):
     features, values = linear(50, noise=0.05)

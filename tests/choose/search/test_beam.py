@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.choose.search.beam import Beam
@@ -16,7 +16,6 @@ def paired(weights, n):
 
 @pytest.mark.parametrize("screen", [None, 2])
 def test_width_1_is_greedy(problem_of, find, screen):
-    @settings(max_examples=40, deadline=None)
     @given(st.lists(st.floats(0, 5), min_size=36, max_size=36))
     def check(weights):
         problem = problem_of(6, 2, paired(weights, 6))
@@ -29,7 +28,6 @@ def test_width_1_is_greedy(problem_of, find, screen):
 
 
 def test_a_wide_beam_is_the_best_of_each_size_and_never_worse_than_a_narrow_nested_one(problem_of, find):
-    @settings(max_examples=40, deadline=None)
     @given(st.lists(st.floats(-1, 5), min_size=25, max_size=25))
     def check(weights):
         harm = paired(weights, 5)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.choose.search.greedy import Greedy, GreedyState, greedy_round
@@ -37,7 +37,6 @@ def test_a_dear_layer_goes_before_a_cheap_one_that_harms_a_little_less(problem_o
 
 
 def test_each_drop_is_the_best_of_all_by_brute_force(problem_of, find):
-    @settings(max_examples=40, deadline=None)
     @given(st.lists(st.floats(0, 5), min_size=25, max_size=25))
     def check(weights):
         def harm(route):  # with interactions, so that the order of single drops is not the order
