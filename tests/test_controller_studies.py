@@ -260,7 +260,7 @@ def test_of_an_adapted_model_the_full_route_is_untouched_and_nothing_changes(
     known = pq.read_table(tmp_path / "out" / "test" / "known" / "rows.parquet").to_pylist()
     assert {row["agreement"] for row in known if row["route"] == "full"} == {1.0}
     assert {row["sample"] for row in known} == {0, 1}
-    plain = dd.sweep(make_llama(), words, task=rows("test"), routes=["ee:3"], metrics=("agreement",), max_new_tokens=5)
+    plain = dd.sweep(make_llama(), words, task=rows("test"), routes=["ee:3"], metrics=("agreement",), fidelity_tokens=5)
     assert score.fixed[0].value != pytest.approx(np.mean(plain["agreement"].to_pylist()))
 
 

@@ -68,7 +68,7 @@ def test_the_comparison_is_that_of_a_sweep(whole: Path) -> None:
     for row in json.loads((whole / "comparison.json").read_text()):
         if row["method"] in ("greedy-kl", "uls") and row["layers"] == 4:
             route = f"drop:{row['skipped'].replace(' ', '')}"
-            alone = sweep(model, tokenizer, task=task, routes=[route], metrics=("kl", "agreement"), max_new_tokens=3)
+            alone = sweep(model, tokenizer, task=task, routes=[route], metrics=("kl", "agreement"), fidelity_tokens=3)
             for metric in ("kl", "agreement"):
                 values = alone[metric].to_pylist()
                 assert row[metric]["mean"] == pytest.approx(sum(values) / len(values), abs=1e-4)

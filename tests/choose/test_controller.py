@@ -96,7 +96,7 @@ def test_a_killed_fit_goes_on_with_the_rows_it_has(fit, tmp_path, monkeypatch):
 
 
 def test_of_an_adapted_model_the_full_route_is_the_untouched_one(fit, model, tokenizer, many, with_lora):
-    plain = dd.sweep(model, tokenizer, task=many, routes=["ee:3"], metrics=("agreement",), max_new_tokens=5)
+    plain = dd.sweep(model, tokenizer, task=many, routes=["ee:3"], metrics=("agreement",), fidelity_tokens=5)
     adapted = with_lora(model)
     controller = fit(model=adapted)
     assert controller.card.means[-1] == 1.0

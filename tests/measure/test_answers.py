@@ -43,5 +43,6 @@ def test_with_adapters_the_reference_is_the_untouched_model(model, tokenizer, sm
     reference = reference_prefill(runner, batch, prefilled)
     assert torch.equal(reference.logits, expected.logits) and not torch.equal(prefilled.logits, expected.logits)
     assert full_answers(runner, store, batch, reference, 5).tokens == answers
-    with untouched(runner.model):
-        assert reference_prefill(runner, batch, prefilled) is prefilled
+    with untouched(model):
+        off = Runner.of(model, tokenizer)
+    assert reference_prefill(off, batch, prefilled) is prefilled

@@ -18,7 +18,10 @@ def test_a_runner_knows_how_answers_end_and_where_the_context_does(model, tokeni
     assert (runner.n_layers, runner.eos_token_ids, runner.pad_token_id) == (6, (2,), 0)
     assert runner.context_tokens == 128 and runner.full.is_full
     prefilled = runner.prefill(encode(small_task, tokenizer))
-    longest = max(len(example.prompt_ids) for example in encode(small_task, tokenizer))
-    assert runner.room_tokens(prefilled, 10) == 10
-    assert runner.room_tokens(prefilled, 500) == 128 - longest
-    assert replace(runner, eos_token_ids=()).decode(runner.full, prefilled, 500).steps == 128 - longest - 1
+    lengths = [len(example.prompt_ids) for example in encode(small_task, tokenizer)]
+    assert runner.rooms(prefilled, 10) == [10] * 7
+    assert runner.rooms(prefilled, 500) == [128 - n for n in lengths]
+    answers = replace(runner, eos_token_ids=()).decode(runner.full, prefilled, 500)
+    assert [len(tokens) for tokens in answers.tokens] == [128 - n for n in lengths]
+    assert [answers.part_of(i).steps for i in range(7)] == [128 - n - 1 for n in lengths]
+    assert answers.part_of(2).rows == tuple(i for i in range(7) if lengths[i] == lengths[2])

@@ -95,5 +95,5 @@ def test_with_an_adapter_distances_are_from_the_untouched_model(model, tokenizer
         inner = torch.stack([compare(base[0][i][start:], shallow[0][i][start:]) for i in range(1, 6)])
         assert row["cosine_intermediate"] == pytest.approx(inner.mean().item(), abs=1e-4)
         assert row["kl"] > 0.01 and row["cosine_final"] < 0.999
-    swept = sweep(adapted, tokenizer, task=small_task, routes=["full", "uls:3"], metrics=("kl",), max_new_tokens=5)
+    swept = sweep(adapted, tokenizer, task=small_task, routes=["full", "uls:3"], metrics=("kl",), fidelity_tokens=5)
     assert rows["kl"].to_pylist() == pytest.approx(swept["kl"].to_pylist(), abs=1e-4)

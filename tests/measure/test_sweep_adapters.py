@@ -22,7 +22,12 @@ MEASURED = {"batch_decode_sec", "batch_prefill_sec", "step_sec", "decode_sec"}
 
 
 def run(model, tokenizer, task, **options):
-    return sweep(model, tokenizer, task=task, **{"routes": ROUTES, "max_new_tokens": 6, "batch_size": 3, **options})
+    return sweep(
+        model,
+        tokenizer,
+        task=task,
+        **{"routes": ROUTES, "max_new_tokens": 6, "fidelity_tokens": 6, "batch_size": 3, **options},
+    )
 
 
 def scores(table: pa.Table, without: frozenset[str] = frozenset()) -> list[dict]:

@@ -40,7 +40,9 @@ NAMES = {"route", "route_layers"}
 
 
 def run(model, tokenizer, task, *depths, **options):
-    return sweep(model, tokenizer, task=task, routes=depths, **{"max_new_tokens": 6, "batch_size": 3, **options})
+    return sweep(
+        model, tokenizer, task=task, routes=depths, **{"max_new_tokens": 6, "fidelity_tokens": 6, "batch_size": 3, **options}
+    )
 
 
 def scores(table: pa.Table, without: set[str] = frozenset()) -> list[dict]:

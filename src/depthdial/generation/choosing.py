@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,6 @@ from depthdial.measure.prompt_features import features_of, watched_prefill
 from depthdial.models.adapter import warn_if_outside
 from depthdial.models.known_routes import best_known_routes, check_share, route_within
 from depthdial.models.prompt import Prefill
-from depthdial.models.untouched import untouched
 from depthdial.routes import AnyRoute, RandomRoute, Route, require_depth
 
 Controller = SequenceController | OnlineController
@@ -40,9 +38,9 @@ class Choice:
     names: tuple[str, ...] = ()
     prices: tuple[float, ...] = ()
 
-    def running(self, model: Any, route: Route) -> AbstractContextManager[None]:
-        """With a controller the full route is the untouched full model."""
-        return untouched(model) if self.predicted is not None and route.is_full else nullcontext()
+    def running(self, runner: Runner, route: Route) -> Runner:
+        """What a route runs on: with a controller the full route is the untouched full model."""
+        return runner.untouched if self.predicted is not None and route.is_full else runner
 
     def prefilled(self, runner: Runner, prompts: Sequence[Sequence[int]], members: Sequence[int], route: Route) -> Prefill:
         """The prompts of some members of the batch, ready to be continued on `route`."""
@@ -77,7 +75,7 @@ def choosing(depth: Any, runner: Runner, routes: Any, prompt_depth: str, templat
         return _controlled(depth, runner, routes, prompt_depth, template)
     if isinstance(depth, int | float) and not isinstance(depth, bool):
         share = check_share(depth)
-        known = best_known_routes(runner.model) if routes is None else routes_of(routes, runner.n_layers)
+        known = best_known_routes(runner.given) if routes is None else routes_of(routes, runner.n_layers)
         depth = route_within(known, share)
     elif routes is not None:
         raise InputError(
@@ -87,7 +85,7 @@ def choosing(depth: Any, runner: Runner, routes: Any, prompt_depth: str, templat
 
 
 def _fixed(route: AnyRoute, runner: Runner, prompt_depth: str) -> Chooser:
-    warn_if_outside(runner.model, route, stacklevel=5)
+    warn_if_outside(runner.given, route, stacklevel=5)
 
     def choose(prompts: Sequence[Sequence[int]], places: range) -> Choice:
         full = runner.prefill_ids(prompts) if prompt_depth == "full" else None
@@ -98,7 +96,7 @@ def _fixed(route: AnyRoute, runner: Runner, prompt_depth: str) -> Chooser:
 
 def _controlled(depth: Controller, runner: Runner, routes: Any, prompt_depth: str, template: str) -> Chooser:
     controller = depth.controller if isinstance(depth, OnlineController) else depth
-    controller.check(runner.model)
+    controller.check(runner.given)
     if routes is not None:
         controller.check_routes(routes_of(routes, runner.n_layers))
     if controller.card.prompt_depth != prompt_depth:

@@ -129,12 +129,12 @@ def _answer_batch(
     choice = chooser(batch, places)
     for one, members in by_route(choice.routes).items():
         chosen = [places[m] for m in members]
-        with choice.running(runner.model, one):
-            ready = choice.prefilled(runner, batch, members, one)
-            streamer = None if on_text is None else _Pieces(tokenizer, on_text)
-            started = clock_sec(runner.device)
-            rows = _decode(runner, one, ready, config, streamer)
-            decode_sec = clock_sec(runner.device) - started
+        on = choice.running(runner, one)
+        ready = choice.prefilled(on, batch, members, one)
+        streamer = None if on_text is None else _Pieces(tokenizer, on_text)
+        started = clock_sec(runner.device)
+        rows = _decode(on, one, ready, config, streamer)
+        decode_sec = clock_sec(runner.device) - started
         for m, i, tokens in zip(members, chosen, rows, strict=True):
             tokens, reason = cut_at_end(tokens, ends)
             answers[i] = Generation(
@@ -154,7 +154,7 @@ def _answer_batch(
 def _decode(runner: Runner, route: Route, ready: Prefill, config: Any, streamer: Any) -> list[list[int]]:
     view = quiet_prompted_view(runner.model, route, ready)
     view.generation_config = copy.copy(config)
-    view.generation_config.max_new_tokens = runner.room_tokens(ready, config.max_new_tokens)
+    view.generation_config.max_new_tokens = min(runner.rooms(ready, config.max_new_tokens))
     output: Any = view.generate(ready.input_ids, attention_mask=ready.attention_mask, streamer=streamer)  # type: ignore[operator]
     return output[:, ready.input_ids.shape[1] :].tolist()
 

@@ -16,7 +16,6 @@ from depthdial.measure.prompt_features import features_of, watched_prefill
 from depthdial.measure.tasks import EncodedExample
 from depthdial.models.decode import Decoded
 from depthdial.models.prompt import clock_sec
-from depthdial.models.untouched import untouched
 
 _WARM = 2
 
@@ -74,22 +73,20 @@ def time_choosing(
     Raises:
         InputError: if there is no prompt, or no answer is longer than the one token that comes out of the prompt's pass.
     """
-    runner, spec = Runner.of(model, tokenizer), controller.card.features
+    runner, spec = Runner.of(model, tokenizer).untouched, controller.card.features
     pooled, chosen, plain, steps, tokens = [], [], [], [], []
     warm = list(examples[:_WARM])
     for number, example in enumerate([*warm, *examples]):
         # Whichever pass comes second finds the prompt's memory warm: they take turns.
         watched = watched_prefill(runner, [example.prompt_ids], spec) if number % 2 else None
-        with untouched(model):
-            prefilled = runner.prefill_ids([example.prompt_ids], spec.route)
+        prefilled = runner.prefill_ids([example.prompt_ids], spec.route)
         watched = watched or watched_prefill(runner, [example.prompt_ids], spec)
         started = clock_sec(runner.device)
         controller.pick(controller.predict(features_of(watched, spec)))
         choosing_sec = clock_sec(runner.device) - started
         if number < len(warm):
             continue
-        with untouched(model):
-            answer = _answer(runner, example, prefilled if spec.is_full else None, max_new_tokens)
+        answer = _answer(runner, example, prefilled if spec.is_full else None, max_new_tokens)
         pooled.append(watched.prefill_sec - (prefilled.prefill_sec if spec.is_full else 0.0))
         chosen.append(choosing_sec)
         plain.append(prefilled.prefill_sec if spec.is_full else answer[1])

@@ -15,17 +15,14 @@ from depthdial.measure.batches import Runner
 from depthdial.measure.results import UnitStore, unit_name
 from depthdial.measure.tasks import EncodedExample
 from depthdial.models.architectures import unwrap
-from depthdial.models.decode import Decoded
+from depthdial.models.decode import Decoded, DecodedPart
 from depthdial.models.prompt import Prefill
-from depthdial.models.untouched import has_adapters_on, untouched
 
 
 def reference_prefill(runner: Runner, batch: Sequence[EncodedExample], prefilled: Prefill) -> Prefill:
     """The untouched full model's pass over a batch's prompts: `prefilled` itself where the model has no adapters on."""
-    if not has_adapters_on(runner.model):
-        return prefilled
-    with untouched(runner.model):
-        return runner.prefill(batch)
+    full = runner.untouched
+    return prefilled if full is runner else full.prefill(batch)
 
 
 def check_reference(model: Any, reference: Any) -> None:
@@ -43,12 +40,16 @@ def full_answers(
     Args:
         reference: from `reference_prefill`.
     """
-    path = store.note(unit_name([e.id for e in batch], "answers of the full model"))
+    path = store.note(unit_name([e.id for e in batch], f"answers of the full model, {max_new_tokens} tokens"))
     if path is not None and path.exists():
-        kept = read_json(path, "answers")
-        return Decoded(tuple(map(tuple, kept["tokens"])), tuple(kept["finish_reasons"]), kept["decode_sec"], kept["steps"])
-    with untouched(runner.model):
-        answers = runner.decode(runner.full, reference, max_new_tokens)
+        return _restored(read_json(path, "answers"))
+    answers = runner.untouched.decode(runner.full, reference, max_new_tokens)
     if path is not None:
         write_json(path, asdict(answers))
     return answers
+
+
+def _restored(kept: dict[str, Any]) -> Decoded:
+    parts = tuple(DecodedPart(tuple(one["rows"]), one["decode_sec"], one["steps"]) for one in kept.get("parts", ()))
+    tokens = tuple(map(tuple, kept["tokens"]))
+    return Decoded(tokens, tuple(kept["finish_reasons"]), kept["decode_sec"], kept["steps"], parts=parts)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from depthdial.measure.tasks import EncodedExample
 from depthdial.models.architectures import count_layers, unwrap
-from depthdial.models.decode import GREEDY, Decoded, DecodingPolicy, decode, eos_ids
+from depthdial.models.decode import GREEDY, Decoded, DecodingPolicy, decode, eos_ids, joined
 from depthdial.models.prompt import Prefill, left_padded, prefill
-from depthdial.models.token_depth import Depth
+from depthdial.models.snapshot import as_is, snapshot
+from depthdial.models.token_depth import Depth, TokenDepth
+from depthdial.models.untouched import has_adapters_on
 from depthdial.routes import Route
 
-# KL and agreement are taken on at most this many tokens of the full model's own greedy answer.
-MAX_FIDELITY_TOKENS = 128
+# How many tokens of the full model's own greedy answer KL and agreement are taken on where nothing else is asked for.
+FIDELITY_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,12 @@ class Runner:
     """A model with what is needed to run prompts through it.
 
     Attributes:
-        model: the base model, untouched.
+        given: the model as the caller has it, for its name, card and weights; nothing is run on it.
+        model: what runs: a view of all its layers in evaluation mode (see `snapshot`).
         eos_token_ids, pad_token_id: how answers end and batches are padded.
     """
 
+    given: Any
     model: Any
     n_layers: int
     eos_token_ids: tuple[int, ...]
@@ -37,7 +42,18 @@ class Runner:
     def of(cls, model: Any, tokenizer: Any) -> Runner:
         ends = eos_ids(model, tokenizer)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*ends, 0)[0]
-        return cls(model, count_layers(model), ends, pad)
+        return cls(model, snapshot(model), count_layers(model), ends, pad)
+
+    @cached_property
+    def untouched(self) -> Runner:
+        """The same without the model's adapters: this runner itself where none is on.
+
+        Raises:
+            InputError: if they cannot be switched off exactly.
+        """
+        if not has_adapters_on(self.model):
+            return self
+        return replace(self, model=snapshot(self.model, adapters=False))
 
     @property
     def device(self) -> torch.device:
@@ -51,7 +67,8 @@ class Runner:
     def context_tokens(self) -> int | None:
         """The longest sequence that the model was made for; None if its configuration does not say."""
         config = unwrap(self.model).config.get_text_config(decoder=True)
-        return getattr(config, "max_position_embeddings", None)
+        names = ("max_position_embeddings", "max_seq_len")  # the latter is MPT's
+        return next((getattr(config, name) for name in names if getattr(config, name, None)), None)
 
     def prefill(self, batch: Sequence[EncodedExample], route: Route | None = None) -> Prefill:
         """One pass over the prompts of a batch, through `route` (default: every layer)."""
@@ -60,16 +77,29 @@ class Runner:
     def prefill_ids(
         self, prompts: Sequence[Sequence[int]], route: Route | None = None, watch: Sequence[int] = ()
     ) -> Prefill:
-        ids, mask = left_padded(prompts, self.pad_token_id, self.device)
-        return prefill(self.model, ids, mask, route, watch=watch)
+        with as_is(self.device):
+            ids, mask = left_padded(prompts, self.pad_token_id, self.device)
+            return prefill(self.model, ids, mask, route, watch=watch)
 
-    def room_tokens(self, prefilled: Prefill, max_new_tokens: int) -> int:
-        """How long answers to a batch may be: at most what its longest prompt leaves of the context.
+    def rooms(self, prefilled: Prefill, max_new_tokens: int) -> list[int]:
+        """How long each answer of a batch may be: at most what its own prompt leaves of the context.
 
         Learned positions (GPT-2, OPT) end there, and rotary ones were never trained beyond it.
         """
-        longest = int(prefilled.attention_mask.sum(1).max())
-        return max_new_tokens if self.context_tokens is None else min(max_new_tokens, self.context_tokens - longest)
+        if self.context_tokens is None:
+            return [max_new_tokens] * prefilled.n_sequences
+        return [min(max_new_tokens, self.context_tokens - n) for n in prefilled.attention_mask.sum(1).tolist()]
+
+    def in_rooms(self, prefilled: Prefill, max_new_tokens: int) -> dict[int, list[int]]:
+        """Rows of a batch by the room that each has: what may be decoded together.
+
+        A batch goes on until its last answer ends, so a row with less room would be run beyond the context, or the others
+        be cut short. All rows that have room enough are one group.
+        """
+        groups: dict[int, list[int]] = {}
+        for row, room in enumerate(self.rooms(prefilled, max_new_tokens)):
+            groups.setdefault(room, []).append(row)
+        return groups
 
     def decode(
         self,
@@ -79,17 +109,25 @@ class Runner:
         policy: DecodingPolicy = GREEDY,
         draws: torch.Tensor | None = None,
     ) -> Decoded:
-        """Answers of a prefilled batch on a route, greedy or drawn, within the model's context."""
-        return decode(
-            self.model,
-            route,
-            prefilled,
-            max_new_tokens=self.room_tokens(prefilled, max_new_tokens),
-            eos_token_ids=self.eos_token_ids,
-            pad_token_id=self.pad_token_id,
-            policy=policy,
-            draws=draws,
-        )
+        """Answers of a prefilled batch on a route, greedy or drawn, each within the room that its prompt leaves."""
+        groups = self.in_rooms(prefilled, max_new_tokens)
+        parts = []
+        for room, rows in groups.items():
+            depth = route.of_rows(rows) if isinstance(route, TokenDepth) and len(groups) > 1 else route
+            places = torch.tensor(rows, device=prefilled.input_ids.device)
+            with as_is(self.device):
+                one = decode(
+                    self.model,
+                    depth,
+                    prefilled.select(places),
+                    max_new_tokens=room,
+                    eos_token_ids=self.eos_token_ids,
+                    pad_token_id=self.pad_token_id,
+                    policy=policy,
+                    draws=None if draws is None else draws[places.cpu()],
+                )
+            parts.append((rows, one))
+        return joined(parts)
 
 
 def batched(examples: Sequence[EncodedExample], batch_size: int) -> Iterator[Sequence[EncodedExample]]:

@@ -16,6 +16,7 @@ import torch
 from depthdial.errors import InputError
 from depthdial.measure.batches import Runner
 from depthdial.measure.forced import continued_logits, right_padded
+from depthdial.models.snapshot import as_is
 from depthdial.models.token_depth import TokenDepth
 from depthdial.models.token_policy import Confidence, ConfidenceExit, Decide, TokenPolicy, TokenStep
 
@@ -65,22 +66,20 @@ def exit_thresholds(
     low = next((target for target in targets if not lowest <= target <= 1), None)
     if low is not None:
         raise InputError(f"A confidence exit after {first_layer} layers runs {lowest:.0%} to 100% of them, not {low:.0%}.")
-    measured = _confidence(model, runner, texts, ConfidenceExit(measure, 1.0, first_layer))
+    measured = _confidence(runner, texts, ConfidenceExit(measure, 1.0, first_layer))
     return [
         ConfidenceExit(measure, _threshold(measured, target, runner.n_layers, first_layer), first_layer)
         for target in targets
     ]
 
 
-def _confidence(
-    model: Any, runner: Runner, texts: Sequence[tuple[Sequence[int], Sequence[int]]], exit: ConfidenceExit
-) -> np.ndarray:
+def _confidence(runner: Runner, texts: Sequence[tuple[Sequence[int], Sequence[int]]], exit: ConfidenceExit) -> np.ndarray:
     """(n_tokens, n_layers - first_layer), before each layer that can be skipped."""
     listener = _Listener(exit)
     ready = runner.prefill_ids([list(prompt) for prompt, _ in texts])
     tokens, mask = right_padded([list(response) for _, response in texts], runner.pad_token_id, runner.device)
-    with torch.no_grad():
-        continued_logits(model, TokenDepth(listener, runner.n_layers), ready, tokens, mask)
+    with as_is(runner.device):
+        continued_logits(runner.model, TokenDepth(listener, runner.n_layers), ready, tokens, mask)
     is_read = mask[:, 1:].bool()  # a response's last token is predicted, and none after it
     return torch.stack([one[is_read] for one in listener.heard], dim=1).cpu().numpy()
 

@@ -15,6 +15,7 @@ import torch
 
 from depthdial.models.architectures import accepts, decoder_stack
 from depthdial.models.prompt import Prefill, positions
+from depthdial.models.snapshot import as_is
 from depthdial.models.token_depth import Depth, continuing
 from depthdial.models.view import quiet_view
 from depthdial.routes import Route
@@ -61,7 +62,8 @@ class Predictions:
         At temperature 1. Exactly (0, 1) for the full model's own logits.
         """
         difference = self.log_probabilities - logits.float().log_softmax(-1)
-        kl = torch.linalg.vecdot(self.probabilities, difference)
+        with as_is(logits.device):  # autocast would multiply in half precision
+            kl = torch.linalg.vecdot(self.probabilities, difference)
         # Rounding can leave the KL of nearly equal distributions at -1e-9.
         return kl.clamp(min=0).mean().item(), (self.greedy == logits.argmax(-1)).float().mean().item()
 
@@ -74,7 +76,7 @@ def forced_logits(model: Any, route: Depth, prefilled: Prefill, tokens: torch.Te
     """
     if tokens.shape[1] == 1:
         return prefilled.logits
-    with torch.no_grad():
+    with as_is(tokens.device):
         logits = continued_logits(model, route, prefilled, tokens, mask)
     return torch.cat([prefilled.logits.to(logits), logits], dim=1)
 
@@ -96,7 +98,7 @@ def forced_states(model: Any, route: Route, prefilled: Prefill, tokens: torch.Te
     # The last of transformers' hidden states is after the final norm; the view's layers are its own to hook.
     decoder_stack(runner).layers[-1].register_forward_hook(lambda _, __, output: last_layer.append(_tensor(output)))
     few_logits = {"logits_to_keep": 1} if accepts(runner, "logits_to_keep") else {}
-    with torch.no_grad():
+    with as_is(tokens.device):
         output = _run(runner, prefilled.cache_for(route), prefilled, tokens, mask, output_hidden_states=True, **few_logits)
     return HiddenStates((*output.hidden_states[:-1], last_layer[0]), output.hidden_states[-1])
 

@@ -92,8 +92,12 @@ def make_plan(
     prompt_depth: str,
     identity: ModelIdentity | None,
     settings: Mapping[str, Any],
+    answer_tokens: int = 0,
 ) -> Plan:
     """Check everything that can be checked before the first pass.
+
+    Args:
+        answer_tokens: the longest text that is generated behind a prompt.
 
     Raises:
         InputError: for a route that does not fit, a prompt that does not fit the context, or an unknown prompt depth.
@@ -116,6 +120,10 @@ def make_plan(
     about_model = {"model": identity.name, **{k: v for k, v in vars(identity).items() if k != "name"}}
     parsed = unique_routes(routes, runner.n_layers)
     _check_token_depths(model, parsed, prompt_depth)
+    context = runner.context_tokens
+    if context is not None and any(len(example.prompt_ids) + answer_tokens > context for example in examples):
+        # Rows from before each sequence had a room of its own were cut to that of the batch's longest prompt.
+        settings = {**settings, "room": "of each sequence"}
     run = RunSettings({**about_model, **about_task, "prompt_depth": prompt_depth, **settings})
     return Plan(runner, examples, parsed, prompt_depth, run)  # type: ignore[arg-type]
 

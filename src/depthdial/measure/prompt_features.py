@@ -22,7 +22,6 @@ from depthdial.measure.plan import Plan
 from depthdial.measure.results import RunSettings, UnitStore, unit_name
 from depthdial.measure.tasks import EncodedExample
 from depthdial.models.prompt import PROMPT_DEPTHS, Prefill, PromptDepth
-from depthdial.models.untouched import untouched
 from depthdial.progress import progress_bar
 from depthdial.routes import Route
 
@@ -147,8 +146,7 @@ def features_of(prefilled: Prefill, spec: FeatureSpec) -> np.ndarray:
 
 def watched_prefill(runner: Runner, prompts: Sequence[Sequence[int]], spec: FeatureSpec) -> Prefill:
     """The pass that features are taken of: through the untouched model, at full depth or through the shared layers."""
-    with untouched(runner.model):
-        return runner.prefill_ids(prompts, spec.route, watch=spec.watched)
+    return runner.untouched.prefill_ids(prompts, spec.route, watch=spec.watched)
 
 
 def prompt_features(

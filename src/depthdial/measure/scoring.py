@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,6 @@ from depthdial.measure.token_cost import deciding_flops, token_cost
 from depthdial.models.decode import GREEDY, Decoded, DecodingPolicy
 from depthdial.models.prompt import Prefill
 from depthdial.models.token_depth import Depth, TokenDepth
-from depthdial.models.untouched import has_adapters_on, untouched
 from depthdial.routes import Route
 
 
@@ -48,7 +46,16 @@ class SweepOptions:
         later = ("samples", "policy", "full_untouched")
         said = {name: value for name, value in vars(self).items() if name not in later}
         said |= {"samples": self.samples, **vars(self.policy)} if self.samples else {}
+        if self.compares and self.fidelity_tokens > self.max_new_tokens:
+            # Rows from before this was so had KL and agreement on no more than `max_new_tokens`.
+            said["fidelity"] = "on fidelity_tokens"
         return said | ({"full_untouched": True} if self.full_untouched else {})
+
+    @property
+    def answer_tokens(self) -> int:
+        """The longest answer that is generated."""
+        lengths = (self.max_new_tokens * self.generates, self.fidelity_tokens * self.compares)
+        return max(lengths)
 
     @property
     def generates(self) -> bool:
@@ -67,7 +74,7 @@ class Scoring:
     store: UnitStore
     cost: ModelCost
     skipped_flops: Mapping[str, float]  # of a layer that a token skips, by what it leaves in the cache
-    teacher: Runner  # the full model that others are compared with, once its adapters are off
+    teacher: Runner  # the untouched full model that others are compared with; `runner` itself where that is untouched
 
     @property
     def runner(self) -> Runner:
@@ -80,15 +87,19 @@ class Scoring:
             return
         # With adapters on, the full route's answers are not the untouched full model's, unless it runs without them.
         is_apart = self._is_adapted and not self.options.full_untouched
-        prefilled = self.runner.prefill(batch) if is_apart or not self._is_adapted else self._untouched_prefill(batch)
-        answers, reference = None, prefilled
+        prefilled = (self.runner if is_apart else self.teacher).prefill(batch)
+        answers, reference, known = None, prefilled, None
         decodes_full = self.options.generates and not self.options.samples and self.runner.full in missing
         if self.options.compares and is_apart:
-            reference = self._untouched_prefill(batch)
-        if (decodes_full and not is_apart) or (self.options.compares and not self.options.samples):
-            answers = full_answers(self.teacher, self.store, batch, reference, self.options.max_new_tokens)
+            reference = self.teacher.prefill(batch)
+        if self.options.compares and not self.options.samples:
+            answers = full_answers(self.teacher, self.store, batch, reference, self.options.fidelity_tokens)
+            known = answers if self.options.fidelity_tokens == self.options.max_new_tokens else None
+        if decodes_full and not is_apart and known is None:
+            # Answers of another length take other seconds: those of the full route are decoded as any route's.
+            known = full_answers(self.teacher, self.store, batch, reference, self.options.max_new_tokens)
         forced = self._forced_scores(batch, missing, prefilled, reference, answers)
-        known = None if is_apart else answers
+        known = None if is_apart else known
         for route in missing:
             rows = self._rows(batch, route, prefilled, known, forced[route])
             self.store.write(self.plan.unit(batch, route), rows)
@@ -96,20 +107,12 @@ class Scoring:
 
     @property
     def _is_adapted(self) -> bool:
-        return self.teacher is not self.runner or has_adapters_on(self.runner.model)
+        return self.teacher is not self.runner
 
-    def _untouched_prefill(self, batch: Sequence[EncodedExample]) -> Prefill:
-        with untouched(self.teacher.model):
-            return self.teacher.prefill(batch)
-
-    @contextmanager
-    def _running(self, depth: Depth) -> Iterator[Runner]:
+    def _running(self, depth: Depth) -> Runner:
         """What a depth runs on: the model as it is, or the untouched full model where the full route shall be that."""
-        if not (self.options.full_untouched and isinstance(depth, Route) and depth.is_full):
-            yield self.runner
-            return
-        with untouched(self.teacher.model):
-            yield self.teacher
+        is_full = isinstance(depth, Route) and depth.is_full
+        return self.teacher if self.options.full_untouched and is_full else self.runner
 
     def _groups(self, batch: Sequence[EncodedExample], route: AnyDepth) -> dict[Depth, list[int]]:
         return by_route([route.for_sequence(e.id) for e in batch])
@@ -150,8 +153,7 @@ class Scoring:
         rows = self._repeated(range(len(batch)))
         repeated = [batch[i] for i in rows]
         prefilled, reference = self._repeat(prefilled, rows), self._repeat(reference, rows)
-        with untouched(self.teacher.model):
-            drawn = self._sample(self.teacher, batch, rows, self.teacher.full, reference)
+        drawn = self._sample(self.teacher, batch, rows, self.teacher.full, reference, self.options.fidelity_tokens)
         each: dict[AnyDepth, list[dict[str, float]]] = {route: [{} for _ in rows] for route in routes}
         self._score_fidelity(repeated, routes, prefilled, reference, drawn, each)
         for route in routes:
@@ -195,9 +197,8 @@ class Scoring:
         lengths = {i: len(text) for i, text in texts.items()}
         # The full model's logits of a slice serve all routes.
         for rows in row_slices(range(len(batch)), lengths, prefilled.logits.shape[-1]):
-            with untouched(self.teacher.model):
-                logits_of = self._logits(batch, self.teacher.full, rows, reference, texts, runner=self.teacher)
-                full = {i: Predictions.of(logits) for i, logits in logits_of}
+            logits_of = self._logits(batch, self.teacher.full, rows, reference, texts, runner=self.teacher)
+            full = {i: Predictions.of(logits) for i, logits in logits_of}
             for route in routes:
                 for one, members in self._groups(batch, route).items():
                     members = [i for i in members if i in full]
@@ -223,8 +224,7 @@ class Scoring:
             tokens, mask = right_padded([texts[i] for i in members], self.runner.pad_token_id, self.runner.device)
             ready = self._prefilled(batch, members, route, prefilled)
             depth = _for_batch(route, [batch[i].id for i in members])
-            with self._running(depth) if runner is None else nullcontext(runner) as one:
-                logits = forced_logits(one.model, depth, ready, tokens, mask)
+            logits = forced_logits((runner or self._running(depth)).model, depth, ready, tokens, mask)
             if scores is not None and isinstance(depth, TokenDepth):
                 # A text's first token is the prompt's; its last one predicts nothing, and runs beside longer texts alone.
                 means = depth.mean_layers([len(texts[i]) - 1 for i in members])
@@ -268,31 +268,33 @@ class Scoring:
     ) -> dict[int, list[dict[str, Any]]]:
         """Scored answers of some rows of the batch: the greedy one of each, or all of its samples."""
         ready, rows = self._prefilled(batch, members, route, prefilled), members
-        with self._running(route) as runner:
-            if self.options.samples:
-                rows = self._repeated(members)
-                ready = self._repeat(ready, self._repeated(range(len(members))))
-                decoded = self._sample(runner, batch, rows, route, ready)
-            else:
-                # The full model has answered already, where its answers are what others are compared with.
-                known = full if route.is_full and len(members) == len(batch) else None
-                depth = _for_batch(route, [batch[i].id for i in members])
-                decoded = known or runner.decode(depth, ready, self.options.max_new_tokens)
-            own = self._own_nll(runner, batch, rows, route, ready, decoded) if "answer_nll" in self.options.metrics else None
+        runner = self._running(route)
+        if self.options.samples:
+            rows = self._repeated(members)
+            ready = self._repeat(ready, self._repeated(range(len(members))))
+            decoded = self._sample(runner, batch, rows, route, ready, self.options.max_new_tokens)
+        else:
+            # The full model has answered already, where its answers are what others are compared with.
+            known = full if route.is_full and len(members) == len(batch) else None
+            depth = _for_batch(route, [batch[i].id for i in members])
+            decoded = known or runner.decode(depth, ready, self.options.max_new_tokens)
+        own = self._own_nll(runner, batch, rows, route, ready, decoded) if "answer_nll" in self.options.metrics else None
         answers: dict[int, list[dict[str, Any]]] = {i: [] for i in members}
         for place, (i, scored) in enumerate(zip(rows, self._score_answers(batch, rows, route, ready, decoded), strict=True)):
             answers[i].append(scored if own is None else {**scored, "answer_nll": own[place]})
         return answers
 
     def _sample(
-        self, runner: Runner, batch: Sequence[EncodedExample], rows: list[int], route: Depth, repeated: Prefill
+        self, runner: Runner, batch: Sequence[EncodedExample], rows: list[int], route: Depth, repeated: Prefill, most: int
     ) -> Decoded:
-        """An answer for each of `rows`, whose repetitions stand together and are numbered from 0."""
-        most = self.options.max_new_tokens
-        numbered = [(batch[i].id, place % self.options.samples) for place, i in enumerate(rows)]
+        """An answer of at most `most` tokens for each of `rows`, whose repetitions stand together, numbered from 0."""
+        numbered = self._numbered(batch, rows)
         chance = draws(self.plan.run.settings["seed"], numbered, route, most)
         depth = _for_batch(route, numbered)
         return runner.decode(depth, repeated, most, self.options.policy, chance)
+
+    def _numbered(self, batch: Sequence[EncodedExample], rows: Sequence[int]) -> list[tuple[str, int]]:
+        return [(batch[i].id, place % self.options.samples) for place, i in enumerate(rows)]
 
     def _own_nll(
         self,
@@ -305,10 +307,12 @@ class Scoring:
     ) -> list[float]:
         """Of each answer, under the depth that gave it: what a cascade can know of an answer without another."""
         texts = dict(enumerate(decoded.tokens))
+        # A token-wise depth decides about an answer as it did when it wrote it.
+        keys = self._numbered(batch, rows) if self.options.samples else [batch[i].id for i in rows]
         found: dict[int, float] = {}
         for members in row_slices(range(len(rows)), {i: len(t) for i, t in texts.items()}, ready.logits.shape[-1]):
             tokens, mask = right_padded([texts[i] for i in members], runner.pad_token_id, runner.device)
-            depth = _for_batch(route, [batch[rows[i]].id for i in members])
+            depth = _for_batch(route, [keys[i] for i in members])
             logits = forced_logits(runner.model, depth, self._repeat(ready, members), tokens, mask)
             for i, of_one in zip(members, logits, strict=True):
                 found[i] = nll(of_one[: len(texts[i])], torch.tensor(texts[i], device=of_one.device))
@@ -318,30 +322,28 @@ class Scoring:
         self, batch: Sequence[EncodedExample], rows: list[int], route: Depth, ready: Prefill, decoded: Decoded
     ) -> list[dict[str, Any]]:
         """The columns of each answer; `rows` says which row of the batch it belongs to."""
-        timing = {
-            "batch_size": len(rows),
-            "batch_steps": decoded.steps,
-            "batch_decode_sec": decoded.decode_sec,
-            "batch_prefill_sec": ready.prefill_sec,
-            "step_sec": decoded.decode_sec / decoded.steps if decoded.steps else None,
-            "decode_sec": decoded.decode_sec / len(rows),
-        }
         scored = []
         ran = decoded.ran or [None] * len(rows)
-        for i, tokens, reason, layers in zip(rows, decoded.tokens, decoded.finish_reasons, ran, strict=True):
-            example = batch[i]
+        answers = zip(rows, decoded.tokens, decoded.finish_reasons, ran, strict=True)
+        for place, (i, tokens, reason, layers) in enumerate(answers):
+            example, part = batch[i], decoded.part_of(place)
             answer = self.tokenizer.decode(tokens, skip_special_tokens=True)
             scores = {}
             if example.reference is not None:
                 scores = rouge(answer, example.references or example.reference, use_stemmer=self.options.use_stemmer)
             scored.append(
                 {
-                    **timing,
+                    "batch_size": len(part.rows),
+                    "batch_steps": part.steps,
+                    "batch_decode_sec": part.decode_sec,
+                    "batch_prefill_sec": ready.prefill_sec,
+                    "step_sec": part.decode_sec / part.steps if part.steps else None,
+                    "decode_sec": part.decode_sec / len(part.rows),
                     **scores,
                     **self._answer_cost(route, len(example.prompt_ids), len(tokens), layers),
                     "new_tokens": len(tokens),
                     "finish_reason": reason,
-                    "answer_hash": hashlib.sha256(answer.encode()).hexdigest()[:16],
+                    "answer_hash": hashlib.sha256(answer.encode(errors="surrogatepass")).hexdigest()[:16],
                     "answer": answer if self.options.keep_text else None,
                 }
             )

@@ -18,7 +18,7 @@ import torch
 
 from depthdial.errors import InputError
 from depthdial.measure.answers import full_answers, reference_prefill
-from depthdial.measure.batches import MAX_FIDELITY_TOKENS, Runner, batched
+from depthdial.measure.batches import FIDELITY_TOKENS, Runner, batched
 from depthdial.measure.forced import (
     HiddenStates,
     Predictions,
@@ -33,8 +33,8 @@ from depthdial.measure.results import SIMILARITY_COLUMNS, UnitStore
 from depthdial.measure.tasks import EncodedExample, Task
 from depthdial.models.adapter import warn_if_outside
 from depthdial.models.prompt import Prefill
+from depthdial.models.snapshot import as_is
 from depthdial.models.token_depth import TokenDepth
-from depthdial.models.untouched import untouched
 from depthdial.progress import progress_bar
 from depthdial.routes import FAMILIES, AnyRoute, Route, family_routes
 
@@ -48,7 +48,7 @@ def similarity(
     out: Path | str | None = None,
     batch_size: int = 8,
     max_response_tokens: int | None = None,
-    fidelity_tokens: int = MAX_FIDELITY_TOKENS,
+    fidelity_tokens: int = FIDELITY_TOKENS,
     identity: ModelIdentity | None = None,
     progress: bool = False,
 ) -> pa.Table:
@@ -70,7 +70,7 @@ def similarity(
         InputError: for bad arguments; for numbers that are not finite, with all finished rows kept.
     """
     check_positive(batch_size, "batch_size")
-    fidelity_tokens = min(check_positive(fidelity_tokens, "fidelity_tokens"), MAX_FIDELITY_TOKENS)
+    check_positive(fidelity_tokens, "fidelity_tokens")
     n_layers = Runner.of(model, tokenizer).n_layers
     chosen = all_families(n_layers) if routes is None else routes
     settings = {
@@ -79,7 +79,13 @@ def similarity(
         "response_tokens": max_response_tokens,
         "fidelity_tokens": fidelity_tokens,
     }
-    plan = make_plan(model, tokenizer, task, chosen, prompt_depth="full", identity=identity, settings=settings)
+    common: dict[str, Any] = {
+        "prompt_depth": "full",
+        "identity": identity,
+        "settings": settings,
+        "answer_tokens": fidelity_tokens,
+    }
+    plan = make_plan(model, tokenizer, task, chosen, **common)
     for route in plan.routes:
         if isinstance(route, TokenDepth):
             raise InputError("similarity compares routes, and a token-wise depth is none: sweep it instead.")
@@ -113,7 +119,8 @@ def cosines(full: HiddenStates, shallow: HiddenStates, route: Route) -> tuple[to
 
 
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.cosine_similarity(a.float(), b.float(), dim=-1)
+    with as_is(a.device):
+        return torch.nn.functional.cosine_similarity(a.float(), b.float(), dim=-1)
 
 
 T = TypeVar("T")
@@ -176,17 +183,17 @@ class _Similarity:
         rows: dict[AnyRoute, dict[int, dict[str, Any]]],
     ) -> None:
         """Fill in the scores of some rows of the batch, on every route."""
-        full = self.plan.runner.full
-        with untouched(self.plan.runner.model):
-            base = self._forced(forced_states, members, full, prompts.reference, texts.responses)
-            base_logits = self._forced(forced_logits, members, full, prompts.reference, texts.answers)
+        runner = self.plan.runner
+        full, teacher = runner.full, runner.untouched
+        base = self._forced(teacher, forced_states, members, full, prompts.reference, texts.responses)
+        base_logits = self._forced(teacher, forced_logits, members, full, prompts.reference, texts.answers)
         predictions = [Predictions.of(base_logits[p, : len(texts.answers[i])]) for p, i in enumerate(members)]
         for route in routes:
             for one, places in by_route([route.for_sequence(batch[i].id) for i in members]).items():
                 group = [members[place] for place in places]
-                shallow = self._forced(forced_states, group, one, prompts.measured, texts.responses)
+                shallow = self._forced(runner, forced_states, group, one, prompts.measured, texts.responses)
                 closeness = cosines(_select(base, places, shallow), shallow, one)
-                logits = self._forced(forced_logits, group, one, prompts.measured, texts.answers)
+                logits = self._forced(runner, forced_logits, group, one, prompts.measured, texts.answers)
                 for j, (place, i) in enumerate(zip(places, group, strict=True)):
                     n_tokens, n_answer = len(texts.responses[i]), len(texts.answers[i])
                     means = [tokens[j, :n_tokens].mean().item() for tokens in closeness]
@@ -202,13 +209,13 @@ class _Similarity:
 
     def _forced(
         self,
+        runner: Runner,
         what: Callable[..., T],
         members: list[int],
         route: Route,
         prefilled: Prefill,
         texts: Sequence[Sequence[int]],
     ) -> T:
-        runner = self.plan.runner
         tokens, mask = right_padded([texts[i] for i in members], runner.pad_token_id, runner.device)
         ready = prefilled.select(torch.tensor(members, device=runner.device))
         return what(runner.model, route, ready, tokens, mask)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from depthdial.errors import InputError
 from depthdial.measure.answers import check_reference
-from depthdial.measure.batches import MAX_FIDELITY_TOKENS, Runner, batched
+from depthdial.measure.batches import FIDELITY_TOKENS, Runner, batched
 from depthdial.measure.cost import model_cost
 from depthdial.measure.plan import AnyDepth, ModelIdentity, check_positive, make_plan
 from depthdial.measure.quality import ANSWER_METRICS, METRICS, ROUGE_METRICS
@@ -41,7 +41,7 @@ def sweep(
     out: Path | str | None = None,
     batch_size: int = 16,
     max_new_tokens: int = 128,
-    fidelity_tokens: int = MAX_FIDELITY_TOKENS,
+    fidelity_tokens: int = FIDELITY_TOKENS,
     prompt_depth: str = "full",
     use_stemmer: bool = False,
     keep_text: bool = False,
@@ -54,9 +54,10 @@ def sweep(
     """Run every sequence of a task on every route and score it.
 
     With any ROUGE metric answers are generated greedily (and timed); `nll`, `kl` and `agreement` are teacher-forced: the
-    first on the reference, the others on the full model's own greedy answer (at most 128 tokens). Rows of a sequence
-    without a reference have null ROUGE and NLL. Of a model with adapters every route runs with them, and the full model that
-    KL and agreement compare with is the untouched one, without them.
+    first on the reference, the others on the full model's own greedy answer (its first `fidelity_tokens`, whatever
+    `max_new_tokens` is). Rows of a sequence without a reference have null ROUGE and NLL. The model runs in evaluation mode,
+    whatever mode it is in, and what a sequence gets does not depend on the others of its batch. Of a model with adapters
+    every route runs with them, and the full model that KL and agreement compare with is the untouched one, without them.
 
     Args:
         routes: routes, random rules (drawn once per sequence), their texts, or token policies as `TokenDepth`, of which
@@ -69,7 +70,7 @@ def sweep(
             prefill, so memory grows with batch_size x samples.
         temperature, top_p: what they are drawn with (see `DecodingPolicy`).
         out: a folder for the rows. A run that was stopped goes on there, whatever moment it was stopped at.
-        fidelity_tokens: take KL and agreement on at most so many tokens of the full model's answer (never over 128).
+        fidelity_tokens: take KL and agreement on at most so many tokens of the full model's answer.
         prompt_depth: `full` (the paper's: the prompt runs every layer) or `route`.
         keep_text: put the answers themselves in the rows, beside their hashes.
         identity: which model this is, where the caller knows; found out otherwise.
@@ -90,7 +91,7 @@ def sweep(
     options = SweepOptions(
         sampled_metrics(chosen) if samples else chosen,
         check_positive(max_new_tokens, "max_new_tokens"),
-        min(check_positive(fidelity_tokens, "fidelity_tokens"), MAX_FIDELITY_TOKENS),
+        check_positive(fidelity_tokens, "fidelity_tokens"),
         use_stemmer,
         keep_text,
         samples,
@@ -102,7 +103,16 @@ def sweep(
     if reference is not None:
         check_reference(model, reference)
         settings["reference"] = reference_hash or weights_hash(reference)
-    plan = make_plan(model, tokenizer, task, routes, prompt_depth=prompt_depth, identity=identity, settings=settings)
+    plan = make_plan(
+        model,
+        tokenizer,
+        task,
+        routes,
+        prompt_depth=prompt_depth,
+        identity=identity,
+        settings=settings,
+        answer_tokens=options.answer_tokens,
+    )
     for route in plan.routes:
         if not isinstance(route, TokenDepth):
             warn_if_outside(model, route)
@@ -114,8 +124,8 @@ def sweep(
         tokenizer,
         store,
         model_cost(model),
-        {kind: skipped_layer_flops(model, kind) for kind in skipped},
-        plan.runner if reference is None else Runner.of(reference, tokenizer),
+        {kind: skipped_layer_flops(plan.runner.model, kind) for kind in skipped},
+        (plan.runner if reference is None else Runner.of(reference, tokenizer)).untouched,
     )
     batches = list(batched(plan.examples, batch_size))
     with progress_bar("sweep", len(batches) * len(plan.routes), show=progress) as advance:

@@ -64,6 +64,15 @@ GREEDY = DecodingPolicy()
 
 
 @dataclass(frozen=True)
+class DecodedPart:
+    """Rows of a batch that were decoded together; see `Decoded`."""
+
+    rows: tuple[int, ...]
+    decode_sec: float
+    steps: int
+
+
+@dataclass(frozen=True)
 class Decoded:
     """Answers of one batch.
 
@@ -73,6 +82,8 @@ class Decoded:
         decode_sec: measured seconds of all steps after the first token (which the prefill gives), for the whole batch.
         steps: how many such steps the batch took.
         ran: of a token-wise depth, which layers ran: a sequence's (n_tokens - 1, n_layers), without the first token.
+        parts: where rows had unlike room in the context, the parts of the batch that were decoded one after another;
+            seconds and steps are then their sums.
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -80,6 +91,28 @@ class Decoded:
     decode_sec: float
     steps: int
     ran: tuple[torch.Tensor, ...] | None = None
+    parts: tuple[DecodedPart, ...] = ()
+
+    def part_of(self, row: int) -> DecodedPart:
+        """The rows that this one was decoded with."""
+        whole = DecodedPart(tuple(range(len(self.tokens))), self.decode_sec, self.steps)
+        return next((part for part in self.parts if row in part.rows), whole)
+
+
+def joined(parts: Sequence[tuple[Sequence[int], Decoded]]) -> Decoded:
+    """One batch of what was decoded in parts, each with the rows that it holds of the batch."""
+    if len(parts) == 1:
+        return parts[0][1]
+    places = sorted((row, part, i) for part, (rows, _) in enumerate(parts) for i, row in enumerate(rows))
+    found = [(parts[part][1], i) for _, part, i in places]
+    return Decoded(
+        tuple(one.tokens[i] for one, i in found),
+        tuple(one.finish_reasons[i] for one, i in found),
+        sum(one.decode_sec for _, one in parts),
+        sum(one.steps for _, one in parts),
+        None if parts[0][1].ran is None else tuple(one.ran[i] for one, i in found if one.ran is not None),
+        tuple(DecodedPart(tuple(rows), one.decode_sec, one.steps) for rows, one in parts),
+    )
 
 
 def decode(
@@ -135,7 +168,7 @@ def _ran(depth: Depth, n_steps: Sequence[int]) -> tuple[torch.Tensor, ...] | Non
     if not isinstance(depth, TokenDepth) or depth.trace is None:
         return None
     if not depth.trace.passes:  # every answer was one token, the prompt's own
-        return tuple(torch.zeros(0, depth.n_layers, dtype=torch.bool) for _ in n_steps)
+        return tuple(torch.zeros(0, depth.n_layers, dtype=torch.bool, device="cpu") for _ in n_steps)
     ran = torch.cat([one.ran for one in depth.trace.passes], dim=1)
     return tuple(rows[:steps] for rows, steps in zip(ran, n_steps, strict=True))
 

@@ -68,6 +68,11 @@ class TokenDepth:
         """The depth for a batch of these sequences, with a trace of its own."""
         return replace(self, keys=tuple(sequence_key(one) for one in sequence_ids), trace=TokenTrace())
 
+    def of_rows(self, rows: Sequence[int]) -> TokenDepth:
+        """The depth for some rows of the batch that it is for, with a trace of its own where it has one."""
+        keys = tuple(rows) if self.keys is None else tuple(self.keys[i] for i in rows)
+        return replace(self, keys=keys, trace=None if self.trace is None else TokenTrace())
+
     def mean_layers(self, n_tokens: Sequence[int]) -> list[float | None]:
         """By sequence the mean layers that its first so many traced tokens ran; None without one."""
         if self.trace is None or not self.trace.passes:

@@ -37,7 +37,7 @@ def untouched(model: Any) -> Iterator[None]:
             biases, or is of a kind without a switch.
     """
     base = unwrap(model)
-    _refuse_without_switch(base)
+    refuse_without_switch(base)
     modules = adapter_modules(base)
     before = [module.__dict__.get(_SWITCH) for module in modules]
     try:
@@ -50,6 +50,12 @@ def untouched(model: Any) -> Iterator[None]:
                 module.__dict__.pop(_SWITCH, None)
             else:
                 module.__dict__[_SWITCH] = value
+
+
+def switch_off(view: nn.Module) -> None:
+    """Switch the adapters of a view off for good; its base keeps them, and so do other views."""
+    for module in adapter_modules(view):
+        module.__dict__[_SWITCH] = True
 
 
 def adapter_modules(model: nn.Module) -> list[Any]:
@@ -82,7 +88,8 @@ def _has_adaption_prompts(model: nn.Module) -> bool:
     return any(type(module).__module__.startswith("peft.tuners.adaption_prompt") for module in model.modules())
 
 
-def _refuse_without_switch(base: Any) -> None:
+def refuse_without_switch(base: Any) -> None:
+    """InputError if a model's adapters cannot be switched off exactly."""
     for name, method in base.__dict__.get("peft_config", {}).items():
         if getattr(method, "bias", "none") not in ("none", None, False):  # PEFT writes them over the base's own
             raise InputError(

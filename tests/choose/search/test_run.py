@@ -23,14 +23,14 @@ def run(model, tokenizer, task, **options):
 
 
 def mean_kl(model, tokenizer, task, route):
-    rows = sweep(model, tokenizer, task=task, routes=[route], metrics=("kl",), max_new_tokens=5)
+    rows = sweep(model, tokenizer, task=task, routes=[route], metrics=("kl",), fidelity_tokens=5)
     return sum(rows["kl"].to_pylist()) / rows.num_rows
 
 
 def every_kl(model, tokenizer, task, sizes):
     """KL of every route of some sizes, by layers; by another path through the code than the search's."""
     routes = [Route(layers, 6) for n in sizes for layers in itertools.combinations(range(6), n)]
-    rows = sweep(model, tokenizer, task=task, routes=routes, metrics=("kl",), max_new_tokens=5).to_pandas()
+    rows = sweep(model, tokenizer, task=task, routes=routes, metrics=("kl",), fidelity_tokens=5).to_pandas()
     means = rows.groupby("route_layers").kl.mean()
     return {route.layers: means[str(route)] for route in routes}
 

@@ -20,7 +20,6 @@ from depthdial.measure.batches import Runner, batched
 from depthdial.measure.forced import Predictions, forced_logits, nll, right_padded
 from depthdial.measure.tasks import EncodedExample
 from depthdial.models.prompt import Prefill
-from depthdial.models.untouched import untouched
 from depthdial.routes import Route
 
 METRICS = ("kl", "nll")
@@ -132,10 +131,10 @@ def _run(runner: Runner, batch: Sequence[EncodedExample], metric: str | None, an
         return _Batch(prompts, texts, prefilled, *right_padded(texts, runner.pad_token_id, runner.device), ())
     reference = reference_prefill(runner, batch, prefilled)
     full: tuple[Predictions, ...] = ()
-    with untouched(runner.model):
-        texts = runner.decode(runner.full, reference, answer_tokens).tokens
-        tokens, mask = right_padded(texts, runner.pad_token_id, runner.device)
-        if metric == "kl":
-            logits = forced_logits(runner.model, runner.full, reference, tokens, mask)
-            full = tuple(Predictions.of(row[: len(text)]) for row, text in zip(logits, texts, strict=True))
+    teacher = runner.untouched
+    texts = teacher.decode(runner.full, reference, answer_tokens).tokens
+    tokens, mask = right_padded(texts, runner.pad_token_id, runner.device)
+    if metric == "kl":
+        logits = forced_logits(teacher.model, runner.full, reference, tokens, mask)
+        full = tuple(Predictions.of(row[: len(text)]) for row, text in zip(logits, texts, strict=True))
     return _Batch(prompts, texts, prefilled, tokens, mask, full)

@@ -14,6 +14,7 @@ from depthdial.measure.cost import model_cost
 from depthdial.measure.tasks import EncodedExample
 from depthdial.models.architectures import accepts, decoder_stack
 from depthdial.models.prompt import clock_sec, positions
+from depthdial.models.snapshot import as_is
 from depthdial.models.view import quiet_view
 from depthdial.routes import Route
 
@@ -93,19 +94,23 @@ def layer_ms(runner: Runner, example: EncodedExample) -> LayerCosts:
         layer.register_forward_pre_hook(start(i))
         layer.register_forward_hook(stop(i))
     _decode_steps(model, runner, example)
-    medians = [1000 * statistics.median(times[_WARM_STEPS:]) for times in spent]
+    medians = [1000 * statistics.median(times[_WARM_STEPS:] or times) for times in spent]
     about = {"measured": f"median of {_TIMED_STEPS} decoding steps of one sequence", "device": runner.device.type}
     return LayerCosts("ms", tuple(medians), about)
 
 
 def _decode_steps(model: Any, runner: Runner, example: EncodedExample) -> None:
-    prefilled = runner.prefill([example])
-    n_steps = runner.room_tokens(prefilled, _WARM_STEPS + _TIMED_STEPS)
+    # Of a prompt that nearly fills the context the beginning is left out, so that all steps have room.
+    n_steps, context = _WARM_STEPS + _TIMED_STEPS, runner.context_tokens
+    if context is not None:
+        n_steps = min(n_steps, context - 1)
+    most = None if context is None else context - n_steps
+    prompt = example.prompt_ids if most is None else example.prompt_ids[-most:]
+    prefilled = runner.prefill_ids([prompt])
     cache, mask = prefilled.cache_for(runner.full), prefilled.attention_mask
     token = prefilled.logits[:, -1].argmax(-1, keepdim=True)
-    with torch.no_grad():
-        # A prompt that nearly fills the context leaves fewer steps; at least one stays past the warm-up.
-        for _ in range(max(n_steps, _WARM_STEPS + 1)):
+    with as_is(runner.device):
+        for _ in range(n_steps):
             mask = torch.cat([mask, mask.new_ones(1, 1)], dim=1)
             inputs = {"input_ids": token, "attention_mask": mask, "past_key_values": cache, "use_cache": True}
             if accepts(model, "position_ids"):

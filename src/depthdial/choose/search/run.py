@@ -93,7 +93,8 @@ def search_routes(
         check_positive(value, name)
     name = chosen.name if cost == "layers" else f"{chosen.name}-{cost}"
     settings = {"kind": "search", "method": name, **vars(chosen), "cost": cost, "answer_tokens": answer_tokens}
-    plan = make_plan(model, tokenizer, task, ["full"], prompt_depth="full", identity=identity, settings=settings)
+    about: dict[str, Any] = {"prompt_depth": "full", "identity": identity, "settings": settings}
+    plan = make_plan(model, tokenizer, task, ["full"], answer_tokens=answer_tokens, **about)
     n_layers = plan.runner.n_layers
     stop = n_layers // 2 if min_layers is None else check_positive(min_layers, "min_layers")
     if stop >= n_layers:

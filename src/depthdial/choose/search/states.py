@@ -13,6 +13,7 @@ from depthdial.measure.batches import Runner
 from depthdial.measure.forced import right_padded
 from depthdial.models.architectures import accepts, decoder_stack
 from depthdial.models.prompt import positions
+from depthdial.models.snapshot import as_is
 from depthdial.models.view import quiet_view
 
 
@@ -48,7 +49,7 @@ def text_states(runner: Runner, texts: Sequence[Sequence[int]]) -> TextStates:
         inputs["position_ids"] = positions(mask)
     if accepts(model, "logits_to_keep"):
         inputs["logits_to_keep"] = 1
-    with torch.no_grad():
+    with as_is(runner.device):
         states = model(**inputs).hidden_states[:-1]
     output = last[0][0] if isinstance(last[0], tuple) else last[0]
     is_token = mask.bool()
