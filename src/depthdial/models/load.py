@@ -319,6 +319,7 @@ def with_adapter(model: PreTrainedModel, folder: Path, label: str) -> PreTrained
         check_base(card, model, folder, label)
     with quiet_transformers(), _refusing(f"the adapter {folder}", "does not fit the model"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing that a user can change
+        warnings.filterwarnings("ignore", "The following rank_pattern keys")  # PEFT's own, of experts that are not adapted
         warnings.filterwarnings("error", "Found missing adapter keys")  # they would stay random
         # PEFT's wrapper passes every attribute on, and views accept it, but it is no subclass
         adapted = cast("PreTrainedModel", PeftModel.from_pretrained(model, str(folder)))

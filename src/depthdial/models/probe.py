@@ -80,7 +80,7 @@ def _compare(base: Any, layers: tuple[int, ...], cut: Cut) -> str | None:
         return None
     twin = _twin(base, cut)
     shallow = cut(twin, layers)
-    inputs = _tokens(base)
+    inputs = probe_tokens(base)
     outputs: list[Any] = []
     failure: Exception | None = None
     hook = decoder_stack(shallow).layers[0].register_forward_hook(lambda _, __, output: outputs.append(output))
@@ -188,7 +188,7 @@ def _distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).nan_to_num(0.0, 0.0, 0.0).abs().max())
 
 
-def _tokens(base: Any) -> dict[str, torch.Tensor]:
+def probe_tokens(base: Any) -> dict[str, torch.Tensor]:
     """Two sequences of plain tokens, the second padded on the left."""
     weight = base.get_input_embeddings().weight
     special = set(_numbers([value for name, value in _every_field(base.config) if "token" in name]))

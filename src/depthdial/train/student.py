@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from depthdial.errors import InputError
 from depthdial.models.architectures import decoder_stack, unwrap
 from depthdial.models.view import quiet_view
 from depthdial.routes import Route
 from depthdial.train.settings import FinetuneSettings
+from depthdial.train.targets import linear_targets, unloadable
 
 
 @contextmanager
@@ -72,6 +72,19 @@ def _trainable(model: Any, skipped: Sequence[int]) -> Any:
 
 
 def _with_lora(base: Any, skipped: Sequence[int], settings: FinetuneSettings) -> Any:
+    adapted = _adapted(base, linear_targets(base, skipped), settings)
+    lost = unloadable(adapted, base)
+    if lost:  # before training, and not after it
+        adapted = _adapted(base, linear_targets(base, skipped, without=lost), settings)
+        still = unloadable(adapted, base)
+        if still:
+            raise InputError(
+                f"An adapter of {type(base).__name__} would not load again (PEFT loses {min(still)}): use method='full'."
+            )
+    return adapted
+
+
+def _adapted(base: Any, targets: Sequence[str], settings: FinetuneSettings) -> Any:
     from peft import LoraConfig, get_peft_model
 
     shell = quiet_view(base, range(decoder_stack(base).n_layers))
@@ -79,26 +92,11 @@ def _with_lora(base: Any, skipped: Sequence[int], settings: FinetuneSettings) ->
         task_type="CAUSAL_LM",
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]
-        target_modules=_linear_names(shell, skipped),
+        target_modules=list(targets),
         bias="none",
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing that a user can change
+        warnings.filterwarnings("ignore", "The following rank_pattern keys")  # PEFT's own, of experts that are not adapted
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # of Conv1D, which PEFT then does right
         return get_peft_model(shell, config)
-
-
-def _linear_names(model: Any, skipped: Sequence[int]) -> list[str]:
-    """Names of the linear modules to adapt: short ones for all layers, whole paths where some layers are left out."""
-    stack = decoder_stack(model)
-    prefix = ".".join(stack.path)
-    found = [
-        (f"{prefix}.{i}.{name}", name)
-        for i, layer in enumerate(stack.layers)
-        if i not in skipped
-        for name, module in layer.named_modules()
-        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-    ]
-    if not found:
-        raise InputError("The model's layers hold no linear modules that an adapter could be put on: use method='full'.")
-    return sorted({whole if skipped else name for whole, name in found})
