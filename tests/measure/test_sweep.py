@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -352,3 +353,19 @@ def test_the_nll_of_an_answer_is_that_of_the_route_that_wrote_it(model, tokenize
         assert row["answer_nll"] == pytest.approx(expected, abs=1e-4)
     plain = run(model, tokenizer, small_task, routes=["ee:3"]).to_pylist()
     assert all(row["answer_nll"] is None for row in plain)
+
+
+def test_a_sweep_into_a_folder_with_rows_keeps_them(tmp_path, model, tokenizer, small_task):
+    options = {"metrics": ("rouge_l", "agreement"), "out": tmp_path}
+    run(model, tokenizer, small_task, routes=["full", "uls:4"], **options)
+    added = run(model, tokenizer, small_task, routes=["ee:3"], **options)
+    assert set(added["route"].to_pylist()) == {"ee:3"}
+    table = pq.read_table(tmp_path / "rows.parquet")
+    assert {(route, n) for route, n in zip(*np.unique(table["route"], return_counts=True), strict=True)} == {
+        *(("full", 7), ("uls:4", 7), ("ee:3", 7))
+    }
+    assert set(dd.oracle(table, metric="agreement", n_bootstrap=0).routes) == {"full", "uls:4", "ee:3"}
+    fewer = replace(small_task, examples=small_task.examples[:5])
+    assert run(model, tokenizer, fewer, routes=["ee:3"], **options).num_rows == 5
+    kept = pq.read_table(tmp_path / "rows.parquet").select(["route", "sequence_id", "answer_hash"]).to_pylist()
+    assert sorted(map(str, kept)) == sorted(map(str, table.select(list(kept[0])).to_pylist()))

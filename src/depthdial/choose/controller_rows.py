@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from depthdial.choose.score_table import read_samples, read_scores
 from depthdial.errors import InputError
@@ -68,8 +69,10 @@ class MeasuredRows:
         Raises:
             InputError: if a row lacks it.
         """
+        # A folder's table may hold rows of other calls as well.
+        wanted = pc.field("sequence_id").isin(list(self.sequence_ids)) & pc.field("route").isin([r.name for r in routes])
         found = read_scores(
-            self.table,
+            self.table.filter(wanted),
             metric=metric,
             cost="layers_run",
             sequence="sequence_id",

@@ -12,12 +12,14 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_atomically, write_json
@@ -160,14 +162,53 @@ class UnitStore:
         else:
             write_atomically(self._path(unit), lambda part: pq.write_table(table, part))
 
-    def collect(self, units: Sequence[str], name: str = "rows.parquet") -> pa.Table:
-        """All rows of `units`, in order; in a folder also written there as one file."""
+    def collect(self, units: Sequence[str], name: str = "rows.parquet", *, keep_others: bool = False) -> pa.Table:
+        """All rows of `units`, in order; in a folder also written there as one file.
+
+        Args:
+            keep_others: in the file let the rows of the folder's other finished units follow, whichever call or process made
+                them. Of two units that hold the same (sequence, route, sample) `units` win, then the newer one, for a batch
+                may have grown and a route's name have come to mean other layers.
+        """
         tables = [self._memory[unit] if self.folder is None else _read(self._path(unit)) for unit in units]
-        # Units from before a column was added lack it.
-        table = pa.concat_tables([self.schema.empty_table(), *tables], promote_options="permissive")
-        if self.folder is not None:
-            write_atomically(self.folder / name, lambda part: pq.write_table(table, part))
+        table = self._joined(tables)
+        if self.folder is None:
+            return table
+        with self._collecting() if keep_others else nullcontext():
+            whole = self._joined([table, *self._others(units, table)]) if keep_others else table
+            write_atomically(self.folder / name, lambda part: pq.write_table(whole, part))
         return table
+
+    def _joined(self, tables: Sequence[pa.Table]) -> pa.Table:
+        # Units from before a column was added lack it.
+        return pa.concat_tables([self.schema.empty_table(), *tables], promote_options="permissive")
+
+    def _collecting(self) -> FileLock:
+        """One process at a time lists the units and writes their rows, so that the last one to write has seen them all."""
+        assert self.folder is not None
+        return FileLock(self._path("rows").with_suffix(".lock"))
+
+    def _others(self, units: Sequence[str], asked: pa.Table) -> list[pa.Table]:
+        """The rows of other units in the folder, but those that have been replaced; batches in the order of `units`."""
+        assert self.folder is not None
+        # A unit is named by its batch, then by its route: see `unit_name`.
+        kinds = {unit.partition("-")[2]: None for unit in units}
+        names = list(dict.fromkeys(asked["route"].to_pylist()))
+        meant = dict(zip(names, kinds, strict=False)) if len(names) == len(kinds) else {}
+        held = set(_keys(asked))
+        kept: list[tuple[str, int, str, pa.Table]] = []
+        places = {batch: place for place, batch in enumerate(dict.fromkeys(unit.partition("-")[0] for unit in units))}
+        found = [path for path in self._path("any").parent.glob("*.parquet") if path.stem not in set(units)]
+        for path in sorted(found, key=lambda path: (-path.stat().st_mtime_ns, path.name)):
+            table = _read(path)
+            batch, _, kind = path.stem.partition("-")
+            if not table.num_rows or meant.setdefault(table["route"][0].as_py(), kind) != kind:
+                continue
+            keys = _keys(table)
+            table = table.filter(pa.array([key not in held for key in keys]))
+            held.update(keys)
+            kept.append((kind, places.get(batch, len(places)), path.stem, table))
+        return [table for *_, table in sorted(kept, key=lambda one: one[:3])]
 
     def note(self, unit: str) -> Path | None:
         """A JSON file for what a unit needs besides rows; None in memory."""
@@ -178,9 +219,15 @@ class UnitStore:
         return self.folder / "units" / f"{unit}.parquet"
 
 
+def _keys(table: pa.Table) -> list[tuple[Any, ...]]:
+    """(sequence, route, sample) of each row."""
+    columns = [table[name].to_pylist() for name in ("sequence_id", "route", "sample") if name in table.column_names]
+    return [(*key, None)[:3] for key in zip(*columns, strict=True)]
+
+
 def unit_name(sequence_ids: Iterable[str], route_key: str) -> str:
     """File name of a unit: legible, and different for any other sequences or route."""
-    chunk = hashlib.sha256("\n".join(sequence_ids).encode()).hexdigest()[:12]
+    chunk = hashlib.sha256("\n".join(sequence_ids).encode(errors="surrogatepass")).hexdigest()[:12]
     legible = re.sub(r"[^a-z0-9]+", "-", route_key.lower()).strip("-")[:40]
     return f"{chunk}-{legible}-{hashlib.sha256(route_key.encode()).hexdigest()[:8]}"
 

@@ -96,7 +96,7 @@ def similarity(
     with progress_bar("similarity", len(batches) * len(plan.routes), show=progress) as advance:
         for batch in batches:
             job.run(batch, advance)
-    return store.collect(plan.units(batches))
+    return store.collect(plan.units(batches), keep_others=True)
 
 
 def all_families(n_layers: int) -> list[AnyRoute]:

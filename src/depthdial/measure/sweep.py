@@ -69,7 +69,8 @@ def sweep(
             from the task's seed, its sequence, route and number alone. All samples of a batch decode together behind one
             prefill, so memory grows with batch_size x samples.
         temperature, top_p: what they are drawn with (see `DecodingPolicy`).
-        out: a folder for the rows. A run that was stopped goes on there, whatever moment it was stopped at.
+        out: a folder for the rows. A run that was stopped goes on there, whatever moment it was stopped at. Its rows.parquet
+            holds the rows of every call with these settings, also of other routes and sequences, or of another process.
         fidelity_tokens: take KL and agreement on at most so many tokens of the full model's answer.
         prompt_depth: `full` (the paper's: the prompt runs every layer) or `route`.
         keep_text: put the answers themselves in the rows, beside their hashes.
@@ -80,7 +81,8 @@ def sweep(
             the full route is then the full model itself, and one pass over a prompt serves every route.
 
     Returns:
-        One row for each (sequence, route), or for each sample of it; the columns are `SWEEP_COLUMNS` and the provenance.
+        One row for each (sequence, route) of this call, or for each sample of it; the columns are `SWEEP_COLUMNS` and the
+        provenance.
 
     Raises:
         InputError: for bad arguments, before anything runs; for numbers that are not finite, or a folder that cannot be
@@ -131,7 +133,7 @@ def sweep(
     with progress_bar("sweep", len(batches) * len(plan.routes), show=progress) as advance:
         for batch in batches:
             job.run(batch, advance)
-    return store.collect(plan.units(batches))
+    return store.collect(plan.units(batches), keep_others=True)
 
 
 def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
