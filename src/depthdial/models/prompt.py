@@ -27,6 +27,7 @@ from depthdial.models.untouched import adapter_modules
 from depthdial.models.view import PROMPTED_ATTRIBUTE, as_route, quiet_view
 from depthdial.models.view_cache import mark
 from depthdial.models.view_generate import reuse_for_route, tell_prompts
+from depthdial.models.view_weights import SHARED_ATTRIBUTE
 from depthdial.routes import Route
 
 if TYPE_CHECKING:
@@ -162,6 +163,10 @@ def quiet_prompted_view(model: Any, route: Route, prefilled: Prefill | None = No
     # generate() reads the signature of forward to learn what it may pass.
     shallow.__dict__["forward"] = functools.update_wrapper(step, type(shallow).forward.__get__(shallow))
     shallow.__dict__[PROMPTED_ATTRIBUTE] = True
+    shallow.__dict__[SHARED_ATTRIBUTE].refusal = (
+        "A prompted view runs its prompt through the whole model, whose weights it cannot change apart: change the model, "
+        "or a copy of it, and make the view after."
+    )
     tell_prompts(shallow, functools.partial(reuse_for_route, route.layers, route.n_layers))
     return shallow
 

@@ -34,6 +34,7 @@ from depthdial.models.places import follow_places
 from depthdial.models.probe import check_places
 from depthdial.models.untouched import adapter_modules, is_adapter_module
 from depthdial.models.view_cache import watch_cache
+from depthdial.models.view_weights import SHARED_ATTRIBUTE, Children, Shared, watch
 from depthdial.routes import RandomRoute, Route, require_depth
 
 if TYPE_CHECKING:
@@ -54,9 +55,12 @@ def view(model: Any, route: Route | str | Sequence[int], *, check: bool = True) 
 
     It is a model of `len(route.layers)` layers in every respect (generate, pipelines, caches, hidden states,
     `save_pretrained`) and takes milliseconds to make, so make one whenever it is needed. It is a snapshot: hooks, adapters
-    and `train()` on it do not reach the base, nor those put on the base later the view. Weights are shared for good, so
-    that training the view, or merging an adapter into it, changes the base; buffers are not, so cast or move the base
-    first and make the view after.
+    and `train()` on it do not reach the base, nor those put on the base later the view.
+
+    Weights are shared until a method of the view, or of a module of it, changes them: `to`, `half`, `requires_grad_`,
+    `resize_token_embeddings`, `load_state_dict`, initializing, adapters (PEFT's wrapper too) and merging first give the
+    view parameters of its own, in memory of their own where numbers change. What is done to a parameter itself is done to
+    the base's: gradients fill it, `zero_grad` clears them, an optimizer's step on it trains both.
 
     Args:
         model: a decoder-only model, another view, or a PEFT-wrapped model or one with adapters added (the view
@@ -68,7 +72,8 @@ def view(model: Any, route: Route | str | Sequence[int], *, check: bool = True) 
     Raises:
         InputError: (a ValueError) if the route does not fit the model, is a random rule, the model has no single stack
             of decoder layers, or the check finds that it would not be right. `save_pretrained` raises it where a folder
-            could not keep what the layers are (GPT-2's attention scaled by the layer's number).
+            could not keep what the layers are (GPT-2's attention scaled by the layer's number). When called: for a KV cache
+            of another number of layers.
 
     Warns:
         RouteWarning: once, if the model has an adapter with a card (see `dd.adapter_card`) that was not trained for the
@@ -131,12 +136,23 @@ class _Copier:
     def __init__(self, configs: dict[int, PreTrainedConfig], *, share_parameters: bool) -> None:
         self._configs = configs
         self._share_parameters = share_parameters
+        self._shared = Shared()
 
     def model(self, base: PreTrainedModel, stack: DecoderStack, layers: Sequence[int]) -> PreTrainedModel:
         # The list is copied first, as if it had been met already, so that the walk over the rest finds its copy.
         cut = self._shell(stack.layers)
-        cut._modules = {str(i): self._tree(stack.layers[old], {}, index=i) for i, old in enumerate(layers)}
-        return self._tree(base, {id(stack.layers): cut}, index=None)  # type: ignore[return-value]
+        kept = {str(i): self._tree(stack.layers[old], {}, index=i) for i, old in enumerate(layers)}
+        cut.__dict__["_modules"] = Children(kept, self._shared)
+        top = self._tree(base, {id(stack.layers): cut}, index=None)
+        top.__dict__[SHARED_ATTRIBUTE] = self._shared
+        self._shared.top = top
+        if self._share_parameters:
+            self._shared.has_tables = False
+            self._shared.refusal = (
+                f"This view of {type(base).__name__} cannot have weights of its own, since FSDP has sharded the model: "
+                "change the model before it is sharded, and make the view after."
+            )
+        return top  # type: ignore[return-value]
 
     def _tree(self, module: nn.Module, done: dict[int, nn.Module], index: int | None) -> nn.Module:
         # `done` keeps a module that stands in two places one module.
@@ -152,6 +168,8 @@ class _Copier:
         for name, child in children.items():
             if child is not None:
                 children[name] = self._tree(child, done, index)
+        if children:
+            shell.__dict__["_modules"] = Children(children, self._shared)
         return shell
 
     def _shell(self, module: nn.Module) -> nn.Module:
@@ -170,6 +188,10 @@ class _Copier:
                     state[name] = _rebind(value, module, shell)
         if self._share_parameters:
             state["_parameters"] = module.__dict__["_parameters"]
+        if type(state["_modules"]) is Children:  # of a view of a view
+            state["_modules"] = dict(state["_modules"])
+        self._shared.note(state["_parameters"])
+        watch(state, shell, self._shared)
         config = state.get("config")
         if config is not None:
             state["config"] = self._configs.get(id(config), config)
