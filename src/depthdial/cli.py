@@ -38,7 +38,7 @@ from depthdial.cli_options import (
 )
 from depthdial.cli_search import search, search_study
 from depthdial.cli_train import finetune, train_gates
-from depthdial.errors import InputError, RouteWarning
+from depthdial.errors import DataWarning, InputError, RouteWarning
 
 app = typer.Typer(
     name="depthdial",
@@ -191,6 +191,7 @@ def sweep(
     fidelity_tokens: FidelityTokens = 128,
     prompt_depth: PromptDepth = "full",
     use_stemmer: Annotated[bool, typer.Option("--use-stemmer", help="ROUGE with stems; the paper does without.")] = False,
+    rouge_tokenizer: Annotated[str, typer.Option(help="default (Latin letters and digits) or unicode.")] = "default",
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Keep the answers in the rows.")] = False,
 ) -> None:
     """Run every sequence on every route: quality, theoretical cost and measured time, one row each."""
@@ -202,8 +203,10 @@ def sweep(
 
     if routes is None and gates is None:
         raise InputError("Say what to sweep: --routes full,uls:50%, or --gates DIR, or both.")
-    metrics = metrics if metrics is not None else "rouge_l" if samples else "rouge_l,nll,kl,agreement"
     sequences = source.read(limit)
+    if metrics is None:
+        scored = not samples or sequences.any_reference
+        metrics = ("rouge_l" if samples else "rouge_l,nll,kl,agreement") if scored else "rouge_l,kl,agreement"
     loaded, tokenizer = loading.load(model)
     loaded, depths = (loaded, []) if gates is None else gate_depths(gates, loaded, source.seed)
     rows = run(
@@ -221,6 +224,7 @@ def sweep(
         fidelity_tokens=fidelity_tokens,
         prompt_depth=prompt_depth,
         use_stemmer=use_stemmer,
+        rouge_tokenizer=rouge_tokenizer,
         keep_text=keep_text,
         identity=ModelIdentity.of(loaded, model),
         progress=True,
@@ -380,7 +384,7 @@ def _show_notices() -> None:
     show = warnings.showwarning
 
     def show_in_style(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
-        if issubclass(category, RouteWarning):
+        if issubclass(category, DataWarning) or issubclass(category, RouteWarning):
             typer.echo(f"depthdial: {message}", err=True)
         else:
             show(message, category, *where, **options)

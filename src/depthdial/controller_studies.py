@@ -34,8 +34,9 @@ from depthdial.measure.apart import prompt_hashes, require_apart, require_no_tes
 from depthdial.measure.batches import Runner
 from depthdial.measure.plan import ModelIdentity, check_positive
 from depthdial.measure.provenance import environment
+from depthdial.measure.quality import require_rouge
 from depthdial.measure.sweep import sweep
-from depthdial.measure.tasks import Task, encode
+from depthdial.measure.tasks import Task, as_task, encode
 from depthdial.report.controller_page import write_controller_report
 from depthdial.report.controller_scores import ControllerScores, keep_scores
 from depthdial.routes import Route
@@ -123,6 +124,8 @@ def evaluate_controller(
     controller = SequenceController.from_pretrained(folder)
     controller.check(model)
     fitted = read_measured(folder / MEASURED, controller.card.features, controller.card.fitted_on["prompts"])
+    task = as_task(task)
+    calibration = None if calibration is None else as_task(calibration, held_out=True)
     _require_apart(controller, task, calibration)
     plans = _checked(controller, task, calibration, settings)
     learned = learn_again(controller, fitted, rivals=settings.rivals, seeds=settings.seeds, seed=settings.seed)
@@ -266,10 +269,8 @@ def _checked(
     controller: SequenceController, task: Task, calibration: Task | None, settings: EvaluationSettings
 ) -> list[CertificationPlan]:
     """Refuse what would only show after hours of measuring; the plans of the certificates, for which no row is needed."""
-    if settings.rouge and not task.has_references:
-        raise InputError(
-            "A test row has no reference, and ROUGE-L needs one: give rows with references, or leave ROUGE out."
-        )
+    if settings.rouge:
+        require_rouge(task.examples, "leave ROUGE out")
     check_options(len(task.examples), _folds(len(task.examples)), settings.n_bootstrap, _CONFIDENCE)
     prices_for_budgets(controller.calibration, controller.costs, controller.card.full_cost * np.array(settings.budgets))
     if calibration is None:

@@ -17,6 +17,10 @@ class TokenizerWarning(UserWarning):
     """A tokenizer works, but perhaps not quite as the one that the model was trained with; the message says why."""
 
 
+class DataWarning(UserWarning):
+    """Some rows cannot be measured as asked; the message says how many, and what would measure them."""
+
+
 def check_choice(what: str, value: object, known: Sequence[str]) -> None:
     """InputError unless `value` is one of `known`, two or more; `what` is what it is called."""
     if value not in known:

@@ -28,7 +28,7 @@ from depthdial.measure.confidence import exit_thresholds
 from depthdial.measure.gate_rows import GateMap, gate_schema
 from depthdial.measure.plan import ModelIdentity
 from depthdial.measure.sweep import sweep
-from depthdial.measure.tasks import Task, encode
+from depthdial.measure.tasks import Task, as_task, encode
 from depthdial.models.adapter import merged
 from depthdial.models.architectures import count_layers, unwrap
 from depthdial.models.gates import GATE_MODES, TokenGates
@@ -95,6 +95,7 @@ def gates_study(
         InputError: if the tasks share a sequence, `out` belongs to another study, or from any step.
     """
     settings, folder, say = settings or GatesStudySettings(), Path(out), say or (lambda line: None)
+    task, training = as_task(task), as_task(training, held_out=True)
     shared = {row.id for row in task.examples} & {row.id for row in training.examples}
     if shared:
         raise InputError(f"Sequence {min(shared)!r} is trained on and measured on: give two splits that share none.")

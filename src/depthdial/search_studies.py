@@ -21,7 +21,7 @@ from depthdial.files import claim, write_json
 from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split
 from depthdial.measure.plan import ModelIdentity, check_positive
 from depthdial.measure.sweep import sweep
-from depthdial.measure.tasks import Task
+from depthdial.measure.tasks import Task, as_task
 from depthdial.models.architectures import count_layers
 from depthdial.report.search_comparison import (
     FAMILIES_FOLDER,
@@ -128,6 +128,7 @@ def search_study(
     """
     settings, folder, say = settings or SearchStudySettings(), Path(out), say or (lambda line: None)
     require_no_test_split(calibration, "search routes")
+    task, calibration = as_task(task), as_task(calibration, held_out=True)
     require_apart(task, prompt_hashes(calibration), "to search the routes")
     names, sizes = settings.names(calibration.has_references), settings.sizes(count_layers(model))
     identity = ModelIdentity.of(model, name)

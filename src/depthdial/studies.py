@@ -26,7 +26,7 @@ from depthdial.measure.results import STUDY_SWEEPS, count_samples, load_study_ro
 from depthdial.measure.similarity import similarity
 from depthdial.measure.stats import mean_over_samples
 from depthdial.measure.sweep import sweep
-from depthdial.measure.tasks import Task
+from depthdial.measure.tasks import Task, as_task
 from depthdial.models.adapter import AdapterCard, adapter_card
 from depthdial.models.architectures import count_layers
 from depthdial.report.controller_scores import ControllerScores, keep_scores
@@ -124,6 +124,7 @@ def study(
             or from any step.
     """
     settings, folder, say = settings or StudySettings(), Path(out), say or (lambda line: None)
+    task, calibration = as_task(task), as_task(calibration, held_out=True)
     _require_apart(task, calibration)
     if controller_rows is not None:
         require_rows(task, calibration, controller_rows)

@@ -133,7 +133,9 @@ class SequenceController:
         from depthdial.choose.controller_certify import certification_plan, certify_rows
         from depthdial.choose.controller_fit import measure_for
         from depthdial.measure.apart import require_no_test_split
+        from depthdial.measure.tasks import as_task
 
+        task = as_task(task, held_out=True)
         require_no_test_split(task, "certify")
         plan = certification_plan(self, epsilon, delta=delta, method=method, seed=seed)  # before a row is read
         options: dict[str, Any] = {"batch_size": batch_size, "out": out, "identity": identity, "progress": progress}

@@ -23,7 +23,8 @@ from depthdial.measure.batches import Runner
 from depthdial.measure.plan import ModelIdentity, check_positive
 from depthdial.measure.prompt_features import FeatureSpec
 from depthdial.measure.provenance import environment
-from depthdial.measure.tasks import EncodedExample, Task, encode
+from depthdial.measure.quality import require_rouge
+from depthdial.measure.tasks import EncodedExample, Task, as_task, encode
 from depthdial.measure.templates import resolve_template
 from depthdial.models.architectures import count_layers, unwrap
 from depthdial.models.known_routes import best_known_routes
@@ -85,6 +86,7 @@ def fit_controller(
     progress: bool,
 ) -> SequenceController:
     """See `SequenceController.fit`."""
+    task = as_task(task, held_out=True)
     require_no_test_split(task, "fit a controller")
     if len(task.examples) < max(LEAST_ROWS, settings.n_folds):
         raise InputError(
@@ -94,8 +96,8 @@ def fit_controller(
     runner = Runner.of(model, tokenizer)
     family = _spread(best_known_routes(model)) if routes is None else routes_of(routes, runner.n_layers)
     check_family(family, runner.n_layers)
-    if settings.metric == "rouge_l" and not task.has_references:
-        raise InputError("A row has no reference, and ROUGE-L needs one: give rows with references, or predict agreement.")
+    if settings.metric == "rouge_l":
+        require_rouge(task.examples, "predict agreement")
     examples = encode(task, tokenizer, context_tokens=runner.context_tokens)
     costs = route_costs(settings.cost, runner, examples, family)
     _check_budget(settings.budget, costs, settings.cost)

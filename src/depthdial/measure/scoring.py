@@ -40,16 +40,18 @@ class SweepOptions:
     samples: int = 0
     policy: DecodingPolicy = GREEDY
     full_untouched: bool = False
+    rouge_tokenizer: str = "default"
 
     def settings(self) -> dict[str, Any]:
         """For the run's settings. Plain runs do not speak of what came later, so that folders from before it go on."""
-        later = ("samples", "policy", "full_untouched")
+        later = ("samples", "policy", "full_untouched", "rouge_tokenizer")
         said = {name: value for name, value in vars(self).items() if name not in later}
         said |= {"samples": self.samples, **vars(self.policy)} if self.samples else {}
         if self.compares and self.fidelity_tokens > self.max_new_tokens:
             # Rows from before this was so had KL and agreement on no more than `max_new_tokens`.
             said["fidelity"] = "on fidelity_tokens"
-        return said | ({"full_untouched": True} if self.full_untouched else {})
+        said |= {"full_untouched": True} if self.full_untouched else {}
+        return said | ({} if self.rouge_tokenizer == "default" else {"rouge_tokenizer": self.rouge_tokenizer})
 
     @property
     def answer_tokens(self) -> int:
@@ -328,9 +330,14 @@ class Scoring:
         for place, (i, tokens, reason, layers) in enumerate(answers):
             example, part = batch[i], decoded.part_of(place)
             answer = self.tokenizer.decode(tokens, skip_special_tokens=True)
-            scores = {}
+            scores: dict[str, Any] = {}
             if example.reference is not None:
-                scores = rouge(answer, example.references or example.reference, use_stemmer=self.options.use_stemmer)
+                scores = rouge(
+                    answer,
+                    example.references or example.reference,
+                    use_stemmer=self.options.use_stemmer,
+                    tokenizer=self.options.rouge_tokenizer,
+                )
             scored.append(
                 {
                     "batch_size": len(part.rows),

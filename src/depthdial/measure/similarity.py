@@ -30,7 +30,7 @@ from depthdial.measure.forced import (
 )
 from depthdial.measure.plan import ModelIdentity, Plan, check_positive, cut, make_plan, route_columns
 from depthdial.measure.results import SIMILARITY_COLUMNS, UnitStore
-from depthdial.measure.tasks import EncodedExample, Task
+from depthdial.measure.tasks import EncodedExample, Task, as_task
 from depthdial.models.adapter import warn_if_outside
 from depthdial.models.prompt import Prefill
 from depthdial.models.snapshot import as_is
@@ -85,6 +85,7 @@ def similarity(
         "settings": settings,
         "answer_tokens": fidelity_tokens,
     }
+    task = as_task(task)
     plan = make_plan(model, tokenizer, task, chosen, **common)
     for route in plan.routes:
         if isinstance(route, TokenDepth):

@@ -5,22 +5,31 @@ The table that the oracle of arXiv 2410.20022 (section 4, Figure 2) chooses from
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from depthdial.errors import InputError
+from depthdial.errors import DataWarning, InputError, check_choice
 from depthdial.measure.answers import check_reference
 from depthdial.measure.batches import FIDELITY_TOKENS, Runner, batched
 from depthdial.measure.cost import model_cost
 from depthdial.measure.plan import AnyDepth, ModelIdentity, check_positive, make_plan
-from depthdial.measure.quality import ANSWER_METRICS, METRICS, ROUGE_METRICS
+from depthdial.measure.quality import (
+    ANSWER_METRICS,
+    METRICS,
+    REFERENCE_METRICS,
+    ROUGE_METRICS,
+    ROUGE_TOKENIZERS,
+    is_seen,
+)
 from depthdial.measure.results import SWEEP_COLUMNS, UnitStore
 from depthdial.measure.sampling import sampled_metrics, sampling_policy
 from depthdial.measure.scoring import Scoring, SweepOptions
-from depthdial.measure.tasks import Task
+from depthdial.measure.tasks import Task, as_task
 from depthdial.measure.token_cost import skipped_layer_flops
 from depthdial.models.adapter import warn_if_outside
 from depthdial.models.token_depth import TokenDepth
@@ -32,7 +41,7 @@ def sweep(
     model: Any,
     tokenizer: Any,
     *,
-    task: Task,
+    task: Task | str | os.PathLike[str],
     routes: Iterable[AnyDepth | str],
     metrics: Sequence[str] | None = None,
     samples: int = 0,
@@ -49,6 +58,7 @@ def sweep(
     reference: Any = None,
     reference_hash: str | None = None,
     full_untouched: bool = False,
+    rouge_tokenizer: str = "default",
     progress: bool = False,
 ) -> pa.Table:
     """Run every sequence of a task on every route and score it.
@@ -72,6 +82,8 @@ def sweep(
         out: a folder for the rows. A run that was stopped goes on there, whatever moment it was stopped at. Its rows.parquet
             holds the rows of every call with these settings, also of other routes and sequences, or of another process.
         fidelity_tokens: take KL and agreement on at most so many tokens of the full model's answer.
+        rouge_tokenizer: `default` (Google's, which sees Latin letters and digits alone: other references have null ROUGE) or
+            `unicode`, for any script; see `measure.quality`.
         prompt_depth: `full` (the paper's: the prompt runs every layer) or `route`.
         keep_text: put the answers themselves in the rows, beside their hashes.
         identity: which model this is, where the caller knows; found out otherwise.
@@ -85,11 +97,16 @@ def sweep(
         provenance.
 
     Raises:
-        InputError: for bad arguments, before anything runs; for numbers that are not finite, or a folder that cannot be
-            written, with all finished rows kept.
+        InputError: for bad arguments, before anything runs, and for metrics that need references where no row has one; for
+            numbers that are not finite, or a folder that cannot be written, with all finished rows kept.
+
+    Warns:
+        DataWarning: once, for references in a script that ROUGE's tokenizer cannot see.
     """
+    task = as_task(task)
     policy = sampling_policy(samples, temperature, top_p)
-    chosen = check_metrics(metrics if metrics is not None else ROUGE_METRICS if samples else METRICS)
+    chosen = check_metrics(default_metrics(task, samples) if metrics is None else metrics)
+    _check_references(task, chosen, rouge_tokenizer)
     options = SweepOptions(
         sampled_metrics(chosen) if samples else chosen,
         check_positive(max_new_tokens, "max_new_tokens"),
@@ -99,6 +116,7 @@ def sweep(
         samples,
         policy,
         full_untouched,
+        rouge_tokenizer,
     )
     check_positive(batch_size, "batch_size")
     settings = {"kind": "sweep", "batch_size": batch_size, **options.settings()}
@@ -134,6 +152,35 @@ def sweep(
         for batch in batches:
             job.run(batch, advance)
     return store.collect(plan.units(batches), keep_others=True)
+
+
+def default_metrics(task: Task, samples: int) -> tuple[str, ...]:
+    """What a sweep measures by itself: without references sampled answers have fidelity alone.
+
+    Greedy answers are written, timed and counted in any case, and keep all metrics; those without a reference are null.
+    """
+    if not samples:
+        return METRICS
+    return ROUGE_METRICS if task.any_reference else (*ROUGE_METRICS, "kl", "agreement")
+
+
+def _check_references(task: Task, metrics: Sequence[str], tokenizer: str) -> None:
+    """Refuse what no row can be scored by, and warn of references that ROUGE cannot see."""
+    check_choice("ROUGE tokenizer", tokenizer, ROUGE_TOKENIZERS)
+    answered = [example for example in task.examples if example.references]
+    if not answered and all(metric in REFERENCE_METRICS for metric in metrics):
+        raise InputError(
+            f"No row of {task.origin!r} has a reference, which {', '.join(metrics)} would need: measure agreement and kl, "
+            "or say with fields where the references are."
+        )
+    unseen = [e.id for e in answered if not any(is_seen(text, tokenizer) for text in e.references)]
+    if unseen and any(metric in ROUGE_METRICS for metric in metrics):
+        warnings.warn(
+            f"ROUGE sees Latin letters and digits alone and has no score for {len(unseen)} of {len(task.examples)} "
+            f"sequences (such as {unseen[0]!r}): take rouge_tokenizer='unicode' (--rouge-tokenizer unicode), or agreement.",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:

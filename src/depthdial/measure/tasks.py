@@ -90,6 +90,11 @@ class Task:
         return all(example.reference is not None for example in self.examples)
 
     @property
+    def any_reference(self) -> bool:
+        """Whether some example has one."""
+        return any(example.reference is not None for example in self.examples)
+
+    @property
     def fingerprint(self) -> str:
         """sha256 of all that decides the prompts and references of these examples, except the tokenizer."""
         settings = [self.form, self.template, self.max_prompt_tokens, self.max_response_tokens]

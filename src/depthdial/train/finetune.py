@@ -20,7 +20,7 @@ from depthdial.files import read_json
 from depthdial.measure.batches import Runner
 from depthdial.measure.cost import model_cost
 from depthdial.measure.plan import ModelIdentity, unique_routes
-from depthdial.measure.tasks import Task
+from depthdial.measure.tasks import Task, as_task
 from depthdial.models.architectures import unwrap
 from depthdial.routes import AnyRoute, Route
 from depthdial.train.artefact import is_finished, save_artefact
@@ -83,6 +83,7 @@ def finetune(
     if in_place and (settings.method != "full" or settings.distill):
         raise InputError("in_place=True is for method='full' without distillation: an adapter or a teacher needs the model.")
     identity = ModelIdentity.of(model, name)
+    task = as_task(task, held_out=True)
     claim_run(folder, "finetune.json", settings, identity, task, routes=[[route.name, str(route)] for route in chosen])
     if is_finished(folder):
         return FinetuneResult(folder, read_json(folder / "training.json", "training record"))

@@ -14,7 +14,7 @@ from depthdial.files import read_json
 from depthdial.measure.batches import Runner
 from depthdial.measure.cost import model_cost
 from depthdial.measure.plan import ModelIdentity
-from depthdial.measure.tasks import Task
+from depthdial.measure.tasks import Task, as_task
 from depthdial.models.architectures import unwrap
 from depthdial.models.gates import GATES_FILE, GateBase, TokenGates
 from depthdial.models.token_view import token_view
@@ -81,6 +81,7 @@ def train_gates(
     identity = identity or ModelIdentity.of(model, name)
     gates = TokenGates(config)
     token_view(model, gates.policy("sampled"), key_values=settings.key_values)  # refuses what cannot be routed by token
+    task = as_task(task, held_out=True)
     claim_run(folder, "train-gates.json", settings, identity, task)
     if is_finished(folder, GATES_FILE):
         return GateResult(folder, read_json(folder / RECORD_FILE, "training record"))

@@ -23,7 +23,7 @@ from depthdial.families import RouteFamily
 from depthdial.measure.apart import prompt_hashes
 from depthdial.measure.plan import ModelIdentity, Plan, check_positive, make_plan
 from depthdial.measure.provenance import environment
-from depthdial.measure.tasks import Task
+from depthdial.measure.tasks import Task, as_task
 from depthdial.models.untouched import has_adapters_on
 from depthdial.progress import progress_bar
 from depthdial.routes import Route
@@ -94,6 +94,7 @@ def search_routes(
     name = chosen.name if cost == "layers" else f"{chosen.name}-{cost}"
     settings = {"kind": "search", "method": name, **vars(chosen), "cost": cost, "answer_tokens": answer_tokens}
     about: dict[str, Any] = {"prompt_depth": "full", "identity": identity, "settings": settings}
+    task = as_task(task, held_out=True)
     plan = make_plan(model, tokenizer, task, ["full"], answer_tokens=answer_tokens, **about)
     n_layers = plan.runner.n_layers
     stop = n_layers // 2 if min_layers is None else check_positive(min_layers, "min_layers")
