@@ -74,7 +74,7 @@ def test_what_is_adapted_runs_learns_and_loads(name: str, tmp_path: Any, weights
     assert_same(weights_of(model), before)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        warnings.filterwarnings("ignore", "The following rank_pattern keys")
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys")
         warnings.filterwarnings("error", "Found missing adapter keys")
         loaded = PeftModel.from_pretrained(model, tmp_path)
     torch.testing.assert_close(loaded(input_ids=ids).logits, expected, atol=1e-4, rtol=1e-4)

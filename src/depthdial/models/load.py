@@ -21,6 +21,7 @@ from depthdial.models.adapter import CARD_FILE, AdapterCard, attach_card, check_
 from depthdial.models.checkpoint import check_adapter, check_folder, hub_snapshot
 from depthdial.models.gguf_file import check_gguf, read_tokenizer
 from depthdial.models.tokenizers import read_folder
+from depthdial.models.wrappers import auto_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -210,7 +211,7 @@ def _load_folder(
         _check_decoder(config, label, options)
         with _refusing(label, "cannot be loaded"):
             # weights_only concerns .bin files alone; torch's reader then builds tensors and refuses everything else
-            loaded = AutoModelForCausalLM.from_pretrained(
+            loaded = (auto_class(config) or AutoModelForCausalLM).from_pretrained(
                 source,
                 use_safetensors=weights.format == "safetensors",
                 weights_only=True,
@@ -264,12 +265,12 @@ def _convert(gguf: Path, out: Path) -> None:
 
 
 def _check_decoder(config: PreTrainedConfig, label: str, options: _Options) -> None:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(f"{label} is not a decoder-only model: {config.model_type} has an encoder and a decoder")
     own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if auto_class(config) is None:
         if not own_code:
             raise InputError(f"{label} is not a decoder-only model: transformers has no causal {config.model_type}")
         if not options.trust_remote_code:
@@ -319,7 +320,9 @@ def with_adapter(model: PreTrainedModel, folder: Path, label: str) -> PreTrained
         check_base(card, model, folder, label)
     with quiet_transformers(), _refusing(f"the adapter {folder}", "does not fit the model"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing that a user can change
-        warnings.filterwarnings("ignore", "The following rank_pattern keys")  # PEFT's own, of experts that are not adapted
+        warnings.filterwarnings(
+            "ignore", "The following (rank|alpha)_pattern keys"
+        )  # PEFT's own, of experts that are not adapted
         warnings.filterwarnings("error", "Found missing adapter keys")  # they would stay random
         # PEFT's wrapper passes every attribute on, and views accept it, but it is no subclass
         adapted = cast("PreTrainedModel", PeftModel.from_pretrained(model, str(folder)))

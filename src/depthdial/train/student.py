@@ -97,6 +97,8 @@ def _adapted(base: Any, targets: Sequence[str], settings: FinetuneSettings) -> A
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing that a user can change
-        warnings.filterwarnings("ignore", "The following rank_pattern keys")  # PEFT's own, of experts that are not adapted
+        warnings.filterwarnings(
+            "ignore", "The following (rank|alpha)_pattern keys"
+        )  # PEFT's own, of experts that are not adapted
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # of Conv1D, which PEFT then does right
         return get_peft_model(shell, config)
