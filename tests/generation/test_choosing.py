@@ -116,7 +116,7 @@ def test_a_number_takes_the_deepest_route_that_fits(model, tokenizer):
     family = dd.RouteFamily("own", 6, tuple(Route.parse(text, 6) for text in ("ee:2", "0,2,4,5", "full")))
     assert depth(0.7, routes=family).layers == (0, 2, 4, 5)
     assert depth(0.5, routes=family).layers == (0, 1)
-    assert depth(1.0, routes=family).is_full and depth(1, routes=family).is_full
+    assert depth(1.0, routes=family).is_full
     with pytest.raises(InputError, match=r"No known route of this model costs at most 0.2"):
         depth(0.2, routes=family)
     with pytest.warns(RouteWarning, match="Nothing is known of which layers"):

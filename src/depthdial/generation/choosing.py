@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from depthdial.choose.controller import OnlineController, SequenceController, routes_of
+from depthdial.choose.controller import OnlineController, routes_of
 from depthdial.errors import InputError
+from depthdial.generation.depths import Controller
 from depthdial.measure.batches import Runner
 from depthdial.measure.prompt_features import features_of, watched_prefill
 from depthdial.models.adapter import warn_if_outside
-from depthdial.models.known_routes import best_known_routes, check_share, route_within
 from depthdial.models.prompt import Prefill
-from depthdial.routes import AnyRoute, RandomRoute, Route, require_depth
-
-Controller = SequenceController | OnlineController
+from depthdial.models.token_depth import Depth, TokenDepth
+from depthdial.routes import AnyRoute, Route
 
 
 @dataclass(frozen=True)
@@ -26,26 +25,27 @@ class Choice:
     """The routes of one batch.
 
     Attributes:
-        routes: one a prompt.
+        routes: one a prompt; a token-wise depth in a route's place.
         full: the full pass over the batch's prompts that every route continues on; None where each route runs its own.
         predicted: (n_prompts, n_routes) qualities that a controller predicted of the routes called `names`, and the price
             of each prompt that they were weighed at; None without a controller.
     """
 
-    routes: tuple[Route, ...]
+    routes: tuple[Depth, ...]
     full: Prefill | None
     predicted: np.ndarray | None = None
     names: tuple[str, ...] = ()
     prices: tuple[float, ...] = ()
 
-    def running(self, runner: Runner, route: Route) -> Runner:
+    def running(self, runner: Runner, route: Depth) -> Runner:
         """What a route runs on: with a controller the full route is the untouched full model."""
         return runner.untouched if self.predicted is not None and route.is_full else runner
 
-    def prefilled(self, runner: Runner, prompts: Sequence[Sequence[int]], members: Sequence[int], route: Route) -> Prefill:
+    def prefilled(self, runner: Runner, prompts: Sequence[Sequence[int]], members: Sequence[int], route: Depth) -> Prefill:
         """The prompts of some members of the batch, ready to be continued on `route`."""
         if self.full is not None:
             return self.full.select(torch.tensor(members, device=runner.device))
+        assert isinstance(route, Route)
         return runner.prefill_ids([prompts[m] for m in members], route)
 
     def why(self, member: int) -> dict[str, Any]:
@@ -59,39 +59,44 @@ class Choice:
 
 
 # From the token ids of a batch's prompts and their places in the whole list.
-Chooser = Callable[[Sequence[Sequence[int]], range], Choice]
+Chooser = Callable[[Sequence[Sequence[int]], Sequence[int]], Choice]
 
 
-def choosing(depth: Any, runner: Runner, routes: Any, prompt_depth: str, template: str) -> Chooser:
-    """What `generate` does with its `depth`.
+def choosing(
+    depth: AnyRoute | TokenDepth | Controller, runner: Runner, routes: Any, prompt_depth: str, template: str
+) -> Chooser:
+    """What `generate` does at a depth.
 
     Raises:
-        InputError: for a depth that is none, or does not fit the model or the other arguments.
+        InputError: for a depth that does not fit the model or the other arguments.
 
     Warns:
-        RouteWarning: for a route that the model's adapter was not trained for, or a share where nothing is known.
+        RouteWarning: for a route that the model's adapter was not trained for.
     """
     if isinstance(depth, Controller):
         return _controlled(depth, runner, routes, prompt_depth, template)
-    if isinstance(depth, int | float) and not isinstance(depth, bool):
-        share = check_share(depth)
-        known = best_known_routes(runner.given) if routes is None else routes_of(routes, runner.n_layers)
-        depth = route_within(known, share)
-    elif routes is not None:
-        raise InputError(
-            "routes= says what a depth in numbers, such as 0.5, is chosen from: leave it out, or give a number."
-        )
-    return _fixed(_route(depth, runner.n_layers), runner, prompt_depth)
+    if isinstance(depth, TokenDepth):
+        return _tokenwise(depth, runner, prompt_depth)
+    return _fixed(depth, runner, prompt_depth)
 
 
 def _fixed(route: AnyRoute, runner: Runner, prompt_depth: str) -> Chooser:
     warn_if_outside(runner.given, route, stacklevel=5)
 
-    def choose(prompts: Sequence[Sequence[int]], places: range) -> Choice:
+    def choose(prompts: Sequence[Sequence[int]], places: Sequence[int]) -> Choice:
         full = runner.prefill_ids(prompts) if prompt_depth == "full" else None
         return Choice(tuple(route.for_sequence(i) for i in places), full)
 
     return choose
+
+
+def _tokenwise(depth: TokenDepth, runner: Runner, prompt_depth: str) -> Chooser:
+    if prompt_depth != "full":
+        raise InputError(
+            f"The token-wise depth {depth.name!r} runs prompts at full depth, not prompt_depth={prompt_depth!r}: use "
+            "dd.token_view(model, policy, prompt_depth='route') for that."
+        )
+    return lambda prompts, places: Choice((depth,) * len(places), runner.prefill_ids(prompts))
 
 
 def _controlled(depth: Controller, runner: Runner, routes: Any, prompt_depth: str, template: str) -> Chooser:
@@ -107,7 +112,7 @@ def _controlled(depth: Controller, runner: Runner, routes: Any, prompt_depth: st
         raise InputError(f"The controller was fitted to prompts of template {own!r}: give template={own!r}.")
     spec, names = controller.card.features, tuple(route.name for route in controller.routes)
 
-    def choose(prompts: Sequence[Sequence[int]], places: range) -> Choice:
+    def choose(prompts: Sequence[Sequence[int]], places: Sequence[int]) -> Choice:
         prefilled = watched_prefill(runner, prompts, spec)
         predicted = controller.predict(features_of(prefilled, spec))
         picked, prices = depth.pick_at(predicted)
@@ -115,13 +120,3 @@ def _controlled(depth: Controller, runner: Runner, routes: Any, prompt_depth: st
         return Choice(taken, prefilled if prompt_depth == "full" else None, predicted, names, prices)
 
     return choose
-
-
-def _route(depth: Any, n_layers: int) -> AnyRoute:
-    if isinstance(depth, str):
-        return Route.parse(depth, n_layers)
-    if isinstance(depth, Route | RandomRoute):
-        return require_depth(depth, n_layers)
-    raise InputError(
-        f"depth is a route such as 'uls:50%', a Route, a share of the layers such as 0.5, or a controller, not {depth!r}."
-    )

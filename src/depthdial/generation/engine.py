@@ -1,25 +1,34 @@
 """Answers to prompts: one full prefill of a batch, then shallow decoding, grouped by the route that each prompt takes.
 
-The route is the caller's, or a controller's that reads the prompt's hidden states on the way.
+The route is the caller's, or a controller's that reads the prompt's hidden states on the way. An answer is what its prompt
+would get alone: how long it may be, where it ends and what is drawn are each row's own.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
+import numpy as np
 import torch
 
 from depthdial.errors import InputError, check_choice
-from depthdial.generation.choosing import Chooser, Controller, choosing
+from depthdial.generation.choosing import Choice, Chooser, choosing
+from depthdial.generation.depths import Controller, is_several, number_in, one_each, read_depth
+from depthdial.generation.options import Options, read_options
+from depthdial.generation.processors import Row
+from depthdial.generation.requests import Request, read_requests
+from depthdial.generation.steps import FinishReason, Steps, draws
+from depthdial.generation.streams import check_streaming, streaming
 from depthdial.measure.batches import Runner
-from depthdial.measure.forced import by_route
 from depthdial.measure.plan import check_positive
-from depthdial.measure.templates import Prompter, resolve_template
-from depthdial.models.decode import FinishReason, cut_at_end
-from depthdial.models.prompt import PROMPT_DEPTHS, Prefill, clock_sec, quiet_prompted_view
+from depthdial.measure.templates import resolve_template
+from depthdial.models.architectures import unwrap
+from depthdial.models.prompt import PROMPT_DEPTHS, Prefill, clock_sec
+from depthdial.models.snapshot import as_is
+from depthdial.models.token_depth import Depth, TokenDepth, prompted
 from depthdial.routes import AnyRoute, Route
 
 
@@ -28,24 +37,30 @@ class Generation:
     """One answer and how it was made.
 
     Attributes:
+        prompt: what was answered; of messages, the text that the chat template made of them.
         text: the answer without special tokens; `tokens` has them.
-        route: the layers that ran for response tokens; `len(route)` of `route.n_layers`.
+        route: the layers that ran for response tokens, `len(route)` of `route.n_layers`; a TokenDepth where each token had
+            its own.
+        finish_reason: `eos` (an end token), `stop` (a stop string, which is the end of the text as with transformers, or a
+            stopping criterion) or `length`.
         prefill_sec, decode_sec: measured seconds of the batch that it was part of.
         batch_size: how many sequences that batch decoded together.
         predicted: why a controller took this route: the quality that it predicted of each, by name. None without one.
         price: what it asked of a route for each unit of cost, in quality. None without a controller.
+        layers_run: layers that ran for a token after the first, in the mean; None where a token-wise answer has no such.
     """
 
     prompt: str
     text: str
     tokens: tuple[int, ...]
-    route: Route
+    route: Route | TokenDepth
     finish_reason: FinishReason
     prefill_sec: float
     decode_sec: float
     batch_size: int
     predicted: Mapping[str, float] | None = None
     price: float | None = None
+    layers_run: float | None = None
 
     @property
     def new_tokens(self) -> int:
@@ -57,167 +72,263 @@ class Generation:
         return (self.new_tokens - 1) / self.decode_sec if self.decode_sec > 0 else float("nan")
 
 
+OneDepth = AnyRoute | TokenDepth | Controller | str | float | tuple[int, ...] | PathLike[str]
+
+
 def generate(
     model: Any,
     tokenizer: Any,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[str] | None = None,
     *,
-    depth: AnyRoute | str | float | Controller = "full",
+    messages: Sequence[Any] | None = None,
+    depth: OneDepth | Sequence[OneDepth] = "full",
     routes: Any = None,
     prompt_depth: str = "full",
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
     template: str = "auto",
     batch_size: int = 16,
+    seed: int | None = None,
+    stop_strings: str | Sequence[str] | None = None,
+    generation_config: Any = None,
+    logits_processor: Sequence[Any] | None = None,
+    stopping_criteria: Sequence[Any] | None = None,
+    streamer: Any = None,
     on_text: Callable[[str], None] | None = None,
-    **sampling: Any,
+    **options: Any,
 ) -> list[Generation]:
     """Answer prompts with only some of a model's layers.
 
+    What a prompt gets does not depend on the others of its batch. The model runs in eval mode, whatever mode it is in, and
+    is not changed, not for a moment either.
+
+        prompts = ["Name two fruits.", "Say hello."]
+        answers = dd.generate(model, tokenizer, prompts, depth=["uls:50%", "full"], max_new_tokens=8)
+        [(a.text, len(a.route), a.finish_reason) for a in answers]
+
     Args:
-        depth: a Route, its text (`"uls:50%"`), or a random rule, drawn once for each prompt by its place in the list; a
-            number such as 0.5 for the best known route of at most half of the layers; or a SequenceController (or its
-            `online` form), which picks a route for every prompt. With a controller prompts run untouched by any adapter,
-            and so does the full route.
+        prompts: a text or a list of texts. Or `messages`.
+        messages: a chat, `[{"role": "user", "content": "Hello."}]`, or a list of chats, for the tokenizer's chat template;
+            a last message of the assistant is continued.
+        depth: a Route, its text (`"uls:50%"`), its layers `(0, 1, 5)`, or a random rule, drawn once for each prompt by its
+            place in the list; a share such as 0.5 or "50%" for the best known route of at most half of the layers; a count
+            from 2 such as 24 or "24" for that of at most so many; a SequenceController (or its `online` form, or its
+            folder), which picks a route for every prompt; a TokenDepth or a token policy. A list has one for each prompt.
+            With a controller prompts run untouched by any adapter, and so does the full route.
         routes: with a number, the routes to choose from: a RouteFamily, its file, or a list; default: the best known ones
             (those of the model's adapter, or that were searched for it). With a controller, its own or none.
         prompt_depth: `full` (the prompt, and so the first token, runs every layer) or `route`.
+        max_new_tokens: longest answer; default: of `generation_config`, or else 64. An answer also ends where its own
+            prompt leaves no more room in the context.
         template: `auto` (the model's chat template where it has one), `chat` or `plain`.
+        seed: of sampled answers, any whole number: a prompt gets the same answer whatever stands beside it, and one that is
+            repeated gets another each time. Default: drawn from torch's generator.
+        stop_strings: texts that end an answer, of which the first to come is the end of its text.
+        generation_config: a GenerationConfig or a dict of its fields; keywords win over it, and it over the model's own.
+        logits_processor, stopping_criteria: transformers', called with one row at a time, without padding.
+        streamer: transformers' TextStreamer, TextIteratorStreamer or the like; for a single prompt.
         on_text: called with pieces of the answer as they come; for a single prompt.
-        sampling: fields of transformers' GenerationConfig, such as do_sample=True, temperature=0.7. Default: greedy.
+        options: fields of transformers' GenerationConfig: do_sample, temperature, top_k, top_p, min_p, typical_p, top_h,
+            epsilon_cutoff, eta_cutoff, repetition_penalty, no_repeat_ngram_size, their encoder_ forms, bad_words_ids,
+            sequence_bias, suppress_tokens, begin_suppress_tokens, min_length, min_new_tokens, max_length,
+            forced_bos_token_id, forced_eos_token_id, exponential_decay_length_penalty, watermarking_config,
+            renormalize_logits, remove_invalid_values, eos_token_id and pad_token_id. As in transformers, what nobody gives
+            is the model's own generation_config's; and greedy where that does not sample.
 
     Returns:
         One Generation for each prompt, in order.
 
     Raises:
         InputError: for a route or controller that does not fit, an empty list, a prompt longer than the context, or an
-            unknown argument.
+            argument that is unknown, not honoured, or has a value that cannot be used.
 
     Warns:
         RouteWarning: once, for a route that the model's adapter was not trained for.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    _check(prompts, prompt_depth, on_text)
-    check_positive(max_new_tokens, "max_new_tokens")
-    check_positive(batch_size, "batch_size")
+    _check(model, prompt_depth, batch_size)
+    requests = read_requests(prompts, messages, template, tokenizer)
+    check_streaming(streamer, on_text, len(requests))
     runner = Runner.of(model, tokenizer)
-    chooser = choosing(depth, runner, routes, prompt_depth, resolve_template(template, tokenizer))
-    config = _generation_config(runner, max_new_tokens, sampling)
-    prompter = Prompter(resolve_template(template, tokenizer), "prompt", tokenizer)
-    encoded = [prompter.ids(prompt) for prompt in prompts]
-    _check_context(encoded, runner.context_tokens)
-    answers: list[Generation] = []
-    for start in range(0, len(prompts), batch_size):
-        places = range(start, min(start + batch_size, len(prompts)))
-        answers += _answer_batch(runner, tokenizer, prompts, encoded, places, chooser, config, on_text)
-    return answers
-
-
-def _answer_batch(
-    runner: Runner,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    encoded: Sequence[Sequence[int]],
-    places: range,
-    chooser: Chooser,
-    config: Any,
-    on_text: Callable[[str], None] | None,
-) -> list[Generation]:
+    chosen = read_options(
+        getattr(unwrap(model), "generation_config", None),
+        ends=runner.eos_token_ids,
+        pad_token_id=runner.pad_token_id,
+        max_new_tokens=max_new_tokens,
+        stop_strings=stop_strings,
+        generation_config=generation_config,
+        seed=seed,
+        given=options,
+    )
+    job = _Job(
+        runner,
+        tokenizer,
+        requests,
+        chosen,
+        [chosen.limit(len(request.ids), runner.context_tokens) for request in requests],
+        tuple(logits_processor or ()),
+        tuple(stopping_criteria or ()),
+        streaming(tokenizer, streamer, on_text),
+    )
+    job.check()
+    resolved = resolve_template(template, tokenizer)
     answers: dict[int, Generation] = {}
-    own = config.eos_token_id  # the caller's, where one was given
-    ends = [] if own is None else own if isinstance(own, list) else [own]
-    batch = [encoded[i] for i in places]
-    choice = chooser(batch, places)
-    for one, members in by_route(choice.routes).items():
-        chosen = [places[m] for m in members]
-        on = choice.running(runner, one)
-        ready = choice.prefilled(on, batch, members, one)
-        streamer = None if on_text is None else _Pieces(tokenizer, on_text)
+    for one, places in _by_depth(depth, model, runner.n_layers, routes, len(requests)):
+        chooser = choosing(one, runner, routes, prompt_depth, resolved)
+        for start in range(0, len(places), batch_size):
+            answers |= job.answer(places[start : start + batch_size], chooser)
+    return [answers[place] for place in range(len(requests))]
+
+
+def _by_depth(depth: Any, model: Any, n_layers: int, routes: Any, n_prompts: int) -> list[tuple[Any, list[int]]]:
+    """The depths of a call, each with the places of the prompts that take it."""
+    if not is_several(depth):
+        return [(read_depth(depth, model, n_layers, routes), list(range(n_prompts)))]
+    given = one_each(depth, n_prompts)
+    if routes is not None and all(_routes_for(one, routes) is None for one in given):
+        raise InputError(
+            "routes= says what a depth in numbers, such as 0.5, is chosen from: leave it out, or give a number."
+        )
+    # What is written alike is read once, so that a stream's budget is one and a warning comes once.
+    groups: dict[Any, list[int]] = {}
+    for place, one in enumerate(given):
+        is_value = isinstance(one, str | int | float | tuple | Route)
+        groups.setdefault((type(one), one) if is_value else id(one), []).append(place)
+    return [
+        (read_depth(given[places[0]], model, n_layers, _routes_for(given[places[0]], routes)), places)
+        for places in groups.values()
+    ]
+
+
+def _routes_for(depth: Any, routes: Any) -> Any:
+    return routes if isinstance(depth, Controller) or number_in(depth) is not None else None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One call of `generate`.
+
+    Attributes:
+        limits: most tokens of each request's answer.
+        processors, criteria: the caller's.
+    """
+
+    runner: Runner
+    tokenizer: Any
+    requests: Sequence[Request]
+    options: Options
+    limits: Sequence[int]
+    processors: tuple[Any, ...]
+    criteria: tuple[Any, ...]
+    streamer: Any
+
+    def check(self) -> None:
+        """InputError for options whose values no processor takes, before anything runs."""
+        vocabulary = unwrap(self.runner.model).get_input_embeddings().weight.shape[0]
+        Steps(
+            self.options, self.tokenizer, [self._row(0, vocabulary)], len(self.requests[0].ids), processors=self.processors
+        )
+
+    def answer(self, places: Sequence[int], chooser: Chooser) -> dict[int, Generation]:
+        answers: dict[int, Generation] = {}
+        prompts = [self.requests[place].ids for place in places]
+        choice = chooser(prompts, places)
+        # Rows of one length limit decode together, so that none reaches beyond its context while it waits for another.
+        groups: dict[tuple[Depth, int], list[int]] = {}
+        for member, (place, route) in enumerate(zip(places, choice.routes, strict=True)):
+            groups.setdefault((route, self.limits[place]), []).append(member)
+        for (route, limit), members in groups.items():
+            answers |= self._group(choice, prompts, places, members, route, limit)
+        return answers
+
+    def _group(
+        self,
+        choice: Choice,
+        prompts: Sequence[Sequence[int]],
+        places: Sequence[int],
+        members: Sequence[int],
+        route: Depth,
+        limit: int,
+    ) -> dict[int, Generation]:
+        chosen = [places[member] for member in members]
+        runner = choice.running(self.runner, route)
+        ready = choice.prefilled(runner, prompts, members, route)
+        if isinstance(route, TokenDepth):
+            route = route.for_batch((self.requests[i].ids, self.requests[i].repeat) for i in chosen)
         started = clock_sec(runner.device)
-        rows = _decode(on, one, ready, config, streamer)
+        rows = self._decode(runner, route, ready, chosen, limit)
         decode_sec = clock_sec(runner.device) - started
-        for m, i, tokens in zip(members, chosen, rows, strict=True):
-            tokens, reason = cut_at_end(tokens, ends)
-            answers[i] = Generation(
-                prompt=prompts[i],
-                text=tokenizer.decode(tokens, skip_special_tokens=True),
+        n_steps = [len(tokens) - 1 for tokens, _ in rows]
+        layers = route.mean_layers(n_steps) if isinstance(route, TokenDepth) else [float(len(route))] * len(rows)
+        return {
+            place: Generation(
+                prompt=self.requests[place].prompt,
+                text=self.tokenizer.decode(tokens, skip_special_tokens=True),
                 tokens=tuple(tokens),
-                route=one,
+                route=route,
                 finish_reason=reason,
                 prefill_sec=ready.prefill_sec,
                 decode_sec=decode_sec,
                 batch_size=len(chosen),
-                **choice.why(m),
+                layers_run=ran,
+                **choice.why(member),
             )
-    return [answers[i] for i in places]
+            for member, place, (tokens, reason), ran in zip(members, chosen, rows, layers, strict=True)
+        }
+
+    def _decode(
+        self, runner: Runner, route: Depth, ready: Prefill, places: Sequence[int], limit: int
+    ) -> list[tuple[list[int], FinishReason]]:
+        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+        steps = self._steps(ready, places, limit)
+        view: Any = prompted(runner.model, route, ready)
+        # Its own defaults would fill what is left open here.
+        view.generation_config = GenerationConfig(
+            max_new_tokens=limit,
+            do_sample=False,
+            eos_token_id=list(self.options.ends) or None,
+            pad_token_id=self.options.pad_token_id,
+        )
+        given: dict[str, Any] = {"logits_processor": LogitsProcessorList([steps.choose])} if steps.changes_logits else {}
+        if steps.watches_rows:
+            given["stopping_criteria"] = StoppingCriteriaList([steps.end])  # type: ignore[list-item]
+        with as_is(runner.device):
+            output: Any = view.generate(
+                ready.input_ids,
+                attention_mask=ready.attention_mask,
+                generation_config=view.generation_config,
+                streamer=self.streamer,
+                **given,
+            )
+        new = output[:, ready.input_ids.shape[1] :].tolist()
+        return [steps.cut(row, tokens) for row, tokens in enumerate(new)]
+
+    def _steps(self, ready: Prefill, places: Sequence[int], limit: int) -> Steps:
+        chance = None
+        if self.options.seed is not None:
+            asked = [self.requests[place] for place in places]
+            table = np.stack([draws(self.options.seed, one.ids, one.repeat, limit) for one in asked])
+            chance = torch.from_numpy(table).to(self.runner.device)
+        return Steps(
+            self.options,
+            self.tokenizer,
+            [self._row(place, ready.logits.shape[-1]) for place in places],
+            ready.input_ids.shape[1],
+            processors=self.processors,
+            criteria=self.criteria,
+            chance=chance,
+        )
+
+    def _row(self, place: int, vocabulary: int) -> Row:
+        prompt = torch.tensor([self.requests[place].ids], device=self.runner.device)
+        return Row(prompt, self.limits[place], vocabulary, self.options.ends)
 
 
-def _decode(runner: Runner, route: Route, ready: Prefill, config: Any, streamer: Any) -> list[list[int]]:
-    view = quiet_prompted_view(runner.model, route, ready)
-    view.generation_config = copy.copy(config)
-    view.generation_config.max_new_tokens = min(runner.rooms(ready, config.max_new_tokens))
-    output: Any = view.generate(ready.input_ids, attention_mask=ready.attention_mask, streamer=streamer)  # type: ignore[operator]
-    return output[:, ready.input_ids.shape[1] :].tolist()
-
-
-def _generation_config(runner: Runner, max_new_tokens: int, sampling: dict[str, Any]) -> Any:
-    from transformers import GenerationConfig
-
-    known = GenerationConfig().to_dict().keys() - {"num_return_sequences", "transformers_version"}
-    # True equals 1, which is one beam.
-    several = next((n for n in _SEVERAL if sampling.get(n) is True or sampling.get(n) not in (None, 1, False)), None)
-    if several is not None:
-        raise InputError(f"generate() makes one answer to a prompt, token by token: leave {several} out.")
-    unknown = next((name for name in sampling if name not in known), None)
-    if unknown is not None:
-        raise InputError(f"generate() has no argument {unknown!r}: sampling arguments are those of GenerationConfig.")
-    ends, pad = list(runner.eos_token_ids) or None, runner.pad_token_id
-    return GenerationConfig(
-        **{"do_sample": False, "eos_token_id": ends, "pad_token_id": pad, **sampling, "max_new_tokens": max_new_tokens}
-    )
-
-
-def _check(prompts: Sequence[Any], prompt_depth: str, on_text: Any) -> None:
-    if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
-        raise InputError("Prompts are a text or a list of texts: give at least one.")
+def _check(model: Any, prompt_depth: str, batch_size: int) -> None:
+    base = unwrap(model)
+    if not callable(getattr(base, "generate", None)):
+        raise InputError(
+            f"{type(base).__name__} cannot generate, for it has no language-modelling head: load the model with "
+            "AutoModelForCausalLM."
+        )
     check_choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
-    if on_text is not None and len(prompts) > 1:
-        raise InputError("Text can be streamed for one prompt at a time: leave on_text out, or give one prompt.")
-
-
-def _check_context(encoded: Sequence[Sequence[int]], context_tokens: int | None) -> None:
-    longest = max(map(len, encoded))
-    if min(map(len, encoded)) == 0:
-        raise InputError("A prompt is empty: write something to answer.")
-    if context_tokens is not None and longest >= context_tokens:
-        raise InputError(f"A prompt has {longest} tokens but the model's context is {context_tokens}: shorten it.")
-
-
-# Of GenerationConfig: what would give other things than one answer for each prompt.
-_SEVERAL = ("num_beams", "num_beam_groups", "return_dict_in_generate", "max_length")
-
-
-class _Pieces:
-    """A streamer for transformers' generate: decodes as tokens come and passes on whole characters."""
-
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
-        self._tokenizer, self._on_text = tokenizer, on_text
-        self._tokens: list[int] = []
-        self._sent = 0
-        self._prompt_seen = False
-
-    def put(self, value: torch.Tensor) -> None:
-        if not self._prompt_seen:  # generate() first hands over the prompt
-            self._prompt_seen = True
-            return
-        self._tokens += value.flatten().tolist()
-        text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # the rest of a character is still to come
-            self._send(text)
-
-    def end(self) -> None:
-        self._send(self._tokenizer.decode(self._tokens, skip_special_tokens=True))
-
-    def _send(self, text: str) -> None:
-        if len(text) > self._sent:
-            self._on_text(text[self._sent :])
-            self._sent = len(text)
+    check_positive(batch_size, "batch_size")

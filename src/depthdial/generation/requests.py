@@ -1,0 +1,71 @@
+"""What is to be answered: prompts or chat messages, as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from depthdial.errors import InputError
+from depthdial.measure.chat import ChatTemplate, check_conversation
+from depthdial.measure.templates import Prompter, resolve_template
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt.
+
+    Attributes:
+        prompt: what the caller wrote; of messages, the text that the chat template made of them.
+        repeat: how many requests before it in the list have the same ids.
+    """
+
+    prompt: str
+    ids: tuple[int, ...]
+    repeat: int = 0
+
+
+def read_requests(prompts: Any, messages: Any, template: str, tokenizer: Any) -> list[Request]:
+    """The requests of one call, in order.
+
+    Raises:
+        InputError: for prompts and messages together, none of them, or what cannot be encoded.
+    """
+    if (prompts is None) == (messages is None):
+        raise InputError("generate answers either prompts or messages: give one of them.")
+    found = (
+        _from_prompts(prompts, template, tokenizer) if messages is None else _from_messages(messages, template, tokenizer)
+    )
+    seen: dict[tuple[int, ...], int] = {}
+    requests = []
+    for place, (text, ids) in enumerate(found):
+        if not ids:
+            which = "A prompt is empty" if len(found) == 1 else f"Prompt {place} of {len(found)} is empty"
+            raise InputError(f"{which}: write something to answer.")
+        requests.append(Request(text, tuple(ids), seen.setdefault(tuple(ids), 0)))
+        seen[tuple(ids)] += 1
+    return requests
+
+
+def _from_prompts(prompts: Any, template: str, tokenizer: Any) -> list[tuple[str, list[int]]]:
+    if isinstance(prompts, str):
+        texts: list[Any] = [prompts]
+    else:
+        texts = list(prompts) if isinstance(prompts, Sequence) and not isinstance(prompts, bytes) else []
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise InputError("Prompts are a text or a list of texts: give at least one.")
+    prompter = Prompter(resolve_template(template, tokenizer), "prompt", tokenizer)
+    return [(text, prompter.ids(text)) for text in texts]
+
+
+def _from_messages(messages: Any, template: str, tokenizer: Any) -> list[tuple[str, list[int]]]:
+    if template not in ("auto", "chat"):
+        raise InputError(
+            f"messages need the tokenizer's chat template, not {template!r}: leave template out, or give prompts."
+        )
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError("This tokenizer has no chat template, which messages need: give prompts instead.")
+    is_one = not isinstance(messages, list | tuple) or not messages or isinstance(messages[0], Mapping | str)
+    conversations = [messages] if is_one else messages
+    chat = ChatTemplate(tokenizer)
+    return [chat.render(check_conversation(one)) for one in conversations]
