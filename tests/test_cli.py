@@ -460,8 +460,8 @@ def damaged(path: Path) -> Path:
         (["--route", "uls:5"], "asks for 5 of 4 layers"),
         (["--route", "ee:0"], "asks for 0 of 4 layers"),
         (["--prompt-depth", "half"], "Unknown prompt depth 'half': use full or route"),
-        (["--dtype", "int3"], "unknown dtype 'int3'"),
-        (["--device", "toaster"], "unknown device 'toaster'"),
+        (["--dtype", "int3"], "Unknown dtype 'int3'"),
+        (["--device", "toaster"], "Unknown device 'toaster'"),
         (["--template", "nonsense"], "Unknown template 'nonsense'"),
         (["--max-new-tokens", "0"], "max_new_tokens must be a whole number of at least 1, not 0"),
         (["--adapter", "nowhere"], "no adapter folder nowhere"),
@@ -477,10 +477,10 @@ def test_a_prompt_longer_than_the_context(model: Path) -> None:
 
 
 def test_refused_models(tmp_path: Path, data: Path) -> None:
-    assert "there is no folder" in refused("generate", tmp_path / "nowhere", "a b")
+    assert "There is no folder" in refused("generate", tmp_path / "nowhere", "a b")
     assert "has no weights" in refused("generate", tmp_path, "a b")
-    assert "there is no file" in refused("generate", tmp_path / "model.gguf", "a b")
-    assert "there is no folder" in refused("study", tmp_path / "nowhere", "--data", data, "--out", tmp_path / "out")
+    assert "There is no file" in refused("generate", tmp_path / "model.gguf", "a b")
+    assert "There is no folder" in refused("study", tmp_path / "nowhere", "--data", data, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

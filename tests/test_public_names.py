@@ -118,7 +118,7 @@ def test_the_module_and_the_command_are_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["load", "view", "sweep", "similarity", "oracle", "predictable_oracle", "task", "study", "search_routes"]
+    "name", ["view", "sweep", "similarity", "oracle", "predictable_oracle", "task", "study", "search_routes"]
 )
 def test_unknown_keywords_are_refused(name: str) -> None:
     function = getattr(dd, name)

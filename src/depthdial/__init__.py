@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from depthdial.choose.oracle import OracleCurve, oracle
     from depthdial.choose.predictable import PredictableCurve, predictable_oracle
     from depthdial.choose.search.run import search_routes
-    from depthdial.errors import InputError, RouteWarning, TokenizerWarning
+    from depthdial.errors import CheckpointWarning, InputError, RouteWarning, TokenizerWarning
     from depthdial.families import RouteFamily
     from depthdial.gate_studies import gates_study
     from depthdial.generation.engine import Generation, generate
@@ -56,6 +56,7 @@ _HOMES = {
     "Bernoulli": "models.token_policy",
     "Certificate": "choose.guarantee",
     "CertificationPlan": "choose.guarantee",
+    "CheckpointWarning": "errors",
     "ConfidenceExit": "models.token_policy",
     "FinetuneSettings": "train.settings",
     "GateConfig": "models.gates",
@@ -109,6 +110,7 @@ __all__ = [
     "Bernoulli",
     "Certificate",
     "CertificationPlan",
+    "CheckpointWarning",
     "ConfidenceExit",
     "FinetuneSettings",
     "GateConfig",

@@ -21,6 +21,10 @@ class DataWarning(UserWarning):
     """Some rows cannot be measured as asked; the message says how many, and what would measure them."""
 
 
+class CheckpointWarning(UserWarning):
+    """A checkpoint loads, but not everything that it holds is used; the message says what is left out."""
+
+
 def check_choice(what: str, value: object, known: Sequence[str]) -> None:
     """InputError unless `value` is one of `known`, two or more; `what` is what it is called."""
     if value not in known:

@@ -120,7 +120,7 @@ def test_an_adapter_folder_is_no_model(tmp_path: Path, beside: list[str]) -> Non
 
 
 def test_adapters_must_be_safetensors(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no adapter folder"):
+    with pytest.raises(InputError, match="There is no adapter folder"):
         check_adapter(tmp_path / "none")
     with pytest.raises(InputError, match=r"no adapter_config\.json"):
         check_adapter(tmp_path)
@@ -129,6 +129,7 @@ def test_adapters_must_be_safetensors(tmp_path: Path) -> None:
     touch(tmp_path, "adapter_config.json", "adapter_model.bin")
     with pytest.raises(InputError, match="safe_serialization=True"):
         check_adapter(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
     touch(tmp_path, "adapter_model.safetensors")
     assert check_adapter(tmp_path) == tmp_path
 

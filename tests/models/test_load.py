@@ -81,7 +81,7 @@ def test_the_pad_token_is_made_sure_of(tmp_path: Path) -> None:
 
 
 def test_unknown_keywords_raise(folder: Path) -> None:
-    with pytest.raises(TypeError, match="torch_dtype"):
+    with pytest.raises(InputError, match="torch_dtype is called dtype"):
         load(folder, torch_dtype="auto")
 
 
@@ -115,12 +115,12 @@ def test_what_a_name_means(folder: Path, name: str, kind: str) -> None:
     ("name", "words"),
     [
         ("", "name is empty"),
-        ("./nowhere", r"there is no folder \./nowhere"),
-        ("/no/where", "there is no folder /no/where"),
-        ("~/no-such-folder-here", "there is no folder"),
+        ("./nowhere", r"There is no folder \./nowhere"),
+        ("/no/where", "There is no folder /no/where"),
+        ("~/no-such-folder-here", "There is no folder"),
         ("a/b/c", "Hub id has the form owner/name"),
-        ("no/such.gguf", r"there is no file no/such\.gguf"),
-        (Path("owner/name"), "there is no folder owner"),
+        ("no/such.gguf", r"There is no file no/such\.gguf"),
+        (Path("owner/name"), "There is no folder owner"),
         ("{tmp}/llama/config.json", r"is a file but not a \.gguf one"),
     ],
 )
@@ -179,7 +179,7 @@ def test_dtypes(tmp_path: Path, asked: str | torch.dtype, dtype: torch.dtype) ->
 
 @pytest.mark.parametrize("asked", ["float", "int8", "", torch.int8, torch.complex64, None, 32])
 def test_bad_dtypes_name_the_known_ones(asked: object) -> None:
-    with pytest.raises(InputError, match=r"unknown dtype .*: known are auto, float32, .*float16, .*bfloat16"):
+    with pytest.raises(InputError, match=r"Unknown dtype .*: known are auto, float32, .*float16, .*bfloat16"):
         resolve_dtype(asked)
 
 
@@ -188,8 +188,8 @@ def test_bad_dtypes_name_the_known_ones(asked: object) -> None:
     [
         ({"device": "cuda"}, "finds no CUDA device"),
         ({"device": "mps"}, "finds no Apple GPU"),
-        ({"device": "gpu"}, "unknown device 'gpu'"),
-        ({"device": "meta"}, "unknown device meta"),
+        ({"device": "gpu"}, "Unknown device 'gpu'"),
+        ({"device": "meta"}, "Unknown device meta"),
         ({"device": "cpu", "device_map": "auto"}, "exclude each other"),
     ],
 )

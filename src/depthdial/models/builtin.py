@@ -85,7 +85,7 @@ def cache_root() -> Path:
     try:
         return Path.home() / ".cache" / "depthdial"
     except RuntimeError as error:
-        raise InputError("there is no home folder to cache the built-in model in: set DEPTHDIAL_CACHE") from error
+        raise InputError("There is no home folder to cache the built-in model in: set DEPTHDIAL_CACHE") from error
 
 
 def ensure(model: Builtin, convert: Convert, *, fetch: Fetch | None = None) -> Path:
@@ -269,7 +269,7 @@ def _lock(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=_LOCK_TIMEOUT_SEC)
     except Timeout as error:
-        raise InputError(f"another process has held {path} for half an hour: end it, then try again") from error
+        raise InputError(f"Another process has held {path} for half an hour: end it, then try again") from error
     try:
         yield
     finally:
@@ -286,12 +286,12 @@ def _disk_errors(root: Path, model: Builtin) -> Iterator[None]:
         # safetensors reports a full disk as an error of its own type, in words
         if getattr(error, "errno", None) in _DISK_FULL or "No space left" in str(error):
             raise InputError(
-                f"the disk of {root} is too full for {model.alias}: free {model.disk_bytes / 1e6:.0f} MB"
+                f"The disk of {root} is too full for {model.alias}: free {model.disk_bytes / 1e6:.0f} MB"
                 " or set DEPTHDIAL_CACHE to a folder elsewhere"
             ) from error
         if isinstance(error, OSError):
             raise InputError(
-                f"the cache folder {root} cannot be used ({error.strerror or error}): set DEPTHDIAL_CACHE to a folder"
+                f"The cache folder {root} cannot be used ({error.strerror or error}): set DEPTHDIAL_CACHE to a folder"
                 " that you may write to"
             ) from error
         raise

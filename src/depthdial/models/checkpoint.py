@@ -7,11 +7,12 @@ weights, an adapter where a model is meant, a missing shard, an id that the Hub 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 from depthdial.errors import InputError
 
@@ -24,6 +25,10 @@ _SHARD = {
 }
 _WHOLE = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}
 _INDEX = {name: f"{whole}.index.json" for name, whole in _WHOLE.items()}
+# Weights that the checkpoint's publisher also offers in another precision: model.fp16.safetensors, or its index
+_VARIANT = re.compile(r"model\.([\w-]+)\.safetensors|model\.safetensors\.index\.([\w-]+)\.json")
+_NO_SHARD = re.compile(r"consolidated.*|adapter_model.*|model\..*|.*/model\.safetensors")
+_LFS_POINTER = b"version https://git-lfs"
 # What a tokenizer or a config may need beside the weights; code (.py) only where it may run.
 _SMALL_FILE = re.compile(r"[^/]+\.(json|txt|model|jinja|tiktoken)|additional_chat_templates/[^/]+\.jinja")
 
@@ -32,10 +37,23 @@ WeightFormat = Literal["safetensors", "bin"]
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The weight files of one checkpoint: their format, and the names of the file or the shards with their index."""
+    """The weight files of one checkpoint: their format, and the names of the file or the shards with their index.
+
+    `variant` is the precision in their names (`model.fp16.safetensors`), where there are no others.
+    """
 
     format: WeightFormat
     names: tuple[str, ...]
+    variant: str | None = None
+
+    @property
+    def index(self) -> str | None:
+        """The name of the index that lists the shards; None for weights in one file."""
+        return next((name for name in self.names if name.endswith(".json")), None)
+
+    def files(self, folder: Path) -> list[str]:
+        """The weight files of a folder that was checked, without the index: the shards that the index names."""
+        return list(self.names) if self.index is None else _shards(folder / self.index, self.format)
 
 
 def choose_weights(names: Collection[str], label: str, *, allow_bin: bool) -> WeightFiles:
@@ -54,11 +72,25 @@ def choose_weights(names: Collection[str], label: str, *, allow_bin: bool) -> We
             f"{label} has only pickled weights ({pickled.names[0]}): pass allow_bin=True (--allow-bin) to load them"
             " with PyTorch's weights_only reader, which runs no code"
         )
+    variant = _variant_of(names)
+    if variant is not None:
+        return variant
     if "adapter_config.json" in names:
         raise InputError(f"{label} is a PEFT adapter and not a model: load its base model with adapter= set to it")
     if any(name.endswith(".gguf") for name in names):
         raise InputError(f"{label} has only GGUF weights: give the path of one .gguf file (from the Hub, download it)")
-    raise InputError(f"{label} has no weights: expected model.safetensors (or its shards with their index)")
+    others = sorted(name for name in names if name.endswith(".safetensors"))
+    found = f" beside {others[0]}, which transformers does not read" if others else ""
+    raise InputError(f"{label} has no weights{found}: expected model.safetensors (or its shards with their index)")
+
+
+def _variant_of(names: Collection[str]) -> WeightFiles | None:
+    found = {name: match[1] or match[2] for name in sorted(names) if (match := _VARIANT.fullmatch(name))}
+    if not found:
+        return None
+    name, variant = next(iter(found.items()))
+    shards = sorted(name for name in names if re.fullmatch(rf"model\.{variant}-\d+-of-\d+\.safetensors", name))
+    return WeightFiles("safetensors", (name, *shards), variant)
 
 
 def _weights_of(weight_format: WeightFormat, names: Collection[str]) -> WeightFiles | None:
@@ -67,6 +99,9 @@ def _weights_of(weight_format: WeightFormat, names: Collection[str]) -> WeightFi
         return WeightFiles(weight_format, (whole,))
     if index in names:
         shards = sorted(name for name in names if _SHARD[weight_format].fullmatch(name))
+        if not shards:  # the index may give its shards any name: it is read once the files are here
+            suffix = f".{weight_format}"
+            shards = sorted(name for name in names if name.endswith(suffix) and not _NO_SHARD.fullmatch(name))
         return WeightFiles(weight_format, (index, *shards))
     return None
 
@@ -84,26 +119,43 @@ def check_folder(folder: Path, label: str, *, allow_bin: bool) -> WeightFiles:
             f"{label} holds a PEFT adapter{_base_of(folder)}: load the base model with adapter={label!r},"
             " or merge the adapter into the model first"
         )
-    weights = choose_weights(names, label, allow_bin=allow_bin)
+    try:
+        weights = choose_weights(names, label, allow_bin=allow_bin)
+    except InputError as error:
+        raise _below(folder, label) or error from None
     if "config.json" not in names:
         raise InputError(f"{label} has no config.json: give a folder written by save_pretrained")
-    index = _INDEX[weights.format]
-    if index in weights.names:
-        missing = sorted(set(_shards(folder / index, weights.format)) - names)
-        if missing:
-            raise InputError(f"{label} lacks {missing[0]}, which {index} names: copy or download the checkpoint again")
+    files = weights.files(folder)
+    missing = sorted(shard for shard in files if not (folder / shard).is_file())
+    if missing:
+        raise InputError(f"{label} lacks {missing[0]}, which {weights.index} names: copy or download the checkpoint again")
+    for name in files:
+        with (folder / name).open("rb") as start:
+            if start.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise InputError(
+                    f"{name} of {label} is a Git LFS pointer and holds no weights: fetch them with `git lfs pull`"
+                )
     return weights
 
 
-def _shards(index: Path, weight_format: WeightFormat) -> Iterable[str]:
+def _below(folder: Path, label: str) -> InputError | None:
+    """The error for a folder of a training run, whose checkpoints lie one folder deeper; None if there are none."""
+    inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    if not inside:
+        return None
+    return InputError(f"{label} has no weights itself, but its folder {inside[-1]} is a checkpoint: give that one")
+
+
+def _shards(index: Path, weight_format: WeightFormat) -> list[str]:
     try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        shards = {str(shard) for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{index} cannot be read as the index of a sharded checkpoint: write it again") from error
     for shard in shards:
-        if not _SHARD[weight_format].fullmatch(str(shard)):
+        path = PurePosixPath(shard.replace("\\", "/"))
+        if path.suffix != f".{weight_format}" or path.is_absolute() or ".." in path.parts:
             raise InputError(f"{index} names {shard!r}, which is not a {weight_format} shard: write it again")
-    return shards
+    return sorted(shards)
 
 
 def _base_of(folder: Path) -> str:
@@ -121,17 +173,30 @@ def check_adapter(adapter: Path) -> Path:
         InputError: no such folder, a whole model or something else and not an adapter, or only pickled weights.
     """
     if not adapter.is_dir():
-        raise InputError(f"there is no adapter folder {adapter}: give a folder written by PEFT's save_pretrained")
+        raise InputError(f"There is no adapter folder {adapter}: give a folder written by PEFT's save_pretrained")
     if not (adapter / "adapter_config.json").is_file():
         if (adapter / "config.json").is_file():
             raise InputError(f"{adapter} holds a whole model and no adapter: load it as the model, without adapter=")
         raise InputError(f"{adapter} has no adapter_config.json: give a folder written by PEFT's save_pretrained")
     if not (adapter / "adapter_model.safetensors").is_file():
         raise InputError(f"{adapter} has no adapter_model.safetensors: save the adapter again with safe_serialization=True")
+    try:
+        json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{adapter}/adapter_config.json is not JSON ({error}): save the adapter again") from error
     return adapter
 
 
-def hub_snapshot(repo_id: str, *, revision: str | None, allow_bin: bool, trust_remote_code: bool) -> Path:
+def hub_snapshot(
+    repo_id: str,
+    *,
+    revision: str | None,
+    allow_bin: bool,
+    trust_remote_code: bool,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Path:
     """The local folder of a Hub model's files, downloading those that are not there yet.
 
     Only what a decoder-only model needs is fetched. When the Hub is out of reach (or HF_HUB_OFFLINE is set), what
@@ -149,8 +214,12 @@ def hub_snapshot(repo_id: str, *, revision: str | None, allow_bin: bool, trust_r
         RevisionNotFoundError,
     )
 
+    where: dict[str, Any] = {"token": token} if token is not None else {}
+    where |= {"cache_dir": cache_dir} if cache_dir is not None else {}
+    if local_files_only:
+        return _cached_snapshot(repo_id, revision, ConnectionError("local_files_only"), where)
     try:
-        info = HfApi().model_info(repo_id, revision=revision, timeout=HUB_TIMEOUT_SEC)
+        info = HfApi(token=token).model_info(repo_id, revision=revision, timeout=HUB_TIMEOUT_SEC)
     except HFValidationError as error:
         raise InputError(
             f"{repo_id!r} is neither a local folder, a .gguf file, a built-in alias nor a Hub id (owner/name)"
@@ -161,25 +230,27 @@ def hub_snapshot(repo_id: str, *, revision: str | None, allow_bin: bool, trust_r
         ) from error
     except RepositoryNotFoundError as error:
         raise InputError(
-            f"there is no folder {repo_id!r} here and no such model on the Hugging Face Hub (or it is private):"
+            f"There is no folder {repo_id!r} here and no such model on the Hugging Face Hub (or it is private):"
             " check the name"
         ) from error
     except RevisionNotFoundError as error:
         raise InputError(f"{repo_id} has no revision {revision!r} on the Hugging Face Hub: check it") from error
     except Exception as error:  # the HTTP library, and so the type of a connection error, differs between versions
-        return _cached_snapshot(repo_id, revision, error)
+        return _cached_snapshot(repo_id, revision, error, where)
 
     names = [sibling.rfilename for sibling in info.siblings or []]
     if "adapter_config.json" in names:
         raise InputError(f"{repo_id} is a PEFT adapter and not a model: download it and pass its folder as adapter=")
     wanted = wanted_files(names, repo_id, allow_bin=allow_bin, trust_remote_code=trust_remote_code)
-    complete = _complete_snapshot(repo_id, info.sha, wanted)
+    complete = _complete_snapshot(repo_id, info.sha, wanted, where)
     if complete is not None:
         return complete
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted, etag_timeout=HUB_TIMEOUT_SEC))
+        return Path(
+            snapshot_download(repo_id, revision=revision, allow_patterns=wanted, etag_timeout=HUB_TIMEOUT_SEC, **where)
+        )
     except Exception as error:
-        raise InputError(f"the download of {repo_id} failed ({type(error).__name__}): run it again") from error
+        raise InputError(f"The download of {repo_id} failed ({type(error).__name__}): run it again") from error
 
 
 def wanted_files(names: Collection[str], label: str, *, allow_bin: bool, trust_remote_code: bool) -> list[str]:
@@ -194,28 +265,32 @@ def wanted_files(names: Collection[str], label: str, *, allow_bin: bool, trust_r
     return sorted(weights | small | code)
 
 
-def _complete_snapshot(repo_id: str, commit: str | None, wanted: Collection[str]) -> Path | None:
+def _complete_snapshot(repo_id: str, commit: str | None, wanted: Collection[str], where: dict[str, Any]) -> Path | None:
     """The cached snapshot of a commit if it holds every wanted file; asks the disk only, so it prints no progress."""
     from huggingface_hub import snapshot_download
 
     if commit is None:
         return None
     try:
-        folder = Path(snapshot_download(repo_id, revision=commit, local_files_only=True, allow_patterns=list(wanted)))
+        folder = Path(
+            snapshot_download(repo_id, revision=commit, local_files_only=True, allow_patterns=list(wanted), **where)
+        )
     except Exception:  # not there or not whole: both mean that it must be downloaded
         return None
     return folder if all((folder / name).is_file() for name in wanted) else None
 
 
-def _cached_snapshot(repo_id: str, revision: str | None, cause: Exception) -> Path:
+def _cached_snapshot(repo_id: str, revision: str | None, cause: Exception, where: dict[str, Any]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
         # A snapshot holds only the files that were asked for, and some versions refuse one that lacks any other: ask
         # for the one that must be there, and leave the weights to `check_folder`.
-        return Path(snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=["config.json"]))
+        return Path(
+            snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=["config.json"], **where)
+        )
     except Exception:
         raise InputError(
-            f"the Hugging Face Hub is out of reach ({type(cause).__name__}) and {repo_id} is neither a folder here"
+            f"The Hugging Face Hub is out of reach ({type(cause).__name__}) and {repo_id} is neither a folder here"
             " nor in the Hub's cache: check the name and the connection"
         ) from cause

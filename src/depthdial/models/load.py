@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 import os
-import threading
+import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -20,6 +17,16 @@ from depthdial.models import builtin
 from depthdial.models.adapter import CARD_FILE, AdapterCard, attach_card, check_base, shipped_adapter
 from depthdial.models.checkpoint import check_adapter, check_folder, hub_snapshot
 from depthdial.models.gguf_file import check_gguf, read_tokenizer
+from depthdial.models.loaded import (
+    check_complete,
+    check_config_file,
+    check_fits,
+    needs_trust,
+    prepare_tokenizer,
+    refusing,
+    wrapper_prefix,
+)
+from depthdial.models.quiet import quiet_transformers
 from depthdial.models.tokenizers import read_folder
 from depthdial.models.wrappers import auto_class
 
@@ -39,7 +46,14 @@ _DTYPES = {
     "float64": torch.float64,
 }
 
-_QUIET = threading.RLock()
+# What transformers' from_pretrained takes beside a model's config fields, as far as it leaves the weights what they are
+_MODEL_OPTIONS = frozenset(
+    (
+        "quantization_config", "max_memory", "offload_folder", "offload_buffers", "offload_state_dict", "low_cpu_mem_usage",
+        "experts_implementation", "use_kernels", "kernel_config", "tp_plan", "tp_size", "device_mesh", "distributed_config",
+    )
+)  # fmt: skip
+_HUB_OPTIONS = frozenset(["token", "cache_dir", "local_files_only"])
 
 
 @dataclass(frozen=True)
@@ -50,9 +64,10 @@ class _Options:
     device_map: DeviceMap | None
     attn_implementation: str | None
     trust_remote_code: bool
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     def keywords(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"dtype": self.dtype, "trust_remote_code": self.trust_remote_code}
+        found: dict[str, Any] = {"dtype": self.dtype, "trust_remote_code": self.trust_remote_code, **self.more}
         if self.device_map is not None:
             found["device_map"] = self.device_map
         if self.attn_implementation is not None:
@@ -71,6 +86,7 @@ def load(
     revision: str | None = None,
     attn_implementation: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    **model_kwargs: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a decoder-only language model and its tokenizer, ready to generate.
 
@@ -91,16 +107,25 @@ def load(
         attn_implementation: as in transformers: `"sdpa"`, `"eager"`, `"flash_attention_2"`.
         adapter: a folder with a PEFT adapter, safetensors only, or `"elastic"`, the one that ships for `smollm2-135m`; the
             model returned is then PEFT's wrapper of it. An adapter that Depthdial trained must belong to the model.
+        **model_kwargs: passed on to transformers' `from_pretrained`: `quantization_config=` (bitsandbytes, torchao, ..),
+            `max_memory=`, `offload_folder=` and their like, fields of the model's config (`rope_parameters=`), and for a
+            Hub id `token=`, `cache_dir=` and `local_files_only=`.
 
     Raises:
         InputError: (a ValueError) whatever is wrong with the name, the files, the options or the connection, in one
             sentence.
+
+    Warns:
+        CheckpointWarning: weights of the checkpoint are left out.
+        TokenizerWarning: the tokenizer and the model, or the tokenizer and what its file says, do not quite agree.
     """
+    hub_options = {option: value for option in _HUB_OPTIONS if (value := model_kwargs.pop(option, None)) is not None}
     options = _Options(
         dtype=resolve_dtype(dtype),
         device_map=_placement(device, device_map),
         attn_implementation=attn_implementation,
         trust_remote_code=trust_remote_code,
+        more=model_kwargs,
     )
     adapter_folder = None if adapter is None else _resolve_adapter(adapter, os.fspath(name))
     kind = resolve_name(name)
@@ -110,7 +135,9 @@ def load(
     if kind == "gguf":
         model, tokenizer = _load_gguf(Path(label).expanduser(), options)
     elif kind == "hub":
-        folder = hub_snapshot(label, revision=revision, allow_bin=allow_bin, trust_remote_code=trust_remote_code)
+        folder = hub_snapshot(
+            label, revision=revision, allow_bin=allow_bin, trust_remote_code=trust_remote_code, **hub_options
+        )
         model, tokenizer = _load_folder(folder, label, options, allow_bin=allow_bin)
     else:
         folder = builtin.ensure(builtin.ALIASES[label], _convert) if kind == "alias" else Path(label).expanduser()
@@ -130,7 +157,7 @@ def resolve_name(name: str | os.PathLike[str]) -> Kind:
     """
     text = os.fspath(name)
     if not text:
-        raise InputError("the model's name is empty: give a Hub id, a folder, a .gguf file or smollm2-135m")
+        raise InputError("The model's name is empty: give a Hub id, a folder, a .gguf file or smollm2-135m")
     if text in builtin.ALIASES:
         return "alias"
     path = Path(text).expanduser()
@@ -142,11 +169,11 @@ def resolve_name(name: str | os.PathLike[str]) -> Kind:
             return "gguf"
         raise InputError(f"{text} is a file but not a .gguf one: give the folder that the checkpoint is in")
     if is_gguf:
-        raise InputError(f"there is no file {text}: check the path")
+        raise InputError(f"There is no file {text}: check the path")
     if not isinstance(name, str) or path.is_absolute() or text.startswith((".", "~")) or "\\" in text:
-        raise InputError(f"there is no folder {text}: check the path")
+        raise InputError(f"There is no folder {text}: check the path")
     if text.count("/") > 1:
-        raise InputError(f"there is no folder {text}, and a Hub id has the form owner/name: check the name")
+        raise InputError(f"There is no folder {text}, and a Hub id has the form owner/name: check the name")
     return "hub"
 
 
@@ -163,34 +190,34 @@ def resolve_dtype(dtype: torch.dtype | str) -> torch.dtype | Literal["auto"]:
         return "auto"
     elif isinstance(dtype, str) and dtype.removeprefix("torch.") in _DTYPES:
         return _DTYPES[dtype.removeprefix("torch.")]
-    raise InputError(f"unknown dtype {dtype!r}: known are auto, {', '.join(_DTYPES)}")
+    raise InputError(f"Unknown dtype {dtype!r}: known are auto, {', '.join(_DTYPES)}")
 
 
 def _placement(device: str | torch.device | None, device_map: DeviceMap | None) -> DeviceMap | None:
     """The device map for transformers; None leaves the model on the CPU."""
     if device_map is not None:
         if device is not None:
-            raise InputError("device and device_map exclude each other: give one")
+            raise InputError("Device and device_map exclude each other: give one")
         return device_map
     if device is None or device == "auto":
         return {"": "cuda"} if torch.cuda.is_available() else None
     try:
         wanted = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"unknown device {device!r}: known are auto, cpu, cuda, cuda:N, mps") from error
+        raise InputError(f"Unknown device {device!r}: known are auto, cpu, cuda, cuda:N, mps") from error
     if wanted.type == "cpu":
         return None
     if wanted.type == "cuda":
         n_devices = torch.cuda.device_count()
         if n_devices == 0:
-            raise InputError(f"device {wanted} is asked for, but PyTorch finds no CUDA device: use cpu")
+            raise InputError(f"Device {wanted} is asked for, but PyTorch finds no CUDA device: use cpu")
         if (wanted.index or 0) >= n_devices:
-            raise InputError(f"there is no device {wanted}: PyTorch finds {n_devices} CUDA device(s), counted from 0")
+            raise InputError(f"There is no device {wanted}: PyTorch finds {n_devices} CUDA device(s), counted from 0")
     elif wanted.type == "mps":
         if not torch.backends.mps.is_available():
-            raise InputError("device mps is asked for, but PyTorch finds no Apple GPU: use cpu")
+            raise InputError("Device mps is asked for, but PyTorch finds no Apple GPU: use cpu")
     else:
-        raise InputError(f"unknown device {wanted}: known are auto, cpu, cuda, cuda:N, mps")
+        raise InputError(f"Unknown device {wanted}: known are auto, cpu, cuda, cuda:N, mps")
     return {"": str(wanted)}
 
 
@@ -204,12 +231,18 @@ def _load_folder(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     weights = check_folder(folder, label, allow_bin=allow_bin)
+    check_config_file(folder / "config.json", label)
     source, trust = str(folder), options.trust_remote_code
     with quiet_transformers():
-        with _refusing(label, "has a configuration that cannot be read"):
+        with refusing(label, "has a configuration that cannot be read"):
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust, local_files_only=True)
         _check_decoder(config, label, options)
-        with _refusing(label, "cannot be loaded"):
+        _check_options(config, label, options)
+        named: dict[str, Any] = {} if weights.variant is None else {"variant": weights.variant}
+        prefix = wrapper_prefix(folder, weights.files(folder)) if weights.format == "safetensors" else None
+        if prefix is not None:
+            named["key_mapping"] = {f"^{re.escape(prefix)}": ""}
+        with refusing(label, "cannot be loaded"):
             # weights_only concerns .bin files alone; torch's reader then builds tensors and refuses everything else
             loaded = (auto_class(config) or AutoModelForCausalLM).from_pretrained(
                 source,
@@ -217,12 +250,13 @@ def _load_folder(
                 weights_only=True,
                 local_files_only=True,
                 output_loading_info=True,
+                **named,
                 **options.keywords(),
             )
-        model = _complete(loaded, label)
-        with _refusing(label, "has no tokenizer that can be loaded (save one beside the model)"):
+        model = check_complete(loaded, label)
+        with refusing(label, "has no tokenizer that can be loaded (save one beside the model)"):
             tokenizer = read_folder(folder, trust_remote_code=trust)
-    return model, _prepare(tokenizer, model, label)
+    return model, prepare_tokenizer(tokenizer, model, label)
 
 
 def _load_gguf(file: Path, options: _Options) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -230,23 +264,25 @@ def _load_gguf(file: Path, options: _Options) -> tuple[PreTrainedModel, PreTrain
     from transformers import AutoConfig, AutoModelForCausalLM
 
     check_gguf(file)
+    if options.more:
+        raise InputError(f"The option {min(options.more)} does not apply to a GGUF file, {file}: leave it out")
     # An absolute path: transformers looks a bare file name up in the current folder first.
     folder, source = str(file.parent), {"gguf_file": str(file.absolute())}
     keywords: dict[str, Any] = options.keywords() | source
     if hasattr(transformers, "GgufConfig"):  # older versions always dequantise
         keywords["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with quiet_transformers():
-        with _refusing(str(file), "cannot be loaded (is it damaged?)"):
+        with refusing(str(file), "cannot be loaded (is it damaged?)"):
             config = AutoConfig.from_pretrained(folder, **source)
         _check_decoder(config, str(file), options)
         keywords["config"] = config  # reading it again takes seconds
-        with _refusing(str(file), "cannot be loaded (is it damaged?)"):
+        with refusing(str(file), "cannot be loaded (is it damaged?)"):
             loaded = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **keywords)
-        model = _complete(loaded, str(file))
-        with _refusing(str(file), "has a tokenizer that cannot be loaded"):
+        model = check_complete(loaded, str(file))
+        with refusing(str(file), "has a tokenizer that cannot be loaded"):
             tokenizer = read_tokenizer(file)
     model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(file)
-    return model, _prepare(tokenizer, model, str(file))
+    return model, prepare_tokenizer(tokenizer, model, str(file))
 
 
 def _convert(gguf: Path, out: Path) -> None:
@@ -274,7 +310,7 @@ def _check_decoder(config: PreTrainedConfig, label: str, options: _Options) -> N
         if not own_code:
             raise InputError(f"{label} is not a decoder-only model: transformers has no causal {config.model_type}")
         if not options.trust_remote_code:
-            raise InputError(_needs_trust(label))
+            raise InputError(needs_trust(label))
     # BERT and its kin have a causal class too, for which is_decoder must be set (GPT-NeoX has the field and ignores it)
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING and getattr(config, "is_decoder", None) is False:
         raise InputError(f"{label} is not a decoder-only model: {config.model_type} is an encoder")
@@ -284,27 +320,18 @@ def _check_decoder(config: PreTrainedConfig, label: str, options: _Options) -> N
         raise InputError(f'{label} asks for the attention kernel {kernel} from the Hub: pass attn_implementation="sdpa"')
 
 
-def _complete(loaded: Any, label: str) -> PreTrainedModel:
-    """The model of a (model, loading report) pair, unless weights are missing: transformers fills them in at random."""
-    model, report = loaded
-    missing = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
-    if missing:
-        raise InputError(
-            f"{label} lacks {len(missing)} of the weights of {type(model).__name__} ({missing[0]}, ..):"
-            " it is not a whole causal language model's checkpoint"
-        )
-    return model
-
-
-def _prepare(tokenizer: Any, model: PreTrainedModel, label: str) -> PreTrainedTokenizerBase:
-    if len(tokenizer) < 2:  # without its files some tokenizer classes come out empty and encode nothing
-        raise InputError(f"{label} has no tokenizer files: save the tokenizer beside the model")
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    if model.generation_config is not None and model.generation_config.pad_token_id is None:
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return tokenizer
+def _check_options(config: PreTrainedConfig, label: str, options: _Options) -> None:
+    for name in options.more:
+        if name == "torch_dtype":
+            raise InputError("The option torch_dtype is called dtype here: pass dtype=")
+        if name not in _MODEL_OPTIONS and not hasattr(config, name):
+            known = ", ".join(sorted(_MODEL_OPTIONS | _HUB_OPTIONS))
+            raise InputError(f"Unknown option {name!r}: known are {known} and the fields of {config.model_type}'s config")
+    stored = getattr(config, "dtype", None)
+    quantised = getattr(config, "quantization_config", None) is not None
+    if options.dtype == "auto" and stored is not None and stored not in _DTYPES.values() and not quantised:
+        name = str(stored).removeprefix("torch.")
+        raise InputError(f'{label} names the dtype {name}, in which no model computes: pass dtype="bfloat16" or another')
 
 
 def with_adapter(model: PreTrainedModel, folder: Path, label: str) -> PreTrainedModel:
@@ -315,10 +342,11 @@ def with_adapter(model: PreTrainedModel, folder: Path, label: str) -> PreTrained
     """
     from peft import PeftModel
 
+    check_fits(folder, model)
     card = AdapterCard.load(folder) if (folder / CARD_FILE).exists() else None
     if card is not None:
         check_base(card, model, folder, label)
-    with quiet_transformers(), _refusing(f"the adapter {folder}", "does not fit the model"), warnings.catch_warnings():
+    with quiet_transformers(), refusing(f"The adapter {folder}", "does not fit the model"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing that a user can change
         warnings.filterwarnings(
             "ignore", "The following (rank|alpha)_pattern keys"
@@ -329,54 +357,3 @@ def with_adapter(model: PreTrainedModel, folder: Path, label: str) -> PreTrained
     if card is not None:
         attach_card(adapted, card)
     return adapted
-
-
-def _needs_trust(label: str) -> str:
-    return f"{label} needs Python code of its own: pass trust_remote_code=True (--trust-remote-code) if you trust it"
-
-
-@contextmanager
-def _refusing(label: str, verdict: str) -> Iterator[None]:
-    """Turn whatever transformers, PEFT, safetensors or gguf raise over a bad checkpoint into one sentence."""
-    try:
-        yield
-    except Exception as error:
-        if "trust_remote_code" in str(error):
-            raise InputError(_needs_trust(label)) from error
-        if type(error).__name__ == "UnpicklingError":
-            raise InputError(f"{label} {verdict}: it holds more than tensors, and Depthdial runs no pickled code") from error
-        if "ignore_mismatched_sizes" in str(error):
-            raise InputError(f"{label} {verdict}: its weights have other shapes than its config.json says") from error
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{label} {verdict}: {lines[0].strip().rstrip('.:')[:300]}") from error
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' progress bars and warnings quiet for a while, then leave its settings as they were.
-
-    They are global, so one thread loads at a time. A user who has asked for transformers' INFO or DEBUG keeps them.
-    """
-    import transformers.utils.logging as hf_logging
-    from transformers import modeling_gguf_pytorch_utils
-
-    gguf_module: Any = modeling_gguf_pytorch_utils
-
-    def no_bar(_factory: object, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        return hf_logging.EmptyTqdm(*args, **keywords)
-
-    logger = logging.getLogger("transformers")
-    with _QUIET:
-        level, bar = logger.level, getattr(gguf_module, "tqdm", None)
-        previous = hf_logging.set_tqdm_hook(no_bar)
-        if level >= logging.WARNING:
-            logger.setLevel(max(level, logging.ERROR))
-        if bar is not None:  # the GGUF reader takes its bar from tqdm directly, past the hook
-            gguf_module.tqdm = functools.partial(bar, disable=True)
-        try:
-            yield
-        finally:
-            hf_logging.set_tqdm_hook(previous)
-            logger.setLevel(level)
-            if bar is not None:
-                gguf_module.tqdm = bar

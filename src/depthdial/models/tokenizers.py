@@ -49,7 +49,9 @@ def read_folder(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedT
     file = folder / FILE
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-    except Exception as error:  # the class that is named may lack a file or a package which tokenizer.json needs not
+    except Exception as error:
+        _check_json(folder)
+        # The class that is named may lack a file or a package, which tokenizer.json does without.
         if "trust_remote_code" in str(error) or not file.is_file():
             raise
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
@@ -67,6 +69,14 @@ def read_folder(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedT
                 setattr(tokenizer.backend_tokenizer, part, getattr(right, part))
     _follow_ends(tokenizer, right, config)
     return tokenizer
+
+
+def _check_json(folder: Path) -> None:
+    for file in (folder / FILE, folder / CONFIG):
+        try:
+            json.loads(file.read_bytes()) if file.is_file() else None
+        except ValueError as error:
+            raise ValueError(f"{file.name} is not JSON ({error}); write it again") from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

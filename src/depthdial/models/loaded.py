@@ -1,0 +1,234 @@
+"""Whether a model has become what its checkpoint says: every weight there, none left out, numbers and not NaN.
+
+transformers fills missing weights in at random and drops those that it has no place for, both with a logged warning at
+most. Here each is one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from depthdial.errors import CheckpointWarning, InputError, TokenizerWarning
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# What wrappers put before every name in a state dict: torch.compile, DataParallel and DDP, PEFT, Lightning
+_WRAPPER = re.compile(r"(_orig_mod\.|module\.|base_model\.model\.|_fsdp_wrapped_module\.)+")
+_QUANTISED = re.compile(r".*\.(weight_scale(_inv)?|weight_packed|qweight|qzeros|absmax|quant_state.*|biases|scales)")
+
+
+def wrapper_prefix(folder: Path, files: Iterable[str]) -> str | None:
+    """What comes before every weight's name because a wrapper was saved and not the model, as `_orig_mod.`; else None.
+
+    Reads the headers of safetensors files, a few kilobytes each.
+    """
+    prefix = None
+    for file in files:
+        names = _names_in(folder / file)
+        match = _WRAPPER.match(names[0]) if names else None
+        if match is None or not all(name.startswith(match[0]) for name in names) or prefix not in (None, match[0]):
+            return None
+        prefix = match[0]
+    return prefix
+
+
+def _names_in(file: Path) -> list[str]:
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        if not 0 < size < 1 << 28:
+            return []
+        try:
+            header = json.loads(opened.read(size))
+        except ValueError:  # damaged: the loader says so
+            return []
+    return [name for name in header if name != "__metadata__"]
+
+
+def check_complete(loaded: Any, label: str) -> PreTrainedModel:
+    """The model of a (model, loading report) pair from transformers.
+
+    Raises:
+        InputError: weights are missing, the checkpoint holds more layers than its config names, holds quantised weights
+            that the config does not announce, or holds NaN.
+    Warns:
+        CheckpointWarning: weights of the model's own modules are left out.
+    """
+    model, report = loaded
+    names = {name for name, _ in model.named_parameters()}
+    if getattr(model.config.get_text_config(), "num_hidden_layers", None) == 0:
+        raise InputError(f"{label} names 0 layers in its config.json: correct the config's number of layers")
+    missing = sorted(set(report["missing_keys"]) & names)
+    unexpected = sorted(report["unexpected_keys"])
+    scales = [name for name in unexpected if _QUANTISED.fullmatch(name)]
+    if scales:
+        raise InputError(
+            f"{label} holds quantised weights ({scales[0]}, ..) and its config.json has no quantization_config for them:"
+            " copy config.json again, or load the checkpoint that was quantised"
+        )
+    _check_layers(names, missing, unexpected, model.config, label)
+    if missing:
+        raise InputError(
+            f"{label} lacks {len(missing)} of the weights of {type(model).__name__} ({missing[0]}, ..):"
+            " it is not a whole causal language model's checkpoint"
+        )
+    _check_numbers(model, label)
+    modules = {name for name, _ in model.named_modules()}
+    dropped = [name for name in unexpected if name.endswith((".weight", ".bias")) and name.rpartition(".")[0] in modules]
+    dropped = [name for name in dropped if dict(model.named_modules())[name.rpartition(".")[0]]._parameters]
+    if dropped:
+        warnings.warn(
+            f"{label} holds {len(dropped)} weights that its config.json has no place for ({dropped[0]}, ..): they are left"
+            " out, so check config.json",
+            CheckpointWarning,
+            stacklevel=4,
+        )
+    return model
+
+
+def _check_layers(
+    names: Collection[str], missing: Collection[str], unexpected: Collection[str], config: Any, label: str
+) -> None:
+    """Refuse a config that names another number of layers than the weights hold."""
+    stacks = {match[1] for name in names if (match := re.match(r"(.*?\.)\d+\.", name))}
+    for stack in sorted(stacks):
+        place = re.compile(re.escape(stack) + r"(\d+)\.")
+        ours = {int(match[1]) for name in names if (match := place.match(name))}
+        more = {int(match[1]) for name in unexpected if (match := place.match(name))} - ours
+        lacking = {int(match[1]) for name in missing if (match := place.match(name))}
+        extra = getattr(config.get_text_config(), "num_nextn_predict_layers", None) or 0  # of multi-token prediction
+        held = len(ours) + len(more)
+        if len(more) > extra:
+            raise InputError(
+                f"{label} holds {held} layers and its config.json names {len(ours)}: correct the config's number of layers"
+                " (a route can leave layers out)"
+            )
+        whole = {i for i in lacking if all(name in missing for name in names if name.startswith(f"{stack}{i}."))}
+        if whole and whole == lacking and len(whole) < len(ours) and min(whole) == len(ours) - len(whole):
+            raise InputError(
+                f"{label} holds {len(ours) - len(whole)} layers and its config.json names {len(ours)}: correct the config's"
+                " number of layers"
+            )
+
+
+def _check_numbers(model: PreTrainedModel, label: str) -> None:
+    for name, weight in model.named_parameters():
+        if weight.is_meta or not weight.is_floating_point() or hasattr(weight, "__tensor_flatten__"):
+            continue
+        if weight.dtype.itemsize > 1 and bool(weight.detach().sum().isnan()) and bool(weight.detach().isnan().any()):
+            raise InputError(f"{label} has a weight that holds NaN ({name}): its training failed, or the file is damaged")
+
+
+def prepare_tokenizer(tokenizer: Any, model: PreTrainedModel, label: str) -> PreTrainedTokenizerBase:
+    """The tokenizer with padding on the left by a token that the model has an embedding for; the model's settings alike.
+
+    Raises:
+        InputError: the tokenizer is empty.
+    Warns:
+        TokenizerWarning: it has more tokens than the model has embeddings.
+    """
+    if len(tokenizer) < 2:  # without its files some tokenizer classes come out empty and encode nothing
+        raise InputError(f"{label} has no tokenizer files: save the tokenizer beside the model")
+    tokenizer.padding_side = "left"
+    n_embeddings = getattr(model.get_input_embeddings(), "num_embeddings", None) or len(tokenizer)
+    beyond = sorted((i, word) for word, i in tokenizer.get_vocab().items() if i >= n_embeddings)
+    pads_beyond = tokenizer.pad_token is not None and tokenizer.pad_token_id >= n_embeddings
+    if beyond:
+        remedy = f": {tokenizer.pad_token!r} is replaced as the pad token" if pads_beyond else ""
+        warnings.warn(
+            f"{label} has {n_embeddings} embeddings and a tokenizer with {beyond[-1][0] + 1} tokens{remedy}: text with"
+            f" {beyond[0][1]!r} cannot be run" + (f" (nor with {len(beyond) - 1} more)" if len(beyond) > 1 else ""),
+            TokenizerWarning,
+            stacklevel=4,
+        )
+    if tokenizer.pad_token is None or pads_beyond:
+        end = tokenizer.eos_token if (tokenizer.eos_token_id or 0) < n_embeddings else None
+        tokenizer.pad_token = end or tokenizer.convert_ids_to_tokens(0)
+    settings = model.generation_config
+    if settings is not None and not 0 <= (settings.pad_token_id if settings.pad_token_id is not None else -1) < n_embeddings:
+        settings.pad_token_id = tokenizer.pad_token_id
+    return tokenizer
+
+
+def check_fits(adapter: Path, model: PreTrainedModel) -> None:
+    """Refuse an adapter with weights for modules that the model lacks: PEFT would leave them out without a word."""
+    modules = {name for name, _ in model.named_modules()}
+    for name in sorted(_names_in(adapter / "adapter_model.safetensors")):
+        target, found, _ = name.removeprefix("base_model.model.").partition(".lora_")
+        if found and target not in modules:
+            raise InputError(
+                f"The adapter {adapter} does not fit the model: the model has no {target}; load the adapter's own base"
+            )
+
+
+@contextmanager
+def refusing(label: str, verdict: str) -> Iterator[None]:
+    """Turn whatever transformers, PEFT, safetensors or gguf raise over a bad checkpoint into one sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        text = str(error)
+        if "trust_remote_code" in text:
+            raise InputError(needs_trust(label)) from error
+        if type(error).__name__ == "UnpicklingError":
+            raise InputError(f"{label} {verdict}: it holds more than tensors, and Depthdial runs no pickled code") from error
+        if "ignore_mismatched_sizes" in text:
+            raise InputError(f"{label} {verdict}: its weights have other shapes than its config.json says") from error
+        if isinstance(error, KeyError):
+            raise InputError(f"{label} {verdict}: one of its JSON files lacks the key {text}") from error
+        if "Found missing adapter keys" in text:
+            first = re.search(r"\['([^']+)'", text)
+            raise InputError(
+                f"{label} {verdict}: it lacks some of its weights ({first[1] if first else text[:80]}, ..); save it again"
+            ) from error
+        if "Couldn't instantiate the backend tokenizer" in text:
+            raise InputError(
+                f"{label} {verdict}: it has no tokenizer.json; save one beside the model, or for a tokenizer.model install"
+                " sentencepiece and protobuf"
+            ) from error
+        raise InputError(f"{label} {verdict}: {_one_sentence(text) or type(error).__name__}") from error
+
+
+def _one_sentence(text: str) -> str:
+    unknown = re.search(r"model type `([^`]+)` but Transformers does not recognize", text)
+    if unknown:
+        import transformers
+
+        return (
+            f"transformers {transformers.__version__} does not know the model type {unknown[1]!r}; correct config.json or"
+            " upgrade transformers"
+        )
+    lines = [line.strip().rstrip(".:") for line in text.strip().splitlines() if line.strip()]
+    return re.sub(r"[.!?]\s+(?=[A-Z])", "; ", "; ".join(lines))[:600].rstrip(".;: ")
+
+
+def needs_trust(label: str) -> str:
+    return f"{label} needs Python code of its own: pass trust_remote_code=True (--trust-remote-code) if you trust it"
+
+
+def check_config_file(file: Path, label: str) -> None:
+    """Refuse a config.json that is not JSON, with the place where it breaks."""
+    try:
+        text = file.read_bytes().decode("utf-8")
+        config = json.loads(text)
+    except ValueError as error:
+        reason = "it begins with a byte-order mark" if "BOM" in str(error) else str(error)
+        raise InputError(
+            f"{label} has a configuration that cannot be read: config.json is not JSON ({reason}); write it again"
+        ) from error
+    if not isinstance(config, dict):
+        raise InputError(f"{label} has a configuration that cannot be read: config.json is not a JSON object")
+    quantised = config.get("quantization_config") or config.get("quantization")
+    if isinstance(quantised, dict) and "quant_method" not in quantised and "quant_type" not in quantised:
+        raise InputError(
+            f"{label} is quantised in a way that its config.json does not name with a quant_method (MLX does so), and"
+            " transformers does not read: load the checkpoint that was quantised"
+        )
