@@ -17,6 +17,7 @@ from pathlib import Path
 from unittest import mock
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -245,8 +246,11 @@ def test_sweep_on_the_built_in_set(model: Path, tmp_path: Path) -> None:
 
 def test_oracle_and_report_of_a_sweep(swept: Path, copy_of: Callable[[Path], Path]) -> None:
     folder = copy_of(swept)
+    assert "at a budget of 75%: " in succeed("oracle", folder, "--budget", "75%", "--quality", "tokens").out
     run = succeed("oracle", folder, "--budget", 3)
-    assert "Oracle by rouge_l, spending layers_run" in run.out
+    assert "Oracle by rouge_l (mean over sequences), spending layer_steps" in run.out and "measured ms" in run.out
+    run = succeed("oracle", folder, "--budget", 3, "--cost", "layers")
+    assert "spending layers: mean layers run per sequence" in run.out
     (chosen,) = [line for line in run.out.splitlines() if line.startswith("at a budget of 3: ")]
     picks = [part.split(" x ") for part in chosen.removeprefix("at a budget of 3: ").split(", ")]
     layers = {"full": 4, "uls:3": 3, "uls:2": 2, "rls:2@3": 2}
@@ -256,8 +260,9 @@ def test_oracle_and_report_of_a_sweep(swept: Path, copy_of: Callable[[Path], Pat
     succeed("oracle", folder, "--metric", "kl", "--cost", "decode_flops")
     succeed("oracle", folder, "--weight-by", "new_tokens")
     kept = json.loads((folder / "oracle.json").read_text())
-    assert len(kept) == 3
-    assert set(kept) >= {"rouge_l", "kl by decode_flops"}
+    by_layers = "rouge_l by layers"
+    names = {"rouge_l", "rouge_l, mean weighted by tokens", by_layers, f"{by_layers}, weighted by new_tokens"}
+    assert set(kept) == names | {"kl by decode_flops"}
 
     run = succeed("report", folder)  # which takes whatever curves it finds
     (page,) = folder.glob("*.html")
@@ -561,7 +566,12 @@ def test_a_folder_that_cannot_be_written(model: Path, data: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--budget", "1"], "The budget 1 is below the cheapest assignment, whose mean cost is 2"),
+        (["--budget", "1", "--cost", "layers"], "The budget 1 is below the cheapest assignment, whose mean cost is 2"),
+        (["--budget", "0.1"], "The budget 0.1 is below the cheapest assignment"),
+        (["--budget", "lots"], "The budget 'lots' is not a number or a percentage: give a share (0.8 or '80%')"),
+        (["--metric", "cost"], "The name of the metric 'cost' does not say whether high or low values are good"),
+        (["--steps", "mine"], "Unknown steps 'mine'"),
+        (["--quality", "best"], "Unknown quality 'best'"),
         (["--budget", "nan"], "The budget is NaN"),
         (["--metric", "nonsense"], "no column 'nonsense'"),
         (["--metric", "finish_reason"], "does not hold numbers"),
@@ -572,6 +582,12 @@ def test_a_folder_that_cannot_be_written(model: Path, data: Path) -> None:
 def test_refused_oracles(swept: Path, arguments: list[str], told: str) -> None:
     assert told in refused("oracle", swept, *arguments)
     assert not (swept / "oracle.json").exists()
+
+
+def test_one_route_leaves_an_oracle_nothing_to_choose(swept: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(swept / "rows.parquet")
+    pq.write_table(rows.filter(pc.equal(rows["route"], "full")), tmp_path / "rows.parquet")
+    assert "The rows hold one route, 'full', so an oracle has nothing to choose" in refused("oracle", tmp_path)
 
 
 @pytest.mark.parametrize("verb", ["oracle", "report"])

@@ -52,7 +52,16 @@ RULES = {  # from the lowest room to the highest; of several patterns that fit a
     "train.*": Rule((*GROUND, *MEASURING, "train.*"), None),
     "generation.*": Rule((*GROUND, *MEASURING, "generation.*"), None),
     "report.*": Rule(
-        (*GROUND, *RESULTS, "choose.oracle", "choose.predictable", "choose.gap", "choose.guarantee", "report.*"),
+        (
+            *GROUND,
+            *RESULTS,
+            "choose.costs",
+            "choose.oracle",
+            "choose.predictable",
+            "choose.gap",
+            "choose.guarantee",
+            "report.*",
+        ),
         frozenset({"numpy", "matplotlib", "jinja2", "pyarrow"}),
     ),
     "controller_studies": Rule((*GROUND, *MEASURING, "generation.*", "report.*"), frozenset({"pyarrow", "numpy"})),

@@ -36,6 +36,7 @@ from depthdial.cli_options import (
     print_rows,
     with_bundles,
 )
+from depthdial.cli_oracle import oracle
 from depthdial.cli_search import search, search_study
 from depthdial.cli_train import finetune, train_gates
 from depthdial.errors import DataWarning, InputError, RouteWarning
@@ -233,40 +234,7 @@ def sweep(
     typer.echo(f"rows: {out / 'rows.parquet'}")
 
 
-@app.command()
-def oracle(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a sweep or a study.")],
-    metric: Annotated[str, typer.Option(help="Column to maximise (kl and nll: minimise).")] = "rouge_l",
-    cost: Annotated[str, typer.Option(help="layer_steps, layers (per sequence), ms, or a column to spend.")] = "layer_steps",
-    weight_by: Annotated[str | None, typer.Option(help="Weigh costs by a column, such as new_tokens.")] = None,
-    budget: Annotated[float | None, typer.Option(help="Also solve for this mean cost per sequence.")] = None,
-    seed: Annotated[int, typer.Option(help="Of bootstrap and permutations.")] = 0,
-) -> None:
-    """The best route for every sequence under a global budget (Figure 2); of sampled answers also what is predictable."""
-    from depthdial.choose.oracle import oracle as choose
-    from depthdial.choose.predictable import predictable_oracle
-    from depthdial.measure.results import count_samples
-    from depthdial.report.tables import oracle_table, predictable_table
-    from depthdial.studies import keep_oracle, keep_predictable, one_row_each, read_study_rows
-
-    rows, predictable = read_study_rows(folder), None
-    n_samples = count_samples(rows)
-    if n_samples and weight_by is not None:
-        raise InputError("Sampled answers have no weight that is known before them: leave --weight-by out.")
-    each = one_row_each(rows, metric, cost)
-    curve = choose(each, metric=metric, cost=cost, weight_by=weight_by, seed=seed)
-    if n_samples > 1:
-        predictable = predictable_oracle(rows, metric=metric, cost=cost, seed=seed)
-    print_rows(f"Oracle by {metric}, spending {cost}", oracle_table(curve))
-    if budget is not None:
-        choice = curve.pick(budget)
-        counts = {name: int((choice == i).sum()) for i, name in enumerate(curve.routes)}
-        typer.echo(f"at a budget of {budget:g}: " + ", ".join(f"{n} x {name}" for name, n in counts.items() if n))
-    typer.echo(f"curve: {keep_oracle(folder, curve, weight_by)}")
-    if predictable is not None:
-        chosen = f"chosen on {predictable.chosen_on[-1]} of {n_samples} samples, judged by the others"
-        print_rows(f"Predictable oracle by {metric}: {chosen}", predictable_table(predictable))
-        typer.echo(f"curve: {keep_predictable(folder, predictable)}")
+app.command()(oracle)
 
 
 @app.command()

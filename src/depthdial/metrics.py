@@ -79,6 +79,12 @@ _TURNING = {
 _LONGEST = max(name.count("_") for name in METRICS) + 1
 
 
+def _singular(word: str) -> str:
+    if word in METRICS:
+        return word
+    return next((one for one in (word[:-1], word[:-2]) if one in METRICS or one in _WEAK), word)
+
+
 @lru_cache(maxsize=1024)
 def find_metric(name: str) -> Metric | None:
     """The metric that a column's name speaks of, exactly or by its words; None if it speaks of none, or is ambiguous.
@@ -89,7 +95,7 @@ def find_metric(name: str) -> Metric | None:
     True
     """
     words = re.findall(r"[a-z]+[0-9]*|[0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", name).lower())
-    words = [word if word in METRICS else word.removesuffix("s") for word in words]
+    words = [_singular(word) for word in words]
     joined = "_".join(words)
     if joined in METRICS:
         return METRICS[joined]

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from depthdial.choose.costs import LAYER_STEPS, TOKENS_COLUMN, counted_columns
 from depthdial.choose.oracle import OracleCurve, oracle
 from depthdial.choose.predictable import PredictableCurve
 from depthdial.choose.search.run import METHOD, search_routes
@@ -193,7 +194,7 @@ def study(
 
 
 def run_oracles(rows: Any, folder: Path, metrics: Sequence[str] = ("rouge_l", "agreement")) -> dict[str, OracleCurve]:
-    """The oracle on every metric that all rows have, kept in `folder`'s `oracle.json`."""
+    """The oracle by layer-steps on every metric that all rows have, kept in `folder`'s `oracle.json`."""
     have = [metric for metric in metrics if rows.column(metric).null_count == 0]
     if not have:
         raise InputError(f"No row has all of {', '.join(metrics)}: sweep with one of these metrics first.")
@@ -204,8 +205,9 @@ def run_oracles(rows: Any, folder: Path, metrics: Sequence[str] = ("rouge_l", "a
 
 
 def keep_oracle(folder: Path, curve: OracleCurve, weight_by: str | None = None) -> Path:
-    """Put a curve beside the others of a folder, under its metric and what it spends where that is not layers."""
-    return _keep(folder / "oracle.json", curve, "" if weight_by is None else f", weighted by {weight_by}")
+    """Put a curve beside the others of a folder, under its metric, and what it spends where that is not layer-steps."""
+    of_tokens = ", mean weighted by tokens" if curve.quality == "tokens" else ""
+    return _keep(folder / "oracle.json", curve, ("" if weight_by is None else f", weighted by {weight_by}") + of_tokens)
 
 
 def keep_predictable(folder: Path, curve: PredictableCurve) -> Path:
@@ -217,13 +219,16 @@ def one_row_each(rows: Any, *columns: str) -> Any:
     """Rows as an oracle takes them: of sampled answers the means of `columns`, for each (sequence, route)."""
     if not count_samples(rows):
         return rows
-    wanted = [name for name in ("sequence_id", "route", *columns) if name in rows.column_names]
-    return mean_over_samples({name: rows.column(name).to_numpy() for name in wanted})
+    named = dict.fromkeys(("sequence_id", "route", *columns, *counted_columns()))
+    wanted = {name: rows.column(name).to_numpy() for name in named if name in rows.column_names}
+    if TOKENS_COLUMN in wanted:  # steps are tokens but for the first: an empty answer takes as few as one of a token
+        wanted[TOKENS_COLUMN] = wanted[TOKENS_COLUMN].clip(1)
+    return mean_over_samples(wanted)
 
 
 def _keep(path: Path, curve: OracleCurve | PredictableCurve, suffix: str = "") -> Path:
     curves = read_json(path, "oracle") if path.exists() else {}
-    name = curve.metric if curve.cost == "layer_steps" else f"{curve.metric} by {curve.cost}"
+    name = curve.metric if curve.cost == LAYER_STEPS else f"{curve.metric} by {curve.cost}"
     curves[name + suffix] = curve.to_dict()
     return write_json(path, curves)
 

@@ -32,7 +32,11 @@ def test_the_star_is_where_the_oracle_first_equals_the_full_model(study: Any, fi
     assert star.tolist() == [[curve.matches_full_at, curve.full_value]]
     assert star_of(curve) == (curve.matches_full_at, curve.full_value)
     assert np.interp(star[0, 0], curve.budgets, curve.value) == pytest.approx(curve.full_value, abs=0.01)
-    assert f"{curve.matches_full_at:.1f} of 12 layers" in _texts(figure)[0]
+    assert f"{curve.matches_full_at:.1%} of its layer-steps" in _texts(figure)[0]
+    assert figure.axes[1].get_xlabel() == "Cost, % of the full model's layer-steps"
+    assert figure.axes[1].xaxis.get_major_formatter()(0.5) == "50"
+    layers = oracle(study.sweep, cost="layers", n_bootstrap=0, n_permutations=0)
+    assert f"{layers.matches_full_at:.1f} of 12 layers" in _texts(draw_oracle(layers))[0]
 
 
 def test_the_lines_are_the_curves(study: Any, figure: Any) -> None:
@@ -94,6 +98,6 @@ def test_another_cost_is_named_on_the_axis(study: Any) -> None:
     timed = oracle(study.sweep, cost="decode_sec", n_bootstrap=0, n_permutations=0)
     weighted = oracle(study.sweep, weight_by="new_tokens", n_bootstrap=0, n_permutations=0)
     figure = draw_oracle(timed)
-    assert figure.axes[1].get_xlabel() == "budget: mean measured decoding time per sequence (s)"
+    assert figure.axes[1].get_xlabel() == "Cost: mean measured decoding time per sequence (s)"
     assert "of the full cost" in _texts(figure)[0]
-    assert draw_oracle(weighted).axes[1].get_xlabel() == "budget: mean layers run per sequence, weighted"
+    assert draw_oracle(weighted).axes[1].get_xlabel() == "Cost per sequence: mean layers run, weighted"

@@ -52,7 +52,8 @@ def test_the_stars_are_where_each_oracle_first_equals_the_full_model(sampled: An
     assert curve.matches_full_at is not None
     assert _line(figure.axes[0], "predictable oracle as good").tolist() == [[curve.matches_full_at, curve.full_value]]
     assert _line(figure.axes[0], "paper's oracle as good").tolist() == [[curve.plug_in_matches_full_at[0], curve.full_value]]
-    told = f"at {curve.matches_full_at:.1f} of 12 layers; the paper's oracle claims {curve.plug_in_matches_full_at[0]:.1f}"
+    claimed = curve.plug_in_matches_full_at[0]
+    told = f"at {curve.matches_full_at:.0%} of the layer-steps; the paper's oracle claims {claimed:.0%}"
     assert told in _title(figure)
 
 
@@ -63,13 +64,13 @@ def test_the_lower_panel_is_both_bounds_by_samples_at_the_star(sampled: Any, fig
     assert shown_budget(curve) == curve.matches_full_at
     assert drawn[(1, 2)] == expected and expected[-1] == pytest.approx(curve.full_value)
     assert drawn[(1, 2, 4)] == [float(np.interp(curve.matches_full_at, curve.budgets, one)) for one in curve.plug_in]
-    assert f"{curve.matches_full_at:.3g} layers" in bottom.get_ylabel()
+    assert f"{curve.matches_full_at:.0%} of the cost" in bottom.get_ylabel()
 
 
 def test_without_a_star_half_of_the_full_cost_is_shown(sampled: Any) -> None:
     curve = replace(sampled.curve, predictable_matches_full_at=(None, None))
     figure = draw_predictable(curve)
-    assert shown_budget(curve) == 6
+    assert shown_budget(curve) == 0.5
     assert "does not reach the full model" in _title(figure)
     assert not any("predictable oracle as good" in label for label in _labels(figure))
     assert any("paper's oracle as good" in label for label in _labels(figure))
@@ -89,5 +90,5 @@ def test_two_samples_and_another_cost_are_drawn_too(sampled: Any) -> None:
     curve = predictable_oracle(few, cost="step_sec", n_bootstrap=10, n_permutations=1)
     figure = draw_predictable(curve)
     assert any("chosen on 1 sample, paid the others" in label for label in _labels(figure))
-    assert figure.axes[0].get_xlabel() == "budget: mean measured time per decoding step (s)"
+    assert figure.axes[0].get_xlabel() == "Cost: mean measured time per decoding step (s)"
     figure.draw_without_rendering()

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from depthdial.choose.oracle import oracle
 from depthdial.measure.stats import Interval, mean_interval
 from depthdial.report.tables import (
     cell_text,
@@ -56,11 +57,12 @@ def test_headline_time_is_relative_to_the_full_model_of_the_same_rows(study: Any
 def test_headline_ends_with_the_star_and_half_of_the_cost(study: Any) -> None:
     curve = study.curves["rouge_l"]
     star, half, mixture = headline(study.sweep, study.curves)[-3:]
-    assert star["layers"].mean == curve.matches_full_at
-    assert (star["layers"].low, star["layers"].high) == curve.matches_full_interval
-    assert star["cost_percent"] == pytest.approx(100 * curve.matches_full_at / 12)
+    assert star["cost_percent"].mean == pytest.approx(100 * curve.matches_full_at)
+    low, high = curve.matches_full_interval
+    assert (star["cost_percent"].low, star["cost_percent"].high) == pytest.approx((100 * low, 100 * high))
     assert half["rouge_l"].mean == pytest.approx(curve.value_at(6.0))
-    assert half["layers"] == 6.0 and half["agreement"] is None
+    assert curve.value_at("50%") == curve.value_at(0.5) == curve.value_at("6")
+    assert half["cost_percent"] == 50 and half["agreement"] is None
     fixed = {route.route: route.value for route in curve.fixed}
     assert mixture["rouge_l"] == pytest.approx(max(fixed["uls:6"], fixed["ee:6"]))
 
@@ -116,7 +118,15 @@ def test_oracle_table_starts_with_the_star(study: Any) -> None:
     curve = study.curves["rouge_l"]
     table = oracle_table(curve)
     assert table[0]["point"].startswith("★")
-    assert table[0]["budget"].mean == curve.matches_full_at
+    assert table[0]["cost_percent"].mean == pytest.approx(100 * curve.matches_full_at)
+    chosen = curve.pick(curve.matches_full_at)
+    rows = np.arange(len(chosen))
+    assert table[0]["layers"] == pytest.approx(curve.scores.layers[rows, chosen].mean())
+    assert table[0]["ms"] == pytest.approx(curve.scores.ms[rows, chosen].mean())
+    by_tokens = np.average(curve.scores.values[rows, chosen], weights=curve.scores.tokens)
+    assert table[0]["by_tokens"] == pytest.approx(by_tokens)
+    layers = oracle_table(oracle(study.sweep, cost="layers", n_bootstrap=0, n_permutations=0))
+    assert layers[0]["budget"] == pytest.approx(12 * layers[0]["cost_percent"] / 100) and "layers" not in layers[0]
     assert [row["point"] for row in table[1:]] == ["50% of full", "75% of full"]  # no route is as cheap as 25%
 
 

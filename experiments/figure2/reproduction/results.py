@@ -83,14 +83,16 @@ def gather(run: Experiment) -> Results:
         InputError: if a step has not run yet.
     """
     tables = {kind: rows_of(run, ROWS, kind) for kind in KINDS}
+    choosing: dict[str, Any] = {"metric": METRIC, "seed": run.settings.seed}
     scores = {kind: _scores(table, run.routes) for kind, table in tables.items()}
     return Results(
         costs={**{f"uls:{cost}": cost for cost in run.costs}, FULL: run.n_layers},
         scores=scores,
         differences={kind: difference(scores[kind], scores[SPECIALIST], run.settings.seed) for kind in COMPARED},
-        oracles={kind: dd.oracle(table, metric=METRIC, seed=run.settings.seed) for kind, table in tables.items()},
+        # Every sequence counts the same, as in the paper.
+        oracles={kind: dd.oracle(table, cost="layers", **choosing) for kind, table in tables.items()},
         predictable={
-            kind: predictable_oracle(rows_of(run, SAMPLES, kind), metric=METRIC, seed=run.settings.seed)
+            kind: predictable_oracle(rows_of(run, SAMPLES, kind), cost="layers", **choosing)
             for kind in (SPECIALIST, *([ELASTIC] if run.settings.samples.elastic else []))
         },
         training=tuple(_training(run)),

@@ -45,6 +45,11 @@ def cost_columns(cost: str) -> tuple[str, ...]:
     return _COLUMNS.get(cost_name(cost), (cost,))
 
 
+def counted_columns() -> tuple[str, ...]:
+    """Every column that a named cost is counted from."""
+    return tuple(dict.fromkeys(column for columns in _COLUMNS.values() for column in columns))
+
+
 def cost_unit(cost: str) -> str:
     """What a budget of this cost is counted in, as an axis says it."""
     return _UNITS.get(cost_name(cost), f"mean {cost} per sequence")
@@ -194,7 +199,7 @@ def budget_in_units(given: float | str, *, cost: str, full_cost: float, most: fl
             raise TypeError
         if text is not None and text.endswith("%"):
             return _finite_or_raise(float(text[:-1])) / 100 * full_cost
-        if text is not None and not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", text, re.IGNORECASE):
+        if text is not None and not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan|inf", text, re.IGNORECASE):
             raise ValueError
         number = float(given)
     except (TypeError, ValueError):

@@ -289,9 +289,9 @@ def oracle(
             metric's direction is not known.
     """
     _check_options(n_bootstrap, n_permutations, confidence)
-    sign = 1.0 if direction(metric, higher_is_better) else -1.0
     columns = {"sequence": sequence, "route": route, "full_route": full_route, "weight_by": weight_by}
     scores = read_scores(rows, metric=metric, cost=cost, steps=steps, **columns)
+    sign = 1.0 if direction(metric, higher_is_better) else -1.0
     full = scores.routes.index(full_route) if full_route in scores.routes else None
     if full is None and full_route not in (None, "full"):
         raise InputError(f"No row has the route {full_route!r}; the table has {', '.join(scores.routes)}.")

@@ -81,7 +81,7 @@ class ScoreTable:
         return {
             "layers": mean(self.layers),
             "ms": mean(self.ms),
-            "over_sequences": mean(self.values),
+            "mean_over_sequences": mean(self.values),
             "by_tokens": None if tokens is None else mean(self.values, tokens),
         }
 

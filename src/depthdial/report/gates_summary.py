@@ -14,7 +14,6 @@ from depthdial.measure.stats import Interval, mean_interval
 
 # ROUGE is told in points, of which an equivalence margin of 1 speaks.
 POINTS = {"rouge_1": 100.0, "rouge_2": 100.0, "rouge_l": 100.0}
-LOWER_IS_BETTER = ("nll", "kl")
 MARGIN_POINTS = 1.0
 _NUMBERS = (
     *("layers_run", "new_tokens", "rouge_1", "rouge_2", "rouge_l", "nll", "kl", "agreement"),

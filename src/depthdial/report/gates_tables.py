@@ -19,8 +19,8 @@ from depthdial.measure.equivalence import (
     paired_over_sequences,
     signed,
 )
+from depthdial.metrics import higher_is_better
 from depthdial.report.gates_summary import (
-    LOWER_IS_BETTER,
     MARGIN_POINTS,
     POINTS,
     GateCell,
@@ -142,7 +142,7 @@ class _Comparison:
     def of(cls, metric: str, margin: float | None, n_draws: int) -> _Comparison:
         if margin is None and metric in POINTS:
             margin = MARGIN_POINTS
-        return cls(metric not in LOWER_IS_BETTER, margin, n_draws)
+        return cls(higher_is_better(metric), margin, n_draws)
 
     def over_seeds(self, pair: Pair) -> SeedDifference:
         a, b = pair.a.mean(axis=1), pair.b.mean(axis=1)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from depthdial.choose.costs import LAYER_STEPS
 from depthdial.choose.oracle import OracleCurve
 from depthdial.report.labels import between, place_labels
 from depthdial.report.shares_plot import LABELLED_ROUTES, fill_shares, legend_columns, route_colors
@@ -37,12 +38,12 @@ METRIC_NAMES = {
     "nll": "NLL of the reference (nats per token)",
 }
 COST_NAMES = {
-    "layer_steps": "% of the full model's layer-steps",
-    "layers": "mean layers run per sequence",
-    "ms": "measured ms of decoding per sequence",
-    "decode_flops": "mean FLOPs of the layers per sequence",
-    "decode_sec": "mean measured decoding time per sequence (s)",
-    "step_sec": "mean measured time per decoding step (s)",
+    "layer_steps": "Cost, % of the full model's layer-steps",
+    "layers": "Cost per sequence: mean layers run",
+    "ms": "Cost per sequence: measured ms of decoding",
+    "decode_flops": "Cost: mean FLOPs of the layers per sequence",
+    "decode_sec": "Cost: mean measured decoding time per sequence (s)",
+    "step_sec": "Cost: mean measured time per decoding step (s)",
 }
 
 
@@ -51,6 +52,15 @@ def short_name(metric: str) -> str:
     return {"kl": "KL", "nll": "NLL", "agreement": "Agreement"}.get(
         metric, METRIC_NAMES.get(metric, metric).partition(" (")[0]
     )
+
+
+def label_cost(axes: Axes, cost: str, suffix: str = "") -> None:
+    """Name the axis of budgets; layer-steps are drawn as shares of the full model's and written as percentages."""
+    from matplotlib.ticker import PercentFormatter
+
+    axes.set_xlabel(f"{COST_NAMES.get(cost, f'Cost: mean {cost} per sequence')}{suffix}")
+    if cost == LAYER_STEPS:
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
 
 
 def draw_oracle(curve: OracleCurve) -> Figure:
@@ -63,7 +73,7 @@ def draw_oracle(curve: OracleCurve) -> Figure:
         fill_shares(bottom, curve.routes, curve.budgets, curve.shares, colors)
         _star(top, bottom, curve)
         weighted = ", weighted" if curve.scores.weights is not None else ""
-        bottom.set_xlabel(f"budget: {COST_NAMES.get(curve.cost, f'mean {curve.cost} per sequence')}{weighted}")
+        label_cost(bottom, curve.cost, weighted)
         handles, labels = top.get_legend_handles_labels()
         titled_key(figure, handles, labels, _title(curve), n_columns=3)
         handles, labels = bottom.get_legend_handles_labels()
@@ -94,7 +104,8 @@ def _quality(axes: Axes, curve: OracleCurve) -> None:
     axes.plot(curve.random_cost[order], curve.random[order], color=GRAY, linestyle="-.", linewidth=1.2, label=label)
     if curve.full_value is not None:
         axes.axhline(curve.full_value, color=BLACK, linewidth=0.8, label="full model")
-    axes.set_ylabel(METRIC_NAMES.get(curve.metric, curve.metric))
+    by_tokens = ", weighted by tokens" if curve.quality == "tokens" else ""
+    axes.set_ylabel(METRIC_NAMES.get(curve.metric, curve.metric) + by_tokens)
 
 
 def _star(top: Axes, bottom: Axes, curve: OracleCurve) -> None:
@@ -148,6 +159,8 @@ def _title(curve: OracleCurve) -> str:
         return f"{what} of the best route for each sequence, by budget"
     if curve.cost == "layers" and curve.full_cost:
         where = f"{star[0]:.1f} of {curve.full_cost:g} layers on average ({star[0] / curve.full_cost:.0%})"
+    elif curve.cost == LAYER_STEPS:
+        where = f"{star[0]:.1%} of its layer-steps"
     else:
         where = f"{star[0] / curve.full_cost:.0%} of the full cost" if curve.full_cost else f"a mean cost of {star[0]:.4g}"
     return f"{what}: the oracle equals the full model at {where}"

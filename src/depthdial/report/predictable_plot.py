@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from depthdial.choose.costs import LAYER_STEPS, LAYERS
 from depthdial.choose.predictable import PredictableCurve
 from depthdial.report.labels import between, place_labels
-from depthdial.report.oracle_plot import COST_NAMES, METRIC_NAMES, short_name
+from depthdial.report.oracle_plot import METRIC_NAMES, label_cost, short_name
 from depthdial.report.style import (
     BLACK,
     BLUE,
@@ -58,6 +59,13 @@ def shown_budget(curve: PredictableCurve) -> float:
     return float((curve.budgets[0] + curve.budgets[-1]) / 2)
 
 
+def budget_text(curve: PredictableCurve, budget: float) -> str:
+    """A budget in words: layers, or a percentage of the full model's cost."""
+    if curve.cost == LAYERS:
+        return f"{budget:.3g} layers"
+    return f"{budget:.0%} of the cost" if curve.cost == LAYER_STEPS else f"{budget:.3g}"
+
+
 def _by_budget(axes: Axes, curve: PredictableCurve) -> None:
     if curve.predictable_interval is not None:
         low, high = curve.predictable_interval.T
@@ -76,7 +84,7 @@ def _by_budget(axes: Axes, curve: PredictableCurve) -> None:
         axes.axhline(curve.full_value, color=BLACK, linewidth=0.8, label="full model")
     _stars(axes, curve)
     axes.set_ylabel(METRIC_NAMES.get(curve.metric, curve.metric))
-    axes.set_xlabel(f"budget: {COST_NAMES.get(curve.cost, f'mean {curve.cost} per sequence')}")
+    label_cost(axes, curve.cost)
 
 
 def _stars(axes: Axes, curve: PredictableCurve) -> None:
@@ -147,9 +155,7 @@ def _by_samples(axes: Axes, curve: PredictableCurve) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("samples of each answer that were chosen on")
-    axes.set_ylabel(
-        f"{short_name(curve.metric)} at {f'{budget:.3g} layers' if curve.cost == 'layers_run' else f'{budget:.3g}'}"
-    )
+    axes.set_ylabel(f"{short_name(curve.metric)} at {budget_text(curve, budget)}")
     _name_bounds(axes, curve, plug_in, predictable)
 
 
@@ -176,10 +182,16 @@ def _title(curve: PredictableCurve) -> str:
     star, luck, full = curve.matches_full_at, curve.plug_in_matches_full_at[0], curve.full_cost
     if full is None:
         return f"{what}: what is predictable of the oracle's gain, by budget"
-    unit = f"of {full:g} layers" if curve.cost == "layers" else "of the full cost"
+    unit = (
+        f"of {full:g} layers"
+        if curve.cost == LAYERS
+        else "of the layer-steps"
+        if curve.cost == LAYER_STEPS
+        else "of the full cost"
+    )
 
     def told(budget: float) -> str:
-        return f"{budget:.1f}" if curve.cost == "layers" else f"{budget / full:.0%}"
+        return f"{budget:.1f}" if curve.cost == LAYERS else f"{budget / full:.0%}"
 
     if star is None:
         return f"{what}: what is predictable of the oracle's gain does not reach the full model"

@@ -13,7 +13,7 @@ from depthdial.report.controller_section import controller_section
 from depthdial.report.folder import ResultFolder
 from depthdial.report.oracle_plot import METRIC_NAMES, draw_oracle
 from depthdial.report.parts import Picture, Sample, Section, as_table, file_name, pairs_table
-from depthdial.report.predictable_plot import draw_predictable, shown_budget
+from depthdial.report.predictable_plot import budget_text, draw_predictable, shown_budget
 from depthdial.report.routes_plot import RouteBar, draw_routes
 from depthdial.report.search_plot import draw_importance, draw_search
 from depthdial.report.similarity_plot import draw_fidelity, draw_similarity
@@ -22,7 +22,8 @@ from depthdial.report.time_plot import affine_fit, describe_fit, draw_quality_ti
 
 # What the columns of the headline table mean, those that it has.
 _DEFINITIONS = {
-    "layers": "Layers run: layers that run for each response token; cost: their share of the model's layers.",
+    "layers": "Layers run: layers that run for each response token. Cost: layer-steps, layers run times decoding steps, in "
+    "percent of the full model's on the same sequences (layers alone where no answers were generated).",
     "agreement": "Agreement: share of the full model's own greedy tokens that the route would have chosen too.",
     "kl": "KL: divergence of the route's next-token predictions from the full model's on those tokens, in nats per token.",
     "nll": "NLL: of the reference answer, in nats per token.",
@@ -83,8 +84,8 @@ def _headline(contents: Contents) -> Section:
     notes = [" ".join([told[0], _metric_text(contents), *told[1:], "All are means over sequences."])]
     if any(str(row["route"]).startswith("★") for row in table):
         notes.append(
-            "The oracle knows every route's score on every sequence and chooses the best route for each within a mean cost: "
-            "a bound on what a controller could reach, not a method. ★ is the lowest mean cost at which it is as good as "
+            "The oracle knows every route's score on every sequence and chooses the best route for each within a total "
+            "cost: a bound on what a controller could reach, not a method. ★ is the lowest cost at which it is as good as "
             "running the full model on every sequence."
         )
     sampled = f", {contents.n_samples} sampled answers to each" if contents.n_samples else ""
@@ -111,8 +112,8 @@ def _oracle(contents: Contents) -> Section:
     pictures, held = [], []
     for i, (name, curve) in enumerate(curves.items()):
         caption = (
-            f"Above: budget (mean cost of a sequence) against {_name(curve.metric)}. Oracle: the best mean with one route "
-            f"for each sequence and the mean cost within the budget; the band is its {curve.confidence:.0%} bootstrap "
+            f"Above: budget ({curve.cost_unit}) against {_name(curve.metric)}. Oracle: the best mean with one route "
+            f"for each sequence and the cost within the budget; the band is its {curve.confidence:.0%} bootstrap "
             "interval over sequences. Points: one route for all sequences, with intervals. Best mixture: routes drawn at "
             "random in the best proportions. Shares at random: the oracle's proportions, handed out blindly. Shuffled "
             "scores: an oracle over scores that no longer belong together, which is what luck alone gives. Below: the share "
@@ -128,7 +129,7 @@ def _oracle(contents: Contents) -> Section:
             f"Two panels over the budget: quality of the oracle and of {len(curve.routes)} fixed routes; shares of routes. "
         )
         if curve.matches_full_at is not None:
-            alt += f"The oracle is as good as the full model at {tables.cell_text('budget', rows[0]['budget'])}."
+            alt += f"The oracle is as good as the full model at {_told_budget(rows[0])}."
         pictures.append(Picture(f"oracle-{file_name(name)}", draw_oracle(curve), caption, alt))
         held.append(as_table(f"Oracle by {name}: budgets and what it is held against", rows))
     told = (
@@ -136,6 +137,12 @@ def _oracle(contents: Contents) -> Section:
         "chose on: it overstates. The next section takes the luck out."
     )
     return Section(anchor, title, [told] if contents.n_samples else [], pictures, held)
+
+
+def _told_budget(cells: Mapping[str, Any]) -> str:
+    if cells.get("budget") is not None:
+        return tables.cell_text("budget", cells["budget"])
+    return f"{tables.cell_text('cost_percent', cells['cost_percent'])}% of its layer-steps"
 
 
 def _predictable(contents: Contents) -> Section:
@@ -150,14 +157,14 @@ def _predictable(contents: Contents) -> Section:
     pictures, held = [], []
     for name, curve in curves.items():
         caption = (
-            f"Above: budget against {_name(curve.metric)}, of {curve.n_samples} sampled answers to each of "
-            f"{curve.n_sequences} sequences on each route. The paper's oracle picks the best of many noisy scores and is "
+            f"Above: budget ({curve.cost_unit}) against {_name(curve.metric)}, of {curve.n_samples} sampled answers to each "
+            f"of {curve.n_sequences} sequences on each route. The paper's oracle picks the best of many noisy scores and is "
             "judged by the same scores. The predictable oracle chooses on some samples and is judged by the others: in "
             "expectation a lower bound of the oracle that knows every expected score, as the paper's is an upper one; the "
             f"band is its {curve.confidence:.0%} bootstrap interval over sequences. Shuffled cells: the same when a "
             "sequence's routes no longer belong together; at the mixture where sequences differ by luck alone, and above "
             "it where they differ in difficulty. Points: one route for all sequences. Below: both bounds at a budget of "
-            f"{shown_budget(curve):.4g}, by the number of samples chosen on; the truth lies between them."
+            f"{budget_text(curve, shown_budget(curve))}, by the number of samples chosen on; the truth lies between them."
         )
         rows = tables.predictable_table(curve)
         alt = "Two panels: quality of the predictable and the paper's oracle by budget; the two bounds by number of samples."

@@ -21,7 +21,8 @@ def fill_shares(axes: Axes, routes: Sequence[str], budgets: np.ndarray, shares: 
     labels = [shortened(name) for name in routes]
     shares = 100 * shares
     if len(budgets) == 1:  # every assignment costs the same: a strip instead of an area without width
-        budgets, shares = np.array([budgets[0] - 0.5, budgets[0] + 0.5]), np.repeat(shares, 2, axis=0)
+        half = min(0.5, 0.5 * abs(budgets[0]) or 0.5)
+        budgets, shares = np.array([budgets[0] - half, budgets[0] + half]), np.repeat(shares, 2, axis=0)
     width = 0.4 if len(labels) <= LABELLED_ROUTES else 0.0  # thin areas would be all edge
     areas = axes.stackplot(budgets, shares.T, colors=colors, labels=labels, edgecolor="white", linewidth=width)
     for i, area in enumerate(areas):

@@ -50,6 +50,24 @@ class RouteRows:
         return self.cost_layers / self.n_layers
 
     @property
+    def layer_steps(self) -> float | None:
+        """Layers run times decoding steps (tokens of its own answers less the first of each), summed over sequences."""
+        tokens, layers = self.columns.get("new_tokens"), self.columns.get("layers_run")
+        if tokens is None or layers is None or not np.isfinite(tokens).all():
+            return None
+        steps = np.maximum(tokens - 1, 0)  # no step runs no layer, whatever a depth by tokens says of it
+        total = float((np.where(steps > 0, layers, 0.0) * steps).sum())
+        return total if np.isfinite(total) else None
+
+    def cost_against(self, full: RouteRows | None) -> float:
+        """Layer-steps as a share of the full model's on the same sequences; without answers the share of the layers."""
+        mine, theirs = self.layer_steps, None if full is None else full.layer_steps
+        if full is None or mine is None or not theirs:
+            return self.cost
+        ids, others = (set(rows.columns["sequence_id"].tolist()) for rows in (self, full))
+        return mine / theirs if ids == others else self.cost
+
+    @property
     def fixed_layers(self) -> tuple[int, ...] | None:
         """The layers that run; None where they differ between sequences."""
         if not np.isin(self.share_run, (0.0, 1.0)).all():

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from depthdial.choose.costs import LAYER_STEPS, LAYERS, MS
 from depthdial.choose.oracle import OracleCurve
 from depthdial.choose.predictable import PredictableCurve
 from depthdial.measure.results import PROVENANCE_COLUMNS
@@ -39,6 +40,9 @@ COLUMN_LABELS = {
     "mixture": "best mixture",
     "random": "shares at random",
     "permuted": "shuffled oracle",
+    "by_tokens": "oracle, weighted by tokens",
+    "mean_over_sequences": "oracle, mean over sequences",
+    "ms": "measured ms per sequence",
     "full": "full model",
     "predictable": "predictable",
     "plug_in": "paper's oracle",
@@ -97,12 +101,12 @@ COLUMN_LABELS = {
 SIMILARITY_COSTS = (0.75, 0.5, 0.25)
 _HALF_LAYER = 0.5
 # What a headline may spend: layers, by decoding steps or by sequences.
-_DEPTH_COSTS = ("layer_steps", "layers")
+_DEPTH_COSTS = (LAYER_STEPS, LAYERS)
 _DECIMALS = {
     **dict.fromkeys(("cost_percent", "flops_percent", "flops_head_percent", "step_percent"), 1),
     **dict.fromkeys(("cost_a", "cost_b", "equal_cost", "kl_share"), 1),
     "search_sec": 0,
-    **dict.fromkeys(("step_ms", "layers", "budget", "rouge_l_points", "effect_size"), 2),
+    **dict.fromkeys(("step_ms", "ms", "layers", "budget", "rouge_l_points", "effect_size"), 2),
     **dict.fromkeys(("spent", "saved"), 2),
     **dict.fromkeys(("closed_predictable", "closed_oracle"), 0),
 }
@@ -119,14 +123,15 @@ def headline(
 ) -> list[Cells]:
     """What each route costs and keeps: a row for each, and the oracle's below them.
 
-    Keys: `route`; `layers` run for a response token; `cost_percent` of the model's layers; the headline metric
+    Keys: `route`; `layers` run for a response token; `cost_percent` of the full model's
+    layer-steps (of its layers where rows have no answers); the headline metric
     (`rouge_l`, or `agreement` without references) as an `Interval`; means of `agreement`, `kl` (nats) and `nll` (nats
     per token); `step_ms`, measured per decoding step; `speed`, how many times faster than the full model's steps in the
     same rows (None where batch sizes differ). Columns without any number are left out.
 
     Args:
         rows: what `sweep` returned (a pyarrow.Table, a pandas.DataFrame or a dict of arrays).
-        curves: the oracle by layers run, or oracles by metric; the one by the headline metric adds the star (the
+        curves: the oracle by layer-steps, or oracles by metric; the one by the headline metric adds the star (the
             cheapest budget as good as the full model) and the oracle and the best mixture at half of the full cost.
         predictable: predictable oracles by metric; adds its star and its value at half of the full cost.
 
@@ -178,36 +183,41 @@ def similarity_table(rows: Any, costs: Sequence[float] | None = None) -> list[Ce
 
 def oracle_table(curve: OracleCurve) -> list[Cells]:
     """The oracle, and what it is held against, at the star and at 25, 50 and 75% of the full cost where that can be met."""
-    table = []
+    table, other = [], "mean_over_sequences" if curve.quality == "tokens" else "by_tokens"
     for row in (row for row in curve.table() if row["oracle"] is not None):
-        star = row["point"] == "matches full"
+        star, n = row["point"] == "matches full", len(curve.sequence_ids)
+        budget = _interval(row["budget"], row["budget_low"], row["budget_high"], n)
         table.append(
             {
                 "point": "★ as good as full" if star else f"{row['point']} of full",
-                "budget": _interval(row["budget"], row["budget_low"], row["budget_high"], len(curve.sequence_ids)),
-                "cost_percent": None if row["share_of_full"] is None else 100 * row["share_of_full"],
-                "oracle": _interval(row["oracle"], row["oracle_low"], row["oracle_high"], len(curve.sequence_ids)),
+                "budget": None if curve.cost == LAYER_STEPS else budget,
+                "cost_percent": _spent(budget, row["share_of_full"]),
+                "layers": None if curve.cost == LAYERS else row["layers"],
+                "ms": None if curve.cost == MS else row["ms"],
+                "oracle": _interval(row["oracle"], row["oracle_low"], row["oracle_high"], n),
                 "best_fixed": row["best_fixed"],
                 **{name: row[name] for name in ("best_fixed_value", "mixture", "random", "permuted", "full")},
+                **{other: row[other]},
             }
         )
-    return without_empty_columns(table, keep=("point", "budget", "oracle"))
+    return without_empty_columns(table, keep=("point", "cost_percent", "oracle"))
 
 
 def predictable_table(curve: PredictableCurve) -> list[Cells]:
     """The predictable oracle and what it is held against, at the stars and at 25, 50 and 75% of the full cost."""
     table = []
     for row in curve.table():
+        budget = _interval(row["budget"], row["budget_low"], row["budget_high"], curve.n_sequences)
         table.append(
             {
                 "point": f"★ {row['point']}" if "matches" in row["point"] else f"{row['point']} of full",
-                "budget": _interval(row["budget"], row["budget_low"], row["budget_high"], curve.n_sequences),
-                "cost_percent": _percent(row["share_of_full"]),
+                "budget": None if curve.cost == LAYER_STEPS else budget,
+                "cost_percent": _spent(budget, row["share_of_full"]),
                 "predictable": _predicted(row, curve),
                 **{name: row[name] for name in ("plug_in", "plug_in_all", "permuted", "random", "mixture", "full")},
             }
         )
-    return without_empty_columns(table, keep=("point", "budget", "predictable"))
+    return without_empty_columns(table, keep=("point", "cost_percent", "predictable"))
 
 
 def importance_table(made_by: Mapping[str, Any]) -> list[Cells]:
@@ -278,7 +288,8 @@ def _number(column: str, value: float) -> str:
 
 
 def _route_cells(route: RouteRows, metric: str | None, full: RouteRows | None) -> Cells:
-    cells: Cells = {"route": route.name, "layers": _number_of_layers(route), "cost_percent": 100 * route.cost}
+    cost = 100 * route.cost_against(full)
+    cells: Cells = {"route": route.name, "layers": _number_of_layers(route), "cost_percent": cost}
     for name in ("rouge_l", "agreement", "kl", "nll"):
         cells[name] = route.interval(name) if name == metric else route.mean(name)
     cells["step_ms"] = route.step_ms
@@ -292,7 +303,7 @@ def _oracle_cells(curve: OracleCurve, metric: str) -> list[Cells]:
     cells: list[Cells] = []
     if star is not None:
         budget = _interval(star["budget"], star["budget_low"], star["budget_high"], n)
-        layers = budget if curve.cost == "layers" else star["layers"]
+        layers = budget if curve.cost == LAYERS else star["layers"]
         value = _interval(star["oracle"], star["oracle_low"], star["oracle_high"], n)
         cells.append(
             {
@@ -304,7 +315,7 @@ def _oracle_cells(curve: OracleCurve, metric: str) -> list[Cells]:
         )
     if half is not None and half["oracle"] is not None:
         where: Cells = {
-            "layers": half["budget"] if curve.cost == "layers" else None,
+            "layers": half["budget"] if curve.cost == LAYERS else None,
             "cost_percent": _percent(half["share_of_full"]),
         }
         value = _interval(half["oracle"], half["oracle_low"], half["oracle_high"], n)
@@ -321,7 +332,7 @@ def _predictable_cells(curve: PredictableCurve, metric: str) -> list[Cells]:
     return [
         {
             "route": names[row["point"]],
-            "layers": budget if curve.cost == "layers" else None,
+            "layers": budget if curve.cost == LAYERS else None,
             "cost_percent": _spent(budget, row["share_of_full"]),
             metric: _predicted(row, curve),
         }

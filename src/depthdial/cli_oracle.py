@@ -1,0 +1,77 @@
+"""The verb `oracle`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from depthdial.cli_options import print_rows
+from depthdial.errors import InputError
+
+
+def oracle(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a sweep or a study.")],
+    metric: Annotated[str, typer.Option(help="Column to choose by.")] = "rouge_l",
+    higher_is_better: Annotated[
+        bool | None,
+        typer.Option("--higher-is-better/--lower-is-better", help="Of a metric whose name does not say."),
+    ] = None,
+    cost: Annotated[
+        str,
+        typer.Option(help="layer_steps (layers x decoding steps), layers (per sequence), ms (measured), or a column."),
+    ] = "layer_steps",
+    steps: Annotated[
+        str, typer.Option(help="Steps of each route's own answer (own) or of the full route's (full).")
+    ] = "own",
+    quality: Annotated[
+        str, typer.Option(help="Mean over sequences, or weighted by tokens: sequences or tokens.")
+    ] = "sequences",
+    weight_by: Annotated[
+        str | None, typer.Option(help="Weigh per-sequence costs by a column, such as prompt_tokens.")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="Also solve for this budget: 80%, 0.8, or layers such as 24.")] = None,
+    seed: Annotated[int, typer.Option(help="Of bootstrap and permutations.")] = 0,
+) -> None:
+    """The best route for every sequence under a global budget (Figure 2); of sampled answers also what is predictable."""
+    from depthdial.choose.oracle import oracle as choose
+    from depthdial.choose.predictable import predictable_oracle
+    from depthdial.measure.results import count_samples
+    from depthdial.report.tables import oracle_table, predictable_table
+    from depthdial.studies import keep_oracle, keep_predictable, one_row_each, read_study_rows
+
+    rows = read_study_rows(folder)
+    _require_routes(rows)
+    n_samples = count_samples(rows)
+    if n_samples and weight_by is not None:
+        raise InputError("Sampled answers have no weight that is known before them: leave --weight-by out.")
+    common: dict[str, Any] = {
+        "metric": metric,
+        "cost": cost,
+        "steps": steps,
+        "higher_is_better": higher_is_better,
+        "seed": seed,
+    }
+    curve = choose(one_row_each(rows, metric, cost), quality=quality, weight_by=weight_by, **common)
+    chosen = None if budget is None else curve.pick(budget)
+    predictable = predictable_oracle(rows, **common) if n_samples > 1 else None
+    mean = "weighted by tokens" if quality == "tokens" else "mean over sequences"
+    print_rows(f"Oracle by {metric} ({mean}), spending {curve.cost}: {curve.cost_unit}", oracle_table(curve))
+    if chosen is not None:
+        counts = {name: int((chosen == i).sum()) for i, name in enumerate(curve.routes)}
+        typer.echo(f"at a budget of {budget}: " + ", ".join(f"{n} x {name}" for name, n in counts.items() if n))
+    typer.echo(f"curve: {keep_oracle(folder, curve, weight_by)}")
+    if predictable is not None:
+        how = f"chosen on {predictable.chosen_on[-1]} of {n_samples} samples, judged by the others"
+        print_rows(f"Predictable oracle by {metric}: {how}", predictable_table(predictable))
+        typer.echo(f"curve: {keep_predictable(folder, predictable)}")
+
+
+def _require_routes(rows: Any) -> None:
+    names = rows.column("route").unique().to_pylist()
+    if len(names) == 1:
+        raise InputError(
+            f"The rows hold one route, {names[0]!r}, so an oracle has nothing to choose: sweep several, such as "
+            "--routes full,uls:80%,uls:60%."
+        )
