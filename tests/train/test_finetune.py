@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -269,3 +271,22 @@ def test_two_processes_train_one_adapter(base, lessons, tmp_path):
     adapted, _ = load(tmp_path / "base", adapter=out)
     assert isinstance(adapted.get_base_model(), type(AutoModelForCausalLM.from_pretrained(tmp_path / "base")))
     assert world_size() == 1
+
+
+def test_training_leaves_modes_and_chance_as_they_were_and_its_teacher_evaluates(run, base, quick, monkeypatch):
+    seen, real = [], DepthTrainer.teach
+
+    def teach(self, tensors, group):
+        seen.append((self.model.training, any(module.training for module in self.teacher.modules())))
+        return real(self, tensors, group)
+
+    monkeypatch.setattr(DepthTrainer, "teach", teach)
+    base[0].train()
+    base[0].model.layers[2].eval()
+    modes = {name: module.training for name, module in base[0].named_modules()}
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    run(["full", "ee:3"], replace(quick, distill=True, save_every=50))
+    assert set(seen) == {(True, False)}
+    assert {name: module.training for name, module in base[0].named_modules()} == modes
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]

@@ -68,3 +68,34 @@ def test_unknown_answers():
     assert [check_answers(name) for name in ANSWERS] == list(ANSWERS)
     with pytest.raises(InputError, match=r"Unknown answers 'mine': train on reference, model or both"):
         check_answers("mine")
+
+
+def test_a_response_ends_as_the_chat_template_does(lessons, model, tokenizer):
+    # Neither the tokenizer's end token nor, in the order of their ids, the first of the model's.
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] + ' ' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    model.resize_token_embeddings(len(tokenizer))
+    model.generation_config.eos_token_id = [1, 2]
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    rows = training_rows(lessons, tokenizer, Runner.of(model, tokenizer))
+    assert {row.response_ids[-1] for row in rows} == {end}
+    plain = training_rows(replace(lessons, template="plain"), tokenizer, Runner.of(model, tokenizer))
+    assert {row.response_ids[-1] for row in plain} == {tokenizer.eos_token_id}
+    # What is taught is what stops an answer, measured or written.
+    assert end in Runner.of(model, tokenizer).eos_token_ids
+
+
+def test_the_tokenizers_end_token_comes_before_the_models_others(lessons, model, tokenizer):
+    tokenizer.eos_token = "six"
+    model.generation_config.eos_token_id = [2, tokenizer.eos_token_id]
+    rows = training_rows(lessons, tokenizer, Runner.of(model, tokenizer))
+    assert {row.response_ids[-1] for row in rows} == {tokenizer.eos_token_id}
+
+
+def test_a_reference_cut_by_the_context_does_not_teach_to_stop(lessons, model, tokenizer):
+    longest = max(len(tokenizer(f"{e.instruction} {e.reference}")["input_ids"]) for e in lessons.examples)
+    model.config.max_position_embeddings = longest
+    runner = Runner.of(model, tokenizer)
+    rows = training_rows(lessons, tokenizer, runner)
+    assert max(row.n_tokens for row in rows) == longest
+    assert {row.response_ids[-1] == 2 for row in rows if row.n_tokens < longest} == {True}

@@ -11,7 +11,8 @@ import torch
 
 from depthdial.measure.tasks import EncodedExample
 from depthdial.models.architectures import count_layers, unwrap
-from depthdial.models.decode import GREEDY, Decoded, DecodingPolicy, decode, eos_ids, joined
+from depthdial.models.decode import GREEDY, Decoded, DecodingPolicy, decode, joined
+from depthdial.models.ends import eos_ids
 from depthdial.models.prompt import Prefill, left_padded, prefill
 from depthdial.models.snapshot import as_is, snapshot
 from depthdial.models.token_depth import Depth, TokenDepth

@@ -14,6 +14,7 @@ from depthdial.measure.tasks import EncodedExample, Task, encode
 from depthdial.measure.templates import resolve_template
 from depthdial.models.adapter import adapter_card
 from depthdial.models.architectures import unwrap
+from depthdial.models.ends import configured_ends
 from depthdial.models.prompt import PROMPT_DEPTHS, PromptDepth
 from depthdial.models.token_depth import Depth, TokenDepth
 from depthdial.models.token_policy import TokenPolicy
@@ -124,6 +125,9 @@ def make_plan(
     if context is not None and any(len(example.prompt_ids) + answer_tokens > context for example in examples):
         # Rows from before each sequence had a room of its own were cut to that of the batch's longest prompt.
         settings = {**settings, "room": "of each sequence"}
+    if runner.eos_token_ids != configured_ends(model, tokenizer):
+        # Rows from before did not end with the chat template's token.
+        settings = {**settings, "ends": list(runner.eos_token_ids)}
     run = RunSettings({**about_model, **about_task, "prompt_depth": prompt_depth, **settings})
     return Plan(runner, examples, parsed, prompt_depth, run)  # type: ignore[arg-type]
 

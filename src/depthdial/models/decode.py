@@ -16,6 +16,7 @@ import torch
 
 from depthdial.errors import InputError
 from depthdial.models.architectures import unwrap
+from depthdial.models.ends import eos_ids as eos_ids
 from depthdial.models.prompt import Prefill, clock_sec
 from depthdial.models.token_depth import Depth, TokenDepth, prompted
 
@@ -218,13 +219,6 @@ def _drawing(policy: DecodingPolicy, draws: torch.Tensor | None, prefilled: Pref
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
 
     return LogitsProcessorList([leave_one])
-
-
-def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Every token that ends an answer, by the model's generation settings and the tokenizer."""
-    configured = getattr(unwrap(model).generation_config, "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    return tuple(sorted({i for i in (*ids, tokenizer.eos_token_id) if i is not None}))
 
 
 def cut_at_end(tokens: list[int], eos_token_ids: Sequence[int]) -> tuple[list[int], FinishReason]:

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily
 from depthdial.files import read_json
@@ -21,14 +19,22 @@ from depthdial.measure.batches import Runner
 from depthdial.measure.cost import model_cost
 from depthdial.measure.plan import ModelIdentity, unique_routes
 from depthdial.measure.tasks import Task, as_task
-from depthdial.models.architectures import unwrap
 from depthdial.routes import AnyRoute, Route
 from depthdial.train.artefact import is_finished, save_artefact
 from depthdial.train.compute import training_flops
 from depthdial.train.objective import Objective
 from depthdial.train.routed import RoutedModel, refuse_checkpointing
 from depthdial.train.rows import TrainingRow, check_answers, training_rows
-from depthdial.train.running import FINAL, claim_run, is_main, run_record, run_trainer, training_arguments, world_size
+from depthdial.train.running import (
+    FINAL,
+    claim_run,
+    is_main,
+    own_chance,
+    run_record,
+    run_trainer,
+    training_arguments,
+    world_size,
+)
 from depthdial.train.schedule import Schedule, make_schedule
 from depthdial.train.settings import FinetuneSettings
 from depthdial.train.student import student
@@ -96,8 +102,7 @@ def finetune(
         progress=progress and is_main(),
     )
     schedule = make_schedule(rows, chosen, settings, world_size=world_size())
-    torch.manual_seed(settings.seed)
-    with student(model, chosen, settings, in_place=in_place) as trained:
+    with own_chance(settings.seed), student(model, chosen, settings, in_place=in_place) as trained:
         trainer = _trainer(model, trained, runner, chosen, settings, schedule, rows, folder, dict(trainer_options or {}))
         run_trainer(trainer, folder, schedule, progress=progress)
         record = _record(model, trainer, settings, chosen, schedule, rows, task)
@@ -131,7 +136,7 @@ def _trainer(
 ) -> DepthTrainer:
     routed = RoutedModel(trained, prompt_depth=settings.prompt_depth, prompt_gradient=settings.prompt_gradient)
     objective = Objective(settings.distill, settings.temperature, settings.cross_entropy)
-    teacher = unwrap(model) if settings.distill else None
+    teacher = runner.model if settings.distill else None
     # A pass of a family leaves the layers of the other routes alone.
     unused = len(routes) > 1
     arguments = training_arguments(runner, settings, schedule, folder, options, ddp_find_unused_parameters=unused)

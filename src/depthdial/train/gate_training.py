@@ -27,7 +27,16 @@ from depthdial.train.gate_trainer import GateTrainer
 from depthdial.train.gated import GatedModel
 from depthdial.train.objective import Objective
 from depthdial.train.rows import check_answers, training_rows
-from depthdial.train.running import FINAL, claim_run, is_main, run_record, run_trainer, training_arguments, world_size
+from depthdial.train.running import (
+    FINAL,
+    claim_run,
+    is_main,
+    own_chance,
+    run_record,
+    run_trainer,
+    training_arguments,
+    world_size,
+)
 from depthdial.train.schedule import Schedule, make_schedule
 from depthdial.train.student import frozen, student
 
@@ -95,14 +104,13 @@ def train_gates(
     )
     run = settings.run
     schedule = make_schedule(rows, [runner.full], run, world_size=world_size())
-    torch.manual_seed(settings.seed)
-    with _backbone(model, runner, settings) as trained:
+    with own_chance(settings.seed), _backbone(model, runner, settings) as trained:
         gated = GatedModel(trained, gates.to(runner.device), key_values=settings.key_values, prompt_depth=run.prompt_depth)
         objective = Objective(settings.distill, cross_entropy=settings.cross_entropy)
         arguments = training_arguments(runner, run, schedule, folder, options, logging_steps=1)
         trainer = GateTrainer(
             gated,
-            base if settings.distill else None,
+            runner.model if settings.distill else None,
             objective,
             _price(settings, gates, schedule),
             settings,

@@ -17,6 +17,8 @@ from depthdial.files import read_json, write_json
 from depthdial.measure.batches import Runner, batched
 from depthdial.measure.results import unit_name
 from depthdial.measure.tasks import EncodedExample, Task, encode
+from depthdial.measure.templates import resolve_template
+from depthdial.models.ends import turn_end
 from depthdial.progress import progress_bar
 
 Answers = Literal["reference", "model", "both"]
@@ -76,7 +78,8 @@ def training_rows(
     examples = encode(task, tokenizer, context_tokens=runner.context_tokens)
     own = [e for e in examples if answers == "model" or (answers == "both" and _is_drawn(e.id))]
     written = _own_answers(own, runner, task.max_response_tokens or 128, folder, progress)
-    rows = [written.get(e.id) or _reference_row(e, task.max_response_tokens, runner.eos_token_ids[:1]) for e in examples]
+    end = _end_token(task, tokenizer, runner)
+    rows = [written.get(e.id) or _reference_row(e, task.max_response_tokens, runner.context_tokens, end) for e in examples]
     missing = next((row.id for row in rows if not row.response_ids), None)
     if missing is not None:
         raise InputError(
@@ -92,9 +95,17 @@ def _is_drawn(row_id: str) -> bool:
     return hashlib.sha256(row_id.encode()).digest()[0] % 2 == 0
 
 
-def _reference_row(example: EncodedExample, most: int | None, end: Sequence[int]) -> TrainingRow:
-    # A text that fills the budget was cut, as far as can be told, and must not teach the model to stop there.
-    is_cut = most is not None and len(example.reference_ids) >= most
+def _end_token(task: Task, tokenizer: Any, runner: Runner) -> tuple[int, ...]:
+    """What a response is taught to end with: the chat template's end of turn behind chat prompts, else the end token."""
+    end = turn_end(tokenizer) if resolve_template(task.template, tokenizer) == "chat" else None
+    end = tokenizer.eos_token_id if end is None else end
+    return runner.eos_token_ids[:1] if end is None else (end,)
+
+
+def _reference_row(example: EncodedExample, most: int | None, context: int | None, end: Sequence[int]) -> TrainingRow:
+    # A text that fills the budget or the context was cut, as far as can be told, and must not teach the model to stop there.
+    rooms = [most, None if context is None else context - len(example.prompt_ids)]
+    is_cut = any(room is not None and len(example.reference_ids) >= room for room in rooms)
     response = example.reference_ids if is_cut or not example.reference_ids else (*example.reference_ids, *end)
     return TrainingRow(example.id, example.prompt_ids, response)
 

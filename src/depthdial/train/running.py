@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from depthdial.errors import InputError
@@ -110,6 +113,22 @@ def run_trainer(trainer: CarefulTrainer, folder: Path, schedule: Schedule, *, pr
     with progress_bar("training", schedule.n_steps, show=progress and is_main()) as advance:
         trainer.add_callback(ProgressSteps(advance))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+
+@contextmanager
+def own_chance(seed: int) -> Iterator[None]:
+    """Inside, all chance comes from `seed`; afterwards everybody's generators are where they were.
+
+    Trainer seeds Python's, numpy's and PyTorch's generators, which belong to whoever called.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def run_record(

@@ -49,16 +49,19 @@ def frozen(model: Any) -> Iterator[Any]:
 
 @contextmanager
 def _unchanged(model: Any) -> Iterator[Any]:
-    """The model inside PEFT's wrapper; afterwards its parameters need gradients as before."""
+    """The model inside PEFT's wrapper; afterwards its parameters need gradients, and its modules have modes, as before."""
     base = unwrap(model)
     if hasattr(model, "peft_config") or getattr(base, "_hf_peft_config_loaded", False):
         raise InputError("The model has an adapter already: merge it (merge_and_unload) and train on the result.")
+    modes = [(module, module.training) for module in base.modules()]
     needed_gradient = {name: p.requires_grad for name, p in base.named_parameters()}
     try:
         yield base
     finally:
         for name, parameter in base.named_parameters():
             parameter.requires_grad_(needed_gradient[name])
+        for module, training in modes:
+            module.training = training
 
 
 def _trainable(model: Any, skipped: Sequence[int]) -> Any:
