@@ -169,6 +169,9 @@ def test_another_budget_is_another_price(run, places):
         (("--controller", "nowhere"), "There is no controller file nowhere/controller.json"),
         (("--depth", "1.5"), "a share of the layers above 0 and at most 1 such as 0.5, not 1.5"),
         (("--depth", "0"), "a share of the layers above 0 and at most 1"),
+        (("--depth", "150%"), "a share of the layers above 0 and at most 1"),
+        (("--route", "1"), "may mean one layer or the whole model"),
+        (("--depth", "ee:3", "--routes", "ee:3,full"), "--routes says"),
         (("--routes", "ee:3,full"), "--routes says what a depth in numbers chooses from"),
     ],
 )

@@ -18,6 +18,7 @@ import typer
 from depthdial.cli_controller import app as controller
 from depthdial.cli_controller import print_scores, rows_to_fit
 from depthdial.cli_gates import gate_depths, gates_study
+from depthdial.cli_generate import generate
 from depthdial.cli_options import (
     BatchSize,
     CalibrationLimit,
@@ -32,7 +33,6 @@ from depthdial.cli_options import (
     OutFolder,
     PromptDepth,
     Routes,
-    TemplateName,
     print_rows,
     with_bundles,
 )
@@ -72,67 +72,7 @@ def routes(
         typer.echo(f"drawn in {plot_family(chosen, out)}")
 
 
-@app.command()
-@with_bundles
-def generate(
-    model: ModelName,
-    prompt: Annotated[str, typer.Argument(help="What to answer.")],
-    loading: ModelOptions,
-    route: Annotated[str | None, typer.Option(help="Which layers run: full, uls:50%, drop:12,17, ..; default: full")] = None,
-    depth: Annotated[float | None, typer.Option(help="Or the best known route of this share of the layers: 0.8")] = None,
-    routes: Annotated[str | None, typer.Option(help="With --depth: a route family file to choose from.")] = None,
-    controller: Annotated[Path | None, typer.Option(help="Or a controller's folder: it reads the prompt and picks.")] = None,
-    budget: Annotated[str | None, typer.Option(help="With --controller: another mean cost, such as 24 or 80%.")] = None,
-    prompt_depth: PromptDepth = "full",
-    max_new_tokens: NewTokens = 128,
-    template: TemplateName = None,
-) -> None:
-    """Answer one prompt on one route; the text streams, then layers run and tokens per second."""
-    from depthdial.generation.engine import generate as answer
-
-    if routes is not None and depth is None and controller is None:
-        raise InputError("--routes says what a depth in numbers chooses from: give --depth too, or --route for a route.")
-    chosen = _depth(route, depth, controller, budget)
-    loaded, tokenizer = loading.load(model)
-    result = answer(
-        loaded,
-        tokenizer,
-        prompt,
-        depth=chosen,
-        routes=routes,
-        prompt_depth=prompt_depth,
-        max_new_tokens=max_new_tokens,
-        template=template or "auto",
-        on_text=lambda piece: typer.echo(piece, nl=False),
-    )[0]
-    speed = f"{result.tokens_per_sec:.1f} tokens/s" if result.new_tokens > 1 else "one token, from the prompt's pass"
-    typer.echo(
-        f"\n\n{len(result.route)} of {result.route.n_layers} layers · {result.new_tokens} tokens · {speed} · "
-        f"prompt {result.prefill_sec:.2f} s ({prompt_depth} depth)",
-        err=True,
-    )
-    if result.predicted is not None:
-        told = ", ".join(f"{name} {quality:.3f}" for name, quality in result.predicted.items())
-        typer.echo(f"{result.route.name} · predicted: {told} · price {result.price:.4g}", err=True)
-
-
-def _depth(route: str | None, depth: float | None, controller: Path | None, budget: str | None) -> Any:
-    if sum(given is not None for given in (route, depth, controller)) > 1:
-        raise InputError("--route, --depth and --controller each say which layers run: give one of them.")
-    if budget is not None and controller is None:
-        raise InputError("--budget is for a controller: give its folder with --controller, or leave it out.")
-    if depth is not None:
-        from depthdial.models.known_routes import check_share
-
-        return check_share(depth)
-    if controller is None:
-        return route or "full"
-    from depthdial.choose.controller import SequenceController
-
-    chosen = SequenceController.from_pretrained(controller)
-    return chosen if budget is None else chosen.at(budget)
-
-
+app.command()(generate)
 app.command()(search)
 
 

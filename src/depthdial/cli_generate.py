@@ -1,0 +1,104 @@
+"""The verb `generate`: one prompt, answered as it comes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from depthdial.cli_options import ModelName, ModelOptions, NewTokens, PromptDepth, TemplateName, with_bundles
+from depthdial.errors import InputError
+
+_DEPTH = (
+    "Which layers run: full, uls:50%, drop:12,17, ..; a share (0.8, 80%) or count (24) for the best known route of so many; "
+    "or a controller's folder. Default: full"
+)
+
+
+@with_bundles
+def generate(
+    model: ModelName,
+    prompt: Annotated[str, typer.Argument(help="What to answer; - reads it from standard input.")],
+    loading: ModelOptions,
+    depth: Annotated[str | None, typer.Option(help=_DEPTH)] = None,
+    route: Annotated[str | None, typer.Option(help="Another word for --depth.")] = None,
+    routes: Annotated[str | None, typer.Option(help="With a share or count: a route family file to choose from.")] = None,
+    controller: Annotated[Path | None, typer.Option(help="Or a controller's folder: it reads the prompt and picks.")] = None,
+    budget: Annotated[str | None, typer.Option(help="With a controller: another mean cost, such as 24 or 80%.")] = None,
+    prompt_depth: PromptDepth = "full",
+    max_new_tokens: NewTokens = 128,
+    system: Annotated[str | None, typer.Option(help="A system message before the prompt, for the chat template.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be given several times.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sample at this temperature; 0: greedy.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of a sampled answer.")] = None,
+    template: TemplateName = None,
+) -> None:
+    """Answer one prompt on one route; the text streams, then layers run and tokens per second."""
+    from depthdial.generation.engine import generate as answer
+
+    chosen = _depth(depth, route, controller, budget, routes)
+    text = _standard_input() if prompt == "-" else prompt
+    loaded, tokenizer = loading.load(model)
+    result = answer(
+        loaded,
+        tokenizer,
+        text if system is None else None,
+        messages=None if system is None else _conversation(system, text),
+        depth=chosen,
+        routes=routes,
+        prompt_depth=prompt_depth,
+        max_new_tokens=max_new_tokens,
+        template=template or "auto",
+        stop_strings=stop or None,
+        seed=seed,
+        on_text=lambda piece: typer.echo(piece, nl=False),
+        **_sampling(temperature),
+    )[0]
+    speed = f"{result.tokens_per_sec:.1f} tokens/s" if result.new_tokens > 1 else "one token, from the prompt's pass"
+    typer.echo(
+        f"\n\n{result.route.cost_layers} of {result.route.n_layers} layers · {result.new_tokens} tokens · {speed} · "
+        f"prompt {result.prefill_sec:.2f} s ({prompt_depth} depth)",
+        err=True,
+    )
+    if result.predicted is not None:
+        told = ", ".join(f"{name} {quality:.3f}" for name, quality in result.predicted.items())
+        typer.echo(f"{result.route.name} · predicted: {told} · price {result.price:.4g}", err=True)
+
+
+def _depth(depth: str | None, route: str | None, controller: Path | None, budget: str | None, routes: str | None) -> Any:
+    """What `dd.generate` takes; what can be refused without the model is refused here."""
+    from depthdial.choose.controller import CONTROLLER_FILE, SequenceController
+    from depthdial.generation.depths import number_in
+
+    if sum(given is not None for given in (route, depth, controller)) > 1:
+        raise InputError("--route, --depth and --controller each say which layers run: give one of them.")
+    text = depth if depth is not None else route
+    if controller is None and text is not None and (Path(text) / CONTROLLER_FILE).is_file():
+        controller = Path(text)
+    if controller is not None:
+        chosen = SequenceController.from_pretrained(controller)
+        return chosen if budget is None else chosen.at(budget)
+    if budget is not None:
+        raise InputError("--budget is for a controller: give its folder with --controller, or leave it out.")
+    if number_in(text) is None and routes is not None:
+        raise InputError("--routes says what a depth in numbers chooses from: give such as --depth 0.8 too.")
+    return "full" if text is None else text
+
+
+def _conversation(system: str, text: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": system}, {"role": "user", "content": text}]
+
+
+def _sampling(temperature: float | None) -> dict[str, Any]:
+    if temperature is None:
+        return {}
+    return {"do_sample": False} if temperature == 0 else {"do_sample": True, "temperature": temperature}
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"Standard input is not UTF-8 ({error.reason} at byte {error.start}): convert it first.") from error
