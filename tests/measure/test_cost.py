@@ -69,7 +69,7 @@ def test_a_sliding_window_caps_attention_and_cache():
     route = Route((0,), 2)
     at_10, at_11 = (costs.of(route, prompt_tokens=10, new_tokens=n) for n in (2, 3))
     assert at_11.decode_flops == 2 * at_10.decode_flops  # every later token sees as many
-    assert at_10.kv_bytes == at_11.kv_bytes == 4 * 2 * 8 * 4
+    assert at_10.kv_bytes == at_11.kv_bytes == (4 - 1) * 2 * 8 * 4
 
 
 def test_gpt2_convolutions_count_as_matrices():

@@ -1,4 +1,4 @@
-"""Theoretical cost of a route: layers, FLOPs and bytes, counted from the model's own modules. Never seconds.
+"""Theoretical cost of a route: layers, FLOPs and bytes, counted while its modules run. Never seconds.
 
 A multiply-add counts as two FLOPs; norms, activations and the softmax are left out, as is usual. The head, the embeddings
 and the prompt stand apart, for a route changes none of them. Cost counts response tokens (arXiv 2410.20022, section 3).
@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from depthdial.models.architectures import decoder_stack, unwrap
-from depthdial.models.weights import stored_bytes
+from depthdial.models.facts import layer_facts
 from depthdial.routes import Route
 
 
@@ -22,10 +23,12 @@ class LayerCost:
 
     Attributes:
         flops_per_token: of its matrices, the experts that one token meets among them.
-        flops_per_token_pair: of attention, for each earlier token that a token looks at.
-        window_tokens: how far back it looks; None for all tokens.
+        flops_per_token_pair: of attention, for each token that a token looks at, itself among them.
+        window_tokens: how many tokens it looks at at most; None for all.
         weight_bytes: read for one token (of experts: those that it meets).
-        kv_bytes_per_token: added to the KV cache.
+        kv_bytes_per_token: added to the KV cache, as transformers stores it.
+        is_chunked: it looks at the tokens of its own stretch of `window_tokens` alone (Llama 4), not at the latest.
+        cached_tokens: how many the cache keeps at most; None for all.
     """
 
     flops_per_token: float
@@ -33,6 +36,16 @@ class LayerCost:
     window_tokens: int | None
     weight_bytes: float
     kv_bytes_per_token: float
+    is_chunked: bool = False
+    cached_tokens: int | None = None
+
+    def in_sight(self, n_tokens: np.ndarray) -> np.ndarray:
+        """How many tokens the last of so many tokens sees, itself among them."""
+        if self.window_tokens is None:
+            return n_tokens
+        if self.is_chunked:
+            return (n_tokens - 1) % self.window_tokens + 1
+        return np.minimum(n_tokens, self.window_tokens)
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ class ModelCost:
             head_bytes=self.head_bytes,
             embedding_bytes=self.embedding_bytes,
             kv_bytes=sum(
-                layer.kv_bytes_per_token * min(prompt_tokens + max(new_tokens - 1, 0), layer.window_tokens or 10**12)
+                layer.kv_bytes_per_token * min(prompt_tokens + max(new_tokens - 1, 0), layer.cached_tokens or 10**12)
                 for layer in run
             ),
         )
@@ -91,15 +104,16 @@ class ModelCost:
 def model_cost(model: Any) -> ModelCost:
     """Count what each layer, the head and the embeddings of a model cost.
 
+    Counted while a twin of the model runs without weights (see `layer_facts`): the model computes nothing.
+
     Raises:
-        InputError: if the model has no single stack of decoder layers.
+        InputError: if the model has no single stack of decoder layers, or does not run on token ids.
     """
     base = unwrap(model)
-    config = base.config.get_text_config(decoder=True)
-    layers = decoder_stack(base).layers
+    decoder_stack(base)  # refuses what has none
     head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
     return ModelCost(
-        layers=tuple(_layer_cost(layer, config, i) for i, layer in enumerate(layers)),
+        layers=tuple(LayerCost(**vars(facts)) for facts in layer_facts(base)),
         head_flops_per_token=2 * _matrix_size(head) if head is not None else 0.0,
         head_bytes=_bytes(head) if head is not None else 0.0,
         embedding_bytes=_bytes(embedding),
@@ -107,54 +121,8 @@ def model_cost(model: Any) -> ModelCost:
 
 
 def _flops(layer: LayerCost, tokens_in_sight: range) -> float:
-    pairs = _sum_capped(tokens_in_sight, layer.window_tokens)
+    pairs = int(layer.in_sight(np.asarray(tokens_in_sight, dtype=np.int64)).sum())
     return layer.flops_per_token * len(tokens_in_sight) + layer.flops_per_token_pair * pairs
-
-
-def _sum_capped(lengths: range, cap: int | None) -> int:
-    if cap is None or not lengths or lengths[-1] <= cap:
-        return sum(lengths)
-    return sum(min(n, cap) for n in lengths)
-
-
-def _layer_cost(layer: nn.Module, config: Any, index: int) -> LayerCost:
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
-        kv_heads = 1  # Falcon and GPT-BigCode say so with a flag
-    matrices, weight_bytes = _active_weights(layer, config)
-    element_bytes = next((p.element_size() for p in layer.parameters() if p.is_floating_point()), 4)
-    kinds = getattr(config, "layer_types", None)
-    slides = kinds[index] == "sliding_attention" if kinds else bool(getattr(config, "sliding_window", None))
-    return LayerCost(
-        flops_per_token=2 * matrices,
-        flops_per_token_pair=4 * heads * head_dim,
-        window_tokens=getattr(config, "sliding_window", None) if slides else None,
-        weight_bytes=weight_bytes,
-        kv_bytes_per_token=2 * kv_heads * head_dim * element_bytes,
-    )
-
-
-def _active_weights(layer: nn.Module, config: Any) -> tuple[float, float]:
-    """(weights in matrices, bytes of all weights) that one token meets; experts count by the share that is chosen."""
-    experts = next((n for n in (getattr(config, name, None) for name in _EXPERT_COUNTS) if n), None)
-    chosen = getattr(config, "num_experts_per_tok", None) or 1
-    matrices = weight_bytes = 0.0
-    for name, module in layer.named_modules():
-        is_expert = experts and any(part == "experts" for part in name.split("."))
-        share = chosen / experts if experts and is_expert else 1.0
-        own = list(module.parameters(recurse=False))
-        weight_bytes += share * sum(stored_bytes(p) for p in own)
-        n_in, n_out = getattr(module, "in_features", None), getattr(module, "out_features", None)
-        if isinstance(n_in, int) and isinstance(n_out, int):
-            matrices += share * n_in * n_out  # packed (quantised) weights hide their shape
-        else:
-            matrices += share * sum(p.numel() for p in own if p.ndim >= 2)
-    return matrices, weight_bytes
-
-
-_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 def _matrix_size(module: nn.Module) -> float:
@@ -162,4 +130,4 @@ def _matrix_size(module: nn.Module) -> float:
 
 
 def _bytes(module: nn.Module) -> float:
-    return float(sum(stored_bytes(p) for p in module.parameters()))
+    return float(sum(p.numel() * p.element_size() for p in module.parameters()))

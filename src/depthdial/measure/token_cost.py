@@ -36,10 +36,7 @@ def token_cost(cost: ModelCost, ran: np.ndarray, *, prompt_tokens: int, new_toke
         return replace(full, decode_flops=0.0)
     sight = prompt_tokens + 1 + np.arange(len(ran))
     flops = np.stack(
-        [
-            one.flops_per_token + one.flops_per_token_pair * np.minimum(sight, one.window_tokens or sight.max())
-            for one in cost.layers
-        ],
+        [one.flops_per_token + one.flops_per_token_pair * one.in_sight(sight) for one in cost.layers],
         axis=1,
     )
     rates = ran.mean(axis=0)

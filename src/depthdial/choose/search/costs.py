@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from depthdial.measure.batches import Runner
@@ -71,7 +72,7 @@ def layer_flops(model: Any, context_tokens: int) -> LayerCosts:
     """FLOPs of each layer for one response token with so many tokens in sight, itself among them."""
     found = []
     for layer in model_cost(model).layers:
-        seen = min(context_tokens, layer.window_tokens or context_tokens)
+        seen = int(layer.in_sight(np.asarray(context_tokens)))
         found.append(layer.flops_per_token + layer.flops_per_token_pair * seen)
     return LayerCosts("flops", tuple(found), {"context_tokens": context_tokens})
 

@@ -1,0 +1,269 @@
+"""What each decoder layer computes and caches, counted while it runs and not read off a configuration.
+
+Heads of several sizes, latent attention, differential attention, values of another width than keys: every architecture
+names them in its own way, and transformers stores them in its own. So a twin of the model (shells without weights, on the
+meta device, where a pass computes nothing) runs two and four tokens under torch's FLOP counter with eager attention, and its
+real KV cache is measured. Of experts those count that a token is sent to, whatever the kernel computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from depthdial.errors import InputError
+from depthdial.models.architectures import decoder_stack
+from depthdial.models.view import quiet_view
+
+_CHOSEN = (
+    "top_k",
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "moe_k",
+    "moe_topk",
+    "top_k_experts",
+    "experts_per_token",
+)
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What one decoder layer does for one sequence.
+
+    Attributes:
+        flops_per_token: of its matrices; a multiply-add is two.
+        flops_per_token_pair: of attention, for each token that a token sees.
+        weight_bytes: of what one token meets.
+        kv_bytes_per_token: as the cache stores it.
+        window_tokens: tokens that a token sees at most, itself among them; None for all.
+        is_chunked: it sees those of its own stretch of so many tokens, and not the latest.
+        cached_tokens: that the cache keeps at most; None for all.
+    """
+
+    flops_per_token: float
+    flops_per_token_pair: float
+    weight_bytes: float
+    kv_bytes_per_token: float
+    window_tokens: int | None
+    is_chunked: bool
+    cached_tokens: int | None
+
+
+@dataclass(frozen=True)
+class _Experts:
+    """The experts of a layer: how many there are, and what one weighs."""
+
+    count: int
+    matrix_size: float
+    bytes: float
+
+    def share(self, chosen: int) -> tuple[float, float]:
+        """(weights in matrices, bytes) of those that a token is sent to."""
+        return self.matrix_size * chosen, self.bytes * chosen
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a pass of some tokens showed, by layer: FLOPs without experts, experts chosen by path, and the cache."""
+
+    flops: list[float]
+    chosen: dict[str, int]
+    cache: list[Any]
+
+
+def layer_facts(base: Any) -> tuple[LayerFacts, ...]:
+    """Of every decoder layer of a model, which stays as it is and computes nothing.
+
+    Raises:
+        InputError: if the model cannot be run on token ids.
+    """
+    with torch.no_grad():
+        try:
+            runs = _runs(base, on_meta=True)
+        except Exception:
+            try:  # a pass that looks at values (GPT-2's scale) needs them
+                runs = _runs(base, on_meta=False)
+            except Exception as error:
+                reason = " ".join(str(error).split())[:160].rstrip(".")
+                raise InputError(
+                    f"The cost of {type(base).__name__} cannot be counted, since it does not run on token ids "
+                    f"({type(error).__name__}: {reason}): count on a model with its weights in memory."
+                ) from error
+    config = base.config.get_text_config(decoder=True)
+    layers = decoder_stack(base).layers
+    return tuple(_facts(layer, i, config, *runs) for i, layer in enumerate(layers))
+
+
+def _facts(layer: nn.Module, index: int, config: Any, short: _Pass, long: _Pass) -> LayerFacts:
+    # Eager attention computes all pairs: F(n) = n * by_token + n^2 * by_pair, for two and for four tokens.
+    by_pair = (long.flops[index] - 2 * short.flops[index]) / 8
+    by_token = (short.flops[index] - 4 * by_pair) / 2
+    weight_bytes = float(sum(p.numel() * p.element_size() for p in layer.parameters()))
+    for path, experts in _experts(layer).items():
+        whole = sum(p.numel() * p.element_size() for p in layer.get_submodule(path).parameters())
+        name = f"{index}.{path}"
+        chosen = short.chosen.get(name) or _chosen(layer, path, config, index)
+        matrices, met = experts.share(chosen)
+        weight_bytes += met - whole
+        if name in short.chosen:  # its stand-in computed nothing
+            by_token += 2 * matrices
+    window, is_chunked, cached = _window(config, index, short.cache)
+    return LayerFacts(by_token, by_pair, weight_bytes, _cached_bytes(short.cache, index), window, is_chunked, cached)
+
+
+def _runs(base: Any, *, on_meta: bool) -> tuple[_Pass, _Pass]:
+    twin = quiet_view(base, range(decoder_stack(base).n_layers), check=False).eval()
+    for module in twin.modules():
+        for table in ("_forward_hooks", "_forward_pre_hooks"):
+            module.__dict__[table].clear()
+    _use_eager(twin)
+    chosen: dict[str, int] = {}
+    for index, layer in enumerate(decoder_stack(twin).layers):
+        for path in _experts(layer):
+            if not isinstance(layer.get_submodule(path), nn.ModuleList):
+                _replace(layer, path, _StandIn(chosen, f"{index}.{path}"))
+    if on_meta:
+        _move_to_meta(twin, base.dtype)
+    device = "meta" if on_meta else base.get_input_embeddings().weight.device
+    first, second = (_run(twin, n_tokens, device) for n_tokens in (2, 4))
+    sizes = {name: k or 0 for name, k in chosen.items()}
+    for one in (first, second):
+        one.chosen.update({name: k or _named(twin, name, base) for name, k in sizes.items()})
+    return first, second
+
+
+def _named(twin: Any, name: str, base: Any) -> int:
+    index, path = name.split(".", 1)
+    layer = decoder_stack(twin).layers[int(index)]
+    return _chosen(layer, path, base.config.get_text_config(decoder=True), int(index))
+
+
+def _run(twin: Any, n_tokens: int, device: Any) -> _Pass:
+    layers, flops = decoder_stack(twin).layers, [0.0] * decoder_stack(twin).n_layers
+    ids = torch.zeros(1, n_tokens, dtype=torch.long, device=device)
+    hooks = []
+    with FlopCounterMode(display=False) as counter:
+        for i, layer in enumerate(layers):
+            hooks.append(layer.register_forward_pre_hook(_add(flops, i, counter, -1)))
+            hooks.append(layer.register_forward_hook(_add(flops, i, counter, 1)))
+        try:
+            cache = twin(input_ids=ids, use_cache=True).past_key_values
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return _Pass(flops, {}, list(getattr(cache, "layers", ())))
+
+
+def _add(flops: list[float], index: int, counter: FlopCounterMode, sign: int) -> Callable[..., None]:
+    def hook(*_: Any) -> None:
+        flops[index] += sign * counter.get_total_flops()
+
+    return hook
+
+
+class _StandIn(nn.Module):
+    """In place of a layer's experts: gives nothing, computes nothing, and says how many a token is sent to (0: unknown)."""
+
+    def __init__(self, chosen: dict[str, int], name: str) -> None:
+        super().__init__()
+        self._chosen, self._name = chosen, name
+
+    def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        given = [*args, *kwargs.values()]
+        indices = [a for a in given if isinstance(a, torch.Tensor) and a.dtype in (torch.int32, torch.int64) and a.ndim > 1]
+        self._chosen[self._name] = indices[0].shape[-1] if indices else 0
+        return torch.zeros_like(hidden)
+
+
+def _experts(layer: nn.Module) -> dict[str, _Experts]:
+    """By path inside a layer: modules named experts, which hold all of them as tensors or as a list of modules."""
+    found: dict[str, _Experts] = {}
+    for path, module in layer.named_modules():
+        if path.rsplit(".", 1)[-1] != "experts" or any(path.startswith(f"{outer}.") for outer in found):
+            continue
+        parameters = list(module.parameters())
+        cubes = [p for p in parameters if p.ndim == 3]
+        count = len(module) if isinstance(module, nn.ModuleList) else cubes[0].shape[0] if cubes else 0
+        if count:
+            matrices = parameters if isinstance(module, nn.ModuleList) else cubes
+            size = sum(p.numel() for p in matrices if p.ndim > 1) / count
+            found[path] = _Experts(count, size, sum(p.numel() * p.element_size() for p in parameters) / count)
+    return found
+
+
+def _chosen(layer: nn.Module, path: str, config: Any, index: int) -> int:
+    block = layer.get_submodule(path.rpartition(".")[0])
+    for owner in (block, *block.children(), config):
+        for name in _CHOSEN:
+            value = getattr(owner, name, None)
+            value = value[min(index, len(value) - 1)] if isinstance(value, list | tuple) and value else value
+            if isinstance(value, int) and value:
+                return value
+    return 1
+
+
+def _replace(layer: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    layer.get_submodule(parent)._modules[name] = module
+
+
+def _use_eager(twin: Any) -> None:
+    for module in (twin, *twin.modules()):
+        config = getattr(module, "config", None)
+        if hasattr(config, "get_text_config"):
+            config._attn_implementation_internal = "eager"
+            for part in config.__dict__.values():
+                if hasattr(part, "get_text_config"):
+                    part._attn_implementation_internal = "eager"
+
+
+def _move_to_meta(twin: nn.Module, dtype: torch.dtype) -> None:
+    for module in list(twin.modules()):
+        if "_hf_hook" in module.__dict__:  # accelerate's, which would move weights
+            module.__dict__.pop("forward", None)
+        for name, child in module._modules.items():
+            if child is not None and _is_packed(child):
+                n_in, n_out = child.in_features, child.out_features
+                module._modules[name] = nn.Linear(n_in, n_out, bias=False, device="meta", dtype=dtype)  # type: ignore[arg-type]
+    for module in twin.modules():
+        for table in (module._parameters, module._buffers):
+            for name, value in table.items():
+                if value is not None:
+                    there = value.detach().to("meta")
+                    table[name] = nn.Parameter(there, requires_grad=False) if isinstance(value, nn.Parameter) else there
+
+
+def _is_packed(module: nn.Module) -> bool:
+    """A linear module whose weight is quantised: packed into another shape, or a tensor of its own kind."""
+    sizes = [getattr(module, name, None) for name in ("out_features", "in_features")]
+    if module._modules or not all(isinstance(size, int) for size in sizes):
+        return False
+    weight = getattr(module, "weight", None)
+    is_plain = isinstance(weight, torch.Tensor) and list(weight.shape) == sizes and weight.is_floating_point()
+    return not (is_plain and type(weight.data) is torch.Tensor)  # type: ignore[union-attr]
+
+
+def _cached_bytes(cache: list[Any], index: int) -> float:
+    if index >= len(cache) or not isinstance(getattr(cache[index], "keys", None), torch.Tensor):
+        return 0.0
+    held = [t for t in cache[index].__dict__.values() if isinstance(t, torch.Tensor) and t.ndim > 2]
+    n_tokens = cache[index].keys.shape[-2]
+    return sum(t.numel() * t.element_size() for t in held) / n_tokens if n_tokens else 0.0
+
+
+def _window(config: Any, index: int, cache: list[Any]) -> tuple[int | None, bool, int | None]:
+    """(tokens in sight, whether by chunks, tokens that the cache keeps)."""
+    held = getattr(cache[index], "sliding_window", None) if index < len(cache) else None
+    kinds = getattr(config, "layer_types", None)
+    kept = held - 1 if isinstance(held, int) else None
+    if kinds and kinds[index] == "chunked_attention":
+        return getattr(config, "attention_chunk_size", None), True, kept
+    local = getattr(config, "attention_layers", None)
+    if local and local[index] == "local":  # GPT-Neo, whose cache keeps everything
+        return config.window_size, False, kept
+    return held if isinstance(held, int) else None, False, kept
