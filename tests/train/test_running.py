@@ -31,7 +31,7 @@ def test_arguments_follow_the_settings_and_the_user_has_the_last_word(model, tok
 
     assert (arguments().logging_steps, arguments().max_steps) == (1, schedule.n_steps)
     assert arguments(logging_steps=3).logging_steps == 3
-    assert arguments().save_steps == 2 and arguments().output_dir == str(tmp_path / "checkpoints")
+    assert arguments().save_steps == schedule.n_steps and arguments().output_dir == str(tmp_path / "checkpoints")
     with pytest.raises(InputError, match="learning_rate follows from the settings of the run"):
         arguments(learning_rate=3)
     with pytest.raises(InputError, match=r"trainer's options cannot be used: .*no_such"):
