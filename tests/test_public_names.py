@@ -6,7 +6,6 @@ import inspect
 import os
 import subprocess
 import sys
-import time
 from importlib import import_module
 from pathlib import Path
 
@@ -92,14 +91,16 @@ def test_help_loads_nothing_heavy() -> None:
     assert out.strip().splitlines()[-1] == "loaded: []"
 
 
-def test_help_answers_in_under_a_second() -> None:
+def test_help_answers_in_under_a_second_of_work() -> None:
+    """Of processor time, best of three: the clock on the wall tells of the other processes of a machine too."""
     seconds = []
     for _ in range(3):
-        started = time.perf_counter()
+        started = os.times()
         run = python("-m", "depthdial", "--help")
-        seconds.append(time.perf_counter() - started)
+        ended = os.times()
+        seconds.append(ended.children_user - started.children_user + ended.children_system - started.children_system)
         assert all(verb in run.stdout for verb in VERBS)
-    assert min(seconds) < 1.0  # the best of three: a machine at work for others slows single runs
+    assert 0 < min(seconds) < 1.0
 
 
 def test_the_module_and_the_command_are_one() -> None:
