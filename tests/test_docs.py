@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from depthdial.choose.oracle import OracleCurve
+from depthdial.choose.oracle import OracleCurve, oracle
 from depthdial.choose.predictable import PredictableCurve
 from depthdial.measure.results import load_study_rows
 from depthdial.report.tables import cell_parts, cell_text, headline, similarity_table
@@ -27,7 +27,7 @@ def test_the_headline_is_that_of_the_demos_rows() -> None:
     for row in rows:
         name = "full" if row["route"] == "full" else f"`{row['route']}`"
         line = next(line for line in README.splitlines() if line.startswith("|") and f"{name} |" in line and "x |" in line)
-        expected = [str(row["layers"]), cell_text("rouge_l", row["rouge_l"])]
+        expected = [str(row["layers"]), cell_text("cost_percent", row["cost_percent"]), cell_text("rouge_l", row["rouge_l"])]
         expected += [cell_parts(column, row[column])[0] for column in ("agreement", "kl")]
         assert cells_of(line)[1:] == [*expected, f"{row['speed']:.2f}x"]
 
@@ -36,12 +36,20 @@ def test_the_star_is_that_of_the_demos_rows() -> None:
     document = json.loads((ROOT / "experiments" / "demo" / "oracle.json").read_text())
     curve = OracleCurve.from_dict(document["rouge_l"])
     assert curve.matches_full_at is not None and curve.matches_full_interval is not None
-    low, high = curve.matches_full_interval
-    assert (
-        f"| oracle, as good as full | {curve.matches_full_at:.1f} [{low:.1f}, {high:.1f}] | {curve.full_value:.3f} |"
-        in README
-    )
-    assert f"The oracle needs {curve.matches_full_at / 30:.0%} of the layers" in README
+    low, high = (100 * end for end in curve.matches_full_interval)
+    star = curve.table()[0]
+    told = f"{star['layers']:.1f} | {100 * curve.matches_full_at:.1f} [{low:.1f}, {high:.1f}] | {curve.full_value:.3f}"
+    assert f"| oracle, as good as full | {told} |" in README
+    assert f"The oracle needs {curve.matches_full_at:.0%} of the full model's layer-steps" in README
+    words = re.sub(r"\s+", " ", README)
+    full_length = oracle(load_study_rows(ROOT / "experiments" / "demo"), steps="full", n_permutations=0)
+    low, high = (100 * end for end in full_length.matches_full_interval or (0, 0))
+    assert f"{full_length.matches_full_at:.0%} [{low:.0f}, {high:.0f}] with every answer counted at the full" in words
+    by_layers = OracleCurve.from_dict(document["rouge_l by layers"])
+    low, high = by_layers.matches_full_interval or (0, 0)
+    assert by_layers.matches_full_at is not None
+    told = f"{by_layers.matches_full_at:.1f} [{low:.1f}, {high:.1f}] of 30 layers ({by_layers.matches_full_at / 30:.0%}) per"
+    assert told in words
     assert curve.permuted_matches_full_at is not None and curve.permuted_matches_full_at < curve.matches_full_at
 
 
@@ -107,6 +115,12 @@ def test_figure_2_is_that_of_its_rows() -> None:
     low, high = curve.matches_full_interval
     assert f"equals T with {curve.matches_full_at:.1f} [{low:.1f}, {high:.1f}] of 30 layers" in document
     predictable = PredictableCurve.from_dict(json.loads((folder / "predictable.json").read_text())["specialist"])
+    of_specialists = rows[rows.weights == "specialist"]
+    for steps in ("own", "full"):
+        by_steps = oracle(of_specialists, steps=steps, n_permutations=0)
+        assert by_steps.cost == "layer_steps" and by_steps.matches_full_interval is not None
+        told = [f"{100 * number:.1f}" for number in (by_steps.matches_full_at, *by_steps.matches_full_interval)]
+        assert f"at {told[0]}% [{told[1]}, {told[2]}]" in document.replace("\n  ", " ")
     half = next(row for row in predictable.table() if row["point"] == "50%")
     words = re.sub(r"\s+", " ", document)
     assert f"chose on, {half['plug_in']:.3f}; the predictable one, paid others, {half['predictable']:.3f}" in words

@@ -232,14 +232,15 @@ class OracleCurve:
             "oracle_high": None if interval is None else read(interval[:, 1]),
             "best_fixed": None if best is None else best.route,
             "best_fixed_value": None if best is None else best.value,
-            "mixture": None if best is None else float(self._mixture_at(np.array([budget]))[0]),
+            "mixture": None if best is None else float(self.mixture_at(np.array([budget]))[0]),
             "random": read(self.random),
             "permuted": read(self.permuted),
             "full": self.full_value,
             **(self.scores.beside(None) if found is None else self.scores.beside(found.choice)),
         }
 
-    def _mixture_at(self, budgets: np.ndarray) -> np.ndarray:
+    def mixture_at(self, budgets: np.ndarray) -> np.ndarray:
+        """The best mixture of fixed routes at any ascending budgets, (n,), in the units of `budgets`."""
         costs = np.array([route.cost for route in self.fixed])
         values = np.array([route.value for route in self.fixed])
         return self._sign * mixture_curve(costs, self._sign * values, budgets)

@@ -98,7 +98,9 @@ def _quality(axes: Axes, curve: OracleCurve) -> None:
     if curve.permuted is not None:
         label = "oracle on shuffled scores (luck)"
         axes.plot(curve.budgets, curve.permuted, color=PURPLE, linestyle=":", linewidth=1.8, label=label)
-    axes.plot(curve.budgets, curve.mixture, color=ORANGE, linestyle="--", label="best mixture of fixed routes")
+    # At the fixed routes' own costs too: its corners are there, and the oracle's last budgets may lie far apart.
+    at = np.union1d(curve.budgets, [route.cost for route in curve.fixed])
+    axes.plot(at, curve.mixture_at(at), color=ORANGE, linestyle="--", label="best mixture of fixed routes")
     order = np.argsort(curve.random_cost, kind="stable")
     label = "oracle's shares at random"
     axes.plot(curve.random_cost[order], curve.random[order], color=GRAY, linestyle="-.", linewidth=1.2, label=label)
