@@ -124,6 +124,9 @@ def _looked_up(switch: Switch, given: dict[str, Any], n_past: int) -> Any:
         return None
     cache: Any = given.get("past_key_values")
     is_plain = cache is None or (type(cache) is DynamicCache and not cache.offloading)
+    if is_plain and cache is not None and cache.layer_class_to_replicate is not None:
+        # Made to be rolled back by any length: layers that let go of what is behind their window would not do.
+        is_plain = all(type(layer) is cache.layer_class_to_replicate for layer in prefilled.cache.layers)
     beside = given.get("output_hidden_states") or given.get("output_attentions")
     if is_plain and not beside and is_same_prompt(prefilled, given):
         ready = prefilled.cache_for(switch.route)

@@ -8,6 +8,7 @@ cache.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable
@@ -34,6 +35,8 @@ _REFUSED = {
     "force_words_ids": "use greedy decoding, sampling or beam search",
     "token_healing": "pass what model.heal_tokens(input_ids, tokenizer) gives",
 }
+# From this release on it is known that they do.
+_CHUNKS_FOLLOW_CACHES = "5.23"
 _OFF_AT_ZERO = ("penalty_alpha", "diversity_penalty")
 _BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 
@@ -104,11 +107,26 @@ def _generate(view: Any, reuse: Reuse, refuse: Any, *args: Any, **kwargs: Any) -
         refuse(asked)
     n_prompt = _ready(asked, reuse)
     kwargs.pop("prompt_columns", None)
+    if asked.option("prefill_chunk_size") is not None and n_cached(asked.given.get("past_key_values")):
+        kwargs = _in_one_chunk(kwargs)
     mark = _PROMPT.set((view, n_prompt))
     try:
         return type(view).generate(view, *args, **kwargs)
     finally:
         _PROMPT.reset(mark)
+
+
+def _in_one_chunk(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Where transformers' chunks take no notice of what is cached, the rest of a prompt runs at once: the same numbers."""
+    from packaging.version import Version
+    from transformers import __version__
+
+    if Version(__version__) >= Version(_CHUNKS_FOLLOW_CACHES):
+        return kwargs
+    config = copy.deepcopy(kwargs.get("generation_config"))
+    if config is not None:
+        config.prefill_chunk_size = None
+    return {**kwargs, "generation_config": config, "prefill_chunk_size": None}
 
 
 def _prepare(view: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
