@@ -94,6 +94,12 @@ def test_a_prompt_without_chat_begins_with_the_usual_special_token_and_ends_with
     assert decoded(ids).endswith(RESPONSE_CUE)
 
 
+def test_a_text_that_begins_with_the_special_token_gets_no_second_one():
+    plain = Prompter("plain", "prompt", TOKENIZER)
+    assert plain.ids("<bos>the sea") == plain.ids("the sea")
+    assert plain.ids("<bos><bos>the sea")[:3] == [TOKENIZER.bos_token_id] * 2 + plain.ids("the sea")[1:2]
+
+
 def test_an_end_of_sequence_that_the_tokenizer_appends_is_left_out():
     plain = Prompter("plain", "prompt", make_tokenizer(appends_eos=True))
     assert plain.ids("the sea") == Prompter("plain", "prompt", TOKENIZER).ids("the sea")

@@ -115,6 +115,8 @@ class Prompter:
         if self.template == "chat":
             return self._chat.user_ids(text)
         ids = list(self.tokenizer(text, verbose=False)["input_ids"])
+        if ids[:2] == [self.tokenizer.bos_token_id] * 2 and text.startswith(str(self.tokenizer.bos_token)):
+            ids.pop(0)  # the text has it already, as one that a chat template has written
         eos = str(self.tokenizer.eos_token)
         if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id and not text.endswith(eos):
             ids.pop()
