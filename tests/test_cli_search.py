@@ -8,6 +8,7 @@ from unittest import mock
 import pytest
 
 from depthdial.cli_search import MethodOptions, SearchStudyOptions
+from depthdial.errors import InputError
 from depthdial.families import RouteFamily
 from depthdial.search_studies import SearchStudySettings
 
@@ -94,3 +95,34 @@ def test_options_are_the_settings_defaults():
     nothing = {"method": "greedy", "metric": None, "screen": "default", "beam_width": None, "nested": None}
     assert MethodOptions().given() == nothing
     assert MethodOptions(screen=0).given()["screen"] is None
+
+
+def test_out_is_checked_before_anything_is_loaded(command_line, tmp_path):
+    (tmp_path / "file").write_text("")
+    for verb, out in (
+        (["search", "no-such-model"], tmp_path),
+        (["search", "no-such-model"], tmp_path / "file" / "routes.json"),
+        (["sweep", "no-such-model", "--routes", "full"], tmp_path / "file"),
+        (["similarity", "no-such-model"], tmp_path / "file" / "new"),
+        (["study", "no-such-model"], tmp_path / "file"),
+        (["finetune", "no-such-model", "--route", "ee:3"], tmp_path / "file"),
+        (["controller", "fit", "no-such-model"], tmp_path / "file"),
+        (["routes", "--layers", "4", "--family", "ee"], tmp_path),
+    ):
+        status, said, error = command_line(*verb, "--out", out)
+        assert status == 2 and str(out) in error and "choose another --out" in error and said == ""
+
+
+def test_what_was_found_is_shown_where_it_cannot_be_written(model, tokenizer, small_task, tmp_path, monkeypatch):
+    from depthdial.choose.search.run import search_routes
+
+    def full(family, path):
+        raise InputError("Cannot write: no space left on device.")
+
+    monkeypatch.setattr(RouteFamily, "save", full)
+    shown = []
+    with pytest.raises(InputError, match="no space left"):
+        search_routes(
+            model, tokenizer, task=small_task, method="angular", out=tmp_path / "routes.json", on_found=shown.append
+        )
+    assert len(shown) == 1 and shown[0].routes

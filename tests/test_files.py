@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.files import claim, read_json, write_atomically, write_json, write_text
+from depthdial.files import check_out_file, check_out_folder, claim, read_json, write_atomically, write_json, write_text
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 BROKEN = OSError(errno.EIO, os.strerror(errno.EIO))
@@ -186,3 +186,25 @@ def test_a_folder_is_claimed_once(tmp_path):
     with pytest.raises(InputError, match=r"another extra \(None then, 1 now\)"):
         claim(path, {**about, "extra": 1}, "run")
     assert json.loads(path.read_text()) == {"seed": 3, "routes": ["a", "b"], "rate": None}
+
+
+def test_places_to_write_to_are_checked_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert check_out_folder(tmp_path / "new" / "deep") == tmp_path / "new" / "deep"
+    assert check_out_file(tmp_path / "new.json") == tmp_path / "new.json"
+    assert check_out_file(tmp_path / "file") == tmp_path / "file"
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(InputError, match="file is a file, and results go into a folder: choose another --out"):
+        check_out_folder(tmp_path / "file")
+    with pytest.raises(InputError, match="is a folder, and one file is written: choose another --out, such as"):
+        check_out_file(tmp_path)
+    for check in (check_out_folder, check_out_file):
+        with pytest.raises(InputError, match=r"Cannot write .*b, for .*file is a file: choose another --out"):
+            check(tmp_path / "file" / "a" / "b")
+
+
+def test_a_folder_that_may_not_be_written_to_is_told_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    for check in (check_out_folder, check_out_file):
+        with pytest.raises(InputError, match="is read-only for you: choose another --out"):
+            check(tmp_path / "a")

@@ -13,7 +13,9 @@ import depthdial.progress
 from depthdial.progress import progress_bar
 
 
-def test_a_bar_says_what_is_done_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_bar_says_what_is_done_and_what_is_left(capsys, monkeypatch, is_terminal: bool) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     with progress_bar("sweep", 4) as advance:
         advance()
         advance(2)
@@ -45,6 +47,16 @@ def test_errors_pass_through_and_close_the_bar(show: bool) -> None:
         raise RuntimeError("inside")
     with progress_bar("sweep", 2, show=show) as advance:  # rich refuses a second bar while one is open
         advance()
+
+
+def test_outside_a_terminal_there_is_a_line_now_and_then(capsys, monkeypatch) -> None:
+    now = iter([0.0, 10.0, 31.0, 31.0, 31.0, 40.0, 40.0])
+    monkeypatch.setattr(depthdial.progress.time, "monotonic", lambda: next(now))
+    with progress_bar("sweep", 4) as advance:
+        advance()  # after 10 s: nothing yet
+        advance()
+        advance(2)
+    assert capsys.readouterr().err == "sweep: 50%, 0:00:31, 0:00:31 left\nsweep: 100%, 0:00:40\n"
 
 
 def test_nothing_to_do_is_no_error() -> None:

@@ -5,16 +5,15 @@ Bad input ends with exit status 2 and one sentence; anything else that goes wron
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from depthdial.cli_console import prepare_console, show_notices
 from depthdial.cli_controller import app as controller
 from depthdial.cli_controller import print_scores, rows_to_fit
 from depthdial.cli_gates import gate_depths, gates_study
@@ -33,13 +32,16 @@ from depthdial.cli_options import (
     OutFolder,
     PromptDepth,
     Routes,
+    RowsFolder,
+    out_file,
+    out_folder,
     print_rows,
     with_bundles,
 )
 from depthdial.cli_oracle import oracle
 from depthdial.cli_search import search, search_study
 from depthdial.cli_train import finetune, train_gates
-from depthdial.errors import DataWarning, InputError, RouteWarning
+from depthdial.errors import InputError
 
 app = typer.Typer(
     name="depthdial",
@@ -57,7 +59,7 @@ def routes(
     family: Annotated[str | None, typer.Option(help="ee, uls, rls, rls-wo1 or unified: every cost of it.")] = None,
     routes: Annotated[str | None, typer.Option(help="Routes, or a route family file, instead of a family.")] = None,
     seed: Annotated[int, typer.Option(help="Of a random family.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Also draw them: a .png or .svg file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also draw them: a .png or .svg file.", callback=out_file)] = None,
 ) -> None:
     """Print and plot which layers run (the paper's Figure 3)."""
     from depthdial.families import read_routes
@@ -178,7 +180,7 @@ app.command()(oracle)
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a sweep or a study.")]) -> None:
+def report(folder: RowsFolder) -> None:
     """Draw the figures of a folder's rows and write one self-contained page."""
     from depthdial.measure.gate_rows import is_gates_study
     from depthdial.report.controller_page import write_controller_report
@@ -188,6 +190,7 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of
     from depthdial.report.search_comparison import is_search_study
     from depthdial.report.search_page import write_search_report
 
+    out_folder(folder)
     if (folder / SCORES_FILE).exists() and not (folder / "study.json").exists():
         write: Callable[[Path], Path] = write_controller_report
     elif is_search_study(folder):
@@ -264,7 +267,8 @@ app.command()(search_study)
 
 def main() -> None:
     """Run the command line; bad input exits with 2, a stop by Ctrl-C with 130."""
-    _show_notices()
+    prepare_console()
+    show_notices()
     try:
         status = app(standalone_mode=False, prog_name="depthdial")
     except InputError as error:
@@ -280,24 +284,6 @@ def main() -> None:
     if status == _STOPPED:  # typer turns Ctrl-C into this status, and outside its standalone mode returns it
         _fail("stopped; the same command goes on from here.", _STOPPED)
     sys.exit(status or 0)
-
-
-def _show_notices() -> None:
-    """Print what the library logs for its user, such as the one download of the built-in model, and its warnings."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("depthdial: %(message)s"))
-    logger = logging.getLogger("depthdial")
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
-    show = warnings.showwarning
-
-    def show_in_style(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
-        if issubclass(category, DataWarning) or issubclass(category, RouteWarning):
-            typer.echo(f"depthdial: {message}", err=True)
-        else:
-            show(message, category, *where, **options)
-
-    warnings.showwarning = show_in_style
 
 
 _STOPPED = 130

@@ -120,8 +120,8 @@ def certify(
         identity=ModelIdentity.of(loaded, model),
         progress=True,
     )
-    controller.certified(certificate).save_pretrained(out)
     typer.echo(certificate.statement)
+    controller.certified(certificate).save_pretrained(out)
     typer.echo(f"controller: {out}")
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from depthdial.errors import InputError
+from depthdial.files import check_out_file, check_out_folder
 
 if TYPE_CHECKING:
     from depthdial.measure.tasks import Task
@@ -37,10 +38,23 @@ def _size(help: str, *names: str) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=_SIZE)
 
 
+def out_folder(path: Path | None) -> Path | None:
+    """A folder to write into, once it is sure that this can be done: before anything is loaded or run."""
+    return path if path is None else check_out_folder(path)
+
+
+def out_file(path: Path | None) -> Path | None:
+    """The same for a file."""
+    return path if path is None else check_out_file(path)
+
+
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, .gguf file, or smollm2-135m.")]
 Routes = Annotated[str | None, typer.Option(help="Routes such as full,uls:50%,ee:12, or a route family file.")]
 PromptDepth = Annotated[str, typer.Option(help="full (the prompt runs every layer) or route.")]
-OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the results; a stopped run goes on there.")]
+OutFolder = Annotated[
+    Path, typer.Option("--out", help="Folder for the results; a stopped run goes on there.", callback=out_folder)
+]
+RowsFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a sweep or a study.")]
 TemplateName = Annotated[str | None, _data("auto, chat, paper or plain.", "--template")]
 CalibrationSplit = Annotated[str | None, _data("Default: calibration or train.")]
 Limit = Annotated[int | None, _size("Use the first so many sequences.")]

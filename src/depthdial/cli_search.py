@@ -21,6 +21,7 @@ from depthdial.cli_options import (
     NewTokens,
     OutFolder,
     fractions_of,
+    out_file,
     parts_of,
     print_rows,
     print_table,
@@ -54,7 +55,7 @@ class MethodOptions:
 @with_bundles
 def search(
     model: ModelName,
-    out: Annotated[Path, typer.Option(help="The route family file to write (.json).")],
+    out: Annotated[Path, typer.Option(help="The route family file to write (.json).", callback=out_file)],
     source: DataOptions,
     loading: ModelOptions,
     how: MethodOptions,
@@ -71,7 +72,7 @@ def search(
     make_method(**how.given())  # before the model is loaded
     prompts = source.read(limit, split=source.held_out_split)
     loaded, tokenizer = loading.load(model)
-    family = search_routes(
+    search_routes(
         loaded,
         tokenizer,
         task=prompts,
@@ -81,10 +82,10 @@ def search(
         answer_tokens=answer_tokens,
         batch_size=batch_size,
         out=out,
+        on_found=_print_family,
         identity=ModelIdentity.of(loaded, model),
         progress=True,
     )
-    _print_family(family)
     typer.echo(f"routes: {out}")
 
 

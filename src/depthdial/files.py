@@ -40,6 +40,38 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
     return path
 
 
+def check_out_folder(path: Path) -> Path:
+    """`path` itself, a folder that can be written into or made; long work asks before it begins.
+
+    Raises:
+        InputError: if it is a file, stands under one, or may not be written to.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file, and results go into a folder: choose another --out.")
+    _check_writable(path, path)
+    return path
+
+
+def check_out_file(path: Path) -> Path:
+    """`path` itself, a file that can be written or made; long work asks before it begins.
+
+    Raises:
+        InputError: if it is a folder, or its own folder cannot be written into or made.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, and one file is written: choose another --out, such as {path / 'out.json'}.")
+    _check_writable(path.parent, path)
+    return path
+
+
+def _check_writable(folder: Path, path: Path) -> None:
+    there = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()), folder)
+    if not there.is_dir():
+        raise InputError(f"Cannot write {path}, for {there} is a file: choose another --out.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"Cannot write {path}, for {there} is read-only for you: choose another --out.")
+
+
 def write_text(path: Path, text: str) -> Path:
     return write_atomically(path, lambda part: _put(part, text))
 

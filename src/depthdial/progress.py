@@ -1,10 +1,17 @@
-"""The one progress bar of long work: how much is done, how long it took, how long it will take."""
+"""The one progress bar of long work: how much is done, how long it took, how long it will take.
+
+Where standard error is no terminal (a log, a pipe) there is no bar but a line now and then.
+"""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+LINE_EVERY_SEC = 30.0
 
 
 class Advance(Protocol):
@@ -18,6 +25,10 @@ def progress_bar(label: str, total: float, *, show: bool = True) -> Iterator[Adv
     """A bar on standard error, with elapsed and remaining time. `total` and the advances share any unit of work."""
     if not show:
         yield lambda pieces=1: None
+        return
+    if not sys.stderr.isatty():
+        with _lines(label, total) as advance:
+            yield advance
         return
     from rich.console import Console
     from rich.progress import (
@@ -40,3 +51,33 @@ def progress_bar(label: str, total: float, *, show: bool = True) -> Iterator[Adv
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(label, total=total)
         yield lambda pieces=1: progress.advance(task, pieces)
+
+
+@contextmanager
+def _lines(label: str, total: float) -> Iterator[Advance]:
+    """A line every LINE_EVERY_SEC, as work is finished, and one at the end."""
+    started = said = time.monotonic()
+    done = 0.0
+
+    def say() -> None:
+        passed = time.monotonic() - started
+        share = done / total if total else 1.0
+        left = "" if share in (0.0, 1.0) else f", {_clock(passed / share - passed)} left"
+        print(f"{label}: {share:.0%}, {_clock(passed)}{left}", file=sys.stderr, flush=True)
+
+    def advance(pieces: float = 1) -> None:
+        nonlocal done, said
+        done += pieces
+        if time.monotonic() - said >= LINE_EVERY_SEC:
+            said = time.monotonic()
+            say()
+
+    try:
+        yield advance
+    finally:
+        say()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

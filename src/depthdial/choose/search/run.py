@@ -20,6 +20,7 @@ from depthdial.choose.search.method import Found, Memory, Method, Problem
 from depthdial.choose.search.single_drop import SingleDrop
 from depthdial.errors import InputError, check_choice
 from depthdial.families import RouteFamily
+from depthdial.files import check_out_file
 from depthdial.measure.apart import prompt_hashes
 from depthdial.measure.plan import ModelIdentity, Plan, check_positive, make_plan
 from depthdial.measure.provenance import environment
@@ -58,6 +59,7 @@ def search_routes(
     answer_tokens: int = 16,
     batch_size: int = 16,
     out: Path | str | None = None,
+    on_found: Callable[[RouteFamily], None] | None = None,
     identity: ModelIdentity | None = None,
     progress: bool = False,
 ) -> RouteFamily:
@@ -77,6 +79,7 @@ def search_routes(
         nested: of beam: whether every route keeps the layers of the cheaper ones (default), or is the best of its size.
         answer_tokens: length of the full model's answers (or of the references) that routes are tried on.
         out: the family file to write. A stopped search goes on from a file beside it.
+        on_found: called with the family before it is written, so that it is not lost where it cannot be.
 
     Returns:
         A family of `full` and one route for each number of layers, named METHOD-METRIC:LAYERS, with what each layer matters,
@@ -95,6 +98,8 @@ def search_routes(
     settings = {"kind": "search", "method": name, **vars(chosen), "cost": cost, "answer_tokens": answer_tokens}
     about: dict[str, Any] = {"prompt_depth": "full", "identity": identity, "settings": settings}
     task = as_task(task, held_out=True)
+    if out is not None:
+        check_out_file(Path(out))
     plan = make_plan(model, tokenizer, task, ["full"], answer_tokens=answer_tokens, **about)
     n_layers = plan.runner.n_layers
     stop = n_layers // 2 if min_layers is None else check_positive(min_layers, "min_layers")
@@ -116,6 +121,8 @@ def search_routes(
     with progress_bar("search", chosen.pieces(problem, memory), show=progress) as advance:
         found = chosen.find(problem, memory, advance)
     family = _family(name, found, problem, _record(chosen, found, calibration, memory, task, plan))
+    if on_found is not None:
+        on_found(family)
     if out is not None:
         family.save(out)
         memory.clear()

@@ -1,0 +1,107 @@
+"""What the command line prints to: consoles that know few characters, and what the library says to its user.
+
+A console may know ASCII alone (`LC_ALL=C`), or a code page without bars and stars (Windows), and an argument may hold bytes
+that are no text. None of that may stop a command: characters are spelled with those that the console knows.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import logging
+import sys
+import unicodedata
+import warnings
+from typing import Any
+
+import typer
+
+from depthdial.errors import DataWarning, RouteWarning
+
+_SPELLED = {
+    **dict.fromkeys("█▓▒░■", "#"),
+    **dict.fromkeys("·•∙", "."),
+    **dict.fromkeys("–—−‐‑─━═╌╸╺", "-"),
+    **dict.fromkeys("│┃║╎", "|"),
+    **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╰╯┏┓┗┛┡┩╇╈┳┻╋", "+"),
+    **dict.fromkeys("‘’", "'"),
+    **dict.fromkeys("“”", '"'),
+    **{
+        "★": "*",
+        "×": "x",
+        "…": "...",
+        "→": "->",
+        "≤": "<=",
+        "≥": ">=",
+        "±": "+/-",
+        "≈": "~",
+        "µ": "u",
+        "√": "sqrt",
+    },
+}
+_ERRORS = "depthdial-spelled"
+
+
+def prepare_console() -> None:
+    """Make standard output and error take any text, in the characters that they know."""
+    codecs.register_error(_ERRORS, _on_error)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        if codecs.lookup(stream.encoding or "ascii").name == "ascii":
+            # click writes UTF-8 where it finds ASCII, and so is told that it has found UTF-8.
+            buffered = stream.line_buffering
+            setattr(sys, name, _Ascii(stream.detach(), encoding="utf-8", errors=_ERRORS, line_buffering=buffered))
+        else:
+            stream.reconfigure(errors=_ERRORS)
+
+
+def show_notices() -> None:
+    """Print what the library logs for its user, such as the one download of the built-in model, and its warnings."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("depthdial: %(message)s"))
+    logger = logging.getLogger("depthdial")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    show = warnings.showwarning
+
+    def show_in_style(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+        if issubclass(category, (RouteWarning, DataWarning)):
+            typer.echo(f"depthdial: {message}", err=True)
+        else:
+            show(message, category, *where, **options)
+
+    warnings.showwarning = show_in_style
+
+
+def spelled(text: str) -> str:
+    """`text` in ASCII: lines and bars by their like, letters without their accents, the rest as question marks.
+
+    >>> spelled("★ café – 10 ± 2")
+    '* cafe - 10 +/- 2'
+    """
+    return text if text.isascii() else "".join(map(_spell, text))
+
+
+def _spell(letter: str) -> str:
+    if letter.isascii():
+        return letter
+    if letter in _SPELLED:
+        return _SPELLED[letter]
+    plain = "".join(part for part in unicodedata.normalize("NFKD", letter) if part.isascii())
+    return plain or ("" if unicodedata.combining(letter) else "?")
+
+
+def _on_error(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return spelled(error.object[error.start : error.end]), error.end
+
+
+class _Ascii(io.TextIOWrapper):
+    """A stream that is written to in ASCII."""
+
+    def write(self, text: str) -> int:
+        super().write(spelled(text))
+        return len(text)
