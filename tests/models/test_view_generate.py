@@ -314,9 +314,9 @@ def test_logits_to_keep_of_a_pass_over_both(keep: Any) -> None:
 
 def test_a_pass_by_hand_refuses_what_it_cannot_tell() -> None:
     model = prompted_view(base(), ROUTE)
-    with pytest.raises(InputError, match=r"use_cache=False does not say where the response starts.*prompt_columns"):
-        model(**prompt(), use_cache=False)
     for shallow in (model, made("tokens")):
+        with pytest.raises(InputError, match=r"use_cache=False does not say where the response starts.*prompt_columns"):
+            shallow(**prompt(), use_cache=False)
         with pytest.raises(InputError, match=r"labels would be scored at the prompt's depth.*prompt_columns"):
             shallow(**prompt(), labels=PROMPTS.ids)
         with pytest.raises(InputError, match="pass input_ids or inputs_embeds"):

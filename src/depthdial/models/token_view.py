@@ -346,6 +346,11 @@ def _refuse(routed: Any, router: _Router, given: dict[str, Any], prompt_columns:
             "cache_implementation as it is."
         )
     all_prompt = router.prompt_depth == "full" and prompt_columns is None and n_cached(cache) == 0
+    if all_prompt and given.get("use_cache") is False:
+        raise InputError(
+            "A pass with use_cache=False does not say where the response starts, which the policy routes: leave it out, "
+            "pass prompt_columns, the number of columns that are the prompt's, or use prompt_depth='route'."
+        )
     if all_prompt and given.get("labels") is not None:
         raise InputError(
             "The labels would be scored at the prompt's depth, every layer: pass prompt_columns, the number of columns that "
