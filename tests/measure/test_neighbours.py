@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -80,6 +81,28 @@ def test_every_column_of_a_sweep_is_the_sequences_own(make, options):
         room = 32 - row["prompt_tokens"]
         assert row["new_tokens"] == min(9, room) or row["finish_reason"] == "eos"
     assert {row["prompt_tokens"] for row in alone if row["new_tokens"] > 5} & set(LENGTHS)
+
+
+def rotating_by_length(kind):
+    """A Llama whose rotary frequencies change for a batch with a sequence of more than 16 tokens."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = make_llama(n_layers=4).config.to_dict()
+    rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 2.0, "original_max_position_embeddings": 16}
+    if kind == "longrope":
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**{**config, "max_position_embeddings": 32, "rope_parameters": rope})).eval()
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_a_long_neighbour_does_not_change_rotary_frequencies(kind):
+    options = {"routes": ["full", "ee:2"], "metrics": ("nll", "kl", "rouge_l")}
+    model, task = rotating_by_length(kind), filling((3, 27, 5, 20, 25))
+    rows = {(r["route"], r["sequence_id"]): r for r in swept(model, task, 7, **options)}
+    for example in reversed(task.examples):
+        own = swept(model, replace(task, examples=(example,)), 1, **options)
+        alike(own, [rows[r["route"], r["sequence_id"]] for r in own])
 
 
 @settings(max_examples=4, deadline=None)

@@ -17,6 +17,7 @@ from depthdial.models.prompt import Prefill, left_padded, prefill
 from depthdial.models.snapshot import as_is, snapshot
 from depthdial.models.token_depth import Depth, TokenDepth
 from depthdial.models.untouched import has_adapters_on
+from depthdial.models.view import quiet_view
 from depthdial.routes import Route
 
 # How many tokens of the full model's own greedy answer KL and agreement are taken on where nothing else is asked for.
@@ -71,6 +72,17 @@ class Runner:
         names = ("max_position_embeddings", "max_seq_len")  # the latter is MPT's
         return next((getattr(config, name) for name in names if getattr(config, name, None)), None)
 
+    @cached_property
+    def rotates_by_length(self) -> bool:
+        """Whether rotary frequencies follow the longest sequence of a batch (dynamic NTK, LongRoPE)."""
+        rope = getattr(unwrap(self.model).config.get_text_config(decoder=True), "rope_parameters", None) or {}
+        kinds = {one.get("rope_type") for one in (rope, *rope.values()) if isinstance(one, dict)}
+        return not kinds.isdisjoint({"dynamic", "longrope"})
+
+    def batches(self, examples: Sequence[EncodedExample], batch_size: int) -> list[Sequence[EncodedExample]]:
+        """Batches of at most `batch_size`; of one where neighbours would decide about a sequence's rotary frequencies."""
+        return list(batched(examples, 1 if self.rotates_by_length else batch_size))
+
     def prefill(self, batch: Sequence[EncodedExample], route: Route | None = None) -> Prefill:
         """One pass over the prompts of a batch, through `route` (default: every layer)."""
         return self.prefill_ids([example.prompt_ids for example in batch], route)
@@ -80,7 +92,9 @@ class Runner:
     ) -> Prefill:
         with as_is(self.device):
             ids, mask = left_padded(prompts, self.pad_token_id, self.device)
-            return prefill(self.model, ids, mask, route, watch=watch)
+            # A fresh view where a pass leaves its frequencies behind, which the next would start from.
+            model = quiet_view(self.model, self.full) if self.rotates_by_length else self.model
+            return prefill(model, ids, mask, route, watch=watch)
 
     def rooms(self, prefilled: Prefill, max_new_tokens: int) -> list[int]:
         """How long each answer of a batch may be: at most what its own prompt leaves of the context.

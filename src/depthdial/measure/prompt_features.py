@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from depthdial.errors import InputError, check_choice
-from depthdial.measure.batches import Runner, batched
+from depthdial.measure.batches import Runner
 from depthdial.measure.plan import Plan
 from depthdial.measure.results import RunSettings, UnitStore, unit_name
 from depthdial.measure.tasks import EncodedExample
@@ -160,7 +160,7 @@ def prompt_features(
     settings = {name: value for name, value in plan.run.settings.items() if name in _ABOUT}
     run = RunSettings({"kind": "features", "batch_size": batch_size, **settings, **spec.settings()})
     store = UnitStore(run, _COLUMNS, out)
-    batches = list(batched(plan.examples, batch_size))
+    batches = plan.runner.batches(plan.examples, batch_size)
     names = [unit_name([example.id for example in batch], "features") for batch in batches]
     with progress_bar("features", len(batches), show=progress) as advance:
         for name, batch in zip(names, batches, strict=True):

@@ -18,7 +18,7 @@ import torch
 
 from depthdial.errors import InputError
 from depthdial.measure.answers import full_answers, reference_prefill
-from depthdial.measure.batches import FIDELITY_TOKENS, Runner, batched
+from depthdial.measure.batches import FIDELITY_TOKENS, Runner
 from depthdial.measure.forced import (
     HiddenStates,
     Predictions,
@@ -92,7 +92,7 @@ def similarity(
             raise InputError("similarity compares routes, and a token-wise depth is none: sweep it instead.")
         warn_if_outside(model, route)
     store = UnitStore(plan.run, SIMILARITY_COLUMNS, None if out is None else Path(out))
-    batches = list(batched(plan.examples, batch_size))
+    batches = plan.runner.batches(plan.examples, batch_size)
     job = _Similarity(plan, store, max_response_tokens, fidelity_tokens)
     with progress_bar("similarity", len(batches) * len(plan.routes), show=progress) as advance:
         for batch in batches:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from depthdial.errors import DataWarning, InputError, check_choice
 from depthdial.measure.answers import check_reference
-from depthdial.measure.batches import FIDELITY_TOKENS, Runner, batched
+from depthdial.measure.batches import FIDELITY_TOKENS, Runner
 from depthdial.measure.cost import model_cost
 from depthdial.measure.plan import AnyDepth, ModelIdentity, check_positive, make_plan
 from depthdial.measure.quality import (
@@ -147,7 +147,7 @@ def sweep(
         {kind: skipped_layer_flops(plan.runner.model, kind) for kind in skipped},
         (plan.runner if reference is None else Runner.of(reference, tokenizer)).untouched,
     )
-    batches = list(batched(plan.examples, batch_size))
+    batches = plan.runner.batches(plan.examples, batch_size)
     with progress_bar("sweep", len(batches) * len(plan.routes), show=progress) as advance:
         for batch in batches:
             job.run(batch, advance)

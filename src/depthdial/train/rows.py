@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
-from depthdial.measure.batches import Runner, batched
+from depthdial.measure.batches import Runner
 from depthdial.measure.results import unit_name
 from depthdial.measure.tasks import EncodedExample, Task, encode
 from depthdial.measure.templates import resolve_template
@@ -115,7 +115,7 @@ def _own_answers(
 ) -> dict[str, TrainingRow]:
     """The full model's greedy answers, by row id; batches of like length, each kept as one file."""
     ordered = sorted(examples, key=lambda e: (len(e.prompt_ids), e.id))
-    batches = list(batched(ordered, _ANSWER_BATCH))
+    batches = runner.batches(ordered, _ANSWER_BATCH)
     found: dict[str, TrainingRow] = {}
     with progress_bar("answers", len(batches), show=progress and bool(batches)) as advance:
         for batch in batches:

@@ -16,7 +16,7 @@ import torch
 from depthdial.choose.search.states import TextStates, text_states
 from depthdial.errors import InputError
 from depthdial.measure.answers import reference_prefill
-from depthdial.measure.batches import Runner, batched
+from depthdial.measure.batches import Runner
 from depthdial.measure.forced import Predictions, forced_logits, nll, right_padded
 from depthdial.measure.tasks import EncodedExample
 from depthdial.models.prompt import Prefill
@@ -70,7 +70,7 @@ class Calibration:
         if metric == "nll" and missing is not None:
             raise InputError(f"Row {missing!r} has no reference, which NLL is taken on: search by kl, or leave the row out.")
         started = time.perf_counter()
-        batches = tuple(_run(runner, batch, metric, answer_tokens) for batch in batched(examples, batch_size))
+        batches = tuple(_run(runner, batch, metric, answer_tokens) for batch in runner.batches(examples, batch_size))
         return cls(runner, metric, batches, time.perf_counter() - started)
 
     @property
