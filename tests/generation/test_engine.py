@@ -142,3 +142,12 @@ def test_the_usual_arguments_of_transformers_are_taken(model, tokenizer):
 def test_more_than_one_answer_is_refused(model, tokenizer, option):
     with pytest.raises(InputError, match=f"one answer to a prompt, token by token: leave {next(iter(option))} out"):
         dd.generate(model, tokenizer, "the cat", **option)
+
+
+def test_the_example_of_the_docstring_runs(model, tokenizer):
+    lines = (dd.generate.__doc__ or "").split("Args:")[0].splitlines()
+    example = [line.strip() for line in lines if line.startswith(" " * 8)]
+    assert len(example) == 3
+    names = {"dd": dd, "model": model, "tokenizer": tokenizer}
+    exec("\n".join(example), names)
+    assert [len(answer.route) for answer in names["answers"]] == [3, 6]
