@@ -86,8 +86,8 @@ def layer_facts(base: Any) -> tuple[LayerFacts, ...]:
         try:
             runs = _runs(base, on_meta=True)
         except Exception:
-            try:  # a pass that looks at values (GPT-2's scale) needs them
-                runs = _runs(base, on_meta=False)
+            try:  # a pass that looks at values (GPT-2's scale) needs them, and one that takes its experts apart the experts
+                runs = _runs(base, on_meta=False, with_experts=True)
             except Exception as error:
                 reason = " ".join(str(error).split())[:160].rstrip(".")
                 raise InputError(
@@ -116,7 +116,7 @@ def _facts(layer: nn.Module, index: int, config: Any, short: _Pass, long: _Pass)
     return LayerFacts(by_token, by_pair, weight_bytes, _cached_bytes(short.cache, index), window, is_chunked, cached)
 
 
-def _runs(base: Any, *, on_meta: bool) -> tuple[_Pass, _Pass]:
+def _runs(base: Any, *, on_meta: bool, with_experts: bool = False) -> tuple[_Pass, _Pass]:
     twin = quiet_view(base, range(decoder_stack(base).n_layers), check=False).eval()
     for module in twin.modules():
         for table in ("_forward_hooks", "_forward_pre_hooks"):
@@ -125,7 +125,7 @@ def _runs(base: Any, *, on_meta: bool) -> tuple[_Pass, _Pass]:
     chosen: dict[str, int] = {}
     for index, layer in enumerate(decoder_stack(twin).layers):
         for path in _experts(layer):
-            if not isinstance(layer.get_submodule(path), nn.ModuleList):
+            if not with_experts and not isinstance(layer.get_submodule(path), nn.ModuleList):
                 _replace(layer, path, _StandIn(chosen, f"{index}.{path}"))
     if on_meta:
         _move_to_meta(twin, base.dtype)
@@ -216,7 +216,7 @@ def _use_eager(twin: Any) -> None:
     for module in (twin, *twin.modules()):
         config = getattr(module, "config", None)
         if hasattr(config, "get_text_config"):
-            config._attn_implementation_internal = "eager"
+            config._attn_implementation_internal = config._experts_implementation_internal = "eager"
             for part in config.__dict__.values():
                 if hasattr(part, "get_text_config"):
                     part._attn_implementation_internal = "eager"
