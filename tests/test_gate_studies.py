@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from depthdial.gate_studies import gates_study
 from depthdial.measure.gate_rows import is_gates_study, load_gate_maps, load_gate_rows
 from depthdial.measure.plan import ModelIdentity
 from depthdial.models.weights import weights_hash
+from depthdial.report.gates_page import write_gates_report
 from depthdial.report.gates_tables import controllers_table, differences_table
 from depthdial.train.gate_study import GatesStudySettings
 from tests.conftest import make_llama, make_task, make_tokenizer
@@ -85,7 +88,8 @@ def whole(words, tmp_path_factory):
     model.train()  # somebody's model may be in any mode
     before = state(model)
     flags = [parameter.requires_grad for parameter in model.parameters()]
-    result = run(model, words, folder, say=steps.append)
+    with mock.patch.object(gate_studies, "write_gates_report", functools.partial(write_gates_report, n_draws=200)):
+        result = run(model, words, folder, say=steps.append)
     after = state(model)
     assert before[1] == after[1] and all(torch.equal(before[0][name], after[0][name]) for name in before[0])
     assert flags == [parameter.requires_grad for parameter in model.parameters()]
