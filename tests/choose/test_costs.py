@@ -2,10 +2,12 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -291,3 +293,20 @@ def test_the_predictable_oracle_spends_the_mean_layer_steps_of_a_cell():
 
 def test_names_are_public():
     assert dd.oracle is oracle and dd.predictable_oracle is predictable_oracle
+
+
+@pytest.mark.parametrize(("steps", "over_mixture"), [("own", 0.1219), ("full", 0.0754)])
+def test_on_committed_rows_the_oracle_gains_what_layer_steps_say(steps, over_mixture):
+    folder = Path(__file__).parents[2] / "experiments" / "controller" / "alpaca"
+    scores = pq.read_table(folder / "predictions.parquet").to_pandas().rename(columns={"measured": "agreement"})
+    columns = ["sequence_id", "route", "new_tokens", "n_layers", "layers_run"]
+    answers = pq.read_table(folder / "rows" / "test-answers.parquet", columns=columns).to_pandas()
+    rows = scores.merge(answers, on=["sequence_id", "route"])
+    curve = quick(rows, metric="agreement", steps=steps)
+    tokens = rows.pivot(index="sequence_id", columns="route", values="new_tokens")[list(curve.routes)].to_numpy() - 1
+    layers = rows.pivot(index="sequence_id", columns="route", values="layers_run")[list(curve.routes)].to_numpy()
+    full = curve.routes.index("full")
+    spent = (layers * (tokens if steps == "own" else tokens[:, [full]])).sum(axis=0)
+    assert [one.cost for one in curve.fixed] == pytest.approx(spent / spent[full])
+    gain = curve.value_at("70%") - curve.mixture_at(np.array([0.7]))[0]
+    assert gain == pytest.approx(over_mixture, abs=1e-4)

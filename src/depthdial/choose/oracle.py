@@ -130,7 +130,7 @@ class OracleCurve:
 
     def value_at(self, budget: float | str) -> float:
         """The mean value of `pick(budget)`."""
-        return self._sign * self._problem.solve(self._units(budget)).value
+        return self._sign * self._problem.solve(self._units(budget)).value + 0.0  # no -0 of a loss
 
     def table(self) -> list[dict[str, Any]]:
         """The headline: a row for the star and for 25, 50 and 75% of the full cost; None where there is no figure.
@@ -227,7 +227,7 @@ class OracleCurve:
             "budget_low": None,
             "budget_high": None,
             "share_of_full": budget / full_cost if full_cost else None,
-            "oracle": None if found is None else self._sign * found.value,
+            "oracle": None if found is None else self._sign * found.value + 0.0,
             "oracle_low": None if interval is None else read(interval[:, 0]),
             "oracle_high": None if interval is None else read(interval[:, 1]),
             "best_fixed": None if best is None else best.route,
@@ -313,10 +313,10 @@ def oracle(
         higher_is_better=sign > 0,
         full_route=None if full is None else full_route,
         budgets=whole.budgets,
-        value=sign * whole.values,
+        value=sign * whole.values + 0.0,
         shares=whole.shares,
         value_interval=_interval(sign * samples.oracle, tails),
-        full_value=None if target is None else sign * target,
+        full_value=None if target is None else sign * target + 0.0,
         full_cost=None if full is None else float(route_costs[full]),
         matches_full_at=None if star is None else star.cost,
         matches_full_interval=None if star is None else _star_interval(samples, star.cost, problem, target, tails),
