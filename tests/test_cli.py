@@ -321,7 +321,9 @@ def test_study_fits_a_controller_on_train_rows_that_no_route_is_searched_on(mode
     assert without["controller_rows"] is None
     assert "12 sequences are too few to fit a controller" in refused(*arguments, "--controller-limit", 12)
     assert "at least 0, not -1" in refused(*arguments, "--controller-limit", -1)
-    assert "The built-in set has no prompts to fit" in refused("study", model, "--out", path, "--controller-limit", 40)
+    assert "The built-in set has no prompts to fit" in refused(
+        "study", model, "--out", tmp_path / "o", "--controller-limit", 40
+    )
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
@@ -498,7 +500,7 @@ def test_refused_models(tmp_path: Path, data: Path) -> None:
         ("{", "Row 1 of"),
         ('{"words": "a b"}\n', "has none of the known prompt fields, only words"),
         ('{"instruction": "a", "output": "b"}\n{"output": "b"}\n', "Row 2 of 'data.jsonl' has no field 'instruction'"),
-        ('{"instruction": "a", "output": 3}\n', "Row 1 of 'data.jsonl' has a value of type int in field 'output'"),
+        ('{"instruction": "a", "output": true}\n', "Row 1 of 'data.jsonl' has a value of type bool in field 'output'"),
         ('{"instruction": " "}\n', "Row 1 of 'data.jsonl' has an empty 'instruction'"),
     ],
 )

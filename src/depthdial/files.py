@@ -47,7 +47,7 @@ def check_out_folder(path: Path) -> Path:
         InputError: if it is a file, stands under one, or may not be written to.
     """
     if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file, and results go into a folder: choose another --out.")
+        raise InputError(f"Cannot write into {path}, which is a file: choose another --out.")
     _check_writable(path, path)
     return path
 
