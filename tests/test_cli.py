@@ -384,7 +384,7 @@ def test_a_sweep_grows_by_routes_and_keeps_its_rows(
     before = stamps(folder)
     succeed(*sweep_arguments(model, data, folder, routes="full,ee:3"))
     assert unchanged(before, folder) == set(before) - {"rows.parquet"}
-    assert set(pq.read_table(folder / "rows.parquet")["route"].to_pylist()) == {"full", "ee:3"}
+    assert set(pq.read_table(folder / "rows.parquet")["route"].to_pylist()) == {"full", "ee:3", "uls:2", "uls:3", "rls:2@3"}
 
 
 def test_ctrl_c_is_one_line(model: Path, data: Path, tmp_path: Path) -> None:
@@ -434,6 +434,8 @@ def test_misused_commands(arguments: list[str], told: str) -> None:
         (["--layers", "6", "--routes", "nonsense"], "Unknown route 'nonsense': use full, ee:12"),
         (["--layers", "6", "--routes", "uls:7"], "Route 'uls:7' asks for 7 of 6 layers: use a count from 1 to 6"),
         (["--layers", "6", "--routes", "3,1"], "write it as '1,3'"),
+        (["--layers", "6", "--routes", "4"], "Route '4' is a bare number, which does not say which layers run: write uls:4"),
+        (["--layers", "6", "--routes", "4,full"], "4-4 for layer 4 alone."),
         (["--layers", "6", "--family", "nonsense"], "Unknown family 'nonsense': use one of ee, uls"),
         (["--layers", "0", "--family", "uls"], "n_layers must be a whole number of at least 1, not 0"),
         (["--layers", "1000000000", "--family", "uls"], "n_layers is 1000000000, which no model has"),

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -31,6 +32,7 @@ from depthdial.routes import (
     format_layers,
     require_depth,
     split_routes,
+    stored_route,
 )
 
 DEPTHS = st.integers(1, 60)
@@ -78,8 +80,10 @@ ACCEPTED = [  # text, layers of the model, layers that run, name
     ("0-3,8,12-29", 30, (0, 1, 2, 3, 8, *range(12, 30)), "0-3,8,12-29"),
     ("0, 1, 5", 6, (0, 1, 5), "0-1,5"),
     ("0 - 2", 4, (0, 1, 2), "0-2"),
-    ("2-2", 4, (2,), "2"),
-    ("5", 6, (5,), "5"),
+    ("2-2", 4, (2,), "2-2"),
+    (" 5 - 5 ", 6, (5,), "5-5"),
+    ("0-0", 1, (0,), "full"),
+    ("0-0,2", 4, (0, 2), "0,2"),
     ("0-3", 4, (0, 1, 2, 3), "full"),
 ]
 
@@ -146,6 +150,13 @@ REFUSED = [  # text, layers of the model, what the sentence says is wrong, what 
     (f"uls:{NINES}%", 30, "needs a number", "percentage"),
     (f"rls:3@{NINES}", 30, "as its seed", "rls:3@0"),
     (NINES, 30, "Unknown route", "0-3,8,12-29"),
+    ("24", 30, "Route '24' is a bare number", "uls:24 or ee:24 for 24 of the 30 layers, 24-24 for layer 24 alone"),
+    (" 24 ", 30, "Route '24' is a bare number", "24-24 for layer 24 alone"),
+    ("0", 30, "Route '0' is a bare number", "write 0-0 for layer 0 alone."),
+    ("30", 30, "Route '30' is a bare number", "write uls:30 or ee:30 for 30 of the 30 layers."),
+    ("99", 30, "Route '99' is a bare number", "uls:30 or less"),
+    ("50%", 30, "Route '50%' is a bare number", "uls:50% or ee:50%"),
+    ("0.5", 30, "Route '0.5' is a bare number", "uls:50% or ee:50%"),
     (f"drop:{NINES}", 30, "Unknown route", "drop:20-24"),
 ]
 
@@ -488,6 +499,20 @@ def test_a_route_for_another_depth_is_refused() -> None:
         assert is_one_sentence(str(caught.value))
 
 
+@given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.integers(0, n - 1), st.just(n))))
+def test_one_layer_is_written_as_a_range_and_no_number_is_ever_an_index(place: tuple[int, int]) -> None:
+    layer, n_layers = place
+    alone = Route((layer,), n_layers)
+    assert str(alone) == alone.name == ("full" if n_layers == 1 else f"{layer}-{layer}")
+    assert Route.parse(f"{layer}-{layer}", n_layers) == alone == stored_route(str(layer), n_layers)
+    assert stored_route(str(alone), n_layers) == alone
+    with pytest.raises(InputError, match="bare number") as caught:
+        Route.parse(str(layer), n_layers)
+    assert is_one_sentence(str(caught.value))
+    for remedy in re.findall(r"(?:uls|ee):\d+|\d+-\d+", str(caught.value)):
+        Route.parse(remedy, n_layers)
+
+
 @pytest.mark.parametrize(
     ("layers", "text"), [((0, 1, 2, 5), "0-2,5"), ((0,), "0"), ((0, 1), "0-1"), ((1, 3, 5), "1,3,5"), ((), "")]
 )
@@ -519,7 +544,7 @@ def test_split_routes(text: str, parts: list[str]) -> None:
 
 def routes_of_depth(n_layers: int) -> list[str]:
     whole = ["full", "uls:50%", f"ee:{n_layers}", "rls:1@3", f"rls-wo1:{n_layers}@12", "unified:2", "drop:1", "drop:0"]
-    return [*whole, "0", f"0-{n_layers - 1}", f"0,{n_layers - 1}", "path/to/family.json"]
+    return [*whole, "0-0", f"0-{n_layers - 1}", f"0,{n_layers - 1}", "path/to/family.json"]
 
 
 LISTS_OF_ROUTES = st.integers(2, 40).flatmap(lambda n: st.lists(st.sampled_from(routes_of_depth(n)), max_size=8))

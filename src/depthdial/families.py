@@ -9,7 +9,7 @@ from typing import Any
 
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
-from depthdial.routes import FAMILIES, AnyRoute, Route, family_routes, split_routes
+from depthdial.routes import FAMILIES, AnyRoute, Route, family_routes, split_routes, stored_route
 
 _FORMAT = "depthdial-routes"
 _VERSION = 1
@@ -119,7 +119,7 @@ def named_route(layers: str, n_layers: int, name: str) -> Route:
     Raises:
         InputError: (or TypeError, for a name that is no text) if it is not a route of `n_layers` layers.
     """
-    parsed = Route.parse(layers, n_layers)
+    parsed = stored_route(layers, n_layers)
     if not isinstance(parsed, Route):
         raise InputError(f"{layers} is a random rule and no route")
     return Route(parsed.layers, n_layers, _text(name))

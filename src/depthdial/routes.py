@@ -13,6 +13,7 @@ are counted from 0. The grammar, for a model of L layers (a count `c` may be a p
 | `rls-wo1:c@seed`  | the same without layer 0 being certain                                                  |
 | `drop:20-24`      | every layer but these                                                                   |
 | `0-3,8,12-29`     | exactly these                                                                           |
+| `24-24`           | layer 24 alone: a bare `24` is refused, for it reads as a count of layers               |
 
 The random ones are rules and not routes: `for_sequence(id)` draws the route of one sequence from (seed, id).
 """
@@ -36,6 +37,7 @@ GRAMMAR = (
 )
 # Numbers of at most nine digits: Python refuses to read those of thousands, with an error of its own.
 _LAYER_ITEM = re.compile(r"\d{1,9}(?:\s*-\s*\d{1,9})?")
+_BARE_COUNT = re.compile(r"\d{1,9}(?:\.\d{1,9})?\s*%?")
 # A typing slip such as 1000000000 layers must be an error, not a full memory.
 _MOST_LAYERS = 10_000
 
@@ -86,6 +88,8 @@ class Route:
             raise InputError(f"The route is empty: use {GRAMMAR}.")
         if spec == "full":
             return cls(tuple(range(n_layers)), n_layers, "full")
+        if _BARE_COUNT.fullmatch(spec):
+            raise _bare_count(spec, n_layers)
         kind, colon, argument = spec.partition(":")
         if not colon:
             return _parse_layers(spec, n_layers)
@@ -126,7 +130,11 @@ class Route:
 
     def __str__(self) -> str:
         """Canonical text (`full` or layer ranges); `Route.parse(str(route), route.n_layers) == route`."""
-        return "full" if len(self.layers) == self.n_layers else format_layers(self.layers)
+        if len(self.layers) == self.n_layers:
+            return "full"
+        if len(self.layers) == 1:  # never the bare number, which reads as a count of layers
+            return f"{self.layers[0]}-{self.layers[0]}"
+        return format_layers(self.layers)
 
 
 @dataclass(frozen=True)
@@ -248,6 +256,17 @@ def require_depth(route: R, n_layers: int) -> R:
     return route
 
 
+def stored_route(text: str, n_layers: int) -> AnyRoute:
+    """The route that a document holds as `str(route)`: there a bare number is a layer, as older versions wrote it.
+
+    Raises:
+        InputError: if the text is not in the grammar or names layers that the model does not have.
+    """
+    if isinstance(text, str) and re.fullmatch(r"\d{1,9}", text):
+        text = f"{text}-{text}"
+    return Route.parse(text, n_layers)
+
+
 def format_layers(layers: Sequence[int]) -> str:
     """Layer indices as ranges: (0, 1, 2, 5) -> "0-2,5"."""
     runs: list[list[int]] = []
@@ -277,6 +296,17 @@ def split_routes(text: str) -> list[str]:
                 routes.append(item)
             joins = is_layer or item.lower().startswith("drop:")
     return routes
+
+
+def _bare_count(spec: str, n_layers: int) -> InputError:
+    number = int(spec) if spec.isdigit() else -1
+    ways = [] if number >= 0 else ["uls:50% or ee:50% for a share of the layers"]
+    if 1 <= number <= n_layers:
+        ways.append(f"uls:{number} or ee:{number} for {number} of the {n_layers} layers")
+    if 0 <= number < n_layers:
+        ways.append(f"{number}-{number} for layer {number} alone")
+    told = ", ".join(ways) or f"uls:{n_layers} or less, as this model has {n_layers} layers"
+    return InputError(f"Route {spec!r} is a bare number, which does not say which layers run: write {told}.")
 
 
 def _parse_layers(spec: str, n_layers: int) -> Route:

@@ -228,3 +228,10 @@ def test_a_view_of_one_kind_of_attention_is_saved_or_refused(name: str, tmp_path
         assert "cannot read its configuration back" in reason
         with pytest.raises(InputError, match="cannot be saved: transformers cannot read"):
             shallow.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("number", ["4", 4, 0.5, "50%"])
+def test_a_bare_number_is_no_view_of_one_layer(number: Any) -> None:
+    with pytest.raises(InputError, match=rf"Route '{number}' is a bare number, .*: write uls:\d+%? or ee:"):
+        view(base("llama"), number)
+    assert route_of(view(base("llama"), "4-4")).layers == (4,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -146,6 +147,8 @@ def unique_routes(routes: Iterable[AnyDepth | str], n_layers: int) -> tuple[AnyD
     for route in routes:
         if isinstance(route, TokenPolicy):
             raise InputError(f"A policy is measured as TokenDepth(policy, n_layers={n_layers}): wrap {route.name!r} so.")
+        if isinstance(route, numbers.Real):  # no family is known of which it could be a count
+            route = str(route)
         parsed = Route.parse(route, n_layers) if isinstance(route, str) else require_depth(route, n_layers)
         kept.setdefault(parsed, parsed)
     if not kept:

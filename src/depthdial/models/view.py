@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import numbers
 import types
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -116,8 +117,8 @@ def _cut(base: PreTrainedModel, layers: Sequence[int], *, share_parameters: bool
 
 def as_route(route: Route | str | Sequence[int], n_layers: int) -> Route:
     """`route` as a Route of a model of `n_layers` layers; InputError if it does not fit or is a random rule."""
-    if isinstance(route, str):
-        parsed = Route.parse(route, n_layers)
+    if isinstance(route, str | numbers.Real):  # a number is refused with what to write instead
+        parsed = Route.parse(str(route), n_layers)
     else:
         parsed = route if isinstance(route, Route | RandomRoute) else Route(route, n_layers)  # type: ignore[arg-type]
     if isinstance(parsed, RandomRoute):

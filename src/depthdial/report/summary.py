@@ -11,7 +11,7 @@ import numpy as np
 from depthdial.errors import InputError
 from depthdial.measure.results import count_samples
 from depthdial.measure.stats import Interval, mean_interval, mean_over_samples
-from depthdial.routes import FIXED_FAMILIES, RANDOM_FAMILIES, Route
+from depthdial.routes import FIXED_FAMILIES, RANDOM_FAMILIES, Route, stored_route
 
 # Families in the order in which tables name them; a searched one, whose name is its own, follows the full model.
 _ORDER = ("full", "elastic", "", "uls", "unified", "rls", "rls-wo1", "ee", "listed")
@@ -251,7 +251,7 @@ def _share_run(texts: np.ndarray, n_layers: int) -> np.ndarray:
         counts[str(text)] = counts.get(str(text), 0) + 1
     total = np.zeros(n_layers)
     for text, count in counts.items():
-        route = Route.parse(text, n_layers)
+        route = stored_route(text, n_layers)
         if not isinstance(route, Route):
             raise InputError(f"The column 'route_layers' holds the rule {text!r}: give the layers that ran.")
         total[list(route.layers)] += count
