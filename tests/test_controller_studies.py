@@ -15,9 +15,13 @@ import torch
 import depthdial as dd
 from depthdial import controller_studies
 from depthdial.choose.cascade import best_cascades, cascade_curve
+from depthdial.choose.certified_rows import CERTIFIED_FILE
+from depthdial.choose.controller import SequenceController
+from depthdial.choose.controller_certify import certification_plan
 from depthdial.choose.controller_rivals import LENGTH_ONLY
 from depthdial.controller_studies import EvaluationSettings, evaluate_controller
 from depthdial.errors import InputError
+from depthdial.measure.apart import prompt_hashes
 from depthdial.measure.results import UnitStore, load_rows
 from depthdial.report.controller_scores import read_scores
 from tests.conftest import make_llama, make_tokenizer
@@ -303,6 +307,16 @@ def test_calibration_rows_are_none_of_the_test(refused):
     refused("12 of the 12 sequences .* were used as calibration rows", calibration=held)
     tested = replace(rows("validation"), split="test")
     refused("tiny-validation's test split is for evaluation alone: certify", calibration=tested)
+
+
+def test_rows_of_a_certificate_judge_nothing_and_are_certified_on_once(refused, fitted, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copytree(fitted, copied, ignore=shutil.ignore_patterns(CERTIFIED_FILE))
+    controller = SequenceController.from_pretrained(copied)
+    controller.certified_on.note([certification_plan(controller, 0.5)], prompt_hashes(rows("validation"))[:1])
+    refused(r"1 of the \d+ sequences were used to certify this controller before", folder=copied)
+    seen = replace(rows("validation"), split="test")
+    refused("1 of the .* were used to certify the controller", folder=copied, task=seen, calibration=None)
 
 
 def test_one_test_row_says_nothing(refused):

@@ -128,6 +128,8 @@ def evaluate_controller(
     calibration = None if calibration is None else as_task(calibration, held_out=True)
     _require_apart(controller, task, calibration)
     plans = _checked(controller, task, calibration, settings)
+    if calibration is not None:
+        controller.certified_on.require_untried(plans, prompt_hashes(calibration))
     learned = learn_again(controller, fitted, rivals=settings.rivals, seeds=settings.seeds, seed=settings.seed)
     identity = ModelIdentity.of(model, name)
     about = {**asdict(settings), "task": task.name, "split": task.split, "sequences": len(task.examples)}
@@ -144,6 +146,7 @@ def evaluate_controller(
     held = None
     if calibration is not None:
         held = measure_for(controller, model, tokenizer, calibration, out=out / "calibration", **common)
+        controller.certified_on.note(plans, held.prompts)
     known = None
     if settings.samples and controller.card.metric == "agreement":
         wanted = row_settings(controller, settings.batch_size)
@@ -364,6 +367,8 @@ def _names(controller: SequenceController) -> list[str]:
 
 def _require_apart(controller: SequenceController, task: Task, calibration: Task | None) -> None:
     require_unseen(controller, task)
+    own = certification_plan(controller, 0.5).about["controller"]
+    require_apart(task, controller.certified_on.prompts(own), "to certify the controller")
     if calibration is not None:
         require_no_test_split(calibration, "certify")
         require_unseen(controller, calibration)

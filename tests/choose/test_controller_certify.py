@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from depthdial.choose.certified_rows import CERTIFIED_FILE
 from depthdial.choose.controller import SequenceController
 from depthdial.choose.controller_certify import certification_plan, price_grid
 from depthdial.choose.guarantee import Certificate
 from depthdial.choose.policy import choose_routes
 from depthdial.errors import InputError
+from depthdial.measure.apart import prompt_hashes
 
 
 @pytest.fixture
@@ -100,3 +102,58 @@ def test_numbers_out_of_range(controller, model, tokenizer, many, options, messa
 def test_rows_of_the_fit_certify_nothing(controller, model, tokenizer, many):
     with pytest.raises(InputError, match="were used to fit the controller"):
         controller.certify(model, tokenizer, task=many, epsilon=0.5)
+
+
+def part(many, start, stop):
+    return replace(many, split="validation", examples=many.examples[start:stop])
+
+
+def test_rows_are_certified_on_once(controller, model, tokenizer, many):
+    first = controller.certify(model, tokenizer, task=rest(many), epsilon=0.02)
+    assert first.certified is None
+    for epsilon, task in ((0.95, rest(many)), (0.02, part(many, 36, 47))):
+        with pytest.raises(InputError, match="of the 1[12] sequences were used to certify this controller before"):
+            controller.at("90%").certify(model, tokenizer, task=task, epsilon=epsilon)
+    with pytest.raises(InputError, match="a second try on them"):
+        controller.certify(model, tokenizer, task=rest(many), epsilon=0.02, seed=1)
+    assert controller.certify(model, tokenizer, task=rest(many), epsilon=0.02) == first
+
+
+def test_plans_that_were_made_together_may_be_looked_at_again(controller, many):
+    plans, hashes = [certification_plan(controller, epsilon) for epsilon in (0.1, 0.2)], prompt_hashes(rest(many))
+    controller.certified_on.note(plans, hashes)
+    controller.certified_on.require_untried(plans[::-1], hashes)
+    with pytest.raises(InputError, match="12 of the 12 sequences were used to certify"):
+        controller.certified_on.require_untried([certification_plan(controller, 0.3)], hashes)
+
+
+def test_a_controllers_folder_remembers_what_was_tried(controller, model, tokenizer, many, tmp_path):
+    controller.save_pretrained(tmp_path / "fit")
+    assert not (tmp_path / "fit" / CERTIFIED_FILE).exists()
+    given = {"task": part(many, 36, 42), "delta": 0.2}
+    read = SequenceController.from_pretrained(tmp_path / "fit")
+    certificate = read.certify(model, tokenizer, epsilon=0.95, **given)
+    again = SequenceController.from_pretrained(tmp_path / "fit")
+    with pytest.raises(InputError, match="6 of the 6 sequences were used to certify this controller before"):
+        again.certify(model, tokenizer, epsilon=0.9, **given)
+    assert again.certify(model, tokenizer, epsilon=0.95, **given) == certificate  # a stopped run goes on
+    again.certify(model, tokenizer, task=part(many, 42, 48), epsilon=0.9)  # other rows
+    again.certified(certificate).save_pretrained(tmp_path / "certified")
+    (tmp_path / "certified" / CERTIFIED_FILE).unlink()  # the certificate itself says it, too
+    with pytest.raises(InputError, match="6 of the 12 sequences"):
+        SequenceController.from_pretrained(tmp_path / "certified").certify(model, tokenizer, task=rest(many), epsilon=0.9)
+
+
+def test_another_controller_may_be_certified_on_the_same_rows(controller, model, tokenizer, many):
+    controller.certify(model, tokenizer, task=rest(many), epsilon=0.95)
+    learned = replace(many, examples=many.examples[:35])
+    options = {"routes": ["full", "ee:3"], "budget": 5, "response_tokens": 4, "n_folds": 3}
+    other = SequenceController.fit(model, tokenizer, task=learned, **options)
+    assert other.certify(model, tokenizer, task=rest(many), epsilon=0.9).n_rows == 12
+
+
+def test_a_damaged_memory_is_not_taken_for_none(controller, tmp_path):
+    controller.save_pretrained(tmp_path)
+    (tmp_path / CERTIFIED_FILE).write_text("{}")
+    with pytest.raises(InputError, match="says which rows the controller was certified on"):
+        SequenceController.from_pretrained(tmp_path)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from depthdial.choose.certified_rows import CertifiedRows
 from depthdial.choose.controller_card import ControllerCard, require_fixed
 from depthdial.choose.guarantee import Certificate
 from depthdial.choose.policy import OnlineBudget, choose_routes, price_for_budget
@@ -52,6 +53,7 @@ class SequenceController:
             them; prices for budgets are set on these.
         price: quality per unit of cost, at which it picks.
         certificate: what was certified of it at this price, or nothing.
+        certified_on: the rows that it was certified on, which are refused for any other certificate; copies share it.
     """
 
     card: ControllerCard
@@ -60,6 +62,7 @@ class SequenceController:
     price: float
     certificate: Certificate | None = None
     _checked: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary, repr=False)
+    certified_on: CertifiedRows = field(default_factory=CertifiedRows, repr=False)
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -128,18 +131,21 @@ class SequenceController:
             out: a folder for the measured rows; a stopped run goes on there.
 
         Raises:
-            InputError: for a test split, a task that shares prompts with the fit, another model, or numbers out of range.
+            InputError: for a test split, a task that shares prompts with the fit or with another certificate of this
+                controller, another model, or numbers out of range.
         """
         from depthdial.choose.controller_certify import certification_plan, certify_rows
         from depthdial.choose.controller_fit import measure_for
-        from depthdial.measure.apart import require_no_test_split
+        from depthdial.measure.apart import prompt_hashes, require_no_test_split
         from depthdial.measure.tasks import as_task
 
         task = as_task(task, held_out=True)
         require_no_test_split(task, "certify")
         plan = certification_plan(self, epsilon, delta=delta, method=method, seed=seed)  # before a row is read
+        self.certified_on.require_untried([plan], prompt_hashes(task))
         options: dict[str, Any] = {"batch_size": batch_size, "out": out, "identity": identity, "progress": progress}
         rows = measure_for(self, model, tokenizer, task, **options)
+        self.certified_on.note([plan], rows.prompts)
         about = {"task": task.name, "split": task.split, "source": task.source_fingerprint, "prompts": list(rows.prompts)}
         return certify_rows(self, plan, rows, about)
 
@@ -207,6 +213,7 @@ class SequenceController:
             "price": self.price,
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
         }
+        self.certified_on.save(folder)
         return write_json(folder / CONTROLLER_FILE, document)
 
     @classmethod
@@ -237,9 +244,11 @@ class SequenceController:
         if not fits or (predictor.n_routes, predictor.n_features) != (n_routes, n_features) or not price >= 0:
             raise InputError(f"The controller in {folder} is damaged (its parts do not fit each other): fit it again.")
         controller = cls(card, predictor, calibration, price)
-        if kept is None:
+        certificate = None if kept is None else Certificate.from_dict(kept)
+        controller.certified_on.read(Path(folder), certificate)
+        if certificate is None:
             return controller
-        certified = controller.certified(Certificate.from_dict(kept))
+        certified = controller.certified(certificate)
         if certified.price != price:
             raise InputError(f"The controller in {folder} is at another price than its certificate: certify it again.")
         return certified
