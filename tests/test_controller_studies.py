@@ -15,9 +15,9 @@ import torch
 import depthdial as dd
 from depthdial import controller_studies
 from depthdial.choose.cascade import best_cascades, cascade_curve
-from depthdial.choose.certified_rows import CERTIFIED_FILE
 from depthdial.choose.controller import SequenceController
 from depthdial.choose.controller_certify import certification_plan
+from depthdial.choose.controller_memory import CERTIFIED_FILE
 from depthdial.choose.controller_rivals import LENGTH_ONLY
 from depthdial.controller_studies import EvaluationSettings, evaluate_controller
 from depthdial.errors import InputError
@@ -316,7 +316,7 @@ def test_rows_of_a_certificate_judge_nothing_and_are_certified_on_once(refused, 
     controller.certified_on.note([certification_plan(controller, 0.5)], prompt_hashes(rows("validation"))[:1])
     refused(r"1 of the \d+ sequences were used to certify this controller before", folder=copied)
     seen = replace(rows("validation"), split="test")
-    refused("1 of the .* were used to certify the controller", folder=copied, task=seen, calibration=None)
+    refused(r"1 of the .* were used to certify the controller", folder=copied, task=seen, calibration=None)
 
 
 def test_one_test_row_says_nothing(refused):

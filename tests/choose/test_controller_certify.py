@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from depthdial.choose.certified_rows import CERTIFIED_FILE
 from depthdial.choose.controller import SequenceController
 from depthdial.choose.controller_certify import certification_plan, price_grid
+from depthdial.choose.controller_memory import CERTIFIED_FILE
 from depthdial.choose.guarantee import Certificate
 from depthdial.choose.policy import choose_routes
 from depthdial.errors import InputError
@@ -112,9 +112,9 @@ def test_rows_are_certified_on_once(controller, model, tokenizer, many):
     first = controller.certify(model, tokenizer, task=rest(many), epsilon=0.02)
     assert first.certified is None
     for epsilon, task in ((0.95, rest(many)), (0.02, part(many, 36, 47))):
-        with pytest.raises(InputError, match="of the 1[12] sequences were used to certify this controller before"):
+        with pytest.raises(InputError, match=r"of the 1[12] sequences were used to certify this controller before"):
             controller.at("90%").certify(model, tokenizer, task=task, epsilon=epsilon)
-    with pytest.raises(InputError, match="a second try on them"):
+    with pytest.raises(InputError, match="a second try certifies nothing"):
         controller.certify(model, tokenizer, task=rest(many), epsilon=0.02, seed=1)
     assert controller.certify(model, tokenizer, task=rest(many), epsilon=0.02) == first
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from depthdial.choose.certified_rows import CertifiedRows
 from depthdial.choose.controller_card import ControllerCard, require_fixed
+from depthdial.choose.controller_memory import CertifiedRows
 from depthdial.choose.guarantee import Certificate
 from depthdial.choose.policy import OnlineBudget, choose_routes, price_for_budget
 from depthdial.choose.predictors.base import Predictor

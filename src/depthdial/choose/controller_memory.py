@@ -74,9 +74,8 @@ class CertifiedRows:
             if before is not None:
                 shared = len(set(before["prompts"]) & set(prompts))
                 raise InputError(
-                    f"{shared} of the {len(set(prompts))} sequences were used to certify this controller before, with another "
-                    f"plan or among other rows (plan {before['plan']}), and a second try on them certifies nothing: take rows "
-                    "that were not."
+                    f"{shared} of the {len(set(prompts))} sequences were used to certify this controller before, by plan "
+                    f"{before['plan']} or among other rows, and a second try certifies nothing: take rows that were not."
                 )
 
     def note(self, plans: Sequence[CertificationPlan], prompts: Collection[str]) -> None:
@@ -111,5 +110,5 @@ def _read(path: Path) -> list[dict[str, Any]]:
         isinstance(one, dict) and {"controller", "plan", "prompts"} <= one.keys() for one in tries
     )
     if not is_whole:
-        raise InputError(f"{path} is damaged, and says which rows the controller was certified on: restore it, or fit again.")
+        raise InputError(f"{path} is damaged, though it says which rows the controller was certified on: fit again.")
     return list(tries)  # type: ignore[arg-type]
