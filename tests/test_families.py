@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.errors import InputError
-from depthdial.families import RouteFamily, read_routes
+from depthdial.families import RouteFamily, listed_routes, read_routes
 from depthdial.routes import RandomRoute, Route, family_routes
 
 
@@ -206,6 +206,59 @@ def test_refused_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: st
     with pytest.raises(InputError) as caught:
         read_routes(text, 4)
     assert wrong in str(caught.value)
+
+
+# What an argument `routes` takes
+
+ONE = Route((0, 1, 3), 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (ONE, [ONE]),
+        ("full", ["full"]),
+        ("full,ee:2", ["full", "ee:2"]),
+        ("ee", ["ee:1", "ee:2", "ee:3", "ee:4"]),
+        ((0, 1, 3), [ONE]),
+        (range(2), ["0-1"]),
+        ([(0, 1, 3), "full", ONE, [0, 1], range(1, 3)], [ONE, "full", ONE, "0-1", "1-2"]),
+        (("full", (0, 1, 3)), ["full", ONE]),
+        ((route for route in ["full"]), ["full"]),
+        (RouteFamily("own", 4, (ONE,)), [ONE]),
+        ([RouteFamily("own", 4, (ONE,)), "full"], [ONE, "full"]),
+        ((3,), ["3-3"]),
+        ([], []),
+        ([ONE, 4.5j], [ONE, 4.5j]),  # what is no route is for the caller to judge
+    ],
+)
+def test_routes_are_given_in_any_form(given: Any, expected: list[Any]) -> None:
+    routes = [Route.parse(one, 4) if isinstance(one, str) else one for one in expected]
+    assert list(listed_routes(given, 4)) == routes
+
+
+def test_a_path_is_a_family_file(tmp_path: Path) -> None:
+    path = family().save(tmp_path / "routes.json")
+    assert listed_routes(path, 4) == listed_routes([path], 4) == family().routes
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        (3, "Route '3' is a bare number"),
+        ([0, 1], "Route '0' is a bare number"),
+        (0.5, "Route '0.5' is a bare number"),
+        ("", "No route was given"),
+        ((0, 4), "layer 4"),
+        ([(0, 0)], "layer 0"),
+        (["full", "nonsense"], "Unknown route 'nonsense'"),
+        (RouteFamily("deep", 6, (Route((0, 1), 6),)), "for a model of 6 layers"),
+    ],
+)
+def test_refused_forms(given: Any, wrong: str) -> None:
+    with pytest.raises(InputError) as caught:
+        listed_routes(given, 4)
+    assert wrong.lower() in str(caught.value).lower()
 
 
 def test_a_file_for_another_depth_is_refused(tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import numbers
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
-from depthdial.routes import FAMILIES, AnyRoute, Route, family_routes, split_routes, stored_route
+from depthdial.routes import FAMILIES, AnyRoute, Route, family_routes, require_depth, split_routes, stored_route
 
 _FORMAT = "depthdial-routes"
 _VERSION = 1
@@ -97,6 +99,35 @@ def read_routes(text: str, n_layers: int) -> tuple[AnyRoute, ...]:
     if not routes:
         raise InputError("No route was given: name at least one, such as full or uls:50%.")
     return tuple(routes)
+
+
+def listed_routes(given: Any, n_layers: int) -> tuple[Any, ...]:
+    """What an argument `routes` names: one route or several, each a Route, its text, its layers (0, 1, 5), or a family.
+
+    What is none of these, such as a token-wise depth, is handed back as it is.
+
+    Raises:
+        InputError: if one of them cannot be used for a model of `n_layers` layers, or nothing is given.
+    """
+    if isinstance(given, Iterable) and not isinstance(given, (str, os.PathLike, range)) and not _is_layers(given):
+        return tuple(route for one in given for route in _listed(one, n_layers))
+    return _listed(given, n_layers)
+
+
+def _listed(one: Any, n_layers: int) -> tuple[Any, ...]:
+    if isinstance(one, RouteFamily):
+        return tuple(require_depth(route, n_layers) for route in one.routes)
+    if isinstance(one, str | os.PathLike):
+        return read_routes(os.fspath(one), n_layers)
+    if isinstance(one, numbers.Real):  # no family is known of which it could be a count
+        return (Route.parse(str(one), n_layers),)
+    if isinstance(one, list | range) or _is_layers(one):
+        return (Route(tuple(one), n_layers),)
+    return (one,)
+
+
+def _is_layers(given: Any) -> bool:
+    return isinstance(given, tuple) and bool(given) and all(isinstance(layer, numbers.Integral) for layer in given)
 
 
 def _file_routes(path: str, n_layers: int) -> tuple[Route, ...]:

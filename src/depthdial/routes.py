@@ -248,6 +248,8 @@ def family_routes(name: str, n_layers: int, *, seed: int = 0) -> tuple[AnyRoute,
 
 def require_depth(route: R, n_layers: int) -> R:
     """`route`, once it is sure that it was made for a model of `n_layers` layers; InputError otherwise."""
+    if not isinstance(getattr(route, "n_layers", None), int):
+        raise InputError(f"A route is text such as 'uls:50%', or layers such as (0, 1, 5), not {repr(route)[:60]}.")
     if route.n_layers != n_layers:
         raise InputError(
             f"Route {route.name!r} is for a model of {route.n_layers} layers but this one has {n_layers}: "

@@ -180,7 +180,7 @@ def test_costs_can_be_flops(fit):
         ({"budget": 2.0}, "below the cheapest"),
         ({"budget": 0.8}, "did you mean '80%'"),
         ({"n_folds": 1}, "n_folds must be 2 or more"),
-        ({"routes": 5}, "routes are a RouteFamily"),
+        ({"routes": 5}, "Route .5. is a bare number"),
         ({"routes": []}, "There are no routes"),
         ({"budget": "much"}, "The budget is 'much'"),
         ({"budget": True}, "The budget is True"),

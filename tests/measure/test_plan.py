@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from depthdial.errors import InputError
+from depthdial.families import RouteFamily
 from depthdial.measure.plan import ModelIdentity, check_positive, cut, make_plan, route_columns, unique_routes
 from depthdial.models.adapter import AdapterCard, attach_card
 from depthdial.models.untouched import untouched
@@ -58,6 +59,20 @@ def test_routes_are_unique_and_keep_their_first_name():
     assert [route.name for route in routes] == ["ee:3", "full", "rls:2@0", "rls:2@1"]
     with pytest.raises(InputError, match="No route"):
         unique_routes([], 6)
+
+
+def test_routes_may_be_one_or_layers_or_a_family():
+    one = Route((0, 1), 6)
+    assert unique_routes("full", 6) == unique_routes(["full"], 6)
+    assert unique_routes((0, 1), 6) == unique_routes([(0, 1)], 6) == unique_routes(one, 6) == (one,)
+    assert unique_routes(RouteFamily("own", 6, (one,)), 6) == (one,)
+    assert len(unique_routes("full,ee:3;0,1", 6)) == 3
+
+
+@pytest.mark.parametrize("given", [None, [None], object(), [object()], {"a": 1}, [{}]])
+def test_what_is_no_route_is_refused(given):
+    with pytest.raises(InputError, match=r"^(A route is text such as|Unknown route 'a')"):
+        unique_routes(given, 6)
 
 
 def test_identity_says_which_weights(model):

@@ -9,7 +9,7 @@ controller is judged by.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -354,16 +354,9 @@ def routes_of(routes: Any, n_layers: int) -> tuple[Route, ...]:
     Raises:
         InputError: if they are none of these, or one is a random rule or for another depth.
     """
-    from depthdial.families import RouteFamily, read_routes
+    from depthdial.families import listed_routes
 
-    if isinstance(routes, RouteFamily):
-        found: Sequence[Any] = routes.routes
-    elif isinstance(routes, str | Path):
-        found = read_routes(str(routes), n_layers)
-    elif isinstance(routes, Iterable):
-        found = [part for one in routes for part in (read_routes(one, n_layers) if isinstance(one, str) else [one])]
-    else:
-        raise InputError(f"routes are a RouteFamily, its file, or a list of routes, not {routes!r}.")
+    found = listed_routes(routes, n_layers)
     if not found:
         raise InputError("There are no routes to choose from: give two or more, the full one among them.")
     kept = dict.fromkeys(require_fixed(require_depth(route, n_layers)) for route in found)

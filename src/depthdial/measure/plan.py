@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 from depthdial.errors import InputError, check_choice
+from depthdial.families import RouteFamily, listed_routes
 from depthdial.measure.batches import Runner
 from depthdial.measure.provenance import digest
 from depthdial.measure.results import RunSettings, UnitStore, unit_name
@@ -21,10 +22,12 @@ from depthdial.models.token_depth import Depth, TokenDepth
 from depthdial.models.token_policy import TokenPolicy
 from depthdial.models.untouched import has_adapters_on
 from depthdial.models.weights import weights_hash
-from depthdial.routes import AnyRoute, Route, require_depth
+from depthdial.routes import AnyRoute, require_depth
 
 # What a measurement may run at: one route, a rule that draws one a sequence, or a policy that decides by token.
 AnyDepth = AnyRoute | TokenDepth
+# How several of them are given, or one.
+Routes = AnyDepth | str | PathLike[str] | RouteFamily | Iterable[AnyDepth | str | Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def make_plan(
     model: Any,
     tokenizer: Any,
     task: Task,
-    routes: Iterable[AnyDepth | str],
+    routes: Routes,
     *,
     prompt_depth: str,
     identity: ModelIdentity | None,
@@ -141,16 +144,13 @@ def _check_token_depths(model: Any, depths: Sequence[AnyDepth], prompt_depth: st
         depth.view(model)  # refuses what does not fit, before anything has run
 
 
-def unique_routes(routes: Iterable[AnyDepth | str], n_layers: int) -> tuple[AnyDepth, ...]:
+def unique_routes(routes: Routes, n_layers: int) -> tuple[AnyDepth, ...]:
     """Routes parsed and checked; of two with the same layers the first is kept, under its name."""
     kept: dict[AnyDepth, AnyDepth] = {}
-    for route in routes:
+    for route in listed_routes(routes, n_layers):
         if isinstance(route, TokenPolicy):
             raise InputError(f"A policy is measured as TokenDepth(policy, n_layers={n_layers}): wrap {route.name!r} so.")
-        if isinstance(route, numbers.Real):  # no family is known of which it could be a count
-            route = str(route)
-        parsed = Route.parse(route, n_layers) if isinstance(route, str) else require_depth(route, n_layers)
-        kept.setdefault(parsed, parsed)
+        kept.setdefault(require_depth(route, n_layers), route)
     if not kept:
         raise InputError("No route was given: name at least one, such as full or uls:50%.")
     names = [route.name for route in kept]

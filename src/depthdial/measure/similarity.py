@@ -8,7 +8,7 @@ agreement on the full model's own greedy answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from depthdial.measure.forced import (
     right_padded,
     row_slices,
 )
-from depthdial.measure.plan import ModelIdentity, Plan, check_positive, cut, make_plan, route_columns
+from depthdial.measure.plan import ModelIdentity, Plan, Routes, check_positive, cut, make_plan, route_columns
 from depthdial.measure.results import SIMILARITY_COLUMNS, UnitStore
 from depthdial.measure.tasks import EncodedExample, Task, as_task
 from depthdial.models.adapter import warn_if_outside
@@ -44,7 +44,7 @@ def similarity(
     tokenizer: Any,
     *,
     task: Task,
-    routes: Iterable[AnyRoute | str] | None = None,
+    routes: Routes | None = None,
     out: Path | str | None = None,
     batch_size: int = 8,
     max_response_tokens: int | None = None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from depthdial.errors import DataWarning, InputError, check_choice
 from depthdial.measure.answers import check_reference
 from depthdial.measure.batches import FIDELITY_TOKENS, Runner
 from depthdial.measure.cost import model_cost
-from depthdial.measure.plan import AnyDepth, ModelIdentity, check_positive, make_plan
+from depthdial.measure.plan import ModelIdentity, Routes, check_positive, make_plan
 from depthdial.measure.quality import (
     ANSWER_METRICS,
     METRICS,
@@ -42,7 +42,7 @@ def sweep(
     tokenizer: Any,
     *,
     task: Task | str | os.PathLike[str],
-    routes: Iterable[AnyDepth | str],
+    routes: Routes,
     metrics: Sequence[str] | None = None,
     samples: int = 0,
     temperature: float = 1.0,
@@ -70,8 +70,9 @@ def sweep(
     every route runs with them, and the full model that KL and agreement compare with is the untouched one, without them.
 
     Args:
-        routes: routes, random rules (drawn once per sequence), their texts, or token policies as `TokenDepth`, of which
-            `layers_run` and `cost` are what the tokens of an answer (else of the reference) ran in the mean.
+        routes: one or several of: routes, random rules (drawn once per sequence), their texts, their layers `(0, 1, 5)`, a
+            RouteFamily or its file, or token policies as `TokenDepth`, of which `layers_run` and `cost` are what the tokens
+            of an answer (else of the reference) ran in the mean.
         metrics: default: all of ROUGE, `nll`, `kl` and `agreement`, or ROUGE alone for sampled answers. `answer_nll`, only
             where it is asked for, is the NLL of an answer under the route that wrote it: what a cascade can know of it.
         samples: draw so many answers of every (sequence, route) instead of the greedy one: a row each, numbered in the

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from depthdial.errors import InputError
-from depthdial.families import RouteFamily
 from depthdial.files import read_json
 from depthdial.measure.batches import Runner
 from depthdial.measure.cost import model_cost
-from depthdial.measure.plan import ModelIdentity, unique_routes
+from depthdial.measure.plan import ModelIdentity, Routes, unique_routes
 from depthdial.measure.tasks import Task, as_task
-from depthdial.routes import AnyRoute, Route
+from depthdial.routes import Route
 from depthdial.train.artefact import is_finished, save_artefact
 from depthdial.train.compute import training_flops
 from depthdial.train.objective import Objective
@@ -59,7 +58,7 @@ def finetune(
     tokenizer: Any,
     *,
     task: Task,
-    routes: RouteFamily | AnyRoute | str | Sequence[AnyRoute | str],
+    routes: Routes,
     out: Path | str,
     settings: FinetuneSettings | None = None,
     name: str | None = None,
@@ -115,8 +114,7 @@ def finetune(
 
 def _routes(routes: Any, n_layers: int) -> tuple[Route, ...]:
     """The routes as given, parsed and checked; random rules have no weights of their own to train."""
-    given = routes.routes if isinstance(routes, RouteFamily) else [routes] if isinstance(routes, Route | str) else routes
-    parsed = unique_routes(given, n_layers)
+    parsed = unique_routes(routes, n_layers)
     rule = next((route.name for route in parsed if not isinstance(route, Route)), None)
     if rule is not None:
         raise InputError(f"{rule!r} is a rule, not one route: train a fixed route, such as uls:50%, or a family of them.")
