@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from depthdial.choose.cascade import best_cascades, cascade_curve
 from depthdial.choose.controller import SequenceController
-from depthdial.choose.controller_certify import certification_plan, certify_rows
+from depthdial.choose.controller_certify import certification_plan, certify_rows, measured_costs
 from depthdial.choose.controller_fit import MEASURED, measure_for, require_unseen, route_costs, row_settings
 from depthdial.choose.controller_rivals import Learned, learn_again
 from depthdial.choose.controller_rows import MeasuredRows, measure_known, read_measured
@@ -26,6 +26,7 @@ from depthdial.choose.gap import ControllerScore, score_controller
 from depthdial.choose.gap_inputs import check_options
 from depthdial.choose.guarantee import Certificate, CertificationPlan
 from depthdial.choose.policy import prices_for_budgets
+from depthdial.choose.prediction import LAYER_STEPS, LAYERS, MS, Prediction, cost_table
 from depthdial.choose.predictors.fitting import KINDS
 from depthdial.errors import InputError, check_choice
 from depthdial.files import claim, write_atomically
@@ -138,7 +139,7 @@ def evaluate_controller(
     runner = Runner.of(model, tokenizer)
     timed = encode(task, tokenizer, context_tokens=runner.context_tokens)[: settings.timed_prompts]
     time = time_choosing(model, tokenizer, controller, timed, controller.card.response_tokens)
-    layer_costs = np.array(route_costs("ms", runner, timed, controller.routes))
+    layer_costs = np.array(route_costs(MS, runner, timed, controller.routes))
     # What a step takes beside its layers (embeddings, head, overhead) is the same on every route.
     route_ms = layer_costs + max(time.step_ms - layer_costs[controller.card.full], 0.0)
     common: dict[str, Any] = {"batch_size": settings.batch_size, "identity": identity, "progress": progress}
@@ -194,8 +195,8 @@ class _Evaluation:
         return self.controller.card.full_cost * np.array(self.settings.budgets)
 
     @cached_property
-    def predicted(self) -> dict[str, np.ndarray]:
-        """By name, (n_seeds, n, n_routes) qualities predicted of the test rows: the same for every metric and cost."""
+    def predicted(self) -> dict[str, tuple[Prediction, ...]]:
+        """By name, of each seed what was predicted of the test rows: the same for every metric and cost."""
         return {name: one.predict(self.rows.features) for name, one in self.learned.items()}
 
     def scores(
@@ -203,51 +204,74 @@ class _Evaluation:
         time: ChoosingTime,
         route_ms: np.ndarray,
         cascade: tuple[np.ndarray, np.ndarray] | None,
-        rouge: np.ndarray | None,
+        rouge: MeasuredRows | None,
     ) -> dict[str, ControllerScore]:
-        """By metric and cost: the metric that the controller predicts first; then the same by measured ms.
+        """By metric and cost: the metric that the controller predicts first, in its own unit; then the same in other units,
+        weighted by tokens, and other metrics.
 
         Args:
             route_ms: (n_routes,) measured milliseconds of a decoding step on each route.
         """
         card = self.controller.card
-        own = self.rows.values(card.metric, self.routes)
-        overhead = time.overhead_in(card.full_cost)
-        found = {card.metric: self._score(card.metric, card.cost_unit, own, self.controller.costs, overhead, cascade)}
-        if card.cost_unit != "ms":
-            overhead = time.overhead_in(float(route_ms[card.full]))
-            found[f"{card.metric} by ms"] = self._score(card.metric, "ms", own, route_ms, overhead, None)
+        n_layers = np.array([float(len(route)) for route in self.routes])
+        of_unit = {LAYER_STEPS: n_layers / n_layers[card.full], LAYERS: n_layers, MS: route_ms}
+        of_unit[card.cost_unit] = self.controller.costs
+
+        def score(unit: str, **options: Any) -> ControllerScore:
+            return self._score(unit, of_unit[unit], time, **options)
+
+        found = {card.metric: score(card.cost_unit, cascade=cascade)}
+        if card.cost_unit != LAYERS:
+            found[f"{card.metric} weighted by tokens"] = score(card.cost_unit, by_tokens=True)
+            found[f"{card.metric} by layers per sequence"] = score(LAYERS)
+        if card.cost_unit != MS:
+            found[f"{card.metric} by ms"] = score(MS)
         if rouge is not None and card.metric != "rouge_l":
-            overhead = time.overhead_in(card.full_cost)
-            found["rouge_l"] = self._score("rouge_l", card.cost_unit, rouge, self.controller.costs, overhead, None)
+            found["rouge_l"] = score(card.cost_unit, rows=rouge, metric="rouge_l")
         return found
 
     def _score(
         self,
-        metric: str,
         unit: str,
-        values: np.ndarray,
-        costs: np.ndarray,
-        overhead: float,
-        cascade: tuple[np.ndarray, np.ndarray] | None,
+        step_costs: np.ndarray,
+        time: ChoosingTime,
+        *,
+        rows: MeasuredRows | None = None,
+        metric: str | None = None,
+        by_tokens: bool = False,
+        cascade: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> ControllerScore:
-        """`values` (n, n_routes) paid at `costs` (n_routes,), chosen on predictions of the controller's own metric."""
-        card, shares = self.controller.card, self.settings.budgets
+        """One score, chosen on predictions of the controller's own metric.
+
+        Args:
+            step_costs: (n_routes,) what a decoding step costs on each route.
+            rows: those whose values of `metric` and steps are paid; the controller's own by default.
+            by_tokens: longer answers weigh more in the mean quality, by the full model's tokens.
+        """
+        card, rows, metric = self.controller.card, rows or self.rows, metric or self.controller.card.metric
+        values, steps = rows.values(metric, self.routes), rows.steps(self.routes)
+        full_steps = steps[:, card.full]
+        shares = self.settings.budgets
         if unit != card.cost_unit:  # of the time even the cheapest route may take more than its share of the layers
-            shares = kept_budgets(shares, float(costs.min() / costs[card.full]))
-        budgets = costs[card.full] * np.array(shares)
+            shares = kept_budgets(shares, float(step_costs.min() / step_costs[card.full]))
+        budgets = step_costs[card.full] * np.array(shares)
+        weigh = partial(_weighed, max_steps=card.mean_steps) if by_tokens else lambda one: one.quality
+        expect = partial(_expected, unit, step_costs, mean_steps=card.mean_steps)
         prices = {
-            name: np.stack([prices_for_budgets(calibration, costs, budgets) for calibration in one.calibrations])
+            name: np.stack([prices_for_budgets(weigh(known), expect(known), budgets) for known in one.known()])
             for name, one in self.learned.items()
         }
         return score_controller(
             [route.name for route in self.routes],
             values,
-            costs,
-            self.predicted,
+            cost_table(unit, step_costs, steps, float(full_steps.mean())),
+            {name: np.stack([weigh(one) for one in each]) for name, each in self.predicted.items()},
             prices,
             budgets,
-            overhead=overhead,
+            expected={name: np.stack([expect(one) for one in each]) for name, each in self.predicted.items()},
+            bases=None if unit == LAYERS else full_steps / full_steps.mean(),
+            counted=full_steps + 1 if by_tokens else None,
+            overhead=time.overhead_in(float(step_costs[card.full])),
             known=self.known if metric == card.metric else None,
             cascade=cascade,
             metric=metric,
@@ -257,6 +281,15 @@ class _Evaluation:
             confidence=_CONFIDENCE,
             seed=self.settings.seed,
         )
+
+
+def _weighed(predicted: Prediction, max_steps: float) -> np.ndarray:
+    """(n, n_routes) predicted quality times predicted tokens, which is what a mean by tokens adds up."""
+    return predicted.quality * ((predicted.steps + 1) / (max_steps + 1))
+
+
+def _expected(unit: str, step_costs: np.ndarray, predicted: Prediction, mean_steps: float) -> np.ndarray:
+    return cost_table(unit, step_costs, predicted.steps, mean_steps)
 
 
 def kept_budgets(shares: Sequence[float], cheapest: float) -> tuple[float, ...]:
@@ -275,7 +308,8 @@ def _checked(
     if settings.rouge:
         require_rouge(task.examples, "leave ROUGE out")
     check_options(len(task.examples), _folds(len(task.examples)), settings.n_bootstrap, _CONFIDENCE)
-    prices_for_budgets(controller.calibration, controller.costs, controller.card.full_cost * np.array(settings.budgets))
+    known, budgets = controller.calibration, controller.card.full_cost * np.array(settings.budgets)
+    prices_for_budgets(known.quality, controller.expected_costs(known), budgets)
     if calibration is None:
         return []
     return [certification_plan(controller, epsilon, delta=settings.delta) for epsilon in settings.epsilons]
@@ -324,14 +358,15 @@ def _cascade(
         sure[:, cheapest] = [-by_id[one] for one in rows.sequence_ids]
         parts.append((sure, rows.values(card.metric, controller.routes)))
     (sure_held, values_held), (sure, values) = parts
-    chosen = best_cascades(sure_held, values_held, controller.costs, job.budgets, shallow=[cheapest], deep=[card.full])
-    return cascade_curve(chosen, sure, values, controller.costs)
+    costs_held, costs = (measured_costs(controller, one.steps(controller.routes)) for one in (held, job.rows))
+    chosen = best_cascades(sure_held, values_held, costs_held, job.budgets, shallow=[cheapest], deep=[card.full])
+    return cascade_curve(chosen, sure, values, costs)
 
 
 def _answers(
     controller: SequenceController, model: Any, tokenizer: Any, task: Task, out: Path, common: Mapping[str, Any]
-) -> np.ndarray:
-    """(n, n_routes) ROUGE-L of the greedy answers of every route."""
+) -> MeasuredRows:
+    """The greedy answers of every route, with their ROUGE-L and lengths."""
     table = sweep(
         model,
         tokenizer,
@@ -345,18 +380,21 @@ def _answers(
         **common,
     )
     ids = tuple(example.id for example in task.examples)
-    return MeasuredRows(ids, prompt_hashes(task), np.empty((len(ids), 0)), table).values("rouge_l", controller.routes)
+    return MeasuredRows(ids, prompt_hashes(task), np.empty((len(ids), 0)), table)
 
 
 def _keep_predictions(path: Path, controller: SequenceController, rows: MeasuredRows) -> None:
     """What the controller itself predicted of each test sequence and route, beside what was measured."""
     predicted, values = controller.predict(rows.features), rows.values(controller.card.metric, controller.routes)
+    steps = rows.steps(controller.routes)
     n, names = len(rows.sequence_ids), _names(controller)
     columns = {
         "sequence_id": np.repeat(rows.sequence_ids, len(names)),
         "route": np.tile(names, n),
-        "predicted": predicted.ravel(),
+        "predicted": predicted.quality.ravel(),
         "measured": values.ravel(),
+        "predicted_steps": predicted.steps.ravel(),
+        "measured_steps": steps.ravel(),
     }
     write_atomically(path, lambda part: pq.write_table(pa.table(columns), part))
 
@@ -385,6 +423,9 @@ def _about(controller: SequenceController, task: Task, settings: EvaluationSetti
         "prompt_depth": card.prompt_depth,
         "response_tokens": card.response_tokens,
         "routes": {route.name: str(route) for route in card.routes},
+        "cost": card.cost_unit,
+        "mean_steps": card.mean_steps,
+        "steps_r2": {route.name: r2 for route, r2 in zip(card.routes, card.steps_r2, strict=True)},
         "r2": {route.name: r2 for route, r2 in zip(card.routes, card.r2, strict=True)},
         "fitted_on": shown,
         "task": f"{task.name}, {task.split}",

@@ -70,7 +70,7 @@ def fit_and_judge(
             tokenizer,
             task=rows,
             routes=family,
-            budget=n_layers * kept_budgets((BUDGET,), cheapest)[0],
+            budget=f"{100 * kept_budgets((BUDGET,), cheapest)[0]:g}%",
             prompt_depth=prompt_depth,  # type: ignore[arg-type]
             response_tokens=response_tokens,
             batch_size=evaluation.batch_size,

@@ -1,9 +1,9 @@
 """Sequence controllers: from the prompt alone, how good would each route's answer be, and which route is worth its price?
 
 The paper stops at an oracle that knows the answers (arXiv 2410.20022, section 4). A controller predicts the quality of every
-route from the prompt's hidden states, which a prompt at full depth leaves at no further cost, and picks the route with the
-greatest predicted quality minus price times cost. The price is set for a budget on rows of the fit, never on those that the
-controller is judged by.
+route and the length of its answer from the prompt's hidden states, which a prompt at full depth leaves at no further cost.
+It picks the route with the greatest predicted quality minus price times predicted cost: layers run times decoding steps. The
+price is set for a budget on rows of the fit, never on those that the controller is judged by.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import torch
 from depthdial.choose.controller_card import ControllerCard, require_fixed
 from depthdial.choose.controller_memory import CertifiedRows
 from depthdial.choose.guarantee import Certificate
-from depthdial.choose.policy import OnlineBudget, choose_routes, price_for_budget
+from depthdial.choose.policy import Budget, OnlineBudget, choose_routes, price_for_budget
+from depthdial.choose.prediction import LAYER_STEPS, Prediction, predict_with, require_prediction
 from depthdial.choose.predictors.base import Predictor
 from depthdial.choose.predictors.fitting import restore_predictor
 from depthdial.errors import InputError
@@ -36,10 +37,9 @@ if TYPE_CHECKING:
     from depthdial.measure.tasks import Task
 
 CONTROLLER_FILE, ARRAYS_FILE = "controller.json", "controller.safetensors"
-_FORMAT, _VERSION = "depthdial-controller", 1
-_CALIBRATION = "calibration.predicted"
-
-Budget = float | int | str
+_FORMAT, _VERSION = "depthdial-controller", 2
+_CALIBRATION, _CALIBRATION_STEPS = "calibration.quality", "calibration.steps"
+_PREDICTOR, _STEPS = "predictor.", "steps."
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +49,10 @@ class SequenceController:
     Attributes:
         card: what it is for and what it was made of.
         predictor: of (n, n_features) features, (n, n_routes) qualities.
-        calibration: (n_fit, n_routes) qualities that were predicted for the rows of the fit by predictors that had not seen
-            them; prices for budgets are set on these.
+        steps_predictor: of (n, n_features) features the decoding steps of the answers as a share of the most that there can
+            be, (n, n_routes) or (n, 1) where all routes are scored on the full model's answer.
+        calibration: what was predicted for the rows of the fit by predictors that had not seen them; prices for budgets are
+            set on these.
         price: quality per unit of cost, at which it picks.
         certificate: what was certified of it at this price, or nothing.
         certified_on: the rows that it was certified on, which are refused for any other certificate; copies share it.
@@ -58,7 +60,8 @@ class SequenceController:
 
     card: ControllerCard
     predictor: Predictor
-    calibration: np.ndarray
+    steps_predictor: Predictor
+    calibration: Prediction
     price: float
     certificate: Certificate | None = None
     _checked: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary, repr=False)
@@ -70,18 +73,26 @@ class SequenceController:
 
     @property
     def costs(self) -> np.ndarray:
-        """(n_routes,) in the controller's unit."""
+        """(n_routes,) what a decoding step costs on each route, in the controller's unit."""
         return np.array(self.card.route_costs)
 
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """(n, n_routes) predicted qualities of (n, n_features) features, by `measure.prompt_features`."""
-        return self.predictor.predict(features)
+    def predict(self, features: np.ndarray) -> Prediction:
+        """Quality and decoding steps of every route for (n, n_features) features, by `measure.prompt_features`."""
+        return predict_with(self.predictor, self.steps_predictor, features, self.card.max_steps)
 
-    def pick(self, predicted: np.ndarray) -> np.ndarray:
-        """(n,) places of the routes that are worth their price."""
-        return choose_routes(predicted, self.costs, self.price)
+    def expected_costs(self, predicted: Prediction) -> np.ndarray:
+        """(n, n_routes) predicted costs, in the controller's unit."""
+        return self.card.costs_of(predicted.steps)
 
-    def pick_at(self, predicted: np.ndarray) -> tuple[np.ndarray, tuple[float, ...]]:
+    def pick(self, predicted: Prediction) -> np.ndarray:
+        """(n,) places of the routes that are worth their price.
+
+        Raises:
+            InputError: for a bare array: what a route costs depends on the steps that it is predicted to take.
+        """
+        return choose_routes(require_prediction(predicted).quality, self.expected_costs(predicted), self.price)
+
+    def pick_at(self, predicted: Prediction) -> tuple[np.ndarray, tuple[float, ...]]:
         """The same with the price that each was picked at."""
         return self.pick(predicted), (self.price,) * len(predicted)
 
@@ -89,21 +100,24 @@ class SequenceController:
         """The same controller at the price that keeps a budget on the rows of the fit; it carries no certificate.
 
         Args:
-            budget: mean cost of a sequence, in the controller's unit, or a share of the full route's cost such as "80%".
+            budget: a share of the full model's cost ("80%", or 0.8 of layer-steps), a number of layers (24 of layer-steps or
+                layers), or a mean cost of a sequence in the controller's unit.
 
         Raises:
             InputError: if it is none, or below the cheapest route.
         """
-        budget = budget_of(budget, self.card.full_cost)
-        return replace(self, price=price_for_budget(self.calibration, self.costs, budget), certificate=None)
+        cost = self.card.budget(budget)
+        costs = self.expected_costs(self.calibration)
+        return replace(self, price=price_for_budget(self.calibration.quality, costs, cost), certificate=None)
 
     def online(self, budget: Budget) -> OnlineController:
         """A controller for a stream: its price follows what is spent, so that the budget holds whatever arrives.
 
         A moving price is no setting that was certified, so it carries no certificate.
         """
-        budget = budget_of(budget, self.card.full_cost)
-        return OnlineController(replace(self, certificate=None), OnlineBudget.start(self.calibration, self.costs, budget))
+        costs = self.expected_costs(self.calibration)
+        state = OnlineBudget.start(self.calibration.quality, costs, self.card.budget(budget))
+        return OnlineController(replace(self, certificate=None), state)
 
     def certify(
         self,
@@ -197,19 +211,28 @@ class SequenceController:
             names = ", ".join(route.name for route in self.routes)
             raise InputError(f"The controller chooses among other routes ({names}): give those, or fit one for these.")
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything that was learned, by the names in its file."""
+        return {
+            **{_PREDICTOR + name: array for name, array in self.predictor.arrays().items()},
+            **{_STEPS + name: array for name, array in self.steps_predictor.arrays().items()},
+            _CALIBRATION: self.calibration.quality,
+            _CALIBRATION_STEPS: self.calibration.steps,
+        }
+
     def save_pretrained(self, folder: Path | str) -> Path:
         """Write `controller.json` and `controller.safetensors` into a folder, each by atomic rename; the JSON's path."""
         from safetensors.numpy import save_file
 
         folder = Path(folder)
-        arrays = {f"predictor.{name}": np.ascontiguousarray(array) for name, array in self.predictor.arrays().items()}
-        arrays[_CALIBRATION] = np.ascontiguousarray(self.calibration)
+        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays().items()}
         write_atomically(folder / ARRAYS_FILE, lambda part: save_file(arrays, part))
         document = {
             "format": _FORMAT,
             "version": _VERSION,
             **self.card.to_dict(),
             "predictor": {"kind": self.predictor.kind, "settings": self.predictor.settings()},
+            "steps_predictor": {"kind": self.steps_predictor.kind, "settings": self.steps_predictor.settings()},
             "price": self.price,
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
         }
@@ -231,19 +254,25 @@ class SequenceController:
             raise InputError(f"{path} is of version {document.get('version')!r}, not {_VERSION}: fit the controller again.")
         card, arrays = ControllerCard.from_dict(document), _arrays(path.with_name(ARRAYS_FILE))
         try:
-            calibration = arrays.pop(_CALIBRATION)
-            parts = {name.removeprefix("predictor."): array for name, array in arrays.items()}
-            predictor = restore_predictor(document["predictor"]["kind"], document["predictor"]["settings"], parts)
+            calibration = Prediction(arrays.pop(_CALIBRATION), arrays.pop(_CALIBRATION_STEPS))
+            predictor = _restored(document["predictor"], arrays, _PREDICTOR)
+            steps_predictor = _restored(document["steps_predictor"], arrays, _STEPS)
+            if arrays:
+                raise KeyError(*arrays)
             price, kept = float(document["price"]), document["certificate"]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"The controller in {folder} is damaged ({error!r}): fit it again.") from error
         n_routes, n_features = len(card.routes), card.features.n_features
-        fits = calibration.ndim == 2 and calibration.shape[1] == n_routes and np.isfinite(calibration).all()
-        if not fits or (predictor.n_routes, predictor.n_features) != (n_routes, n_features) or not price >= 0:
+        fits = calibration.quality.shape[1] == n_routes and all(
+            np.isfinite(part).all() for part in (calibration.quality, calibration.steps)
+        )
+        fits &= (predictor.n_routes, predictor.n_features) == (n_routes, n_features)
+        fits &= steps_predictor.n_routes in (1, n_routes) and steps_predictor.n_features == n_features
+        if not fits or not price >= 0:
             raise InputError(f"The controller in {folder} is damaged (its parts do not fit each other): fit it again.")
-        controller = cls(card, predictor, calibration, price)
+        controller = cls(card, predictor, steps_predictor, calibration, price)
         certificate = None if kept is None else Certificate.from_dict(kept)
         controller.certified_on.read(Path(folder), certificate)
         if certificate is None:
@@ -263,7 +292,7 @@ class SequenceController:
         routes: Any = None,
         budget: Budget = "80%",
         metric: str = "agreement",
-        cost: str = "layers",
+        cost: str = LAYER_STEPS,
         predictor: str = "ridge",
         prompt_depth: PromptDepth = "full",
         response_tokens: int = 64,
@@ -281,11 +310,13 @@ class SequenceController:
             task: train or validation rows; hundreds, better thousands.
             routes: a RouteFamily, its file, or routes and their texts, the full one among them; default: those that the
                 model's adapter was trained for, or the model's best known ones, at most six of them.
-            budget: mean cost of a sequence, in the unit of `cost`, or a share of the full route's such as "80%"; another one
-                can be set later with `at`.
+            budget: a share of the full model's cost such as "80%", a number of layers, or a mean cost of a sequence in the
+                unit of `cost`; another one can be set later with `at`.
             metric: `agreement` with the full model, teacher-forced on its own greedy answer, or `rouge_l`, for which every
                 route answers.
-            cost: what is spent: `layers`, `flops` of a response token, or `ms` of a decoding step, measured here.
+            cost: what is spent: `layer_steps` (layers run times decoding steps, as a share of the full model's), `flops` or
+                `ms` (of a decoding step, measured here, times the steps), or `layers`, which counts every sequence alike,
+                however short its answer (the paper's Figure 2).
             predictor: `ridge`, `trees` (needs LightGBM), `mlp`, or `auto` for the one that cross-validates best.
             prompt_depth: `full`, or `route`: then only the layers that all routes share run before the choice.
             response_tokens: the longest answer.
@@ -316,36 +347,33 @@ class OnlineController:
     controller: SequenceController
     state: OnlineBudget
 
-    def pick(self, predicted: np.ndarray) -> np.ndarray:
+    def pick(self, predicted: Prediction) -> np.ndarray:
         """(n,) places of the routes of the next n sequences, in order of arrival."""
         return self.pick_at(predicted)[0]
 
-    def pick_at(self, predicted: np.ndarray) -> tuple[np.ndarray, tuple[float, ...]]:
+    def pick_at(self, predicted: Prediction) -> tuple[np.ndarray, tuple[float, ...]]:
         """The same with the price at which each was weighed; the guard of the budget may have overruled it."""
         chosen, prices = [], []
-        for one in predicted:
+        expected = self.controller.expected_costs(require_prediction(predicted))
+        for quality, costs in zip(predicted.quality, expected, strict=True):
             prices.append(self.state.price)
-            route, self.state = self.state.step(one, self.controller.costs)
+            route, self.state = self.state.step(quality, costs)
             chosen.append(route)
         return np.array(chosen, dtype=np.intp), tuple(prices)
 
+    def settle(self, predicted: Prediction, chosen: np.ndarray, steps: np.ndarray) -> None:
+        """Replace what answers were expected to cost by what they cost, once they are there.
 
-def budget_of(budget: Budget, full_cost: float) -> float:
-    """A budget in the unit of costs, from such a number or a share of the full route's cost ("80%").
-
-    Raises:
-        InputError: if it is neither.
-    """
-    text = str(budget).strip()
-    try:
-        value = float(text.removesuffix("%")) * (full_cost / 100 if text.endswith("%") else 1)
-    except ValueError:
-        value = float("nan")
-    if isinstance(budget, bool) or not 0 < value < float("inf"):
-        raise InputError(
-            f"The budget is {budget!r}: give a mean cost such as 24, or a share of the full cost such as '80%'."
+        Args:
+            predicted, chosen: what `pick` was given of these n sequences, and what it gave.
+            steps: (n,) decoding steps that their answers really took.
+        """
+        rows = np.arange(len(chosen))
+        expected = self.controller.expected_costs(predicted)[rows, chosen]
+        measured = self.controller.card.costs_of(
+            np.repeat(np.asarray(steps, dtype=float)[:, None], len(self.controller.costs), 1)
         )
-    return value
+        self.state = self.state.settle(float(expected.sum()), float(measured[rows, chosen].sum()))
 
 
 def routes_of(routes: Any, n_layers: int) -> tuple[Route, ...]:
@@ -370,6 +398,12 @@ def searched_prompts(routes: Any) -> tuple[str, ...]:
     if isinstance(routes, str | Path) and Path(routes).is_file():
         routes = RouteFamily.load(routes)
     return tuple(routes.made_by.get("prompts", ())) if isinstance(routes, RouteFamily) else ()
+
+
+def _restored(document: dict[str, Any], arrays: dict[str, np.ndarray], prefix: str) -> Predictor:
+    """The predictor whose arrays have a prefix, which are taken out of `arrays`."""
+    own = {name.removeprefix(prefix): arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
+    return restore_predictor(document["kind"], document["settings"], own)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

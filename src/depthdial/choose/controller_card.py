@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
+import numpy as np
+
+from depthdial.choose.policy import Budget, budget_of
+from depthdial.choose.prediction import COST_UNITS, LAYER_STEPS, cost_table
 from depthdial.errors import InputError, check_choice
 from depthdial.families import RouteFamily, named_route
 from depthdial.measure.prompt_features import FeatureSpec
@@ -25,13 +29,17 @@ class ControllerCard:
         weights_hash, dtype: of the model and its adapter together.
         routes: cheapest first, the full one among them. Of a model with an adapter that one is the untouched full model.
         metric: what is predicted of every route.
-        cost_unit: `layers`, `flops` or `ms`, in which budgets and prices count.
-        route_costs: of each route: layers run, FLOPs of a response token, or measured milliseconds of a decoding step.
+        cost_unit: in which budgets and prices count: `layer_steps` (layers times decoding steps, as a share of the full
+            model's), `layers` (of a sequence, however long its answer), `flops` or `ms`.
+        route_costs: of one decoding step on each route: the share of the layers that run, layers run, FLOPs of a response
+            token, or measured milliseconds.
+        mean_steps: decoding steps of the full model's answers, mean over the rows of the fit.
         prompt_depth: how prompts run; with `route` only the layers that all routes share run before the choice.
         features: of a prompt.
         template, max_prompt_tokens: how the prompts of the fit were made.
         response_tokens: on how many tokens of an answer the metric was taken, at most.
         r2: of each route, cross-validated on the fitting rows; None where the quality is constant.
+        steps_r2: the same of the predicted decoding steps.
         means: of each route, on the fitting rows.
         fitted_on: JSON-ready record of the rows (task, split, size, prompt hashes, seed), versions and hardware.
 
@@ -52,21 +60,29 @@ class ControllerCard:
     template: str
     max_prompt_tokens: int | None
     response_tokens: int
+    mean_steps: float
     r2: tuple[float | None, ...]
+    steps_r2: tuple[float | None, ...]
     means: tuple[float, ...]
     fitted_on: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         check_family(self.routes, self.n_layers)
         check_choice("metric of a controller", self.metric, METRICS)
+        check_choice("cost", self.cost_unit, COST_UNITS)
         check_choice("prompt depth", self.prompt_depth, get_args(PromptDepth))
         if self.features.n_layers != self.n_layers:
             raise InputError(
                 f"The features are of {self.features.n_layers} layers, and the controller's model has {self.n_layers}."
             )
-        parts = (self.route_costs, self.r2, self.means)
+        parts = (self.route_costs, self.r2, self.steps_r2, self.means)
         if any(len(part) != len(self.routes) for part in parts) or not all(cost > 0 for cost in self.route_costs):
             raise InputError("A controller needs a cost above 0, a mean and an R2 for each of its routes.")
+        if not 0 < self.mean_steps <= self.max_steps:
+            raise InputError(
+                f"The full model's answers take {self.mean_steps:g} decoding steps on average, of at most "
+                f"{self.max_steps}: give prompts with answers of two tokens or more, and as many response_tokens."
+            )
 
     @property
     def full(self) -> int:
@@ -76,6 +92,26 @@ class ControllerCard:
     @property
     def full_cost(self) -> float:
         return self.route_costs[self.full]
+
+    @property
+    def max_steps(self) -> int:
+        """Decoding steps of the longest answer, whose first token comes out of the prompt's pass."""
+        return max(self.response_tokens - 1, 1)
+
+    def budget(self, budget: Budget) -> float:
+        """A budget in the controller's unit: of layer-steps a number above 1 counts layers, of which a share runs.
+
+        Raises:
+            InputError: if it is neither a number above 0 nor a percentage.
+        """
+        cost = budget_of(budget, self.full_cost)
+        is_share = str(budget).strip().endswith("%")
+        return cost / self.n_layers if self.cost_unit == LAYER_STEPS and cost > 1 and not is_share else cost
+
+    def costs_of(self, steps: np.ndarray) -> np.ndarray:
+        """(n, n_routes) costs of answers that take (n, n_routes) decoding steps; of the rows of the fit full ones cost
+        `full_cost` on average."""
+        return cost_table(self.cost_unit, np.array(self.route_costs), steps, self.mean_steps)
 
     def to_dict(self) -> dict[str, Any]:
         document = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -90,7 +126,8 @@ class ControllerCard:
             n_layers = given["n_layers"]
             given["routes"] = tuple(named_route(entry["layers"], n_layers, entry["name"]) for entry in given["routes"])
             given["features"] = FeatureSpec.restore(given["features"])
-            for name in ("route_costs", "r2", "means"):
+            given["mean_steps"] = float(given["mean_steps"])
+            for name in ("route_costs", "r2", "steps_r2", "means"):
                 given[name] = tuple(None if x is None else float(x) for x in given[name])
             return cls(**given)
         except (KeyError, TypeError, ValueError) as error:

@@ -6,12 +6,15 @@ controller nor its prices have seen. See `choose.guarantee` for what is promised
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from depthdial.choose.guarantee import CONFORMAL, Certificate, CertificationPlan
 from depthdial.choose.policy import choose_routes, prices_for_budgets
+from depthdial.choose.prediction import cost_table
 from depthdial.errors import InputError
 from depthdial.measure.provenance import digest, environment
 
@@ -43,22 +46,39 @@ def certification_plan(
         bounds=(0.0, 1.0) if card.metric == "agreement" else (-1.0, 1.0),
         seed=seed,
         cost_unit=card.cost_unit,
+        metric=card.metric,
+        answer_tokens=card.response_tokens,
         about={
             "model": card.model,
             "weights_hash": card.weights_hash,
             "metric": card.metric,
-            "controller": digest({"card": card.to_dict(), "calibration": controller.calibration.tolist()}),
+            "controller": identity_of(controller),
             "prices": list(prices),
         },
     )
 
 
+def identity_of(controller: SequenceController) -> str:
+    """Digest of everything that decides what a controller picks at a price: card, both predictors, calibration.
+
+    A certificate is bound to it: other weights are another controller.
+    """
+    learned = {
+        name: [str(array.dtype), list(array.shape), hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()]
+        for name, array in sorted(controller.arrays().items())
+    }
+    predictors = [
+        {"kind": one.kind, "settings": one.settings()} for one in (controller.predictor, controller.steps_predictor)
+    ]
+    return digest({"card": controller.card.to_dict(), "predictors": predictors, "learned": learned})
+
+
 def price_grid(controller: SequenceController) -> tuple[float, ...]:
     """Rising prices that save more and more on the rows of the fit, finely at first."""
-    costs, full = controller.costs, controller.card.full_cost
+    costs = controller.expected_costs(controller.calibration)
+    full, cheapest = costs[:, controller.card.full].mean(), costs.min(axis=1).mean()
     shares = (np.arange(1, _GRID + 1) / _GRID) ** 2
-    budgets = full - shares * (full - costs.min())
-    prices = prices_for_budgets(controller.calibration, costs, budgets)
+    prices = prices_for_budgets(controller.calibration.quality, costs, full - shares * (full - cheapest))
     # A price of 0 takes the best predicted route, which may be another than the full one: that has to be tested as well.
     return tuple(dict.fromkeys(sorted(map(float, prices))))
 
@@ -69,14 +89,31 @@ def certify_rows(
     """Test a plan on measured rows."""
     card = controller.card
     values, predicted = rows.values(card.metric, card.routes), controller.predict(rows.features)
-    costs, full = controller.costs, card.full
-    n = np.arange(len(values))
-    losses, spent = [np.zeros(len(values))], [np.full(len(values), costs[full])]
+    steps, full, n = rows.steps(card.routes), card.full, np.arange(len(values))
+    expected, costs = controller.expected_costs(predicted), measured_costs(controller, steps)
+    losses, spent, chosen = [np.zeros(len(values))], [costs[:, full]], [np.full(len(values), full)]
     for price in plan.about["prices"]:
-        chosen = choose_routes(predicted, costs, price)
-        losses.append(values[:, full] - values[n, chosen])
-        spent.append(costs[chosen])
-    return plan.certify(np.stack(losses, axis=1), np.stack(spent, axis=1), provenance={**provenance, **environment()})
+        chosen.append(choose_routes(predicted.quality, expected, price))
+        losses.append(values[:, full] - values[n, chosen[-1]])
+        spent.append(costs[n, chosen[-1]])
+    certificate = plan.certify(np.stack(losses, axis=1), np.stack(spent, axis=1), provenance={**provenance, **environment()})
+    layers = np.array([len(route) for route in card.routes])
+    saved = layers[full] - layers[chosen[certificate.certified or 0]]
+    beside = {"layers_saved_per_sequence": float(saved.mean()), "n_layers": card.n_layers}
+    return replace(certificate, provenance={**certificate.provenance, **beside})
+
+
+def measured_costs(controller: SequenceController, steps: np.ndarray) -> np.ndarray:
+    """(n, n_routes) costs of measured answers, of which full ones cost the full route's cost on average on these very rows.
+
+    Raises:
+        InputError: if no full answer takes a decoding step.
+    """
+    card = controller.card
+    mean_steps = float(steps[:, card.full].mean())
+    if not mean_steps:
+        raise InputError("None of the full model's answers takes a decoding step, so nothing can be saved: give other rows.")
+    return cost_table(card.cost_unit, controller.costs, steps, mean_steps)
 
 
 def certified_price(controller: SequenceController, certificate: Certificate) -> float:
@@ -87,7 +124,9 @@ def certified_price(controller: SequenceController, certificate: Certificate) ->
     """
     if certificate.certified is None:
         raise InputError(certificate.reason or "Nothing is certified.")
-    own = certification_plan(controller, certificate.plan.epsilon).about["controller"]
-    if certificate.plan.about.get("controller") != own:
-        raise InputError("The certificate is another controller's: certify this one.")
+    if certificate.plan.about.get("controller") != identity_of(controller):
+        raise InputError(
+            f"The certificate {certificate.plan_digest} belongs to another controller, or its weights were changed since: "
+            "certify this one."
+        )
     return float(certificate.plan.about["prices"][certificate.certified - 1])

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from depthdial.choose.controller import Budget, SequenceController, budget_of, routes_of, searched_prompts
+from depthdial.choose.controller import SequenceController, routes_of, searched_prompts
 from depthdial.choose.controller_card import METRICS, ControllerCard, check_family
 from depthdial.choose.controller_rows import MeasuredRows, RowSettings, measure_rows
-from depthdial.choose.policy import price_for_budget
+from depthdial.choose.policy import Budget, budget_of, price_for_budget
+from depthdial.choose.prediction import COST_UNITS, LAYER_STEPS, LAYERS, MS, Prediction, likely_steps
 from depthdial.choose.predictors.base import LEAST_ROWS
-from depthdial.choose.predictors.fitting import KINDS, choose_kind, fit_predictor, score
-from depthdial.choose.search.costs import COSTS, layer_flops, layer_ms, layers_alike
+from depthdial.choose.predictors.fitting import KINDS, choose_kind, cross_validated, fit_predictor, score
+from depthdial.choose.search.costs import layer_flops, layer_ms
 from depthdial.errors import InputError, check_choice
 from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split
 from depthdial.measure.batches import Runner
@@ -48,7 +49,7 @@ class FitSettings:
 
     budget: Budget = "80%"
     metric: str = "agreement"
-    cost: str = "layers"
+    cost: str = LAYER_STEPS
     predictor: str = "ridge"
     prompt_depth: PromptDepth = "full"
     response_tokens: int = 64
@@ -58,11 +59,16 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         check_choice("metric of a controller", self.metric, METRICS)
-        check_choice("cost", self.cost, COSTS)
+        check_choice("cost", self.cost, COST_UNITS)
         check_choice("predictor", self.predictor, (*KINDS, AUTO))
         check_choice("prompt depth", self.prompt_depth, PROMPT_DEPTHS)
         for name in ("response_tokens", "batch_size", "n_folds"):
             check_positive(getattr(self, name), name)
+        if self.metric == "agreement" and self.response_tokens > MAX_FIDELITY_TOKENS:
+            raise InputError(
+                f"response_tokens is {self.response_tokens}, and agreement is taken on at most {MAX_FIDELITY_TOKENS} tokens of "
+                "an answer: give no more than that, or predict rouge_l."
+            )
         if self.n_folds < 2:
             raise InputError("n_folds must be 2 or more: predictions are judged on rows that were left out.")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
@@ -123,8 +129,11 @@ def fit_controller(
 
 def _check_budget(budget: Budget, costs: Sequence[float], unit: str) -> None:
     wanted = budget_of(budget, max(costs))
+    # Of layer-steps a number above 1 counts layers, and no route runs less than one of them.
+    if unit == LAYER_STEPS and wanted > 1:
+        return
     if wanted < min(costs) * (1 - 1e-9):
-        share = f": did you mean '{100 * wanted:g}%'?" if wanted <= 1 and unit == "layers" else ": give at least that."
+        share = f": did you mean '{100 * wanted:g}%'?" if wanted <= 1 and unit == LAYERS else ": give at least that."
         raise InputError(f"The budget {wanted:g} is below the cheapest route, whose mean cost is {min(costs):.10g}{share}")
 
 
@@ -200,23 +209,45 @@ def fit_rows(
 
     `card` says what it is for; its scores are filled in here.
     """
-    values = rows.values(card.metric, card.routes)
+    values, steps = rows.values(card.metric, card.routes), rows.steps(card.routes)
     features = rows.features
     if keep is not None:
-        values, features = values[keep], features[keep]
+        values, steps, features = values[keep], steps[keep], features[keep]
+    mean_steps = float(steps[:, card.full].mean())
+    if not mean_steps:
+        raise InputError(
+            "None of the full model's answers is longer than the one token that comes out of the prompt's pass: give other "
+            "prompts, or more response_tokens."
+        )
     known = ("ridge", "mlp", "trees") if find_spec("lightgbm") else ("ridge", "mlp")
     kinds = known if settings.predictor == AUTO else (settings.predictor,)
     options: dict[str, Any] = {"groups": card.features.groups, "seed": settings.seed}
     chosen = choose_kind(features, values, kinds, n_folds=settings.n_folds, **options)
-    calibration = chosen.predictions[chosen.kind]
-    scored = score(chosen.kind, calibration, values)
+    shares = step_shares(steps, card.max_steps)
+    likely = cross_validated(chosen.kind, features, shares, n_folds=settings.n_folds, **options)
+    quality = chosen.predictions[chosen.kind]
+    calibration = Prediction(quality, likely_steps(likely, card.max_steps, values.shape[1]))
+    scored, steps_scored = score(chosen.kind, quality, values), score(chosen.kind, likely, shares)
     about = {**card.fitted_on, "cross_validated_mse": {one.kind: one.mse for one in chosen.scores}}
     whole = ControllerCard(
-        **{**vars(card), "r2": scored.r2, "means": tuple(values.mean(axis=0).tolist()), "fitted_on": about}
+        **{
+            **vars(card),
+            "mean_steps": mean_steps,
+            "r2": scored.r2,
+            "steps_r2": steps_scored.r2 * (len(card.routes) // shares.shape[1]),
+            "means": tuple(values.mean(axis=0).tolist()),
+            "fitted_on": about,
+        }
     )
-    costs = np.array(card.route_costs)
-    price = price_for_budget(calibration, costs, budget_of(settings.budget, card.full_cost))
-    return SequenceController(whole, fit_predictor(chosen.kind, features, values, **options), calibration, price)
+    price = price_for_budget(quality, whole.costs_of(calibration.steps), whole.budget(settings.budget))
+    learned = (fit_predictor(chosen.kind, features, table, **options) for table in (values, shares))
+    return SequenceController(whole, *learned, calibration, price)
+
+
+def step_shares(steps: np.ndarray, max_steps: int) -> np.ndarray:
+    """Steps as shares of the most that there can be: one column where all routes are scored on one answer."""
+    alike = (steps == steps[:, :1]).all()
+    return (steps[:, :1] if alike else steps) / max_steps
 
 
 def feature_spec(model: Any, routes: Sequence[Route], prompt_depth: PromptDepth) -> FeatureSpec:
@@ -229,15 +260,12 @@ def feature_spec(model: Any, routes: Sequence[Route], prompt_depth: PromptDepth)
 
 
 def route_costs(unit: str, runner: Runner, examples: Sequence[EncodedExample], routes: Sequence[Route]) -> tuple[float, ...]:
-    """What a response token costs on each route: layers, FLOPs behind a prompt of median length, or measured ms."""
+    """What a decoding step costs on each route: layers, their share, FLOPs behind a prompt of median length, or ms."""
+    if unit in (LAYER_STEPS, LAYERS):
+        return tuple(len(route) / (len(runner.full) if unit == LAYER_STEPS else 1) for route in routes)
     by_length = sorted(examples, key=lambda example: len(example.prompt_ids))
     median = by_length[len(by_length) // 2]
-    if unit == "ms":
-        costs = layer_ms(runner, median)
-    elif unit == "flops":
-        costs = layer_flops(runner.model, len(median.prompt_ids))
-    else:
-        costs = layers_alike(runner.n_layers)
+    costs = layer_ms(runner, median) if unit == MS else layer_flops(runner.model, len(median.prompt_ids))
     return tuple(float(costs.of(route)) for route in routes)
 
 
@@ -266,7 +294,9 @@ def _card(
         template=resolve_template(task.template, tokenizer),
         max_prompt_tokens=task.max_prompt_tokens,
         response_tokens=settings.response_tokens,
+        mean_steps=float(max(settings.response_tokens - 1, 1)),
         r2=(None,) * len(routes),
+        steps_r2=(None,) * len(routes),
         means=(0.0,) * len(routes),
         fitted_on={
             "task": task.name,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from depthdial.choose.controller import SequenceController
-from depthdial.choose.controller_fit import FitSettings, fit_rows
+from depthdial.choose.controller_fit import FitSettings, fit_rows, step_shares
 from depthdial.choose.controller_rows import MeasuredRows
 from depthdial.choose.gap import CONTROLLER
+from depthdial.choose.prediction import LAYERS, Prediction, likely_steps, predict_with
 from depthdial.choose.predictors.base import LEAST_ROWS, Predictor
 from depthdial.choose.predictors.fitting import cross_validated, fit_predictor
 
 LENGTH_ONLY = "prompt length only"
+# What of the gain is the length of answers that is predicted, and what their quality?
+NO_STEPS, NO_QUALITY = "answer length ignored", "quality ignored"
 _LEFT_OUT = 0.1
 
 
@@ -23,19 +26,36 @@ class Learned:
     """One way of predicting, fitted once for each seed.
 
     Attributes:
-        predictors: one of each seed.
-        calibrations: of each seed (n_kept, n_routes) predictions for the rows of the fit, by predictors that had not seen
-            them; prices are set on these.
+        predictors: of each seed one of quality and one of steps (see `SequenceController`).
+        calibrations: of each seed what was predicted for the rows of the fit, by predictors that had not seen them; prices
+            are set on these.
         sees: the columns of (n, n_features) features that the predictors are given.
+        max_steps: decoding steps of the longest answer.
+        ignores: `steps` or `quality`, of which the mean over the rows of the fit is then taken for every sequence.
     """
 
-    predictors: tuple[Predictor, ...]
-    calibrations: tuple[np.ndarray, ...]
+    predictors: tuple[tuple[Predictor, Predictor], ...]
+    calibrations: tuple[Prediction, ...]
     sees: Callable[[np.ndarray], np.ndarray]
+    max_steps: int
+    ignores: str | None = None
 
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """(n_seeds, n, n_routes) of (n, n_features) features."""
-        return np.stack([predictor.predict(self.sees(features)) for predictor in self.predictors])
+    def predict(self, features: np.ndarray) -> tuple[Prediction, ...]:
+        """Of each seed, for (n, n_features) features."""
+        found = (predict_with(*both, self.sees(features), self.max_steps) for both in self.predictors)
+        return tuple(self._seen(one, known) for one, known in zip(found, self.calibrations, strict=True))
+
+    def known(self) -> tuple[Prediction, ...]:
+        """`calibrations`, without what is ignored."""
+        return tuple(self._seen(one, one) for one in self.calibrations)
+
+    def _seen(self, predicted: Prediction, known: Prediction) -> Prediction:
+        quality, steps = predicted.quality, predicted.steps
+        if self.ignores == "steps":
+            steps = np.broadcast_to(known.steps.mean(axis=0), steps.shape)
+        if self.ignores == "quality":
+            quality = np.broadcast_to(known.quality.mean(axis=0), quality.shape)
+        return Prediction(quality, steps)
 
 
 def learn_again(
@@ -57,7 +77,8 @@ def learn_again(
     n = len(fitted.features)
     n_folds = min(card.fitted_on["n_folds"], max(n - int(_LEFT_OUT * n), LEAST_ROWS))
     length, values = _length_columns(fitted.features), fitted.values(card.metric, card.routes)
-    found: dict[str, list[tuple[Predictor, np.ndarray]]] = {name: [] for name in (*kinds, LENGTH_ONLY)}
+    shares = step_shares(fitted.steps(card.routes), card.max_steps)
+    found: dict[str, list[tuple[tuple[Predictor, Predictor], Prediction]]] = {name: [] for name in (*kinds, LENGTH_ONLY)}
     for number in range(seeds):
         rng = np.random.default_rng([seed, number])
         keep = np.sort(rng.permutation(n)[: max(n - int(_LEFT_OUT * n), LEAST_ROWS)])
@@ -65,18 +86,26 @@ def learn_again(
             # The price of this fit is not used, and 100% is a budget that every family keeps.
             again = FitSettings("100%", card.metric, predictor=kind, n_folds=n_folds, seed=number)
             one = fit_rows(fitted, card, again, keep)
-            found[name].append((one.predictor, one.calibration))
+            found[name].append(((one.predictor, one.steps_predictor), one.calibration))
         kind = "ridge" if _varies(length[keep, 0], n_folds) else "mean"
-        calibration = cross_validated(kind, length[keep], values[keep], n_folds=n_folds, seed=number)
-        found[LENGTH_ONLY].append((fit_predictor(kind, length[keep], values[keep], seed=number), calibration))
-    return {
+        both = [table[keep] for table in (values, shares)]
+        quality, likely = (cross_validated(kind, length[keep], one, n_folds=n_folds, seed=number) for one in both)
+        known = Prediction(quality, likely_steps(likely, card.max_steps, values.shape[1]))
+        predictors = tuple(fit_predictor(kind, length[keep], one, seed=number) for one in both)
+        found[LENGTH_ONLY].append((predictors, known))  # type: ignore[arg-type]
+    learned = {
         name: Learned(
-            tuple(predictor for predictor, _ in each),
-            tuple(calibration for _, calibration in each),
+            tuple(predictors for predictors, _ in each),
+            tuple(known for _, known in each),
             _length_columns if name == LENGTH_ONLY else _all_columns,
+            card.max_steps,
         )
         for name, each in found.items()
     }
+    if card.cost_unit != LAYERS:  # of layers by sequence the length of answers is ignored anyway
+        learned[NO_STEPS] = replace(learned[CONTROLLER], ignores="steps")
+        learned[NO_QUALITY] = replace(learned[CONTROLLER], ignores="quality")
+    return learned
 
 
 def _varies(length: np.ndarray, n_folds: int) -> bool:

@@ -82,6 +82,27 @@ class MeasuredRows:
         )
         return _in_order(found.values, found.sequence_ids, found.routes, self.sequence_ids, routes)
 
+    def steps(self, routes: Sequence[Route]) -> np.ndarray:
+        """(n, n_routes) decoding steps: of each route's own answer, or of the full model's where that is what is scored.
+
+        Raises:
+            InputError: if the rows do not tell.
+        """
+        table = self.table
+        full = next(route for route in routes if route.is_full)
+        keys = zip(table["sequence_id"].to_pylist(), table["route"].to_pylist(), strict=True)
+        tokens = dict(zip(keys, table["new_tokens"].to_pylist(), strict=True))
+        found = np.empty((len(self.sequence_ids), len(routes)))
+        for i, one in enumerate(self.sequence_ids):
+            of_full = tokens.get((one, full.name))
+            if of_full is None:
+                raise InputError(
+                    f"The rows do not say how many tokens the full model's answer to {one!r} has: measure them again."
+                )
+            own = [tokens.get((one, route.name)) for route in routes]
+            found[i] = [max((of_full if n is None else n) - 1, 0) for n in own]
+        return found
+
 
 def measure_rows(
     model: Any,

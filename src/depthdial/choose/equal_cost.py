@@ -41,12 +41,17 @@ class Draws:
     Attributes:
         values, costs: (n, n_routes).
         weights: (n_draws, n), each sequence's share of a draw.
+        bases: (n,) a cost is the sum of what was spent over the sum of these, both of the draw; ones for a mean over
+            sequences.
+        counted: (n,) what a sequence's value weighs in its mean; ones for a mean over sequences.
         mixed: routes whose mixtures count as static; None for the best of all in each draw, in hindsight.
     """
 
     values: np.ndarray
     costs: np.ndarray
     weights: np.ndarray
+    bases: np.ndarray
+    counted: np.ndarray
     mixed: np.ndarray | None = None
 
     @classmethod
@@ -57,15 +62,31 @@ class Draws:
         n_bootstrap: int,
         rng: np.random.Generator,
         mixed: Sequence[int] | None = None,
+        *,
+        bases: np.ndarray | None = None,
+        counted: np.ndarray | None = None,
     ) -> Draws:
         n = len(values)
-        counts = resample_counts(rng, n_bootstrap, n, np.ones(n))
+        base, weight = (np.ones(n) if given is None else given for given in (bases, counted))
+        counts = resample_counts(rng, n_bootstrap, n, base * weight)
         weights = np.concatenate([np.ones((1, n)), counts]) / n
-        return cls(values, costs, weights, None if mixed is None else np.array(mixed, dtype=np.intp))
+        return cls(values, costs, weights, base, weight, None if mixed is None else np.array(mixed, dtype=np.intp))
 
     def mean(self, table: np.ndarray) -> np.ndarray:
-        """(n_draws, ..) means over the sequences of a table (n, ..)."""
+        """(n_draws, ..) means over the sequences of a table (n, ..), each as one."""
         return np.tensordot(self.weights, table, axes=1)
+
+    def value(self, table: np.ndarray) -> np.ndarray:
+        """(n_draws, ..) mean quality of a table (n, ..)."""
+        return self._ratio(table, self.counted, self.counted)
+
+    def cost(self, table: np.ndarray) -> np.ndarray:
+        """(n_draws, ..) cost of what (n, ..) was spent."""
+        return self._ratio(table, np.ones(len(table)), self.bases)
+
+    def _ratio(self, table: np.ndarray, times: np.ndarray, over: np.ndarray) -> np.ndarray:
+        sums = self.mean(table * times.reshape(-1, *[1] * (table.ndim - 1)))
+        return sums / (self.weights @ over).reshape(-1, *[1] * (table.ndim - 1))
 
     def chosen(self, choices: np.ndarray, overhead: float) -> Reached:
         """What choices (n, n_seeds, n_budgets) reach, where choosing itself costs `overhead` per sequence."""
@@ -74,11 +95,11 @@ class Draws:
 
     def paid(self, values: np.ndarray, costs: np.ndarray, overhead: float = 0.0) -> Reached:
         """The same from what each sequence got and what was spent on it, (n, n_seeds, n_budgets) each."""
-        return self._reached(self.mean(values), self.mean(costs) + overhead)
+        return self._reached(self.value(values), self.cost(costs) + overhead)
 
     def blind(self, choices: np.ndarray) -> Reached:
         """The same shares of routes handed to the sequences at random (expected value), which costs no overhead."""
-        fixed_values, fixed_costs = self.mean(self.values), self.mean(self.costs)
+        fixed_values, fixed_costs = self.value(self.values), self.cost(self.costs)
         value, cost = (np.zeros((len(self.weights), *choices.shape[1:])) for _ in range(2))
         for route in range(self.values.shape[1]):
             share = self.mean((choices == route).astype(float))
@@ -88,7 +109,7 @@ class Draws:
 
     def mixture(self, costs: np.ndarray) -> np.ndarray:
         """The static mixture at costs (n_draws, ..) of each draw; below the cheapest route that route itself."""
-        fixed_values, fixed_costs = self.mean(self.values), self.mean(self.costs)
+        fixed_values, fixed_costs = self.value(self.values), self.cost(self.costs)
         if self.mixed is None:
             hull = merge_increments(fixed_values, fixed_costs).hull.astype(np.intp)
         else:
@@ -103,9 +124,10 @@ class Draws:
         A choice at a breakpoint stays best for any draw at that draw's own mean cost, as in `yardsticks.bootstrap_curves`;
         the guesses stay those of the sample.
         """
-        choices = Allocations.of(guesses, self.costs, rng).choices(_CURVE_POINTS)
+        worth = guesses * self.counted[:, None]
+        choices = Allocations.of(worth, self.costs, rng).choices(_CURVE_POINTS)
         rows = np.arange(len(choices))[:, None]
-        return interpolated(costs, self.mean(self.costs[rows, choices]), self.mean(self.values[rows, choices]))
+        return interpolated(costs, self.cost(self.costs[rows, choices]), self.value(self.values[rows, choices]))
 
     def _reached(self, values: np.ndarray, costs: np.ndarray) -> Reached:
         return Reached(costs, values, self.mixture(costs))

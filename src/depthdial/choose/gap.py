@@ -47,7 +47,7 @@ class MethodScore:
     """One way of choosing. Arrays are (n_budgets + 1,): at each budget and, last, the mean over the budgets.
 
     Attributes:
-        costs: mean cost per sequence that was really spent, overhead included; mean over the seeds, as are the others.
+        costs: what was really spent, overhead included; mean over the seeds, as are the others.
         values, intervals: mean quality, and its interval (.., 2).
         mixture: the best static mixture of routes at the same cost, seed by seed.
         gains, gain_intervals: values - mixture.
@@ -120,7 +120,8 @@ class ControllerScore:
     Attributes:
         mixed: routes of the static mixture, decided on other rows; None for the best in hindsight.
         budgets: (n_budgets,) that the prices were set for on calibration rows.
-        overhead: the controller's own cost per sequence, in the unit of the costs.
+        quality: `sequences` for the mean over sequences, `tokens` where longer answers weigh more.
+        overhead: the controller's own cost, in the unit of the costs.
         methods: the controller first, then its rivals: other predictors, `random` (the controller's own shares of the
             routes, handed out blindly) and, if one was given, `cascade`.
         gaps: to the predictable oracle, if other answers were known, and to the oracle.
@@ -132,6 +133,7 @@ class ControllerScore:
 
     metric: str
     cost: str
+    quality: str
     routes: tuple[str, ...]
     mixed: tuple[str, ...] | None
     budgets: np.ndarray
@@ -193,6 +195,9 @@ def score_controller(
     prices: Mapping[str, ArrayLike],
     budgets: ArrayLike,
     *,
+    expected: Mapping[str, ArrayLike] | None = None,
+    bases: ArrayLike | None = None,
+    counted: ArrayLike | None = None,
     overhead: float | Mapping[str, float] = 0.0,
     known: ArrayLike | None = None,
     mixed: Sequence[str] | None = None,
@@ -209,13 +214,19 @@ def score_controller(
     Args:
         routes: n_routes names.
         values: (n, n_routes) measured quality of each route on each test sequence, more is better.
-        costs: (n, n_routes) or (n_routes,), in any unit: layers, or measured ms.
+        costs: (n, n_routes) or (n_routes,) what is paid, in any unit: layer-steps, layers, or measured ms.
         predicted: by name, (n_seeds, n, n_routes) qualities that were predicted for the test sequences; one of them is
             `controller`, the others are rivals, such as a predictor that sees the prompt's length only.
         prices: by the same names, (n_seeds, n_budgets) set on calibration rows (`policy.prices_for_budgets`) and never on
             these.
         budgets: (n_budgets,) that they were set for.
-        overhead: what choosing costs per sequence, in the same unit: the controller's, or by name (a rival's is 0
+        expected: by the same names, (n_seeds, n, n_routes) costs that were predicted, in the unit of the prices, by which
+            routes are chosen; by default what is paid is known beforehand.
+        bases: (n,) such as the full model's own costs: every cost is then what was spent over the sum of these, a share of
+            the full model's, in every resample anew; None for the mean over sequences.
+        counted: (n,) what each sequence weighs in the mean quality, such as its tokens; None for equal weights. Predicted
+            quality times predicted weight has to be given as `predicted` then.
+        overhead: what choosing costs, in the unit of the scored costs: the controller's, or by name (a rival's is 0
             otherwise). It counts as spent.
         known: (n, n_routes, n_samples) qualities on other answers to the same prompts, for the predictable oracle.
         mixed: routes of the static mixture as calibration rows decided them (`equal_cost.mixture_routes`), which is fair to
@@ -239,8 +250,11 @@ def score_controller(
     charged = checked_overheads(overhead, guesses)
     resampling, folding, tying = (np.random.default_rng([seed, stream]) for stream in range(3))
     static = None if mixed is None else checked_routes(mixed, routes)
-    draws = Draws.of(table, spent, n_bootstrap, resampling, static)
-    choices = {name: _choices(guesses[name], spent, set_prices[name]) for name in guesses}
+    base = None if bases is None else _checked_share(bases, "bases", n)
+    weight = None if counted is None else _checked_share(counted, "weights of the sequences", n)
+    draws = Draws.of(table, spent, n_bootstrap, resampling, static, bases=base, counted=weight)
+    weighed = _expected_costs(expected, guesses, spent)
+    choices = {name: _choices(guesses[name], weighed[name], set_prices[name]) for name in guesses}
     reached = {name: draws.chosen(choices[name], charged.get(name, 0.0)) for name in guesses}
     reached[RANDOM] = draws.blind(choices[CONTROLLER])
     if cascade is not None:
@@ -257,6 +271,7 @@ def score_controller(
     return ControllerScore(
         metric=metric,
         cost=cost,
+        quality="sequences" if counted is None else "tokens",
         routes=tuple(routes),
         mixed=None if mixed is None else tuple(mixed),
         budgets=points,
@@ -277,10 +292,35 @@ def score_controller(
     )
 
 
+def _checked_share(given: ArrayLike, name: str, n: int) -> np.ndarray:
+    """(n,) numbers of at least 0 that are not all 0."""
+    array = checked_numbers(given, name, (n,))
+    if (array < 0).any() or not array.any():
+        raise InputError(f"The {name} must be at least 0 and not all 0: give the steps or tokens of the full answers.")
+    return array
+
+
+def _expected_costs(
+    expected: Mapping[str, ArrayLike] | None, guesses: Mapping[str, np.ndarray], spent: np.ndarray
+) -> dict[str, np.ndarray]:
+    """By name (n_seeds, n, n_routes) costs to choose by."""
+    if expected is None:
+        return {name: np.broadcast_to(spent, guess.shape) for name, guess in guesses.items()}
+    if set(expected) != set(guesses):
+        raise InputError(
+            f"The expected costs are of {', '.join(expected) or 'nothing'} and the predictions of {', '.join(guesses)}: "
+            "give both under the same names."
+        )
+    return {
+        name: checked_numbers(expected[name], f"expected costs of {name}", guess.shape) for name, guess in guesses.items()
+    }
+
+
 def _choices(predicted: np.ndarray, costs: np.ndarray, prices: np.ndarray) -> np.ndarray:
     """(n, n_seeds, n_budgets) routes."""
     chosen = [
-        [choose_routes(one, costs, price) for price in row.tolist()] for one, row in zip(predicted, prices, strict=True)
+        [choose_routes(one, cost, price) for price in row.tolist()]
+        for one, cost, row in zip(predicted, costs, prices, strict=True)
     ]
     return np.moveaxis(np.array(chosen), 2, 0)
 
@@ -328,7 +368,7 @@ def _gap_score(name: str, own: Reached, paid: np.ndarray, tails: np.ndarray) -> 
 
 
 def _curves(draws: Draws, oracles: Mapping[str, np.ndarray], tails: np.ndarray, rng: np.random.Generator) -> Curves:
-    means = draws.costs.mean(axis=0)
+    means = draws.cost(draws.costs)[0]
     at = np.unique(np.concatenate([np.linspace(means.min(), means.max(), _DRAWN_POINTS), means]))
     everywhere = np.tile(at, (len(draws.weights), 1))
     paid = {name: draws.oracle(guess, everywhere, rng) for name, guess in oracles.items()}
@@ -343,8 +383,8 @@ def _curves(draws: Draws, oracles: Mapping[str, np.ndarray], tails: np.ndarray, 
 
 
 def _fixed_routes(routes: Sequence[str], draws: Draws, tails: np.ndarray) -> tuple[FixedRoute, ...]:
-    means = draws.mean(draws.values)
-    columns = (draws.costs.mean(axis=0).tolist(), means[0].tolist(), _interval(means, tails).tolist())
+    means = draws.value(draws.values)
+    columns = (draws.cost(draws.costs)[0].tolist(), means[0].tolist(), _interval(means, tails).tolist())
     return tuple(FixedRoute(name, cost, value, *ends) for name, cost, value, ends in zip(routes, *columns, strict=True))
 
 

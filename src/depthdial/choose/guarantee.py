@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from depthdial.choose.costs import LAYER_STEPS
 from depthdial.choose.p_values import METHODS as P_VALUE_METHODS
 from depthdial.choose.p_values import check_delta, check_losses, check_rows, p_values, rows_needed, upper_bounds
 from depthdial.choose.risk_control import conformal_bounds, conformal_setting, fixed_sequence
@@ -48,7 +49,9 @@ class CertificationPlan:
             agreement with it, (0, 1) is true too; betting gains little from it, Hoeffding-Bentkus much.
         starts: settings that testing starts from; several share delta. Start again behind a setting that may fail.
         seed: of the order in which rows are bet on.
-        cost_unit: what costs are counted in.
+        cost_unit: what costs are counted in; savings in `layer_steps` are shares of the full model's, ratios of sums.
+        metric: the quality that is promised.
+        answer_tokens: the longest answer that it is promised for; None where there is no such limit.
         about: what the settings belong to (digests of model, family, controller): names and plain values.
 
     Raises:
@@ -63,6 +66,8 @@ class CertificationPlan:
     starts: tuple[int, ...] = (1,)
     seed: int = 0
     cost_unit: str = "layers"
+    metric: str = "quality"
+    answer_tokens: int | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -155,8 +160,17 @@ class Certificate:
         if self.reason is not None:
             return self.reason
         plan, (low, high) = self.plan, self.saving_interval
-        loses = f"setting '{self.setting}' loses at most {plan.epsilon:g} of quality in expectation against the full model"
+        length = "" if plan.answer_tokens is None else f" on answers of at most {plan.answer_tokens} tokens"
+        loses = (
+            f"setting '{self.setting}' loses at most {plan.epsilon:g} of {plan.metric} in expectation against the full "
+            f"model{length}"
+        )
         saves = f"It saves {self.saving:.2f} of {self.costs[0]:.2f} {plan.cost_unit} [{low:.2f}, {high:.2f}]"
+        if plan.cost_unit == LAYER_STEPS:
+            saves = (
+                f"It saves {100 * self.saving:.1f}% [{100 * low:.1f}, {100 * high:.1f}] of the full model's layer-steps "
+                "(layers run times decoding steps)"
+            )
         how = f"({self.n_rows} rows, {plan.method}, plan {self.plan_digest})."
         if plan.method == CONFORMAL:
             return f"On average over calibration sets, but not with high probability for this one, {loses}. {saves} {how}"
@@ -214,7 +228,8 @@ def certify(
         certified = int(fixed_sequence(ps, plan.delta or 0.0, plan.starts))
         uppers[1:] = upper_bounds(tested[1:], plan.level, **options)
     runs = np.stack([cost[:, certified], cost[:, 0] - cost[:, certified]], axis=1)
-    spent, saved = _intervals(runs, plan.seed)
+    base = cost[:, 0] if plan.cost_unit == LAYER_STEPS else np.ones(n)
+    spent, saved = _intervals(runs, base, plan.seed)
     return Certificate(
         plan=plan,
         plan_digest=plan.digest,
@@ -225,10 +240,10 @@ def certify(
         risks=tuple(loss.mean(axis=0).tolist()),
         upper_risks=tuple(uppers.tolist()),
         p_values=None if ps is None else tuple(ps.tolist()),
-        costs=tuple(cost.mean(axis=0).tolist()),
-        cost=float(runs[:, 0].mean()),
+        costs=tuple((cost.sum(axis=0) / base.sum()).tolist()),
+        cost=float(runs[:, 0].sum() / base.sum()),
         cost_interval=spent,
-        saving=float(runs[:, 1].mean()),
+        saving=float(runs[:, 1].sum() / base.sum()),
         saving_interval=saved,
         provenance=dict(provenance or {}),
     )
@@ -300,9 +315,10 @@ def _reason(plan: CertificationPlan, n: int, uppers: np.ndarray) -> str:
     return f"{told}; at least {least} rows are needed even where nothing is lost." if n < least else f"{told}."
 
 
-def _intervals(costs: np.ndarray, seed: int) -> list[tuple[float, float]]:
-    """Percentile bootstrap intervals of the means of each column of (n, k), over rows."""
+def _intervals(costs: np.ndarray, base: np.ndarray, seed: int) -> list[tuple[float, float]]:
+    """Percentile bootstrap intervals, over rows, of the sum of each column of (n, k) over the sum of `base` (n,)."""
     n = len(costs)
     rng = np.random.default_rng([seed, 1])
-    means = np.stack([costs[rng.integers(0, n, n)].mean(axis=0) for _ in range(_BOOTSTRAP)])
+    drawn = (rng.integers(0, n, n) for _ in range(_BOOTSTRAP))
+    means = np.stack([costs[rows].sum(axis=0) / max(base[rows].sum(), _ZERO) for rows in drawn])
     return list(zip(*np.quantile(means, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], axis=0).tolist(), strict=True))

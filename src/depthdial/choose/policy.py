@@ -21,6 +21,8 @@ from depthdial.errors import InputError
 # Scores closer than this share of their own terms are equal: at a price that is a slope, two routes tie but for rounding.
 _TIE_RTOL = 1e-12
 
+Budget = float | int | str
+
 
 def choose_routes(predicted: np.ndarray, costs: np.ndarray, price: float) -> np.ndarray:
     """(n,) the route with the greatest predicted - price * cost of each sequence; of equal ones the cheapest.
@@ -81,9 +83,11 @@ class OnlineBudget:
     """A running budget over a stream of unknown length, whatever arrives; every step returns the next state.
 
     After t sequences at most `budget * t + slack` is spent, so the mean cost is at most `budget + slack / t`: a route that
-    would break this is not chosen, however good it looks. That holds for every stream on which the cheapest route of each
-    sequence costs no more than the budget; a dearer one is taken all the same, for something must run, and later sequences
-    pay for it. Savings are kept by this guard, but the price forgets them once it is 0.
+    would break this is not chosen, however good it looks. Costs that depend on an answer's length are expected ones until
+    `settle` says what was really spent; what an answer takes beyond its expectation, later sequences pay for. That holds for
+    every stream on which the cheapest route of each sequence costs no more than the budget; a dearer one is taken all the
+    same, for something must run, and later sequences pay for it. Savings are kept by this guard, but the price forgets them
+    once it is 0.
 
     Attributes:
         budget: mean cost per sequence.
@@ -139,6 +143,12 @@ class OnlineBudget:
         price = max(0.0, self.price + self.rate * (float(costs[wanted]) - self.budget))
         return route, replace(self, price=price, spent=self.spent + float(costs[route]), n_done=self.n_done + 1)
 
+    def settle(self, expected: float, spent: float) -> OnlineBudget:
+        """The state once it is known that what was expected to cost `expected` cost `spent`."""
+        if not (math.isfinite(expected) and math.isfinite(spent) and min(expected, spent) >= 0):
+            raise InputError(f"A cost of {expected!r} turned out as {spent!r}: give finite costs of at least 0.")
+        return replace(self, spent=max(0.0, self.spent - expected + spent))
+
     def run(self, predicted: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, OnlineBudget]:
         """`step` through a stream (n, n_routes) in order: the routes (n,), and the state after the last."""
         state, routes = self, np.empty(len(predicted), dtype=np.intp)
@@ -150,3 +160,21 @@ class OnlineBudget:
 def _check_price(price: float) -> None:
     if not (math.isfinite(price) and price >= 0):
         raise InputError(f"The price is {price!r}; give a finite number of at least 0, in quality per unit of cost.")
+
+
+def budget_of(budget: Budget, full_cost: float) -> float:
+    """A budget in the unit of costs, from such a number or a share of the full route's cost ("80%").
+
+    Raises:
+        InputError: if it is neither.
+    """
+    text = str(budget).strip()
+    try:
+        value = float(text.removesuffix("%")) * (full_cost / 100 if text.endswith("%") else 1)
+    except ValueError:
+        value = float("nan")
+    if isinstance(budget, bool) or not 0 < value < float("inf"):
+        raise InputError(
+            f"The budget is {budget!r}: give a mean cost such as 24, or a share of the full cost such as '80%'."
+        )
+    return value

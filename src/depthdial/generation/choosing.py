@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from depthdial.choose.controller import OnlineController, routes_of
+from depthdial.choose.controller import OnlineController
+from depthdial.choose.controller_card import routes_of
+from depthdial.choose.prediction import Prediction
 from depthdial.errors import InputError
 from depthdial.generation.depths import Controller
 from depthdial.measure.batches import Runner
@@ -27,15 +30,17 @@ class Choice:
     Attributes:
         routes: one a prompt; a token-wise depth in a route's place.
         full: the full pass over the batch's prompts that every route continues on; None where each route runs its own.
-        predicted: (n_prompts, n_routes) qualities that a controller predicted of the routes called `names`, and the price
-            of each prompt that they were weighed at; None without a controller.
+        predicted: quality and steps that a controller predicted of the routes called `names`, and the price of each prompt
+            that they were weighed at; None without a controller.
+        settle: to be told the decoding steps of the answers, once they are there; None where nobody keeps a running budget.
     """
 
     routes: tuple[Depth, ...]
     full: Prefill | None
-    predicted: np.ndarray | None = None
+    predicted: Prediction | None = None
     names: tuple[str, ...] = ()
     prices: tuple[float, ...] = ()
+    settle: Callable[[np.ndarray], None] | None = None
 
     def running(self, runner: Runner, route: Depth) -> Runner:
         """What a route runs on: with a controller the full route is the untouched full model."""
@@ -53,7 +58,8 @@ class Choice:
         if self.predicted is None:
             return {}
         return {
-            "predicted": dict(zip(self.names, self.predicted[member].tolist(), strict=True)),
+            "predicted": dict(zip(self.names, self.predicted.quality[member].tolist(), strict=True)),
+            "predicted_steps": dict(zip(self.names, self.predicted.steps[member].tolist(), strict=True)),
             "price": self.prices[member],
         }
 
@@ -117,6 +123,7 @@ def _controlled(depth: Controller, runner: Runner, routes: Any, prompt_depth: st
         predicted = controller.predict(features_of(prefilled, spec))
         picked, prices = depth.pick_at(predicted)
         taken = tuple(controller.routes[i] for i in picked.tolist())
-        return Choice(taken, prefilled if prompt_depth == "full" else None, predicted, names, prices)
+        settle = partial(depth.settle, predicted, picked) if isinstance(depth, OnlineController) else None
+        return Choice(taken, prefilled if prompt_depth == "full" else None, predicted, names, prices, settle)
 
     return choose

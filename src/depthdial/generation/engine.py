@@ -46,6 +46,7 @@ class Generation:
         prefill_sec, decode_sec: measured seconds of the batch that it was part of.
         batch_size: how many sequences that batch decoded together.
         predicted: why a controller took this route: the quality that it predicted of each, by name. None without one.
+        predicted_steps: decoding steps that it predicted of each route's answer, by name. None without a controller.
         price: what it asked of a route for each unit of cost, in quality. None without a controller.
         layers_run: layers that ran for a token after the first, in the mean; None where a token-wise answer has no such.
     """
@@ -59,6 +60,7 @@ class Generation:
     decode_sec: float
     batch_size: int
     predicted: Mapping[str, float] | None = None
+    predicted_steps: Mapping[str, float] | None = None
     price: float | None = None
     layers_run: float | None = None
 
@@ -237,6 +239,8 @@ class _Job:
             groups.setdefault((route, self.limits[place]), []).append(member)
         for (route, limit), members in groups.items():
             answers |= self._group(choice, prompts, places, members, route, limit)
+        if choice.settle is not None:  # the first token of an answer comes out of the prompt's pass
+            choice.settle(np.array([max(len(answers[place].tokens) - 1, 0) for place in places]))
         return answers
 
     def _group(

@@ -56,7 +56,7 @@ class ChoosingTime:
         return self.overhead_ms / self.sequence_ms
 
     def overhead_in(self, full_cost: float) -> float:
-        """The overhead in the unit that a response token of the full model costs `full_cost` of: layers, FLOPs, ms."""
+        """The overhead in the unit that a decoding step of the full model costs `full_cost` of: layers, FLOPs, ms."""
         return full_cost * self.overhead_ms / (self.step_ms * max(self.tokens - 1, 1))
 
     def record(self) -> dict[str, float]:

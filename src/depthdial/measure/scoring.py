@@ -248,6 +248,8 @@ class Scoring:
         rows: dict[int, list[dict[str, Any]]] = {}
         for one, members in self._groups(batch, route).items():
             generated = self._answers(batch, members, one, prefilled, answers) if self.options.generates else {}
+            # The full model has answered wherever others are compared with it: so many steps does its answer take.
+            one_is_full = isinstance(one, Route) and one.is_full and not self.options.samples
             for i in members:
                 example = batch[i]
                 about = {
@@ -259,6 +261,8 @@ class Scoring:
                 scores: dict[str, Any] = dict(forced[i])
                 by_sample = scores.pop("by_sample", [{} for _ in range(self.options.samples or 1)])
                 answered = generated.get(i, [{} for _ in by_sample])
+                if i not in generated and one_is_full and answers is not None:
+                    scores |= {"new_tokens": len(answers.tokens[i]), "finish_reason": answers.finish_reasons[i]}
                 rows[i] = [
                     {**about, **scores, **fidelity, **answer, **({"sample": number} if self.options.samples else {})}
                     for number, (fidelity, answer) in enumerate(zip(by_sample, answered, strict=True))

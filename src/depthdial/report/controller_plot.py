@@ -62,7 +62,7 @@ def draw_controller_shares(score: ControllerScore) -> Figure:
         figure = new_figure(3.4)
         axes = figure.add_subplot()
         fill_shares(axes, score.routes, score.budgets, score.shares, route_colors(len(score.routes)))
-        axes.set_xlabel(f"budget that the price was set for ({unit_of(score)} per sequence)")
+        axes.set_xlabel(f"budget that the price was set for ({unit_of(score)})")
         labels = axes.get_legend_handles_labels()[1]
         figure.legend(loc="outside lower center", ncols=legend_columns(labels), handlelength=1.4, columnspacing=1.4)
         headed(figure, "Routes that the controller chooses, by budget")
@@ -141,7 +141,7 @@ def _gains(axes: Axes, score: ControllerScore) -> None:
             look |= {"linewidth": 2.2, "zorder": 7}
         _points(axes, method, method.gains, method.gain_intervals, look)
     axes.set_ylabel("above the static mixture\nat equal cost")
-    axes.set_xlabel(f"mean cost per sequence, overhead included ({unit_of(score)})")
+    axes.set_xlabel(f"cost, overhead included ({unit_of(score)})")
 
 
 def _points(axes: Axes, method: MethodScore, values: np.ndarray, intervals: np.ndarray | None, look: dict[str, Any]) -> None:

@@ -13,7 +13,12 @@ from depthdial.measure.stats import Interval
 from depthdial.report.oracle_plot import METRIC_NAMES
 from depthdial.report.tables import Cells, without_empty_columns
 
-_UNITS = {"layers_run": "layers", "flops": "FLOPs"}
+_UNITS = {
+    "layer_steps": "shares of the full model's layer-steps",
+    "layers": "layers per sequence",
+    "flops": "FLOPs per decoding step",
+    "ms": "ms per decoding step",
+}
 _LABELS = {"random": "random, the controller's shares", "cascade": "cascade, both runs paid"}
 
 
@@ -67,7 +72,10 @@ def certificate_table(certificates: Sequence[Certificate]) -> list[Cells]:
                 "certainty": "on average" if plan.delta is None else f"{1 - plan.delta:.4g}",
                 "setting": certificate.setting or "none but the full model",
                 "saved": saved if saved is None else _interval(saved, certificate.saving_interval, certificate.n_rows),
-                "unit": plan.cost_unit,
+                "unit": plan.cost_unit.replace("_", "-"),
+                "layers_saved": certificate.provenance.get("layers_saved_per_sequence"),
+                "metric": plan.metric,
+                "answer_tokens": plan.answer_tokens,
                 "loss_measured": None if certificate.certified is None else certificate.risks[certificate.certified],
                 "rows": certificate.n_rows,
                 "test": plan.method.replace("_", " "),
@@ -80,21 +88,21 @@ def certificate_table(certificates: Sequence[Certificate]) -> list[Cells]:
 def headline(score: ControllerScore) -> list[str]:
     """What the score says, in sentences: the gain at equal cost, the gap closed, the rivals, the controller's own cost."""
     own, n_budgets = score.controller, len(score.budgets)
-    quality = METRIC_NAMES.get(score.metric, score.metric)
+    quality = METRIC_NAMES.get(score.metric, score.metric) + (", weighted by tokens," if score.quality == "tokens" else "")
     over = (
         f"on average over {n_budgets} budgets" if n_budgets > 1 else f"at a budget of {score.budgets[0]:g} {unit_of(score)}"
     )
     seeds = f" and {score.n_seeds} seeds" if score.n_seeds > 1 else ""
     apart = _apart(own.gains[-1], own.gain_intervals[-1])
     told = [
-        f"At the same mean cost the controller's {quality} is {apart} the best static mixture of routes, {over}{seeds}, on "
+        f"At the same cost the controller's {quality} is {apart} the best static mixture of routes, {over}{seeds}, on "
         f"{score.n_sequences} test sequences."
     ]
     told.append(" ".join(_gap_sentence(gap) for gap in score.gaps))
     rivals = [f"{method_label(m.name)} {m.gains[-1]:+z.3f} {_ends(m.gain_intervals[-1])}" for m in score.methods[1:]]
     told.append(f"Its rivals gain over the mixture, each at its own cost: {'; '.join(rivals)}.")
     if score.overhead:
-        told.append(f"The controller's own cost, {score.overhead:.3g} {unit_of(score)} per sequence, counts as spent.")
+        told.append(f"The controller's own cost counts as spent: {score.overhead:.3g} {unit_of(score)}.")
     return told
 
 
