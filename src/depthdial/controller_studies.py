@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from depthdial.choose.cascade import best_cascades, cascade_curve
 from depthdial.choose.controller import SequenceController
-from depthdial.choose.controller_certify import certification_plan, certify_rows, measured_costs
+from depthdial.choose.controller_cascade import measured_cascade
+from depthdial.choose.controller_certify import certification_plan, certify_rows
 from depthdial.choose.controller_fit import MEASURED, measure_for, require_unseen, route_costs, row_settings
 from depthdial.choose.controller_rivals import Learned, learn_again
 from depthdial.choose.controller_rows import MeasuredRows, measure_known, read_measured
@@ -165,7 +165,7 @@ def evaluate_controller(
     job = _Evaluation(controller, learned, rows, settings, known)
     cascade = None
     if held is not None:
-        cascade = _cascade(job, held, (calibration, task), model, tokenizer, out, common)
+        cascade = measured_cascade(controller, held, rows, job.budgets, (calibration, task), model, tokenizer, out, common)
     rouge = _answers(controller, model, tokenizer, task, out, common) if settings.rouge else None
     scores = ControllerScores(
         job.scores(time, route_ms, cascade, rouge),
@@ -325,42 +325,6 @@ def _certificates(
 
 def _folds(n: int) -> int:
     return min(_FOLDS, max(2, n))
-
-
-def _cascade(
-    job: _Evaluation,
-    held: MeasuredRows,
-    tasks: Sequence[Task | None],
-    model: Any,
-    tokenizer: Any,
-    out: Path,
-    common: Mapping[str, Any],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Answer on the cheapest route and, where that answer's own NLL is high, on the full one; thresholds of `held`."""
-    controller, parts = job.controller, []
-    card, cheapest = controller.card, int(controller.costs.argmin())
-    for part, task in zip(("calibration", "test"), tasks, strict=True):
-        table = sweep(
-            model,
-            tokenizer,
-            task=task,  # type: ignore[arg-type]
-            routes=[controller.routes[cheapest]],
-            metrics=("answer_nll",),
-            max_new_tokens=card.response_tokens,
-            prompt_depth=card.prompt_depth,
-            full_untouched=True,
-            out=out / part / "cascade",
-            **common,
-        )
-        by_id = dict(zip(table.column("sequence_id").to_pylist(), table.column("answer_nll").to_pylist(), strict=True))
-        rows = held if part == "calibration" else job.rows
-        sure = np.full((len(rows.sequence_ids), len(controller.routes)), -np.inf)
-        sure[:, cheapest] = [-by_id[one] for one in rows.sequence_ids]
-        parts.append((sure, rows.values(card.metric, controller.routes)))
-    (sure_held, values_held), (sure, values) = parts
-    costs_held, costs = (measured_costs(controller, one.steps(controller.routes)) for one in (held, job.rows))
-    chosen = best_cascades(sure_held, values_held, costs_held, job.budgets, shallow=[cheapest], deep=[card.full])
-    return cascade_curve(chosen, sure, values, costs)
 
 
 def _answers(

@@ -10,8 +10,11 @@ import torch
 
 import depthdial as dd
 from depthdial.choose import controller_rows
-from depthdial.choose.controller import SequenceController, budget_of, routes_of
+from depthdial.choose.controller import SequenceController
+from depthdial.choose.controller_card import routes_of
 from depthdial.choose.controller_fit import _spread
+from depthdial.choose.policy import budget_of
+from depthdial.choose.prediction import Prediction
 from depthdial.errors import InputError, RouteWarning
 from depthdial.measure.apart import prompt_hashes
 from depthdial.measure.batches import Runner
@@ -43,17 +46,62 @@ def test_a_controller_knows_its_family_and_keeps_its_budget(fit, model, tokenize
     controller = fit()
     assert_same(before, weights_of(model))
     assert [route.name for route in controller.routes] == ["ee:3", "0,2,4-5", "full"]
-    assert controller.costs.tolist() == [3, 4, 6]
+    assert controller.costs.tolist() == pytest.approx([3 / 6, 4 / 6, 1])
     assert controller.card.means[-1] == 1.0 and controller.card.r2[-1] is None
     assert controller.card.fitted_on["prompts"] == list(prompt_hashes(many))
     predicted = controller.predict(features(controller, model, tokenizer, many))
-    assert predicted.shape == (48, 3)
-    assert (predicted[:, 2] == 1.0).all()
+    assert predicted.quality.shape == predicted.steps.shape == (48, 3) and len(predicted) == 48
+    assert (predicted.quality[:, 2] == 1.0).all()
+    assert (predicted.steps >= 1).all() and (predicted.steps <= 4).all()
+    # All routes are judged on the full model's answer, so its length is theirs.
+    assert (predicted.steps == predicted.steps[:, :1]).all()
     # The price is set on predictions for rows that the predictors had not seen.
-    chosen = controller.costs[controller.pick(controller.calibration)]
-    assert 3 <= chosen.mean() <= 4.5
-    assert controller.at("100%").price == 0.0
-    assert (controller.costs[controller.at(3.0).pick(controller.calibration)] == 3).all()
+    assert 0.5 <= spent(controller) <= 4.5 / 6 * spent(controller.at("100%"), picked=2) + 1e-9
+    assert controller.at(4.5).price == controller.price == controller.at("75%").price == controller.at(0.75).price
+    assert (controller.at("51%").pick(controller.calibration) == 0).mean() > 0.5
+
+
+def spent(controller, picked=None):
+    """Mean predicted cost on the calibration rows."""
+    costs = controller.expected_costs(controller.calibration)
+    chosen = controller.pick(controller.calibration) if picked is None else np.full(len(costs), picked)
+    return costs[np.arange(len(costs)), chosen].mean()
+
+
+def test_a_short_answer_is_cheap_and_gets_its_depth(fit):
+    """Of two prompts whose quality is predicted alike, the one with the shorter answer goes deeper."""
+    controller = replace(fit(), price=0.5)
+    quality = np.tile([0.7, 0.75, 1.0], (2, 1))
+    steps = np.repeat([[0.5], [4.0]], 3, axis=1) * controller.card.mean_steps
+    assert controller.pick(Prediction(quality, steps)).tolist() == [2, 0]
+    by_layers = fit(cost="layers", budget=4.5)
+    assert by_layers.costs.tolist() == [3, 4, 6]
+    picked = by_layers.pick(Prediction(quality, steps))
+    assert picked[0] == picked[1]
+
+
+def test_a_bare_array_of_qualities_is_refused(fit):
+    controller = fit()
+    with pytest.raises(InputError, match="not by ndarray: give what `predict` returns"):
+        controller.pick(controller.calibration.quality)
+
+
+def test_answers_of_one_token_leave_nothing_to_choose(fit):
+    with pytest.raises(InputError, match="longer than the one token"):
+        fit(response_tokens=1)
+
+
+def test_costs_add_up_to_layers_times_steps(fit, model, tokenizer, many):
+    """As a share of the full model's on the same rows, counted by hand from a sweep's answers."""
+    controller = fit()
+    full = dd.sweep(model, tokenizer, task=many, routes=["full"], metrics=("rouge_l",), max_new_tokens=5)
+    steps = np.array([n - 1 for n in full["new_tokens"].to_pylist()])
+    assert controller.card.mean_steps == steps.mean()
+    costs = controller.card.costs_of(np.repeat(steps[:, None], 3, axis=1))
+    assert costs[:, 2].mean() == pytest.approx(1.0)
+    chosen = np.arange(len(steps)) % 3
+    layers = np.array([3, 4, 6])[chosen]
+    assert costs[np.arange(len(steps)), chosen].mean() == pytest.approx((layers * steps).sum() / (6 * steps).sum())
 
 
 def test_the_values_are_the_routes_agreement(fit, model, tokenizer, many):
@@ -70,8 +118,8 @@ def test_a_controller_round_trips(fit, model, tokenizer, many, tmp_path, kind):
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["controller.json", "controller.safetensors"]
     again = SequenceController.from_pretrained(tmp_path / "c")
     table = features(controller, model, tokenizer, many)
-    assert np.array_equal(again.predict(table), controller.predict(table))
-    assert np.array_equal(again.calibration, controller.calibration)
+    for one, other in ((again.predict(table), controller.predict(table)), (again.calibration, controller.calibration)):
+        assert np.array_equal(one.quality, other.quality) and np.array_equal(one.steps, other.steps)
     assert (again.card, again.price, again.certificate) == (controller.card, controller.price, None)
 
 
@@ -91,7 +139,8 @@ def test_a_killed_fit_goes_on_with_the_rows_it_has(fit, tmp_path, monkeypatch):
     monkeypatch.setattr(UnitStore, "write", lambda self, unit, rows: (written.append(unit), real(self, unit, rows))[1])
     again = fit(out=tmp_path)
     assert len(written) == 3 + 3 * 3  # batches of features; of each route
-    assert np.array_equal(again.calibration, whole.calibration)
+    assert np.array_equal(again.calibration.quality, whole.calibration.quality)
+    assert np.array_equal(again.calibration.steps, whole.calibration.steps)
     assert SequenceController.from_pretrained(tmp_path).card == whole.card
 
 

@@ -31,7 +31,9 @@ def card() -> ControllerCard:
         template="plain",
         max_prompt_tokens=None,
         response_tokens=16,
+        mean_steps=9.5,
         r2=(0.25, -0.1, None),
+        steps_r2=(0.5, 0.5, 0.5),
         means=(0.5, 0.75, 1.0),
         fitted_on={"task": "many", "prompts": ["0" * 16], "n_folds": 3},
     )

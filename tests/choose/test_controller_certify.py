@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from depthdial.choose.controller import SequenceController
-from depthdial.choose.controller_certify import certification_plan, price_grid
+from depthdial.choose.controller_certify import certification_plan, certify_rows, price_grid
+from depthdial.choose.controller_fit import measure_for
 from depthdial.choose.controller_memory import CERTIFIED_FILE
 from depthdial.choose.guarantee import Certificate
 from depthdial.choose.policy import choose_routes
+from depthdial.choose.prediction import Prediction
 from depthdial.errors import InputError
 from depthdial.measure.apart import prompt_hashes
 
@@ -31,9 +34,11 @@ def rest(many):
 def test_the_grid_is_fixed_before_rows_are_read(controller):
     prices = price_grid(controller)
     assert list(prices) == sorted(set(prices))
-    spent = [controller.costs[choose_routes(controller.calibration, controller.costs, price)].mean() for price in prices]
+    known, costs = controller.calibration, controller.expected_costs(controller.calibration)
+    rows = np.arange(len(costs))
+    spent = [costs[rows, choose_routes(known.quality, costs, price)].mean() for price in prices]
     assert all(one >= other for one, other in itertools.pairwise(spent))
-    assert spent[-1] == pytest.approx(3)
+    assert spent[-1] == pytest.approx(costs[:, 0].mean())
     plan = certification_plan(controller, 0.5)
     assert plan.settings[0] == "full" and len(plan.settings) == len(prices) + 1
     assert plan.bounds == (0.0, 1.0)
@@ -54,8 +59,26 @@ def test_the_losses_are_those_of_what_it_picks(controller, model, tokenizer, man
     certificate = controller.certify(model, tokenizer, task=rest(many), epsilon=0.9)
     last = certificate.plan.about["prices"][-1]
     cheapest = list(certificate.costs)
-    assert cheapest[0] == 6 and cheapest[-1] == pytest.approx(3, abs=0.6)
+    assert cheapest[0] == pytest.approx(1) and cheapest[-1] == pytest.approx(0.5, abs=0.1)
+    assert (certificate.plan.metric, certificate.plan.answer_tokens) == ("agreement", 4)
+    assert certificate.plan.cost_unit == "layer_steps"
+    assert "of agreement in expectation against the full model on answers of at most 4 tokens" in certificate.statement
+    assert f"saves {100 * certificate.saving:.1f}%" in certificate.statement
+    assert "of the full model's layer-steps" in certificate.statement
     assert certificate.risks[0] == 0 and certificate.risks[-1] > 0 and last > 0
+
+
+def test_savings_are_counted_by_step(controller, model, tokenizer, many):
+    """r01: by hand, from the rows that were measured, and not one count for each sequence however short its answer."""
+    rows = measure_for(controller, model, tokenizer, rest(many), batch_size=4, out=None, identity=None, progress=False)
+    plan = certification_plan(controller, 0.9)
+    certificate = certify_rows(controller, plan, rows, {})
+    steps = rows.steps(controller.routes)[:, 0]
+    predicted = controller.predict(rows.features)
+    costs = controller.expected_costs(predicted)
+    for place, price in enumerate(plan.about["prices"], start=1):
+        layers = np.array([3, 5, 6])[choose_routes(predicted.quality, costs, price)]
+        assert certificate.costs[place] == pytest.approx((layers * steps).sum() / (6 * steps).sum())
 
 
 def test_too_few_rows_certify_nothing(controller, model, tokenizer, many):
@@ -85,9 +108,22 @@ def test_a_certificate_does_not_outlive_its_price(controller, model, tokenizer, 
 
 def test_another_controllers_certificate_is_refused(controller, model, tokenizer, many):
     certificate = controller.certify(model, tokenizer, task=rest(many), epsilon=0.95, delta=0.2)
-    other = replace(controller, calibration=np.ascontiguousarray(controller.calibration[:, ::-1]))
-    with pytest.raises(InputError, match="another controller's"):
+    known = controller.calibration
+    other = replace(controller, calibration=Prediction(np.ascontiguousarray(known.quality[:, ::-1]), known.steps))
+    with pytest.raises(InputError, match="belongs to another controller"):
         other.certified(certificate)
+
+
+@pytest.mark.parametrize("name", ["predictor.weight", "predictor.intercept", "steps.weight", "steps.intercept"])
+def test_other_weights_are_another_controller(controller, model, tokenizer, many, tmp_path, name):
+    """r12: the certificate is bound to what predicts, quality and steps alike."""
+    certificate = controller.certify(model, tokenizer, task=rest(many), epsilon=0.95, delta=0.2)
+    controller.certified(certificate).save_pretrained(tmp_path)
+    arrays = load_file(tmp_path / "controller.safetensors")
+    arrays[name] = arrays[name] + 1e-3
+    save_file(arrays, tmp_path / "controller.safetensors")
+    with pytest.raises(InputError, match="or its weights were changed since: certify this one"):
+        SequenceController.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from depthdial.choose.controller import SequenceController
 from depthdial.choose.controller_fit import MEASURED
-from depthdial.choose.controller_rivals import LENGTH_ONLY, _varies, learn_again
+from depthdial.choose.controller_rivals import LENGTH_ONLY, NO_QUALITY, NO_STEPS, _varies, learn_again
 from depthdial.choose.controller_rows import MeasuredRows, read_measured
 from depthdial.errors import InputError
 from tests.conftest import make_llama, make_tokenizer
@@ -27,18 +27,41 @@ def fitted(tmp_path_factory) -> tuple[SequenceController, MeasuredRows]:
 def test_each_seed_leaves_another_tenth_out(fitted):
     controller, measured = fitted
     learned = learn_again(controller, measured, rivals=("mean", "ridge"), seeds=3)
-    assert list(learned) == ["controller", "mean instead", LENGTH_ONLY]  # its own kind is not its rival
+    # Its own kind is not its rival.
+    assert list(learned) == ["controller", "mean instead", LENGTH_ONLY, NO_STEPS, NO_QUALITY]
     for one in learned.values():
-        assert [calibration.shape for calibration in one.calibrations] == [(35, 3)] * 3
-        assert one.predict(measured.features).shape == (3, 38, 3)
-        assert (one.predict(measured.features)[:, :, 2] == 1).all()
+        assert [calibration.quality.shape for calibration in one.calibrations] == [(35, 3)] * 3
+        assert quality(one, measured.features).shape == (3, 38, 3)
+        assert (quality(one, measured.features)[:, :, 2] == 1).all()
     values = measured.values("agreement", controller.routes)
-    means = learned["mean instead"].predict(measured.features)[:, 0, 0]
+    means = quality(learned["mean instead"], measured.features)[:, 0, 0]
     assert len(set(means)) == 3 and np.abs(means - values[:, 0].mean()).max() < 0.1
     again = learn_again(controller, measured, rivals=(), seeds=3)["controller"]
-    assert np.array_equal(again.predict(measured.features), learned["controller"].predict(measured.features))
+    assert np.array_equal(quality(again, measured.features), quality(learned["controller"], measured.features))
     other = learn_again(controller, measured, rivals=(), seeds=3, seed=1)["controller"]
-    assert not np.array_equal(again.predict(measured.features), other.predict(measured.features))
+    assert not np.array_equal(quality(again, measured.features), quality(other, measured.features))
+
+
+def quality(learned, features):
+    return np.stack([one.quality for one in learned.predict(features)])
+
+
+def steps(learned, features):
+    return np.stack([one.steps for one in learned.predict(features)])
+
+
+def test_what_is_ignored_is_the_same_for_all_prompts(fitted):
+    controller, measured = fitted
+    learned = learn_again(controller, measured, rivals=(), seeds=2)
+    own, blind, deaf = (learned[name] for name in ("controller", NO_STEPS, NO_QUALITY))
+    assert np.array_equal(quality(own, measured.features), quality(blind, measured.features))
+    assert np.array_equal(steps(own, measured.features), steps(deaf, measured.features))
+    for number, known in enumerate(own.calibrations):
+        assert np.allclose(steps(blind, measured.features)[number], known.steps.mean(axis=0))
+        assert np.allclose(quality(deaf, measured.features)[number], known.quality.mean(axis=0))
+        assert np.allclose(blind.known()[number].steps, known.steps.mean(axis=0))
+    by_layers = replace(controller, card=replace(controller.card, cost_unit="layers"))
+    assert NO_STEPS not in learn_again(by_layers, measured, rivals=(), seeds=1)
 
 
 def test_of_the_least_rows_none_is_left_out(fitted):
@@ -56,12 +79,12 @@ def test_the_prompts_length_is_all_that_one_of_them_sees(fitted):
     learned = learn_again(controller, measured, rivals=(), seeds=1)
     blind = measured.features.copy()
     blind[:, 1:] = np.random.default_rng(0).normal(size=blind[:, 1:].shape)
-    before, after = (learned[LENGTH_ONLY].predict(features) for features in (measured.features, blind))
+    before, after = (quality(learned[LENGTH_ONLY], features) for features in (measured.features, blind))
     assert np.array_equal(before, after)
-    assert not np.array_equal(*(learned["controller"].predict(features) for features in (measured.features, blind)))
+    assert not np.array_equal(*(quality(learned["controller"], features) for features in (measured.features, blind)))
     longer = measured.features.copy()
     longer[:, 0] += 1
-    assert not np.array_equal(before, learned[LENGTH_ONLY].predict(longer))
+    assert not np.array_equal(before, quality(learned[LENGTH_ONLY], longer))
 
 
 def test_a_family_of_deep_routes_needs_no_budget_of_80_percent():
@@ -75,11 +98,12 @@ def test_a_family_of_deep_routes_needs_no_budget_of_80_percent():
             "sequence_id": [*ids, *ids],
             "route": ["ee:5"] * 40 + ["full"] * 40,
             "layers_run": [5.0] * 40 + [6.0] * 40,
+            "new_tokens": [None] * 40 + [2] * 40,
             "agreement": [i % 2 for i in range(40)] + [1] * 40,
         }
     )
     learned = learn_again(controller, MeasuredRows(ids, ids, features, table), rivals=(), seeds=1)
-    assert learned["controller"].calibrations[0].shape == (36, 2)
+    assert learned["controller"].calibrations[0].quality.shape == (36, 2)
 
 
 def test_an_unknown_rival_is_told(fitted):

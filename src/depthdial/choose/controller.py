@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from depthdial.choose.controller_card import ControllerCard, require_fixed
+from depthdial.choose.controller_card import ControllerCard
 from depthdial.choose.controller_memory import CertifiedRows
 from depthdial.choose.guarantee import Certificate
 from depthdial.choose.policy import Budget, OnlineBudget, choose_routes, price_for_budget
@@ -30,7 +30,7 @@ from depthdial.models.adapter import adapter_card, compare_weights
 from depthdial.models.architectures import count_layers, unwrap
 from depthdial.models.prompt import PromptDepth
 from depthdial.models.untouched import adapter_modules
-from depthdial.routes import Route, require_depth
+from depthdial.routes import Route
 
 if TYPE_CHECKING:
     from depthdial.measure.plan import ModelIdentity
@@ -374,30 +374,6 @@ class OnlineController:
             np.repeat(np.asarray(steps, dtype=float)[:, None], len(self.controller.costs), 1)
         )
         self.state = self.state.settle(float(expected.sum()), float(measured[rows, chosen].sum()))
-
-
-def routes_of(routes: Any, n_layers: int) -> tuple[Route, ...]:
-    """Routes, cheapest first, from a RouteFamily, the text of `--routes`, or a list of routes and texts.
-
-    Raises:
-        InputError: if they are none of these, or one is a random rule or for another depth.
-    """
-    from depthdial.families import listed_routes
-
-    found = listed_routes(routes, n_layers)
-    if not found:
-        raise InputError("There are no routes to choose from: give two or more, the full one among them.")
-    kept = dict.fromkeys(require_fixed(require_depth(route, n_layers)) for route in found)
-    return tuple(sorted(kept, key=lambda route: route.cost_layers))  # type: ignore[arg-type,return-value]
-
-
-def searched_prompts(routes: Any) -> tuple[str, ...]:
-    """Hashes of the prompts that a family (or its file) was searched on; none where it does not say."""
-    from depthdial.families import RouteFamily
-
-    if isinstance(routes, str | Path) and Path(routes).is_file():
-        routes = RouteFamily.load(routes)
-    return tuple(routes.made_by.get("prompts", ())) if isinstance(routes, RouteFamily) else ()
 
 
 def _restored(document: dict[str, Any], arrays: dict[str, np.ndarray], prefix: str) -> Predictor:

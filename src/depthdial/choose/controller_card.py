@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -11,10 +12,10 @@ import numpy as np
 from depthdial.choose.policy import Budget, budget_of
 from depthdial.choose.prediction import COST_UNITS, LAYER_STEPS, cost_table
 from depthdial.errors import InputError, check_choice
-from depthdial.families import RouteFamily, named_route
+from depthdial.families import RouteFamily, listed_routes, named_route
 from depthdial.measure.prompt_features import FeatureSpec
 from depthdial.models.prompt import PromptDepth
-from depthdial.routes import Route
+from depthdial.routes import Route, require_depth
 
 # Qualities that a controller can predict: in [0, 1], more is better.
 METRICS = ("agreement", "rouge_l")
@@ -156,3 +157,23 @@ def check_family(routes: Sequence[Any], n_layers: int) -> None:
         raise InputError(f"The family ({names}) has no full route: add 'full', for sequences that need every layer.")
     if len(routes) < 2:
         raise InputError("A controller needs two routes or more to choose among: add one that skips layers.")
+
+
+def routes_of(routes: Any, n_layers: int) -> tuple[Route, ...]:
+    """Routes, cheapest first, from a RouteFamily, the text of `--routes`, or a list of routes and texts.
+
+    Raises:
+        InputError: if they are none of these, or one is a random rule or for another depth.
+    """
+    found = listed_routes(routes, n_layers)
+    if not found:
+        raise InputError("There are no routes to choose from: give two or more, the full one among them.")
+    kept = dict.fromkeys(require_fixed(require_depth(route, n_layers)) for route in found)
+    return tuple(sorted(kept, key=lambda route: route.cost_layers))  # type: ignore[arg-type,return-value]
+
+
+def searched_prompts(routes: Any) -> tuple[str, ...]:
+    """Hashes of the prompts that a family (or its file) was searched on; none where it does not say."""
+    if isinstance(routes, str | Path) and Path(routes).is_file():
+        routes = RouteFamily.load(routes)
+    return tuple(routes.made_by.get("prompts", ())) if isinstance(routes, RouteFamily) else ()

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from depthdial.choose.controller import SequenceController, routes_of, searched_prompts
-from depthdial.choose.controller_card import METRICS, ControllerCard, check_family
+from depthdial.choose.controller import SequenceController
+from depthdial.choose.controller_card import METRICS, ControllerCard, check_family, routes_of, searched_prompts
 from depthdial.choose.controller_rows import MeasuredRows, RowSettings, measure_rows
 from depthdial.choose.policy import Budget, budget_of, price_for_budget
 from depthdial.choose.prediction import COST_UNITS, LAYER_STEPS, LAYERS, MS, Prediction, likely_steps

@@ -29,6 +29,8 @@ from depthdial.choose.gap_inputs import (
     checked_overheads,
     checked_predictions,
     checked_routes,
+    checked_weights,
+    expected_costs,
 )
 from depthdial.choose.guesses import guessed_values
 from depthdial.choose.knapsack import prepare
@@ -250,10 +252,10 @@ def score_controller(
     charged = checked_overheads(overhead, guesses)
     resampling, folding, tying = (np.random.default_rng([seed, stream]) for stream in range(3))
     static = None if mixed is None else checked_routes(mixed, routes)
-    base = None if bases is None else _checked_share(bases, "bases", n)
-    weight = None if counted is None else _checked_share(counted, "weights of the sequences", n)
+    base = None if bases is None else checked_weights(bases, "bases", n)
+    weight = None if counted is None else checked_weights(counted, "weights of the sequences", n)
     draws = Draws.of(table, spent, n_bootstrap, resampling, static, bases=base, counted=weight)
-    weighed = _expected_costs(expected, guesses, spent)
+    weighed = expected_costs(expected, guesses, spent)
     choices = {name: _choices(guesses[name], weighed[name], set_prices[name]) for name in guesses}
     reached = {name: draws.chosen(choices[name], charged.get(name, 0.0)) for name in guesses}
     reached[RANDOM] = draws.blind(choices[CONTROLLER])
@@ -290,30 +292,6 @@ def score_controller(
         confidence=confidence,
         seed=seed,
     )
-
-
-def _checked_share(given: ArrayLike, name: str, n: int) -> np.ndarray:
-    """(n,) numbers of at least 0 that are not all 0."""
-    array = checked_numbers(given, name, (n,))
-    if (array < 0).any() or not array.any():
-        raise InputError(f"The {name} must be at least 0 and not all 0: give the steps or tokens of the full answers.")
-    return array
-
-
-def _expected_costs(
-    expected: Mapping[str, ArrayLike] | None, guesses: Mapping[str, np.ndarray], spent: np.ndarray
-) -> dict[str, np.ndarray]:
-    """By name (n_seeds, n, n_routes) costs to choose by."""
-    if expected is None:
-        return {name: np.broadcast_to(spent, guess.shape) for name, guess in guesses.items()}
-    if set(expected) != set(guesses):
-        raise InputError(
-            f"The expected costs are of {', '.join(expected) or 'nothing'} and the predictions of {', '.join(guesses)}: "
-            "give both under the same names."
-        )
-    return {
-        name: checked_numbers(expected[name], f"expected costs of {name}", guess.shape) for name, guess in guesses.items()
-    }
 
 
 def _choices(predicted: np.ndarray, costs: np.ndarray, prices: np.ndarray) -> np.ndarray:

@@ -82,3 +82,27 @@ def checked_numbers(given: ArrayLike, name: str, shape: tuple[int | None, ...]) 
     if not np.isfinite(array).all():
         raise InputError(f"The {name} hold NaN or infinite numbers; leave those sequences out or repair them.")
     return array
+
+
+def checked_weights(given: ArrayLike, name: str, n: int) -> np.ndarray:
+    """(n,) numbers of at least 0 that are not all 0."""
+    array = checked_numbers(given, name, (n,))
+    if (array < 0).any() or not array.any():
+        raise InputError(f"The {name} must be at least 0 and not all 0: give the steps or tokens of the full answers.")
+    return array
+
+
+def expected_costs(
+    expected: Mapping[str, ArrayLike] | None, guesses: Mapping[str, np.ndarray], spent: np.ndarray
+) -> dict[str, np.ndarray]:
+    """By name (n_seeds, n, n_routes) costs to choose by."""
+    if expected is None:
+        return {name: np.broadcast_to(spent, guess.shape) for name, guess in guesses.items()}
+    if set(expected) != set(guesses):
+        raise InputError(
+            f"The expected costs are of {', '.join(expected) or 'nothing'} and the predictions of {', '.join(guesses)}: "
+            "give both under the same names."
+        )
+    return {
+        name: checked_numbers(expected[name], f"expected costs of {name}", guess.shape) for name, guess in guesses.items()
+    }
