@@ -201,11 +201,28 @@ def test_other_prompts_than_those_of_the_fit_are_refused(fit, model, tokenizer, 
 def test_online_a_budget_holds_whatever_arrives(fit, model, tokenizer, many):
     controller = fit()
     online = controller.online(4.5)
-    tempting = np.tile([0.1, 0.2, 1.0], (200, 1))  # every sequence wants the full route
-    costs = np.concatenate([controller.costs[online.pick(part)] for part in np.array_split(tempting, 9)])
-    assert costs.mean() <= 4.5 + 3 / 200
-    assert costs.mean() > 4.2
+    steps = controller.card.mean_steps
+    tempting = Prediction(np.tile([0.1, 0.2, 1.0], (200, 1)), np.full((200, 3), steps))  # all want the full route
+    costs = np.concatenate([controller.costs[online.pick(tempting[part])] for part in np.array_split(np.arange(200), 9)])
+    assert costs.mean() <= 4.5 / 6 + online.state.slack / 200
+    assert costs.mean() > 4.2 / 6
     assert online.controller.certificate is None
+
+
+def test_online_what_answers_took_is_what_is_spent(fit):
+    """Answers of half the predicted length leave room for more depth, those of double length for less."""
+    controller, means = fit(), []
+    for factor in (0.5, 1.0, 2.0):
+        online = controller.online("70%")
+        some = Prediction(np.tile([0.1, 0.2, 1.0], (20, 1)), np.full((20, 3), controller.card.mean_steps))
+        chosen = []
+        for _ in range(20):
+            picked = online.pick(some)
+            online.settle(some, picked, np.full(20, factor * controller.card.mean_steps))
+            chosen.append(controller.costs[picked])
+        means.append(np.concatenate(chosen).mean())
+        assert online.state.spent == pytest.approx(factor * np.concatenate(chosen).sum())
+    assert means[0] > means[1] > means[2]
 
 
 def test_prompts_on_the_route_show_their_shared_layers_only(fit, model):
@@ -227,7 +244,7 @@ def test_costs_can_be_flops(fit):
         ({"routes": ["full"]}, "two routes or more"),
         ({"routes": ["full", "rls:3@0"]}, "fixed routes"),
         ({"budget": 2.0}, "below the cheapest"),
-        ({"budget": 0.8}, "did you mean '80%'"),
+        ({"budget": 0.8, "cost": "layers"}, "did you mean '80%'"),
         ({"n_folds": 1}, "n_folds must be 2 or more"),
         ({"routes": 5}, "Route .5. is a bare number"),
         ({"routes": []}, "There are no routes"),

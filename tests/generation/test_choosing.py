@@ -42,7 +42,9 @@ def test_each_answer_is_that_of_its_route_and_says_why(model, tokenizer, many, w
         alone = dd.generate(model, tokenizer, prompt, depth=answer.route, max_new_tokens=6)[0]
         assert answer.tokens == alone.tokens and alone.predicted is None
         assert list(answer.predicted) == ["ee:3", "0,2,4-5", "full"]
-        worth = {n: q - answer.price * c for (n, q), c in zip(answer.predicted.items(), (3, 4, 6), strict=True)}
+        layers = {"ee:3": 3, "0,2,4-5": 4, "full": 6}
+        share = {n: layers[n] * steps / (6 * controller.card.mean_steps) for n, steps in answer.predicted_steps.items()}
+        worth = {n: q - answer.price * share[n] for n, q in answer.predicted.items()}
         assert answer.route.name == max(worth, key=worth.get)
         assert answer.price == controller.price
 

@@ -59,7 +59,7 @@ def test_without_a_gap_the_words_stand_where_the_percentage_would() -> None:
     told = " ".join(headline(equal_score()))
     assert "Between the mixture and the oracle there is no gap to close." in told and "%" not in told
     assert "not told apart from that of (difference 0.000" in told.replace("+0.000", "0.000")
-    assert "at a budget of 8 layers, on 30 test sequences" in told and "seeds" not in told
+    assert "at a budget of 8 layers per sequence, on 30 test sequences" in told and "seeds" not in told
 
 
 def test_the_headline_is_the_gain_its_share_the_rivals_and_the_overhead() -> None:
@@ -70,7 +70,7 @@ def test_the_headline_is_the_gain_its_share_the_rivals_and_the_overhead() -> Non
     assert "on average over 3 budgets and 3 seeds, on 150 test sequences" in text
     assert f"It closes {score.gaps[0].text()} of the gap to the predictable oracle (seeds: " in text
     assert f"prompt length only {score.methods[1].gains[-1]:+.3f}" in text
-    assert "0.05 layers per sequence, counts as spent" in text
+    assert "The controller's own cost counts as spent: 0.05 layers per sequence." in text
 
 
 def test_a_controller_that_is_worse_is_said_to_be_below() -> None:
@@ -101,5 +101,5 @@ def test_certificates_say_what_is_saved_or_that_nothing_is_certified() -> None:
 
 
 def test_units() -> None:
-    assert unit_of(demo_score()) == "layers" and unit_of(demo_score("rouge_l", "ms")) == "ms"
+    assert unit_of(demo_score()) == "layers per sequence" and unit_of(demo_score("rouge_l", "ms")) == "ms per decoding step"
     assert unit_of(replace(demo_score(), cost="layers_run")) == "layers"

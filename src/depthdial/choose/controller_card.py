@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from depthdial.choose.policy import Budget, budget_of
-from depthdial.choose.prediction import COST_UNITS, LAYER_STEPS, cost_table
+from depthdial.choose.policy import Budget, budget_in
+from depthdial.choose.prediction import COST_UNITS, cost_table
 from depthdial.errors import InputError, check_choice
 from depthdial.families import RouteFamily, listed_routes, named_route
 from depthdial.measure.prompt_features import FeatureSpec
@@ -105,9 +105,7 @@ class ControllerCard:
         Raises:
             InputError: if it is neither a number above 0 nor a percentage.
         """
-        cost = budget_of(budget, self.full_cost)
-        is_share = str(budget).strip().endswith("%")
-        return cost / self.n_layers if self.cost_unit == LAYER_STEPS and cost > 1 and not is_share else cost
+        return budget_in(self.cost_unit, budget, full_cost=self.full_cost, n_layers=self.n_layers)
 
     def costs_of(self, steps: np.ndarray) -> np.ndarray:
         """(n, n_routes) costs of answers that take (n, n_routes) decoding steps; of the rows of the fit full ones cost

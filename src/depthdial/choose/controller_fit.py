@@ -13,7 +13,7 @@ import numpy as np
 from depthdial.choose.controller import SequenceController
 from depthdial.choose.controller_card import METRICS, ControllerCard, check_family, routes_of, searched_prompts
 from depthdial.choose.controller_rows import MeasuredRows, RowSettings, measure_rows
-from depthdial.choose.policy import Budget, budget_of, price_for_budget
+from depthdial.choose.policy import Budget, budget_in, budget_of, price_for_budget
 from depthdial.choose.prediction import COST_UNITS, LAYER_STEPS, LAYERS, MS, Prediction, likely_steps
 from depthdial.choose.predictors.base import LEAST_ROWS
 from depthdial.choose.predictors.fitting import KINDS, choose_kind, cross_validated, fit_predictor, score
@@ -64,11 +64,6 @@ class FitSettings:
         check_choice("prompt depth", self.prompt_depth, PROMPT_DEPTHS)
         for name in ("response_tokens", "batch_size", "n_folds"):
             check_positive(getattr(self, name), name)
-        if self.metric == "agreement" and self.response_tokens > MAX_FIDELITY_TOKENS:
-            raise InputError(
-                f"response_tokens is {self.response_tokens}, and agreement is taken on at most {MAX_FIDELITY_TOKENS} tokens of "
-                "an answer: give no more than that, or predict rouge_l."
-            )
         if self.n_folds < 2:
             raise InputError("n_folds must be 2 or more: predictions are judged on rows that were left out.")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
@@ -106,7 +101,7 @@ def fit_controller(
         require_rouge(task.examples, "predict agreement")
     examples = encode(task, tokenizer, context_tokens=runner.context_tokens)
     costs = route_costs(settings.cost, runner, examples, family)
-    _check_budget(settings.budget, costs, settings.cost)
+    _check_budget(settings.budget, costs, settings.cost, runner.n_layers)
     spec = feature_spec(model, family, settings.prompt_depth)
     identity = identity or ModelIdentity.of(model)
     folder = None if out is None else Path(out)
@@ -127,11 +122,8 @@ def fit_controller(
     return controller
 
 
-def _check_budget(budget: Budget, costs: Sequence[float], unit: str) -> None:
-    wanted = budget_of(budget, max(costs))
-    # Of layer-steps a number above 1 counts layers, and no route runs less than one of them.
-    if unit == LAYER_STEPS and wanted > 1:
-        return
+def _check_budget(budget: Budget, costs: Sequence[float], unit: str, n_layers: int) -> None:
+    wanted = budget_in(unit, budget, full_cost=max(costs), n_layers=n_layers)
     if wanted < min(costs) * (1 - 1e-9):
         share = f": did you mean '{100 * wanted:g}%'?" if wanted <= 1 and unit == LAYERS else ": give at least that."
         raise InputError(f"The budget {wanted:g} is below the cheapest route, whose mean cost is {min(costs):.10g}{share}")

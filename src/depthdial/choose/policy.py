@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from depthdial.choose.costs import LAYER_STEPS
 from depthdial.choose.hull import merge_increments
 from depthdial.choose.knapsack import BUDGET_RTOL, prepare
 from depthdial.errors import InputError
@@ -178,3 +179,14 @@ def budget_of(budget: Budget, full_cost: float) -> float:
             f"The budget is {budget!r}: give a mean cost such as 24, or a share of the full cost such as '80%'."
         )
     return value
+
+
+def budget_in(unit: str, budget: Budget, *, full_cost: float, n_layers: int) -> float:
+    """A budget in a controller's unit: of layer-steps a number above 1 counts layers, of which a share runs.
+
+    Raises:
+        InputError: if it is neither a number above 0 nor a percentage.
+    """
+    cost = budget_of(budget, full_cost)
+    is_share = str(budget).strip().endswith("%")
+    return cost / n_layers if unit == LAYER_STEPS and cost > 1 and not is_share else cost
