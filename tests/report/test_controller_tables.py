@@ -102,4 +102,4 @@ def test_certificates_say_what_is_saved_or_that_nothing_is_certified() -> None:
 
 def test_units() -> None:
     assert unit_of(demo_score()) == "layers per sequence" and unit_of(demo_score("rouge_l", "ms")) == "ms per decoding step"
-    assert unit_of(replace(demo_score(), cost="layers_run")) == "layers"
+    assert unit_of(replace(demo_score(), cost="layers_run")) == "layers per sequence"

@@ -145,10 +145,11 @@ class OnlineBudget:
         return route, replace(self, price=price, spent=self.spent + float(costs[route]), n_done=self.n_done + 1)
 
     def settle(self, expected: float, spent: float) -> OnlineBudget:
-        """The state once it is known that what was expected to cost `expected` cost `spent`."""
+        """The state once it is known that what was expected to cost `expected` cost `spent`; the price follows too."""
         if not (math.isfinite(expected) and math.isfinite(spent) and min(expected, spent) >= 0):
             raise InputError(f"A cost of {expected!r} turned out as {spent!r}: give finite costs of at least 0.")
-        return replace(self, spent=max(0.0, self.spent - expected + spent))
+        price = max(0.0, self.price + self.rate * (spent - expected))
+        return replace(self, price=price, spent=max(0.0, self.spent - expected + spent))
 
     def run(self, predicted: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, OnlineBudget]:
         """`step` through a stream (n, n_routes) in order: the routes (n,), and the state after the last."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from depthdial.choose.controller import CONTROLLER_FILE, OnlineController, SequenceController, routes_of
+from depthdial.choose.controller import CONTROLLER_FILE, OnlineController, SequenceController
+from depthdial.choose.controller_card import routes_of
 from depthdial.errors import InputError
 from depthdial.models.known_routes import best_known_routes, check_share, route_within
 from depthdial.models.token_depth import TokenDepth

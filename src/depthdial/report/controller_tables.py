@@ -16,6 +16,7 @@ from depthdial.report.tables import Cells, without_empty_columns
 _UNITS = {
     "layer_steps": "shares of the full model's layer-steps",
     "layers": "layers per sequence",
+    "layers_run": "layers per sequence",
     "flops": "FLOPs per decoding step",
     "ms": "ms per decoding step",
 }
