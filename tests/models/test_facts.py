@@ -13,8 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from depthdial.errors import InputError
+from depthdial.measure.cost import model_cost
 from depthdial.models.architectures import decoder_stack
-from depthdial.models.facts import layer_facts
+from depthdial.models.facts import layer_facts, matrix_size
+from tests.models.test_weights import Halved
 from tests.models.tiny import ARCHITECTURES, tiny
 
 # Their experts compute all of them for every token, or are chosen by the model's own dense product.
@@ -186,6 +188,34 @@ def test_packed_weights_count_by_what_they_multiply_and_what_they_hold() -> None
     packed = layer_facts(model)[0]
     assert packed.flops_per_token == plain.flops_per_token
     assert packed.weight_bytes == plain.weight_bytes - 4 * held + held / 2
+
+
+def test_weights_that_are_tensors_of_their_own_kind_count_as_they_are_stored() -> None:
+    model: Any = tiny("llama")
+    plain = layer_facts(model)[0]
+    for layer in model.model.layers:
+        weight = layer.mlp.up_proj.weight
+        wrapped = Halved(torch.zeros(weight.shape, dtype=torch.int8), torch.ones(weight.shape[0], 1))
+        layer.mlp.up_proj.weight = nn.Parameter(wrapped, requires_grad=False)
+    stored = layer_facts(model)[0]
+    n_out, n_in = model.model.layers[0].mlp.up_proj.weight.shape
+    assert stored.flops_per_token == plain.flops_per_token
+    assert stored.weight_bytes == plain.weight_bytes - 4 * n_out * n_in + n_out * n_in + 4 * n_out
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch means to drop it
+def test_dynamically_quantised_modules_count_by_what_they_pack() -> None:
+    model: Any = tiny("llama")
+    plain, matrices = model_cost(model), matrix_size(model.model.layers[0])
+    packed = model_cost(torch.ao.quantization.quantize_dynamic(model, {nn.Linear}))
+    assert packed.layers[0].flops_per_token == plain.layers[0].flops_per_token > 0
+    assert packed.head_flops_per_token == plain.head_flops_per_token > 0
+    for now, before, n in (
+        (packed.layers[0].weight_bytes, plain.layers[0].weight_bytes, matrices),
+        (packed.head_bytes, plain.head_bytes, matrix_size(model.lm_head)),
+    ):
+        assert before - 3 * n <= now < before - 2.5 * n  # a byte for a number; scales, zero points and no biases beside
+    assert packed.embedding_bytes == plain.embedding_bytes
 
 
 def test_a_model_that_does_not_run_on_tokens_is_one_sentence() -> None:

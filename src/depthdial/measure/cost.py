@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from depthdial.models.architectures import decoder_stack, unwrap
-from depthdial.models.facts import layer_facts
+from depthdial.models.facts import held_bytes, layer_facts, matrix_size
 from depthdial.routes import Route
 
 
@@ -114,20 +113,12 @@ def model_cost(model: Any) -> ModelCost:
     head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
     return ModelCost(
         layers=tuple(LayerCost(**vars(facts)) for facts in layer_facts(base)),
-        head_flops_per_token=2 * _matrix_size(head) if head is not None else 0.0,
-        head_bytes=_bytes(head) if head is not None else 0.0,
-        embedding_bytes=_bytes(embedding),
+        head_flops_per_token=2 * matrix_size(head) if head is not None else 0.0,
+        head_bytes=held_bytes(head) if head is not None else 0.0,
+        embedding_bytes=held_bytes(embedding),
     )
 
 
 def _flops(layer: LayerCost, tokens_in_sight: range) -> float:
     pairs = int(layer.in_sight(np.asarray(tokens_in_sight, dtype=np.int64)).sum())
     return layer.flops_per_token * len(tokens_in_sight) + layer.flops_per_token_pair * pairs
-
-
-def _matrix_size(module: nn.Module) -> float:
-    return float(sum(p.numel() for p in module.parameters() if p.ndim >= 2))
-
-
-def _bytes(module: nn.Module) -> float:
-    return float(sum(p.numel() * p.element_size() for p in module.parameters()))

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from depthdial.errors import InputError
 from depthdial.models.architectures import decoder_stack
 from depthdial.models.view import quiet_view
+from depthdial.models.weights import state_tensors, stored_bytes
 
 _CHOSEN = (
     "top_k",
@@ -103,9 +104,9 @@ def _facts(layer: nn.Module, index: int, config: Any, short: _Pass, long: _Pass)
     # Eager attention computes all pairs: F(n) = n * by_token + n^2 * by_pair, for two and for four tokens.
     by_pair = (long.flops[index] - 2 * short.flops[index]) / 8
     by_token = (short.flops[index] - 4 * by_pair) / 2
-    weight_bytes = float(sum(p.numel() * p.element_size() for p in layer.parameters()))
+    weight_bytes = held_bytes(layer)
     for path, experts in _experts(layer).items():
-        whole = sum(p.numel() * p.element_size() for p in layer.get_submodule(path).parameters())
+        whole = held_bytes(layer.get_submodule(path))
         name = f"{index}.{path}"
         chosen = short.chosen.get(name) or _chosen(layer, path, config, index)
         matrices, met = experts.share(chosen)
@@ -114,6 +115,22 @@ def _facts(layer: nn.Module, index: int, config: Any, short: _Pass, long: _Pass)
             by_token += 2 * matrices
     window, is_chunked, cached = _window(config, index, short.cache)
     return LayerFacts(by_token, by_pair, weight_bytes, _cached_bytes(short.cache, index), window, is_chunked, cached)
+
+
+def held_bytes(module: nn.Module) -> float:
+    """The memory of a module's weights, in bytes; of quantised ones as they are stored, with their scales."""
+    held = sum(map(stored_bytes, module.parameters()))
+    for packed in filter(_is_packed, module.modules()):
+        own = dict(packed.named_parameters())
+        held += sum(stored_bytes(tensor) for name, tensor in state_tensors(packed) if name not in own)
+    return float(held)
+
+
+def matrix_size(module: nn.Module) -> float:
+    """How many weights of a module's matrices a token is multiplied with."""
+    if _is_packed(module):
+        return float(module.in_features * module.out_features)  # type: ignore[operator]
+    return float(sum(p.numel() for p in module.parameters() if p.ndim >= 2))
 
 
 def _runs(base: Any, *, on_meta: bool, with_experts: bool = False) -> tuple[_Pass, _Pass]:
@@ -192,7 +209,7 @@ def _experts(layer: nn.Module) -> dict[str, _Experts]:
         if count:
             matrices = parameters if isinstance(module, nn.ModuleList) else cubes
             size = sum(p.numel() for p in matrices if p.ndim > 1) / count
-            found[path] = _Experts(count, size, sum(p.numel() * p.element_size() for p in parameters) / count)
+            found[path] = _Experts(count, size, held_bytes(module) / count)
     return found
 
 
@@ -241,9 +258,10 @@ def _move_to_meta(twin: nn.Module, dtype: torch.dtype) -> None:
 def _is_packed(module: nn.Module) -> bool:
     """A linear module whose weight is quantised: packed into another shape, or a tensor of its own kind."""
     sizes = [getattr(module, name, None) for name in ("out_features", "in_features")]
-    if module._modules or not all(isinstance(size, int) for size in sizes):
-        return False
     weight = getattr(module, "weight", None)
+    is_dynamic = callable(weight)  # torch.ao's, which packs it into a child
+    if (module._modules and not is_dynamic) or not all(isinstance(size, int) for size in sizes):
+        return False
     is_plain = isinstance(weight, torch.Tensor) and list(weight.shape) == sizes and weight.is_floating_point()
     return not (is_plain and type(weight.data) is torch.Tensor)  # type: ignore[union-attr]
 

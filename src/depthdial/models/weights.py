@@ -36,7 +36,7 @@ def weights_hash(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     """
     digests: dict[tuple[object, ...], str] = {}
     whole = hashlib.sha256()
-    for name, tensor in sorted(_tensors(model)):
+    for name, tensor in sorted(state_tensors(model)):
         with _materialised(model, name, tensor) as present:
             key = _memory_key(present)
             quantised = present.is_quantized or _is_wrapper(present)
@@ -53,7 +53,7 @@ def weights_hash(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     return whole.hexdigest()
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def state_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of a state dict by their names, with those that a quantised module packs into a tuple."""
     for name, value in model.state_dict().items():
         packed = isinstance(value, tuple | list)
