@@ -58,7 +58,7 @@ def generate(
     )[0]
     speed = f"{result.tokens_per_sec:.1f} tokens/s" if result.new_tokens > 1 else "one token, from the prompt's pass"
     typer.echo(
-        f"\n\n{result.route.cost_layers} of {result.route.n_layers} layers · {result.new_tokens} tokens · {speed} · "
+        f"\n\n{result.layers_run:g} of {result.route.n_layers} layers · {result.new_tokens} tokens · {speed} · "
         f"prompt {result.prefill_sec:.2f} s ({prompt_depth} depth)",
         err=True,
     )

@@ -232,8 +232,8 @@ def fit_rows(
         }
     )
     price = price_for_budget(quality, whole.costs_of(calibration.steps), whole.budget(settings.budget))
-    learned = (fit_predictor(chosen.kind, features, table, **options) for table in (values, shares))
-    return SequenceController(whole, *learned, calibration, price)
+    qualities, steps = (fit_predictor(chosen.kind, features, table, **options) for table in (values, shares))
+    return SequenceController(whole, qualities, steps, calibration, price)
 
 
 def step_shares(steps: np.ndarray, max_steps: int) -> np.ndarray:

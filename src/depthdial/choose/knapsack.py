@@ -195,12 +195,12 @@ def prepare(
     if (cost_table < 0).any():
         raise InputError(f"The costs hold a negative number, {cost_table.min():g}; a cost is at least 0.")
     total_weight = float(len(value_table))
-    if bases is not None:
-        base = _checked_weights(bases, len(value_table), "bases", "give the full route's costs")
+    base = None if bases is None else _checked_weights(bases, len(value_table), "bases", "give the full route's costs")
+    if base is not None:
         total_weight = float(base.sum())
     if weights is not None:
         weight = _checked_weights(weights, len(value_table))
-        total_weight = float(weight.sum() if bases is None else (base * weight).sum())
+        total_weight = float(weight.sum() if base is None else (base * weight).sum())
         if not total_weight > 0:
             raise InputError("The sequences with a weight have no bases above 0; give the full route's costs of them.")
         cost_table = cost_table * weight[:, None]

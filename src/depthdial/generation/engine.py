@@ -224,7 +224,8 @@ class _Job:
 
     def check(self) -> None:
         """InputError for options whose values no processor takes, before anything runs."""
-        vocabulary = unwrap(self.runner.model).get_input_embeddings().weight.shape[0]
+        embeddings: Any = unwrap(self.runner.model).get_input_embeddings()
+        vocabulary = embeddings.weight.shape[0]
         Steps(
             self.options, self.tokenizer, [self._row(0, vocabulary)], len(self.requests[0].ids), processors=self.processors
         )

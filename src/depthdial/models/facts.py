@@ -231,7 +231,7 @@ def _replace(layer: nn.Module, path: str, module: nn.Module) -> None:
 
 def _use_eager(twin: Any) -> None:
     for module in (twin, *twin.modules()):
-        config = getattr(module, "config", None)
+        config: Any = getattr(module, "config", None)
         if hasattr(config, "get_text_config"):
             config._attn_implementation_internal = config._experts_implementation_internal = "eager"
             for part in config.__dict__.values():
@@ -248,7 +248,8 @@ def _move_to_meta(twin: nn.Module, dtype: torch.dtype) -> None:
                 n_in, n_out = child.in_features, child.out_features
                 module._modules[name] = nn.Linear(n_in, n_out, bias=False, device="meta", dtype=dtype)  # type: ignore[arg-type]
     for module in twin.modules():
-        for table in (module._parameters, module._buffers):
+        tables: list[Any] = [module._parameters, module._buffers]
+        for table in tables:
             for name, value in table.items():
                 if value is not None:
                     there = value.detach().to("meta")

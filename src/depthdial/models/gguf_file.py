@@ -79,7 +79,7 @@ def read_tokenizer(file: Path) -> PreTrainedTokenizerBase:
 
 
 def _split_of(file: Path, pre: str | None) -> Split:
-    if pre in SPLITS:
+    if pre is not None and pre in SPLITS:
         return SPLITS[pre]
     reason = "names no pre-tokenizer" if pre is None else f"names the pre-tokenizer {pre!r}, which is unknown"
     warnings.warn(

@@ -82,7 +82,7 @@ def _compare(base: Any, layers: tuple[int, ...], cut: Cut) -> str | None:
     shallow = cut(twin, layers)
     inputs = probe_tokens(base)
     outputs: list[Any] = []
-    failure: Exception | None = None
+    ours, failure = None, None
     hook = decoder_stack(shallow).layers[0].register_forward_hook(lambda _, __, output: outputs.append(output))
     try:
         ours = _logits(shallow, inputs)
@@ -100,7 +100,7 @@ def _compare(base: Any, layers: tuple[int, ...], cut: Cut) -> str | None:
         theirs = _logits(twin, inputs)
     except Exception:
         return None  # nothing to compare with
-    if failure is not None:
+    if failure is not None or ours is None:
         return f"it fails with {type(failure).__name__}: {' '.join(str(failure).split())[:120].rstrip('.')}"
     difference = _distance(ours, theirs)
     scale = float(theirs.abs().max())
@@ -149,10 +149,10 @@ def _narrow(fields: dict[str, Any]) -> None:
 
 def _pull_apart(owner: nn.Module, stack: DecoderStack) -> None:
     """Make tensors with an entry for each layer unlike one another: in a fresh model they all say the same."""
-    tables = [owner._parameters, owner._buffers]
+    tables: list[Any] = [owner._parameters, owner._buffers]
     for child in owner._modules.values():
         beside = isinstance(child, nn.ModuleList | nn.ParameterList | nn.ModuleDict) and len(child) == stack.n_layers
-        if beside and child is not stack.layers:
+        if child is not None and beside and child is not stack.layers:
             tables += [table for module in child.modules() for table in (module._parameters, module._buffers)]
     place = 0
     for table in tables:

@@ -142,7 +142,9 @@ class _Copier:
     def model(self, base: PreTrainedModel, stack: DecoderStack, layers: Sequence[int]) -> PreTrainedModel:
         # The list is copied first, as if it had been met already, so that the walk over the rest finds its copy.
         cut = self._shell(stack.layers)
-        kept = {str(i): self._tree(stack.layers[old], {}, index=i) for i, old in enumerate(layers)}
+        kept: dict[str, nn.Module | None] = {
+            str(i): self._tree(stack.layers[old], {}, index=i) for i, old in enumerate(layers)
+        }
         cut.__dict__["_modules"] = Children(kept, self._shared)
         top = self._tree(base, {id(stack.layers): cut}, index=None)
         top.__dict__[SHARED_ATTRIBUTE] = self._shared

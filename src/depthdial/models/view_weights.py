@@ -163,7 +163,7 @@ def _alike(parameter: nn.Parameter, copies: bool) -> nn.Parameter:
     plain = type(parameter) is nn.Parameter
     data = parameter.detach().clone() if copies else parameter.detach()
     new = nn.Parameter(data, requires_grad=parameter.requires_grad) if plain else _alike_special(parameter, copies)
-    new.__dict__.update(parameter.__dict__)
+    vars(new).update(vars(parameter))
     return new
 
 
