@@ -190,7 +190,9 @@ def test_search_writes_routes_that_sweep_takes(model: Path, data: Path, tmp_path
     assert str(path) in run.out
     assert list(tmp_path.iterdir()) == [path]
     size = ["--limit", 2, "--max-new-tokens", 2, "--metrics", "rouge_l"]
-    succeed("sweep", model, "--data", data, "--routes", path, "--out", tmp_path / "sweep", *size)
+    swept = ["sweep", model, "--data", data, "--routes", path, "--out", tmp_path / "sweep", *size]
+    assert "2 of the 2 sequences (such as 'small-all-00001') were used to search the routes" in refused(*swept)
+    succeed(*swept, "--allow-searched-rows")
     rows = pq.read_table(tmp_path / "sweep" / "rows.parquet")
     assert set(rows["route"].to_pylist()) == {route.name for route in family.routes}
 

@@ -251,7 +251,7 @@ def refused(words, tmp_path, no_training):
 
 def test_sequences_are_not_both_learned_from_and_measured(refused, tmp_path):
     task, _ = make_tasks()
-    refused("is trained on and measured on", training=task)
+    refused("were used to train the gates", training=task)
     assert not (tmp_path / "out").exists()
 
 

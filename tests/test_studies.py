@@ -54,7 +54,7 @@ def test_another_study_is_refused(tmp_path, model, tokenizer, small_task):
 
 
 def test_nothing_is_both_searched_on_and_evaluated(tmp_path, model, tokenizer, small_task):
-    with pytest.raises(InputError, match="both tasks"):
+    with pytest.raises(InputError, match="were used to search the routes"):
         study(model, tokenizer, task=small_task, calibration=small_task, out=tmp_path, settings=SMALL)
     assert not list(tmp_path.iterdir())
 

@@ -19,6 +19,7 @@ from depthdial.cli_controller import print_scores, rows_to_fit
 from depthdial.cli_gates import gate_depths, gates_study
 from depthdial.cli_generate import generate
 from depthdial.cli_options import (
+    AllowSearchedRows,
     BatchSize,
     CalibrationLimit,
     CalibrationSplit,
@@ -89,6 +90,7 @@ def similarity(
     limit: Limit = None,
     batch_size: BatchSize = 8,
     fidelity_tokens: FidelityTokens = 128,
+    allow_searched_rows: AllowSearchedRows = False,
 ) -> None:
     """How close a route's hidden states stay to the full model's (Figures 1a, 4, 5)."""
     from depthdial.families import read_routes
@@ -109,6 +111,7 @@ def similarity(
         max_response_tokens=source.max_response_tokens,
         fidelity_tokens=fidelity_tokens,
         identity=ModelIdentity.of(loaded, model),
+        allow_searched_rows=allow_searched_rows,
         progress=True,
     )
     print_rows("Similarity to the full model (mean and 95% interval over sequences)", similarity_table(rows))
@@ -136,6 +139,7 @@ def sweep(
     use_stemmer: Annotated[bool, typer.Option("--use-stemmer", help="ROUGE with stems; the paper does without.")] = False,
     rouge_tokenizer: Annotated[str, typer.Option(help="default (Latin letters and digits) or unicode.")] = "default",
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Keep the answers in the rows.")] = False,
+    allow_searched_rows: AllowSearchedRows = False,
 ) -> None:
     """Run every sequence on every route: quality, theoretical cost and measured time, one row each."""
     from depthdial.families import read_routes
@@ -170,6 +174,7 @@ def sweep(
         rouge_tokenizer=rouge_tokenizer,
         keep_text=keep_text,
         identity=ModelIdentity.of(loaded, model),
+        allow_searched_rows=allow_searched_rows,
         progress=True,
     )
     print_rows(f"{sequences.name}: {len(sequences.examples)} sequences", headline(rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,12 @@ class RouteFamily:
                 f"Route {deep.name!r} of family {self.name!r} is for {deep.n_layers} layers, not {self.n_layers}: "
                 "put routes of one model depth in a family."
             )
+        prompts = self.made_by.get("prompts")
+        if isinstance(prompts, list | tuple) and all(isinstance(one, str) for one in prompts):
+            # It stays with each route, wherever that is taken: the full one is no finding of a search.
+            seen = frozenset(prompts)
+            tagged = (r if r.is_full or not seen else replace(r, searched_on=seen) for r in self.routes)
+            object.__setattr__(self, "routes", tuple(tagged))
 
     def cheapest_first(self) -> tuple[Route, ...]:
         return tuple(sorted(self.routes, key=lambda route: route.cost_layers))

@@ -50,6 +50,7 @@ class Route:
         layers: indices from 0, strictly increasing, at least one.
         n_layers: number of layers of the whole model, L.
         name: how reports call the route; the text it was parsed from, or its canonical text. Not compared.
+        searched_on: hashes of the prompts that a search found it on, which may not judge it. Not compared.
 
     Raises:
         InputError: (a ValueError) if the layers are none, unsorted, repeated, or outside the model.
@@ -58,6 +59,7 @@ class Route:
     layers: tuple[int, ...]
     n_layers: int
     name: str = field(default="", compare=False)
+    searched_on: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_depth(self.n_layers)
@@ -92,7 +94,7 @@ class Route:
             raise _bare_count(spec, n_layers)
         kind, colon, argument = spec.partition(":")
         if not colon:
-            return _parse_layers(spec, n_layers)
+            return cls(_layer_items(spec, spec, n_layers), n_layers)
         if kind == "drop":
             return _parse_drop(argument, n_layers)
         if kind in RANDOM_FAMILIES:
@@ -215,8 +217,7 @@ def _early_exit(cost_layers: int, n_layers: int) -> tuple[int, ...]:
 
 
 def _uniform(cost_layers: int, n_layers: int) -> tuple[int, ...]:
-    # The paper's printed equation could not be had: this equals its released preset (L=24, c=12: 0, 2, .., 22) and
-    # Figure 3. In integers, so that no rounding can move a layer.
+    # As the paper's released preset (L=24, c=12: 0, 2, .., 22) and Figure 3. In integers: no rounding can move a layer.
     return tuple(i * n_layers // cost_layers for i in range(cost_layers))
 
 
@@ -309,10 +310,6 @@ def _bare_count(spec: str, n_layers: int) -> InputError:
         ways.append(f"{number}-{number} for layer {number} alone")
     told = ", ".join(ways) or f"uls:{n_layers} or less, as this model has {n_layers} layers"
     return InputError(f"Route {spec!r} is a bare number, which does not say which layers run: write {told}.")
-
-
-def _parse_layers(spec: str, n_layers: int) -> Route:
-    return Route(_layer_items(spec, spec, n_layers), n_layers)
 
 
 def _parse_drop(argument: str, n_layers: int) -> Route:

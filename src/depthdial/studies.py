@@ -22,6 +22,7 @@ from depthdial.controller_studies import EvaluationSettings
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily, read_routes
 from depthdial.files import claim, read_json, write_json
+from depthdial.measure.apart import prompt_hashes, require_apart
 from depthdial.measure.plan import ModelIdentity, check_positive
 from depthdial.measure.results import STUDY_SWEEPS, count_samples, load_study_rows
 from depthdial.measure.similarity import similarity
@@ -126,7 +127,7 @@ def study(
     """
     settings, folder, say = settings or StudySettings(), Path(out), say or (lambda line: None)
     task, calibration = as_task(task), as_task(calibration, held_out=True)
-    _require_apart(task, calibration)
+    require_apart(task, prompt_hashes(calibration), "to search the routes")
     if controller_rows is not None:
         require_rows(task, calibration, controller_rows)
     n_layers = count_layers(model)
@@ -304,13 +305,6 @@ def _family(
         out=path,
         **common,
     )
-
-
-def _require_apart(task: Task, calibration: Task) -> None:
-    known = {(e.instruction, e.document) for e in calibration.examples}
-    shared = [e.id for e in task.examples if (e.instruction, e.document) in known]
-    if shared:
-        raise InputError(f"{len(shared)} sequences (such as {shared[0]!r}) are in both tasks: use separate splits.")
 
 
 def _claim(folder: Path, settings: StudySettings, identity: ModelIdentity, task: Task, adapted_hash: str | None) -> None:

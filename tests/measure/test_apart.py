@@ -5,7 +5,10 @@ from dataclasses import replace
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split
+from depthdial.families import RouteFamily, read_routes
+from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split, require_unsearched
+from depthdial.routes import Route
+from tests.conftest import make_task
 
 
 def test_a_hash_is_of_the_prompt_alone(small_task):
@@ -27,3 +30,17 @@ def test_the_test_split_is_for_evaluation(small_task):
     require_no_test_split(replace(small_task, split="train"), "fit a controller")
     with pytest.raises(InputError, match="small's test split is for evaluation alone: fit a controller on train"):
         require_no_test_split(small_task, "fit a controller")
+
+
+def test_what_a_search_has_seen_is_known_of_its_routes_wherever_they_go(tmp_path):
+    searched = make_task(["a b", "c d"], ["x", "y"], "searched")
+    about = {"prompts": list(prompt_hashes(searched))}
+    family = RouteFamily("greedy", 4, (Route((0, 1), 4, "greedy:2"), Route((0, 1, 2, 3), 4, "full")), about)
+    read = read_routes(str(family.save(tmp_path / "routes.json")), 4)
+    assert [bool(route.searched_on) for route in (*family.routes, *read)] == [True, False, True, False]
+    seen = make_task(["e f", "a b"], ["x", "y"], "seen")
+    for routes in (family.routes, read, [*read_routes("full,ee:2", 4), family.routes[0]]):
+        with pytest.raises(InputError, match=r"^1 of the 2 sequences .* were used to search the routes: take rows"):
+            require_unsearched(seen, routes)
+    require_unsearched(seen, read_routes("full,0-1", 4))
+    require_unsearched(make_task(["e f"], ["x"], "unseen"), read)

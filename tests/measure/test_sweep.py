@@ -10,8 +10,11 @@ import torch
 
 import depthdial as dd
 from depthdial.errors import InputError
+from depthdial.families import RouteFamily
 from depthdial.files import read_json
+from depthdial.measure.apart import prompt_hashes
 from depthdial.measure.results import UnitStore
+from depthdial.measure.similarity import similarity
 from depthdial.measure.sweep import sweep
 from depthdial.routes import Route
 
@@ -371,3 +374,12 @@ def test_a_sweep_into_a_folder_with_rows_keeps_them(tmp_path, model, tokenizer, 
     assert run(model, tokenizer, fewer, routes=["ee:3"], **options).num_rows == 5
     kept = pq.read_table(tmp_path / "rows.parquet").select(["route", "sequence_id", "answer_hash"]).to_pylist()
     assert sorted(map(str, kept)) == sorted(map(str, table.select(list(kept[0])).to_pylist()))
+
+
+def test_a_search_is_not_judged_on_its_own_rows(model, tokenizer, small_task):
+    family = RouteFamily("greedy", 6, (Route((0, 2, 4), 6, "greedy:3"),), {"prompts": list(prompt_hashes(small_task))[:2]})
+    for measure in (sweep, similarity):
+        with pytest.raises(InputError, match=r"2 of the 7 sequences .* were used to search the routes"):
+            measure(model, tokenizer, task=small_task, routes=family.routes)
+    rows = sweep(model, tokenizer, task=small_task, routes=family.routes, max_new_tokens=2, allow_searched_rows=True)
+    assert rows.num_rows == 7

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from depthdial.errors import InputError
 from depthdial.measure.tasks import Example, Task
@@ -41,6 +41,24 @@ def require_apart(task: Task, used: Collection[str], purpose: str) -> None:
         raise InputError(
             f"{len(shared)} of the {len(task.examples)} sequences (such as {shared[0]!r}) were used {purpose}: take rows "
             "that were not, from another split."
+        )
+
+
+def require_unsearched(task: Task, routes: Iterable[object]) -> None:
+    """Refuse a task whose rows some of the routes were searched on: they would be judged by what they were chosen for.
+
+    Args:
+        routes: of which those of a searched family know its prompts (`Route.searched_on`).
+
+    Raises:
+        InputError: with how many rows there are, one of them, and how to have them all the same.
+    """
+    used = frozenset().union(*(getattr(route, "searched_on", ()) for route in routes))
+    shared = [e.id for e in task.examples if prompt_hash(e) in used]
+    if shared:
+        raise InputError(
+            f"{len(shared)} of the {len(task.examples)} sequences (such as {shared[0]!r}) were used to search the routes: "
+            "take rows that were not, or allow_searched_rows=True (--allow-searched-rows) for a number that is too good."
         )
 
 

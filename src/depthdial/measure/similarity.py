@@ -18,6 +18,7 @@ import torch
 
 from depthdial.errors import InputError
 from depthdial.measure.answers import full_answers, reference_prefill
+from depthdial.measure.apart import require_unsearched
 from depthdial.measure.batches import FIDELITY_TOKENS, Runner
 from depthdial.measure.forced import (
     HiddenStates,
@@ -49,6 +50,7 @@ def similarity(
     batch_size: int = 8,
     max_response_tokens: int | None = None,
     fidelity_tokens: int = FIDELITY_TOKENS,
+    allow_searched_rows: bool = False,
     identity: ModelIdentity | None = None,
     progress: bool = False,
 ) -> pa.Table:
@@ -62,6 +64,7 @@ def similarity(
         routes: default: every cost of early exit, ULS, RLS, RLS without layer 1, and unified.
         max_response_tokens: use at most so many tokens of the reference.
         fidelity_tokens: take KL and agreement on at most so many tokens of the full model's answer.
+        allow_searched_rows: also measure routes on rows that they were searched on, which flatters them.
 
     Returns:
         One row for each (sequence, route); the columns are `SIMILARITY_COLUMNS` and the provenance.
@@ -87,6 +90,8 @@ def similarity(
     }
     task = as_task(task)
     plan = make_plan(model, tokenizer, task, chosen, **common)
+    if not allow_searched_rows:
+        require_unsearched(task, plan.routes)
     for route in plan.routes:
         if isinstance(route, TokenDepth):
             raise InputError("similarity compares routes, and a token-wise depth is none: sweep it instead.")

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from depthdial.errors import DataWarning, InputError, check_choice
 from depthdial.measure.answers import check_reference
+from depthdial.measure.apart import require_unsearched
 from depthdial.measure.batches import FIDELITY_TOKENS, Runner
 from depthdial.measure.cost import model_cost
 from depthdial.measure.plan import ModelIdentity, Routes, check_positive, make_plan
@@ -54,6 +55,7 @@ def sweep(
     prompt_depth: str = "full",
     use_stemmer: bool = False,
     keep_text: bool = False,
+    allow_searched_rows: bool = False,
     identity: ModelIdentity | None = None,
     reference: Any = None,
     reference_hash: str | None = None,
@@ -92,6 +94,7 @@ def sweep(
             adapters (such as the model before it was trained); `reference_hash` is that of its weights, where known.
         full_untouched: run prompts and the full route without the model's adapters (on `reference`, where that is given):
             the full route is then the full model itself, and one pass over a prompt serves every route.
+        allow_searched_rows: also measure routes on rows that they were searched on, which flatters them.
 
     Returns:
         One row for each (sequence, route) of this call, or for each sample of it; the columns are `SWEEP_COLUMNS` and the
@@ -134,6 +137,8 @@ def sweep(
         settings=settings,
         answer_tokens=options.answer_tokens,
     )
+    if not allow_searched_rows:
+        require_unsearched(task, plan.routes)
     for route in plan.routes:
         if not isinstance(route, TokenDepth):
             warn_if_outside(model, route)
