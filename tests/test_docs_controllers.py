@@ -20,7 +20,16 @@ EXPERIMENT = ROOT / "experiments" / "controller"
 DOCUMENT = (ROOT / "docs" / "controllers.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("metric", ["agreement", "rouge_l", "agreement by ms"])
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "agreement",
+        "agreement by layers per sequence",
+        "agreement weighted by tokens",
+        "agreement by ms",
+        "rouge_l",
+    ],
+)
 def test_the_tables_are_those_of_the_evaluation(metric: str) -> None:
     scores = read_scores(EXPERIMENT / "alpaca")
     assert scores is not None
@@ -44,6 +53,11 @@ def test_the_readme_tells_the_same() -> None:
     assert gap is not None
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert f"closes {gap.text()} of the gap" in readme
+    assert " · ".join(gap.text(i) for i in range(4)) in readme
+    by_tokens = scores.scores["agreement weighted by tokens"].gap(ORACLE)
+    by_sequence = scores.scores["agreement by layers per sequence"].gap(ORACLE)
+    assert by_tokens is not None and f"weighted by tokens it closes {by_tokens.text()}" in readme
+    assert by_sequence is not None and f"Counted per sequence, as before, it is {by_sequence.text()}" in readme
     assert f"choosing takes {scores.overhead['share']:.1%} of a sequence's time" in readme
     assert scores.scores["rouge_l"].controller.gains[-1] < 0 and "In ROUGE-L it gains nothing" in readme
 

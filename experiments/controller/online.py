@@ -7,6 +7,7 @@ Reads the committed controller and its predictions for the test rows; runs no mo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import depthdial as dd
-from depthdial.choose.policy import choose_routes
+from depthdial.choose.prediction import Prediction
 from depthdial.files import write_json, write_text
 from depthdial.measure.provenance import environment
 from depthdial.report.table_files import markdown_table
@@ -26,55 +27,73 @@ SHUFFLES = 200
 
 def main() -> None:
     controller = dd.SequenceController.from_pretrained(HERE / "fit")
-    predicted, measured = tables(HERE / "alpaca" / "predictions.parquet", [route.name for route in controller.routes])
-    rows = [row for share in SHARES for row in at_budget(controller, predicted, measured, share)]
-    write_json(HERE / "online.json", {"rows": rows, "n_sequences": len(predicted), "shuffles": SHUFFLES, **environment()})
-    print(write_text(HERE / "online.md", markdown_table(rows)).read_text())
+    rows = read_rows(HERE / "alpaca" / "predictions.parquet", [route.name for route in controller.routes])
+    found = [row for share in SHARES for row in at_budget(controller, rows, share)]
+    write_json(
+        HERE / "online.json", {"rows": found, "n_sequences": len(rows.measured), "shuffles": SHUFFLES, **environment()}
+    )
+    print(write_text(HERE / "online.md", markdown_table(found)).read_text())
 
 
-def tables(path: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(n, n_routes) predicted and measured quality, in the order of the test rows."""
+@dataclass(frozen=True)
+class TestRows:
+    """What was predicted of the test rows, and (n, n_routes) measured quality and decoding steps."""
+
+    predicted: Prediction
+    measured: np.ndarray
+    steps: np.ndarray
+
+
+def read_rows(path: Path, names: list[str]) -> TestRows:
+    """The committed predictions, in the order of the test rows."""
     table = pq.read_table(path)
     assert table.column("route").to_pylist()[: len(names)] == names
-    return tuple(table.column(name).to_numpy().reshape(-1, len(names)) for name in ("predicted", "measured"))  # type: ignore[return-value]
+    columns = ("predicted", "predicted_steps", "measured", "measured_steps")
+    quality, likely, measured, steps = (table.column(name).to_numpy().reshape(-1, len(names)) for name in columns)
+    return TestRows(Prediction(quality, likely), measured, steps)
 
 
-def at_budget(controller: Any, predicted: np.ndarray, measured: np.ndarray, share: float) -> list[dict[str, Any]]:
+def at_budget(controller: Any, rows: TestRows, share: float) -> list[dict[str, Any]]:
     """A price set once; the stream in random orders; and the stream that brings what needs depth first."""
-    budget = share * controller.card.full_cost
-    costs, n = controller.costs, np.arange(len(predicted))
-    at = controller.at(budget)
-    fixed = choose_routes(predicted, costs, at.price)
+    n = np.arange(len(rows.measured))
+    fixed = controller.at(share).pick(rows.predicted)
     rng = np.random.default_rng(0)
-    found = [paid(controller, predicted, measured, rng.permutation(len(n)), budget) for _ in range(SHUFFLES)]
-    hard_first = np.argsort(predicted[:, 0])
-    cost, value, worst = paid(controller, predicted, measured, hard_first, budget)
+    orders = [rng.permutation(len(n)) for _ in range(SHUFFLES)]
+    found = [paid(controller, rows, order, share) for order in orders]
+    cost, value, worst = paid(controller, rows, np.argsort(rows.predicted.quality[:, 0]), share)
     mean = np.array(found).mean(axis=0)
+    costs = controller.card.costs_of(rows.steps)
     return [
-        row(budget, "price set once", costs[fixed].mean(), measured[n, fixed].mean(), None),
-        row(budget, f"online, mean of {SHUFFLES} orders", mean[0], mean[1], max(one[2] for one in found)),
-        row(budget, "online, hardest first", cost, value, worst),
+        row(share, "price set once", costs[n, fixed].mean(), rows.measured[n, fixed].mean(), None),
+        row(share, f"online, mean of {SHUFFLES} orders", mean[0], mean[1], max(one[2] for one in found)),
+        row(share, "online, hardest first", cost, value, worst),
     ]
 
 
-def paid(
-    controller: Any, predicted: np.ndarray, measured: np.ndarray, order: np.ndarray, budget: float
-) -> tuple[float, float, float]:
-    """(mean cost, mean quality, the most that a beginning of the stream has spent beyond its budget)."""
-    stream = controller.online(budget)
-    chosen = stream.pick(predicted[order])
-    spent = controller.costs[chosen].cumsum()
+def paid(controller: Any, rows: TestRows, order: np.ndarray, budget: float) -> tuple[float, float, float]:
+    """(mean cost, mean quality, the most that a beginning of the stream has spent beyond its budget).
+
+    Sequences come one by one, and what an answer took is known before the next one is chosen.
+    """
+    stream, costs = controller.online(budget), controller.card.costs_of(rows.steps)
+    chosen = np.empty(len(order), dtype=np.intp)
+    for place, one in enumerate(order):
+        some = rows.predicted[one : one + 1]
+        picked = stream.pick(some)
+        stream.settle(some, picked, rows.steps[one : one + 1, picked[0]])
+        chosen[place] = picked[0]
+    spent = costs[order, chosen].cumsum()
     ahead = float((spent - budget * np.arange(1, len(order) + 1)).max())
-    return stream.state.mean_cost, float(measured[order, chosen].mean()), ahead
+    return stream.state.mean_cost, float(rows.measured[order, chosen].mean()), ahead
 
 
 def row(budget: float, how: str, cost: float, value: float, ahead: float | None) -> dict[str, Any]:
     return {
-        "budget, layers": f"{budget:g}",
+        "budget, % of layer-steps": f"{100 * budget:.0f}",
         "policy": how,
-        "layers run": f"{cost:.2f}",
+        "spent, %": f"{100 * cost:.1f}",
         "agreement": f"{value:.3f}",
-        "most ahead of the budget, layers": "–" if ahead is None else f"{ahead:.1f}",
+        "most ahead of the budget, full answers": "–" if ahead is None else f"{ahead:.2f}",
     }
 
 
