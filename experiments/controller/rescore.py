@@ -2,10 +2,10 @@
 
     python experiments/controller/rescore.py MEASURED OUT FIT
 
-`run.sh` measures everything anew. This takes agreement and ROUGE-L of every route from the rows that are committed here, and
-from MEASURED what they lacked: the prompts' features (`MEASURED/PART/features.npz`) and the lengths of the full model's answers
-(`MEASURED/PART/full`, a sweep of the full route), for the parts test, cal and dolly. FIT is a folder of `controller fit`. Times
-are those of the evaluation before. Without the shallow route's own NLL there is no cascade.
+`run.sh` measures everything anew. This takes agreement and ROUGE-L of every route from the rows that are committed here,
+and from MEASURED what they lacked: the prompts' features (`MEASURED/PART/features.npz`) and the lengths of the full model's
+answers (`MEASURED/PART/full`, a sweep of the full route), for the parts test, cal and dolly. FIT is a folder of
+`controller fit`. Times are those of the evaluation before. Without the shallow route's own NLL there is no cascade.
 """
 
 from __future__ import annotations

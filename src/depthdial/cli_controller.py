@@ -45,7 +45,7 @@ def fit(
     metric: Annotated[str, typer.Option(help="What is predicted: agreement or rouge_l.")] = "agreement",
     cost: Annotated[
         str,
-        typer.Option(help="What is spent: layer_steps (layers times decoding steps), layers (per sequence), flops, or ms."),
+        typer.Option(help="What is spent: layer_steps (layers times decoding steps), layers (by sequence), flops, ms."),
     ] = "layer_steps",
     predictor: Annotated[str, typer.Option(help="ridge, trees, mlp, or auto for the one that predicts best.")] = "ridge",
     prompt_depth: PromptDepth = "full",
