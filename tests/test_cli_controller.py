@@ -83,6 +83,7 @@ def test_fit_certify_evaluate_generate_and_report(run, places, tmp_path):
     assert [route.name for route in controller.routes] == ["ee:3", "0-2,4-5", "full"]
     assert controller.card.fitted_on["split"] == "train"
 
+    unread = Path(shutil.copytree(mine, tmp_path / "unread"))  # rows are certified on once: the evaluation's are its own
     status, out, err = run("certify", mine, base, "--epsilon", "0.95", "--delta", "0.2", out="sure")
     assert status == 0, err
     sure = SequenceController.from_pretrained(tmp_path / "sure")
@@ -92,10 +93,10 @@ def test_fit_certify_evaluate_generate_and_report(run, places, tmp_path):
 
     # The figures are drawn once, by the verb for them.
     with mock.patch("depthdial.controller_studies.write_controller_report", lambda folder: folder / "report.html"):
-        status, out, err = run("evaluate", mine, base, *QUICK, out="judged")
+        status, out, err = run("evaluate", unread, base, *QUICK, out="judged")
     assert status == 0, err
     judged = read_scores(tmp_path / "judged")
-    assert judged is not None and judged.scores["agreement"].budgets.tolist() == pytest.approx([4.2, 5.4])
+    assert judged is not None and judged.scores["agreement"].budgets.tolist() == pytest.approx([0.7, 0.9])
     assert judged.controller["task"].endswith("test") and judged.scores["agreement"].n_sequences == 12
     assert [one.plan.epsilon for one in judged.certificates] == [0.9, 0.02]  # the folder has validation rows
     assert "agreement: mean over 2 budgets" in out and "Cannot be certified with 14 rows" in out
@@ -116,7 +117,9 @@ def test_a_controller_certified_in_place_can_be_judged(run, places, tmp_path):
     status, _, err = run("certify", mine, places / "base", "--epsilon", "0.95", "--delta", "0.2", out="mine")
     assert status == 0, err
     with mock.patch("depthdial.controller_studies.write_controller_report", lambda folder: folder / "report.html"):
-        status, _, err = run("evaluate", mine, places / "base", *QUICK, "--samples", "0", out="judged")
+        again = run("evaluate", mine, places / "base", *QUICK, "--samples", "0", out="again")
+        status, _, err = run("evaluate", mine, places / "base", *QUICK, "--samples", "0", "--epsilons", "", out="judged")
+    assert again[0] == 2 and "were used to certify this controller before" in again[2]
     assert status == 0, err
     assert SequenceController.from_pretrained(mine).certificate is not None
 
@@ -165,7 +168,7 @@ def test_another_budget_is_another_price(run, places):
         (("--budget", "80%"), "--budget is for a controller"),
         (("--route", "full", "--budget", "80%"), "--budget is for a controller"),
         (("--controller", "FITTED", "--budget", "much"), "The budget is 'much'"),
-        (("--controller", "FITTED", "--budget", "2"), "The budget 2 is below the cheapest routes"),
+        (("--controller", "FITTED", "--budget", "2"), "is below the cheapest routes"),
         (("--controller", "nowhere"), "There is no controller file nowhere/controller.json"),
         (("--depth", "1.5"), "a share of the layers above 0 and at most 1 such as 0.5, not 1.5"),
         (("--depth", "0"), "a share of the layers above 0 and at most 1"),
@@ -247,7 +250,7 @@ def test_a_fit_that_the_model_does_not_fit(refused, places, arguments, complaint
         ({"controller.json": "{"}, "is not a readable controller file"),
         ({"controller.json": "[]"}, "is not a controller of Depthdial's"),
         ({"controller.json": '{"format": "depthdial-controller", "version": 9}'}, "is of version 9"),
-        ({"controller.json": '{"format": "depthdial-controller", "version": 1}'}, "is damaged"),
+        ({"controller.json": '{"format": "depthdial-controller", "version": 2}'}, "is damaged"),
         ({"controller.json": None}, "There is no"),
         ({"controller.json": None, "controller.safetensors": "x"}, "is not a readable safetensors file"),
     ],
@@ -285,7 +288,7 @@ def test_numbers_out_of_range(refused, places, nothing_loads, verb, arguments, c
     [
         (("--split", "train"), "were used to fit the controller: take rows that were not"),
         (("--calibration-split", "test"), "test split is for evaluation alone: certify on train or validation rows"),
-        (("--budgets", "0.4"), "The budget 2.4 is below the cheapest routes"),
+        (("--budgets", "0.4"), "The budget 0.4 is below the cheapest routes"),
         (("--epsilons", "0.02,0"), "epsilon"),
         (("--limit", "1"), "give at least two test sequences"),
     ],

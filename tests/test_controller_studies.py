@@ -18,7 +18,7 @@ from depthdial.choose.cascade import best_cascades, cascade_curve
 from depthdial.choose.controller import SequenceController
 from depthdial.choose.controller_certify import certification_plan
 from depthdial.choose.controller_memory import CERTIFIED_FILE
-from depthdial.choose.controller_rivals import LENGTH_ONLY
+from depthdial.choose.controller_rivals import LENGTH_ONLY, NO_QUALITY, NO_STEPS
 from depthdial.controller_studies import EvaluationSettings, evaluate_controller
 from depthdial.errors import InputError
 from depthdial.measure.apart import prompt_hashes
@@ -39,6 +39,12 @@ SETTINGS = EvaluationSettings(
     n_bootstrap=100,
 )
 NAMES = ["ee:3", "0,2,4-5", "full"]
+OF_AGREEMENT = [
+    "agreement",
+    "agreement weighted by tokens",
+    "agreement by layers per sequence",
+    "agreement by ms",
+]
 
 
 def judge(model, tokenizer, folder, out, **options):
@@ -131,19 +137,22 @@ def test_a_page_figures_tables_rows_and_scores_are_left(whole):
 
 def test_every_score_has_its_methods_and_its_own_unit(whole):
     scores = whole[1].scores.scores
-    assert list(scores) == ["agreement", "agreement by ms", "rouge_l"]
+    assert list(scores) == [*OF_AGREEMENT, "rouge_l"]
     for name, score in scores.items():
         assert score.routes == tuple(NAMES) and (score.n_sequences, score.n_seeds, score.n_bootstrap) == (12, 2, 100)
         methods = {method.name for method in score.methods}
-        expected = {"controller", "mean instead", LENGTH_ONLY, "random"}
+        expected = {"controller", "mean instead", LENGTH_ONLY, NO_STEPS, NO_QUALITY, "random"}
         assert methods == expected | ({"cascade"} if name == "agreement" else set())
         assert {gap.name for gap in score.gaps} == ({"oracle"} if name == "rouge_l" else {"oracle", "predictable oracle"})
         assert score.n_known == (0 if name == "rouge_l" else 2)
-        assert score.cost == ("ms" if name == "agreement by ms" else "layers")
+        units = {"agreement by ms": "ms", "agreement by layers per sequence": "layers"}
+        assert score.cost == units.get(name, "layer_steps")
+        assert score.quality == ("tokens" if name == "agreement weighted by tokens" else "sequences")
         assert score.overhead > 0
         assert np.isfinite(score.controller.values).all() and np.allclose(score.shares.sum(axis=1), 1)
-    assert scores["agreement"].budgets.tolist() == pytest.approx([4.2, 5.4])
-    assert scores["rouge_l"].budgets.tolist() == pytest.approx([4.2, 5.4])
+    assert scores["agreement"].budgets.tolist() == pytest.approx([0.7, 0.9])
+    assert scores["rouge_l"].budgets.tolist() == pytest.approx([0.7, 0.9])
+    assert scores["agreement by layers per sequence"].budgets.tolist() == pytest.approx([4.2, 5.4])
     by_ms = whole[1].scores.overhead["route_ms"]
     assert list(by_ms) == NAMES and [one.cost for one in scores["agreement by ms"].fixed] == pytest.approx([*by_ms.values()])
     # Of noisy times on a tiny model, few budgets may be above the cheapest route.
@@ -167,7 +176,14 @@ def test_the_values_are_the_routes_agreement_and_the_full_routes_is_one(whole, w
         for one in whole[1].scores.scores[metric].fixed:
             found = [row[metric] for row in swept.to_pylist() if row["route"] == named[one.route]]
             assert len(found) == 12 and one.value == pytest.approx(np.mean(found)), (metric, one.route)
-    assert [(one.route, one.cost) for one in score.fixed] == [("ee:3", 3), ("0,2,4-5", 4), ("full", 6)]
+    assert [one.route for one in score.fixed] == NAMES
+    # All routes are paid at the steps of the full model's answer, which agreement is taken on.
+    assert [one.cost for one in score.fixed] == pytest.approx([3 / 6, 4 / 6, 1])
+    own = {row["route"]: [] for row in swept.to_pylist()}
+    for row in swept.to_pylist():
+        own[row["route"]].append(row["layers_run"] * (row["new_tokens"] - 1))
+    shares = [sum(own[name]) / sum(own["full"]) for name in NAMES]
+    assert [one.cost for one in whole[1].scores.scores["rouge_l"].fixed] == pytest.approx(shares)
     assert score.fixed[-1].value == 1.0 and score.fixed[0].value < 1
 
 
@@ -189,15 +205,16 @@ def test_the_cascade_pays_both_runs_at_thresholds_of_the_calibration_rows(whole)
         values = np.array([[r["agreement"] for r in table if r["route"] == route] for route in NAMES]).T
         sure = np.full(values.shape, -np.inf)
         sure[:, 0] = [-row["answer_nll"] for row in load_rows(folder / name / "cascade").to_pylist()]
-        return sure, values
+        steps = np.array([r["new_tokens"] - 1 for r in table if r["route"] == "full"])
+        return (sure, values), np.array([3.0, 4.0, 6.0]) * steps[:, None] / (6 * steps.mean())
 
-    costs, budgets = np.array([3.0, 4.0, 6.0]), np.array([4.2, 5.4])
-    chosen = best_cascades(*part("calibration"), costs, budgets, shallow=[0], deep=[2])
-    values, spent = cascade_curve(chosen, *part("test"), costs)
+    (held, held_costs), (tested, costs), budgets = part("calibration"), part("test"), np.array([0.7, 0.9])
+    chosen = best_cascades(*held, held_costs, budgets, shallow=[0], deep=[2])
+    values, spent = cascade_curve(chosen, *tested, costs)
     scored = result.scores.scores["agreement"].method("cascade")
     assert scored.values[:2] == pytest.approx(values.mean(axis=0))
     assert scored.costs[:2] == pytest.approx(spent.mean(axis=0))
-    assert scored.costs.min() >= 3
+    assert scored.costs.min() >= 3 / 6 - 1e-9
 
 
 def test_overhead_and_provenance_are_on_record(whole):
@@ -211,9 +228,9 @@ def test_overhead_and_provenance_are_on_record(whole):
 def test_without_calibration_rows_there_is_no_certificate_and_no_cascade(words, fitted, tmp_path, no_report):
     bare = replace(SETTINGS, samples=0, rouge=False, seeds=1, rivals=())
     scores = judge(make_llama(), words, fitted, tmp_path, calibration=None, settings=bare).scores
-    assert list(scores.scores) == ["agreement", "agreement by ms"] and scores.certificates == ()
+    assert list(scores.scores) == OF_AGREEMENT and scores.certificates == ()
     score = scores.scores["agreement"]
-    assert {method.name for method in score.methods} == {"controller", LENGTH_ONLY, "random"}
+    assert {method.name for method in score.methods} == {"controller", LENGTH_ONLY, NO_STEPS, NO_QUALITY, "random"}
     assert score.gap("predictable oracle") is None and score.gap("oracle") is not None and score.n_known == 0
     assert not any((tmp_path / part).exists() for part in ("calibration", "test/known", "test/answers", "test/cascade"))
 
@@ -272,7 +289,8 @@ def test_a_controller_of_rouge_and_time_is_judged_in_time_alone_and_not_by_agree
     fit_tiny(make_llama(), words, tmp_path / "controller", metric="rouge_l", cost="ms", budget="90%")
     bare = replace(SETTINGS, budgets=(0.9,), samples=2, seeds=1, rivals=(), epsilons=())
     scores = judge(make_llama(), words, tmp_path / "controller", tmp_path / "out", settings=bare, calibration=None).scores
-    assert list(scores.scores) == ["rouge_l"] and scores.scores["rouge_l"].cost == "ms"
+    assert list(scores.scores) == ["rouge_l", "rouge_l weighted by tokens", "rouge_l by layers per sequence"]
+    assert scores.scores["rouge_l"].cost == "ms"
     # Agreement on other answers is no guess of ROUGE-L.
     assert [gap.name for gap in scores.scores["rouge_l"].gaps] == ["oracle"]
     assert not (tmp_path / "out" / "test" / "known").exists()
@@ -340,7 +358,7 @@ def test_the_rows_of_the_fit_are_needed(refused, fitted, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"budgets": (0.4, 0.9)}, "The budget 2.4 is below the cheapest routes, whose mean cost is 3"),
+        ({"budgets": (0.4, 0.9)}, "The budget 0.4 is below the cheapest routes"),
         ({"n_bootstrap": 20}, "n_bootstrap is 20"),
     ],
 )

@@ -72,7 +72,7 @@ def test_a_study_with_rows_to_learn_from_has_a_controller_on_its_page(run, many,
     score = read_scores(tmp_path).scores["agreement"]
     assert score.to_dict() == result.controller.scores["agreement"].to_dict()
     # 60% of the layers is less than the cheapest route has; the full model agrees with itself.
-    assert score.n_sequences == 12 and score.budgets.tolist() == pytest.approx([4.2, 4.8, 5.4])
+    assert score.n_sequences == 12 and score.budgets.tolist() == pytest.approx([0.7, 0.8, 0.9])
     assert score.fixed[-1].value == 1.0
 
 

@@ -186,7 +186,7 @@ def test_it_is_found_by_the_alias(card: AdapterCard, tmp_path: Path, monkeypatch
         ("0,4,5,2", "own:4"),  # a tie
         ("1,4", "own:2"),  # as many layers comes before what is in common
         ("0,1,2", "own:4"),
-        ("0", "own:2"),
+        ("0-0", "own:2"),
         ("0-4", "full"),
         ("rls:2@0", "own:2"),
     ],
