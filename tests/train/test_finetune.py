@@ -87,7 +87,7 @@ def test_elastic_weights_come_closer_to_the_full_model_at_every_depth(run, base,
     routes = [*FAMILY.routes]
     kl = {}
     for name, model in (("untouched", base[0]), ("elastic", adapted[0])):
-        rows = sweep(model, base[1], task=lessons, routes=routes, metrics=("kl",)).to_pandas()
+        rows = sweep(model, base[1], task=lessons, routes=routes, metrics=("kl",), fidelity_tokens=8).to_pandas()
         kl[name] = rows.groupby("route").kl.mean()
     assert kl["elastic"]["hand:3"] < 0.7 * kl["untouched"]["hand:3"]
     assert kl["elastic"]["hand:4"] < 0.7 * kl["untouched"]["hand:4"]

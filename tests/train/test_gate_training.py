@@ -262,7 +262,9 @@ class _Kill(TrainerCallback):
         pytest.param("lora", 1, {"input": "fixed"}, marks=pytest.mark.matrix),
         pytest.param("lora", 9, {"accumulation": 2, "temperature_end": 0.5}, marks=pytest.mark.matrix),
         pytest.param("full", 5, {"kind": "mlp", "distill": True, "learning_rate": 1e-3}, marks=pytest.mark.matrix),
-        ("frozen", 7, {"input": "position", "target": None, "alpha": 2.0, "epochs": 1.5}),
+        pytest.param(
+            *("frozen", 7, {"input": "position", "target": None, "alpha": 2.0, "epochs": 1.5}), marks=pytest.mark.matrix
+        ),
     ],
 )
 def test_a_killed_run_goes_on_exactly(run, brief, tmp_path, monkeypatch, backbone, step, changes):
