@@ -651,3 +651,16 @@ def test_a_study_never_goes_on_in_the_folder_of_another(model: Path, data: Path,
         succeed(*study_arguments(model, data, tmp_path))
     other = study_arguments(model, data, tmp_path)
     assert "max_new_tokens" in refused(*other[:-1], 4)
+
+
+def test_a_study_of_a_file_judges_what_is_not_searched_on_and_says_so(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"prompt {i}", "reference": "the cat"}) + "\n" for i in range(20)))
+    arguments = ["study", model, "--data", path, "--out", tmp_path / "out", "--calibration-limit", 3]
+    for limit, judged, unused in ((None, 17, 0), (4, 4, 13)):
+        with mock.patch("depthdial.studies.study", side_effect=dd.InputError("Seen.")) as run:
+            told = depthdial(*arguments, *([] if limit is None else ["--limit", limit])).out
+        assert f"rows: 3 to search, {judged} to judge, {unused} unused" in told
+        task, searched = run.call_args.kwargs["task"], run.call_args.kwargs["calibration"]
+        assert len(task.examples) == judged and len(searched.examples) == 3
+        assert not {e.id for e in task.examples} & {e.id for e in searched.examples}

@@ -15,7 +15,7 @@ import typer
 
 from depthdial.cli_console import prepare_console, show_notices
 from depthdial.cli_controller import app as controller
-from depthdial.cli_controller import print_scores, rows_to_fit
+from depthdial.cli_controller import print_scores, rows_to_fit, rows_unused, unsearched
 from depthdial.cli_gates import gate_depths, gates_study
 from depthdial.cli_generate import generate
 from depthdial.cli_options import (
@@ -239,10 +239,18 @@ def study(
         routes=tuple(split_routes(routes or "")),
         keep_text=keep_text or source.is_builtin,  # the built-in texts are this project's own
     )
-    sequences = source.read(limit, split="test")
     held_out = calibration_split or source.held_out_split or "train"
     prompts = replace(source, split=held_out).read(calibration_limit)
     learned = rows_to_fit(source, controller_limit, prompts)
+    is_whole_file = source.data is not None and source.data.is_file() and source.split is None and not calibration_split
+    if is_whole_file and learned is None:  # nobody asked for a split: what is not searched on is judged
+        sequences = unsearched(source.read(None), prompts, limit)
+    else:
+        sequences = source.read(limit, split="test")
+    fitted = "" if learned is None else f", {len(learned.examples)} to fit a controller"
+    unused = rows_unused(source, prompts, sequences, learned) if is_whole_file else None
+    told = "" if unused is None else f", {unused} unused"
+    typer.echo(f"rows: {len(prompts.examples)} to search, {len(sequences.examples)} to judge{fitted}{told}")
     loaded, tokenizer = replace(loading, adapter=None).load(model)
     result = run(
         loaded,

@@ -223,3 +223,29 @@ def rows_to_fit(source: DataOptions, n: int, searched: Any) -> Any:
     used = {prompt_hash(example) for example in searched.examples}
     apart = tuple(example for example in rows.examples if prompt_hash(example) not in used)
     return replace(rows, examples=apart[:n])
+
+
+def unsearched(rows: Any, searched: Any, limit: int | None) -> Any:
+    """The first `limit` of the sequences (all by default) whose prompts are not among those that routes are searched on.
+
+    Raises:
+        InputError: if none is left.
+    """
+    from depthdial.measure.apart import prompt_hash
+
+    used = {prompt_hash(example) for example in searched.examples}
+    apart = tuple(example for example in rows.examples if prompt_hash(example) not in used)
+    if not apart:
+        raise InputError(
+            f"All {len(rows.examples)} rows are searched on, so none is left to judge: give more rows, or a smaller "
+            "--calibration-limit."
+        )
+    return replace(rows, split="test", examples=apart[:limit])
+
+
+def rows_unused(source: Any, *parts: Any) -> int:
+    """How many rows of the source are in none of the parts."""
+    from depthdial.measure.apart import prompt_hash
+
+    used = {prompt_hash(example) for part in parts if part is not None for example in part.examples}
+    return sum(prompt_hash(example) not in used for example in source.read(None).examples)
