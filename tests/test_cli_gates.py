@@ -75,7 +75,7 @@ def test_gates_are_swept_both_ways_beside_routes(run, paths):
         (("--inputs", "hidden,attention"), "Unknown gate input 'attention'"),
         (("--key-values", "forget"), "Unknown key_values 'forget'"),
         (("--fidelity-tokens", "0"), "fidelity_tokens must be"),
-        (("--split", "train", "--training-split", "train"), "is trained on and measured on"),
+        (("--split", "train", "--training-split", "train"), "were used to train the gates"),
     ],
 )
 def test_a_study_of_bad_input_is_one_sentence_and_status_2(run, paths, arguments, complaint):

@@ -1,4 +1,4 @@
-"""The reproduction of Figure 2, end to end on a tiny random OPT of 24 layers, as the paper's has."""
+"""The reproduction of Figure 2, end to end on a tiny random OPT; a slow test's has 24 layers, as the paper's has."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ import pytest
 import torch
 
 HERE = Path(__file__).parents[2] / "experiments" / "figure2"
-COSTS = [6, 12]
-ROUTES = ["uls:6", "uls:12", "full"]
 SETTINGS: dict[str, Any] = {
     "task": "alpaca",
-    "costs": [*COSTS, 24],
+    "costs": [6, 12, 24],
     "tokens_per_route": 60,
     "batch_size": 4,
     "full_learning_rate": 0.003,
@@ -48,13 +46,24 @@ def script(monkeypatch):
 @pytest.fixture
 def place(tmp_path, tokenizer):
     """A folder with a model, a folder of splits, and settings."""
+    save_model(tmp_path, tokenizer, n_layers=24)
+    rng = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    for split, n in (("train", 20), ("test", 8)):
+        rows = [{"instruction": draw_words(rng, 4), "input": "", "output": draw_words(rng, 6)} for _ in range(n)]
+        (tmp_path / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_settings(tmp_path)
+    return tmp_path
+
+
+def save_model(place: Path, tokenizer, n_layers: int) -> None:
     from transformers import OPTConfig, OPTForCausalLM
 
     config = OPTConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
         ffn_dim=16,
-        num_hidden_layers=24,
+        num_hidden_layers=n_layers,
         num_attention_heads=2,
         word_embed_proj_dim=16,
         max_position_embeddings=128,
@@ -65,15 +74,8 @@ def place(tmp_path, tokenizer):
         pad_token_id=0,
     )
     torch.manual_seed(0)
-    OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
-    tokenizer.save_pretrained(tmp_path / "opt")
-    rng = np.random.default_rng(0)
-    (tmp_path / "data").mkdir()
-    for split, n in (("train", 20), ("test", 8)):
-        rows = [{"instruction": draw_words(rng, 4), "input": "", "output": draw_words(rng, 6)} for _ in range(n)]
-        (tmp_path / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_settings(tmp_path)
-    return tmp_path
+    OPTForCausalLM(config).save_pretrained(place / "opt")
+    tokenizer.save_pretrained(place / "opt")
 
 
 def draw_words(rng: np.random.Generator, n: int) -> str:
@@ -99,7 +101,12 @@ def rouge_of(rows, weights: str, route: str) -> np.ndarray:
     return np.array([by_id[name] for name in sorted(by_id)])
 
 
-def test_the_whole_reproduction_and_its_numbers(script, place, capsys) -> None:
+@pytest.mark.parametrize("n_layers", [6, pytest.param(24, marks=pytest.mark.slow)])
+def test_the_whole_reproduction_and_its_numbers(script, place, tokenizer, capsys, n_layers) -> None:
+    low, high = costs = [n_layers // 4, n_layers // 2]
+    routes = [f"uls:{low}", f"uls:{high}", "full"]
+    save_model(place, tokenizer, n_layers)
+    write_settings(place, costs=[*costs, n_layers])
     assert go(script, place) == 0
     out = place / "out"
     rows, samples = pq.read_table(out / "rows.parquet"), pq.read_table(out / "samples.parquet")
@@ -107,13 +114,13 @@ def test_the_whole_reproduction_and_its_numbers(script, place, capsys) -> None:
     # One greedy answer of every kind of weights on every route; the samples of what was sampled.
     assert len(rows) == 4 * 3 * 6 and len(samples) == 2 * 3 * 4 * 2
     assert "answer" not in rows.column_names and "answer" not in samples.column_names
-    assert set(rows["model"].to_pylist()) >= {str(place / "opt"), f"{place / 'opt'} (T)", f"{place / 'opt'} (uls-6)"}
+    assert set(rows["model"].to_pylist()) >= {str(place / "opt"), f"{place / 'opt'} (T)", f"{place / 'opt'} (uls-{low})"}
 
     # Tables are those of the rows, by hand.
     table = read(place, "table.json")
-    assert [row["layers"] for row in table["rouge_l_by_cost"]] == [6, 12, 24]
+    assert [row["layers"] for row in table["rouge_l_by_cost"]] == [*costs, n_layers]
     differences = []
-    for row, route in zip(table["rouge_l_by_cost"], ROUTES, strict=True):
+    for row, route in zip(table["rouge_l_by_cost"], routes, strict=True):
         for weights in ("untouched", "specialist", "elastic", "elastic_compute"):
             assert row[weights]["mean"] == pytest.approx(rouge_of(rows, weights, route).mean())
         ours, theirs = (rouge_of(rows, weights, route).mean() for weights in ("elastic", "specialist"))
@@ -122,23 +129,23 @@ def test_the_whole_reproduction_and_its_numbers(script, place, capsys) -> None:
     assert table["mean_difference_percent"]["elastic"]["mean"] == pytest.approx(np.mean(differences[:2]))
     star = next(star for star in table["oracle_matches_full"] if star["weights"] == "specialist")
     assert star["full_rouge_l"] == pytest.approx(rouge_of(rows, "specialist", "full").mean())
-    assert star["share_of_full"] == pytest.approx(star["matches_full_at_layers"] / 24)
+    assert star["share_of_full"] == pytest.approx(star["matches_full_at_layers"] / n_layers)
     assert star["reaches_T_at_layers"] == pytest.approx(star["matches_full_at_layers"], abs=1)
 
     # Equal tokens per route, and equal compute to the nearest step.
     records = {path.stem: json.loads(path.read_text()) for path in (out / "training").glob("*.json")}
-    assert set(records) == {"T", "uls-6", "uls-12", "elastic", "elastic_compute"}
-    tokens = records["uls-6"]["response_tokens"]
-    assert tokens >= 60 and records["uls-12"]["response_tokens"] == tokens == records["T"]["response_tokens"]
-    assert records["elastic"]["response_tokens_by_route"] == dict.fromkeys(ROUTES, tokens)
-    wanted = records["uls-6"]["train_flops"] + records["uls-12"]["train_flops"]
+    assert set(records) == {"T", f"uls-{low}", f"uls-{high}", "elastic", "elastic_compute"}
+    tokens = records[f"uls-{low}"]["response_tokens"]
+    assert tokens >= 60 and records[f"uls-{high}"]["response_tokens"] == tokens == records["T"]["response_tokens"]
+    assert records["elastic"]["response_tokens_by_route"] == dict.fromkeys(routes, tokens)
+    wanted = records[f"uls-{low}"]["train_flops"] + records[f"uls-{high}"]["train_flops"]
     step = max(records[name]["train_flops"] / records[name]["steps"] for name in ("elastic", "elastic_compute"))
     assert records["elastic_compute"]["train_flops"] == pytest.approx(wanted, abs=step)
     assert records["elastic_compute"]["steps"] < records["elastic"]["steps"]
 
     for name in ("rouge-cost", "oracle", "oracle-elastic", "predictable", "predictable-elastic"):
         assert (out / "figures" / f"{name}.png").stat().st_size > 10_000
-    assert "| 24 |" in (out / "table.md").read_text()
+    assert f"| {n_layers} |" in (out / "table.md").read_text()
 
     # Again: nothing trains, nothing answers, the numbers are the same.
     capsys.readouterr()
