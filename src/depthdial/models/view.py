@@ -35,7 +35,7 @@ from depthdial.models.places import follow_places
 from depthdial.models.probe import check_places
 from depthdial.models.untouched import adapter_modules, is_adapter_module
 from depthdial.models.view_cache import watch_cache
-from depthdial.models.view_weights import SHARED_ATTRIBUTE, Children, Shared, watch
+from depthdial.models.view_weights import SHARED_ATTRIBUTE, Children, Shared, watch, writers
 from depthdial.routes import RandomRoute, Route, require_depth
 
 if TYPE_CHECKING:
@@ -179,12 +179,13 @@ class _Copier:
         # Not type(module)(): constructors allocate weights, and FSDP's classes override __new__.
         shell = object.__new__(type(module))
         state = module.__dict__.copy()
+        replaced = writers(type(module))  # by `watch`, below; to bind them first took most of the time of a view of a view
         for name, value in module.__dict__.items():
             kind = type(value)
             if kind in _TABLES:
                 # Its own tables of sub-modules, buffers, hooks, adapter scales, ..: the tensors in them are not copied.
                 state[name] = value.copy()
-            elif kind in _FUNCTIONS:
+            elif kind in _FUNCTIONS and name not in replaced:
                 if _wraps_method_of(module, value):
                     del state[name]
                 else:

@@ -131,12 +131,13 @@ class Children(dict[str, nn.Module | None]):
 
 def watch(state: dict[str, Any], shell: nn.Module, shared: Shared) -> None:
     """Have the methods of a view's module, whose attributes are `state`, ask before they change what is shared."""
-    for name in _writers(type(shell)):
+    for name in writers(type(shell)):
         state[name] = functools.partial(_write, shell, shared, name)
 
 
 @functools.cache
-def _writers(kind: type[nn.Module]) -> tuple[str, ...]:
+def writers(kind: type[nn.Module]) -> tuple[str, ...]:
+    """The methods of a kind of module that `watch` replaces on a view's."""
     return tuple(name for name in _WRITERS if callable(getattr(kind, name, None)))
 
 
