@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unittest import mock
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -32,6 +33,30 @@ def run(paths, command_line):
     return go
 
 
+def test_a_study_is_asked_for_with_what_the_line_says(run, paths):
+    """With a stub in the study's place; a real one takes longer, and is among the slow tests."""
+    rows = pa.table({"controller": ["full"]})
+    result = mock.Mock(rows=rows, report=paths / "out" / "report.html")
+    with (
+        mock.patch("depthdial.gate_studies.gates_study", return_value=result) as study,
+        mock.patch("depthdial.report.gates_tables.controllers_table", return_value=[{"controller": "full"}]) as controllers,
+        mock.patch("depthdial.report.gates_tables.differences_table", return_value=[{"gap": "-" * 40}]) as differences,
+    ):
+        status, out, err = run("gates-study", *STUDY, "--limit", "1")
+    assert status == 0, err
+    assert f"report: {paths / 'out' / 'report.html'}" in out and "ROUGE-L, hidden minus fixed" in out
+    asked = study.call_args.kwargs
+    assert asked["settings"] == GatesStudySettings(
+        **{"budgets": (0.9,), "seeds": 2, "other_inputs": (), "other_budget": 0.9, "tokens": 20, "base_tokens": 0},
+        **{"batch_size": 3, "rank": 2, "controls": False, "max_new_tokens": 3, "map_sequences": 1, "fidelity_tokens": 2},
+    )
+    assert asked["out"] == paths / "out" and asked["name"] == str(paths / "base")
+    assert len(asked["task"].examples) == 1 < len(asked["training"].examples)
+    controllers.assert_called_once_with(rows)
+    differences.assert_called_once_with(rows, "rouge_l", a="hidden", b="fixed", margin=1.0)
+
+
+@pytest.mark.slow
 def test_a_study_its_report_and_another_one_in_its_place(run, paths):
     # The figures are drawn once, by the verb for them.
     with mock.patch("depthdial.gate_studies.write_gates_report", lambda folder: folder / "report.html"):
