@@ -23,7 +23,7 @@ def run(model, tokenizer, task, **options):
 
 
 def mean_kl(model, tokenizer, task, route):
-    rows = sweep(model, tokenizer, task=task, routes=[route], metrics=("kl",), fidelity_tokens=5)
+    rows = sweep(model, tokenizer, task=task, routes=[route], metrics=("kl",), fidelity_tokens=5, allow_searched_rows=True)
     return sum(rows["kl"].to_pylist()) / rows.num_rows
 
 
