@@ -35,7 +35,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_RIVALS: tuple[tuple[str, str, Any], ...] = ((PURPLE, "v", ":"), (SKY, "D", (0, (6, 1, 1, 1))), (YELLOW, "H", (0, (4, 1))))
+# One look for each of the rivals that an evaluation can have: two baselines, two other learners, a third baseline.
+_RIVALS: tuple[tuple[str, str, Any], ...] = (
+    (PURPLE, "v", ":"),
+    (SKY, "D", (0, (6, 1, 1, 1))),
+    (YELLOW, "H", (0, (4, 1))),
+    (BLACK, "P", (0, (2, 2))),
+    (GRAY, "^", (0, (8, 2))),
+)
 _CALIBRATED_ROUTES, _COLUMNS = 12, 4
 # How the legend begins; the rivals follow in their own order.
 _FIRST_NAMED = ("controller", "its ", "predictable", "oracle", "static")
