@@ -77,7 +77,10 @@ def test_gates_are_swept_both_ways_beside_routes(run, paths):
     trained = ("--target", "0.7", "--epochs", "2", "--rank", "2", "--batch-size", "3", "--key-values", "drop")
     status, _, err = run("train-gates", *trained, out="gates")
     assert status == 0, err
-    status, out, err = run("sweep", "--gates", paths / "gates", "--routes", "full,uls:4", *SWEEP)
+    swept = ("sweep", "--gates", paths / "gates", "--routes", "full,uls:4", *SWEEP)
+    status, _, err = run(*swept)
+    assert status == 2 and "4 of the 4 sequences (such as 'lessons-all-00001') were used to train the gates: take" in err
+    status, out, err = run(*swept, "--allow-searched-rows")
     assert status == 0, err
     assert "gates:hidden:sampled" in out
     rows = pq.read_table(paths / "out" / "rows.parquet").to_pylist()
@@ -87,7 +90,7 @@ def test_gates_are_swept_both_ways_beside_routes(run, paths):
     assert all(row["decide_flops"] > 0 for row in rows[8:] if row["new_tokens"] > 1)
     assert rows[0]["kl"] > 0  # the adapter beside the gates is on, and compared with the model without it
     assert run("report", paths / "out")[0] == 0
-    assert run("sweep", "--gates", paths / "gates", *SWEEP, out="alone")[0] == 0
+    assert run("sweep", "--gates", paths / "gates", *SWEEP, "--allow-searched-rows", out="alone")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.errors import InputError
-from depthdial.families import RouteFamily, listed_routes, read_routes
+from depthdial.families import RouteFamily, distinct_routes, listed_routes, read_routes
 from depthdial.routes import RandomRoute, Route, family_routes
 
 
@@ -266,3 +266,25 @@ def test_a_file_for_another_depth_is_refused(tmp_path: Path) -> None:
     for text in (str(path), f"full,{path}"):
         with pytest.raises(InputError, match=r"routes\.json is for 4 layers but this model has 6: search again"):
             read_routes(text, 6)
+
+
+def test_what_routes_were_searched_on_stays_with_them_in_any_family(tmp_path):
+    own, theirs = Route((0, 1), 4, "own:2", frozenset({"a"})), Route((0, 1, 2), 4, "theirs:3", frozenset({"b", "c"}))
+    plain, full = Route((0, 3), 4, "plain"), Route((0, 1, 2, 3), 4, "full")
+    for about, tags in (({}, ["a", "bc", "", ""]), ({"prompts": ["d", "a"]}, ["ad", "abcd", "ad", ""])):
+        family = RouteFamily("mixed", 4, (own, theirs, plain, full), about)
+        again = RouteFamily.load(family.save(tmp_path / "mixed.json"))
+        for one in (family, again):
+            assert ["".join(sorted(route.searched_on)) for route in one.routes] == tags
+        entries = json.loads((tmp_path / "mixed.json").read_text())["routes"]
+        assert [entry.get("searched_on") for entry in entries] == [["a"] if not about else None, ["b", "c"], None, None]
+
+
+def test_a_route_that_is_given_twice_remembers_every_search():
+    plain, searched = Route((0, 1), 4, "ee:2"), Route((0, 1), 4, "own:2", frozenset({"a"}))
+    other = Route((0, 1), 4, "other:2", frozenset({"b"}))
+    for routes in ((plain, searched, other), (searched, other, plain)):
+        (one,) = distinct_routes(routes)
+        assert one.name == routes[0].name and one.searched_on == {"a", "b"}
+    assert plain.searched_on == frozenset()
+    assert distinct_routes((plain, Route((0, 2), 4))) == (plain, Route((0, 2), 4))

@@ -18,8 +18,10 @@ from filelock import FileLock
 from depthdial import gate_studies
 from depthdial.errors import InputError
 from depthdial.gate_studies import gates_study
+from depthdial.measure.apart import prompt_hashes
 from depthdial.measure.gate_rows import is_gates_study, load_gate_maps, load_gate_rows
 from depthdial.measure.plan import ModelIdentity
+from depthdial.models.trained import note_training
 from depthdial.models.weights import weights_hash
 from depthdial.report.gates_page import write_gates_report
 from depthdial.report.gates_tables import controllers_table, differences_table
@@ -252,6 +254,13 @@ def refused(words, tmp_path, no_training):
 def test_sequences_are_not_both_learned_from_and_measured(refused, tmp_path):
     task, _ = make_tasks()
     refused("were used to train the gates", training=task)
+    renamed = replace(task, examples=tuple(replace(e, id=f"new-{i}", reference="") for i, e in enumerate(task.examples)))
+    refused(
+        r"^1 of the 4 sequences .* were used to train the gates", training=replace(renamed, examples=renamed.examples[2:3])
+    )
+    taught = make_llama(N_LAYERS)
+    note_training(taught, prompt_hashes(renamed)[2:])
+    refused(r"^2 of the 4 sequences .* were used to train the model: take rows", model=taught)
     assert not (tmp_path / "out").exists()
 
 

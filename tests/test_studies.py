@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
@@ -10,11 +11,15 @@ from depthdial.choose.controller import SequenceController
 from depthdial.controller_studies import EvaluationSettings
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily
+from depthdial.measure.apart import prompt_hash, prompt_hashes
+from depthdial.models.adapter import AdapterCard, attach_card
 from depthdial.models.load import load
+from depthdial.models.trained import note_training
 from depthdial.routes import Route
 from depthdial.studies import StudySettings, read_study_rows, similarity_routes, study, sweep_routes
 from depthdial.train.finetune import finetune
 from depthdial.train.settings import FinetuneSettings
+from tests.conftest import make_task
 
 SMALL = StudySettings(
     max_new_tokens=4, batch_size=4, similarity_sequences=3, similarity_tokens=4, fidelity_tokens=3, search_tokens=3
@@ -75,9 +80,8 @@ def adapted(model, tokenizer, small_task, tmp_path):
     """A model with an elastic adapter, trained for a moment."""
     model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    lessons = replace(
-        small_task, examples=tuple(replace(e, id=f"{e.id}-{i}") for i in range(2) for e in small_task.examples)
-    )
+    prompts = [f"in {example.instruction} {word}" for word in ("to", "by") for example in small_task.examples]
+    lessons = make_task(prompts, prompts, "lesson")
     settings = FinetuneSettings(rank=2, answers="model", distill=True)
     out = tmp_path / "adapter"
     base, _ = load(tmp_path / "base")
@@ -99,6 +103,26 @@ def test_an_adapters_routes_stand_beside_those_of_the_untouched_model(tmp_path, 
         run(model, tokenizer, small_task, out)
     with pytest.raises(InputError, match="names no routes that skip layers"):
         run(model, tokenizer, small_task, tmp_path / "other", adapted=model)
+
+
+def test_what_an_adapter_saw_is_neither_judged_nor_fitted_on(tmp_path, model, tokenizer, small_task, many, monkeypatch):
+    monkeypatch.setattr(studies, "search_routes", lambda *_, **__: pytest.fail("a search began"))
+    taught, (evaluate, calibrate) = copy.deepcopy(model), split(small_task)
+    seen = prompt_hashes(evaluate)[0]
+    learned = replace(many, examples=tuple(e for e in many.examples if prompt_hash(e) not in prompt_hashes(small_task)))
+    routes = (Route((0, 5), 6, "own", frozenset({seen})), Route((0, 1, 5), 6, "more"))
+    about = {"base_name": "", "base_weights_hash": "", "base_dtype": "float32", "n_layers": 6, "prompt_depth": "full"}
+    attach_card(taught, AdapterCard("elastic", routes=routes, **about))
+    given = {"task": evaluate, "calibration": calibrate, "out": tmp_path / "out", "settings": SMALL}
+    with pytest.raises(InputError, match=r"^1 of the 4 .* were used to search the routes: take .* from another split\.$"):
+        study(model, tokenizer, adapted=taught, **given)
+    note_training(taught, [prompt_hash(learned.examples[0])])
+    attach_card(taught, AdapterCard("elastic", routes=routes[1:], **about))
+    task = replace(evaluate, examples=(*evaluate.examples, *many.examples[-8:]))
+    learned = replace(learned, examples=learned.examples[:-8])
+    with pytest.raises(InputError, match=r"^1 of the 3\d .* were used to train the model: take .* from another split\.$"):
+        study(model, tokenizer, adapted=taught, controller_rows=learned, **{**given, "task": task})
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_controller_of_an_adapted_model_chooses_among_its_routes(tmp_path, model, adapted, tokenizer, many, monkeypatch):

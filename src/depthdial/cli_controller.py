@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from depthdial.cli_options import (
+    AllowSearchedRows,
     BatchSize,
     CalibrationLimit,
     DataOptions,
@@ -53,6 +54,7 @@ def fit(
     response_tokens: Annotated[int, typer.Option(help="Longest answer.", rich_help_panel="Size")] = 64,
     batch_size: BatchSize = 16,
     n_folds: Annotated[int, typer.Option(help="Of cross-validation.", rich_help_panel="Size")] = 5,
+    allow_searched_rows: AllowSearchedRows = False,
 ) -> None:
     """Learn from train rows how good each route's answer will be, and set a price for the budget."""
     from depthdial.choose.controller import SequenceController
@@ -60,7 +62,8 @@ def fit(
     from depthdial.measure.apart import require_no_test_split
     from depthdial.measure.plan import ModelIdentity
 
-    chosen = FitSettings(budget, metric, cost, predictor, prompt_depth, response_tokens, batch_size, n_folds, source.seed)  # type: ignore[arg-type]
+    sizes = (response_tokens, batch_size, n_folds, source.seed)
+    chosen = FitSettings(budget, metric, cost, predictor, prompt_depth, *sizes, allow_searched_rows)  # type: ignore[arg-type]
     rows = source.read(limit, split=source.held_out_split)
     require_no_test_split(rows, "fit a controller")
     loaded, tokenizer = loading.load(model)

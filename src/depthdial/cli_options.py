@@ -51,7 +51,7 @@ def out_file(path: Path | None) -> Path | None:
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, .gguf file, or smollm2-135m.")]
 Routes = Annotated[str | None, typer.Option(help="Routes such as full,uls:50%,ee:12, or a route family file.")]
 AllowSearchedRows = Annotated[
-    bool, typer.Option("--allow-searched-rows", help="Also measure routes on rows that they were searched on.")
+    bool, typer.Option("--allow-searched-rows", help="Also take rows that routes were searched on, or the model trained on.")
 ]
 PromptDepth = Annotated[str, typer.Option(help="full (the prompt runs every layer) or route.")]
 OutFolder = Annotated[

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from depthdial.cli_options import (
+    AllowSearchedRows,
     AnswerTokens,
     BatchSize,
     CalibrationLimit,
@@ -64,6 +65,7 @@ def search(
     min_layers: Annotated[int | None, typer.Option(help="Search down to so many; default: half.")] = None,
     answer_tokens: AnswerTokens = 16,
     batch_size: BatchSize = 16,
+    allow_searched_rows: AllowSearchedRows = False,
 ) -> None:
     """Find which layers a model can do without: a route for each number of layers, on calibration prompts."""
     from depthdial.choose.search.run import make_method, search_routes
@@ -83,6 +85,7 @@ def search(
         batch_size=batch_size,
         out=out,
         on_found=_print_family,
+        allow_searched_rows=allow_searched_rows,
         identity=ModelIdentity.of(loaded, model),
         progress=True,
     )

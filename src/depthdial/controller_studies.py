@@ -127,7 +127,7 @@ def evaluate_controller(
     fitted = read_measured(folder / MEASURED, controller.card.features, controller.card.fitted_on["prompts"])
     task = as_task(task)
     calibration = None if calibration is None else as_task(calibration, held_out=True)
-    _require_apart(controller, task, calibration)
+    _require_apart(controller, task, calibration, model)
     plans = _checked(controller, task, calibration, settings)
     if calibration is not None:
         controller.certified_on.require_untried(plans, prompt_hashes(calibration))
@@ -367,13 +367,13 @@ def _names(controller: SequenceController) -> list[str]:
     return [route.name for route in controller.routes]
 
 
-def _require_apart(controller: SequenceController, task: Task, calibration: Task | None) -> None:
-    require_unseen(controller, task)
+def _require_apart(controller: SequenceController, task: Task, calibration: Task | None, model: Any) -> None:
+    require_unseen(controller, task, model)
     own = certification_plan(controller, 0.5).about["controller"]
     require_apart(task, controller.certified_on.prompts(own), "to certify the controller")
     if calibration is not None:
         require_no_test_split(calibration, "certify")
-        require_unseen(controller, calibration)
+        require_unseen(controller, calibration, model)
         require_apart(task, prompt_hashes(calibration), "as calibration rows")
 
 

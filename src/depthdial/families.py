@@ -48,19 +48,24 @@ class RouteFamily:
                 f"Route {deep.name!r} of family {self.name!r} is for {deep.n_layers} layers, not {self.n_layers}: "
                 "put routes of one model depth in a family."
             )
-        prompts = self.made_by.get("prompts")
-        if isinstance(prompts, list | tuple) and all(isinstance(one, str) for one in prompts):
-            # It stays with each route, wherever that is taken: the full one is no finding of a search.
-            seen = frozenset(prompts)
-            tagged = (r if r.is_full or not seen else replace(r, searched_on=seen) for r in self.routes)
+        seen = self.searched_on
+        if seen:  # it stays with each route, wherever that is taken: the full one is no finding of a search
+            tagged = (r if r.is_full else replace(r, searched_on=r.searched_on | seen) for r in self.routes)
             object.__setattr__(self, "routes", tuple(tagged))
+
+    @property
+    def searched_on(self) -> frozenset[str]:
+        """Hashes of the prompts of the search that `made_by` tells of; none where it does not say."""
+        prompts = self.made_by.get("prompts")
+        is_told = isinstance(prompts, list | tuple) and all(isinstance(one, str) for one in prompts)
+        return frozenset(prompts) if is_told else frozenset()  # type: ignore[arg-type]
 
     def cheapest_first(self) -> tuple[Route, ...]:
         return tuple(sorted(self.routes, key=lambda route: route.cost_layers))
 
     def save(self, path: Path | str) -> Path:
         """Write the family as JSON, by atomic rename."""
-        routes = [{"name": route.name, "layers": str(route)} for route in self.routes]
+        routes = stored_routes(self.routes, known=self.searched_on)
         document = {"format": _FORMAT, "version": _VERSION, "name": self.name, "n_layers": self.n_layers, "routes": routes}
         return write_json(Path(path), {**document, "made_by": dict(self.made_by)})
 
@@ -79,7 +84,7 @@ class RouteFamily:
             raise InputError(f"{path} is of version {document.get('version')!r}, not {_VERSION}: search again.")
         try:
             n_layers = document["n_layers"]
-            routes = tuple(named_route(entry["layers"], n_layers, entry["name"]) for entry in document["routes"])
+            routes = restored_routes(document["routes"], n_layers)
             return cls(_text(document["name"]), n_layers, routes, dict(document.get("made_by", {})))
         except (KeyError, TypeError, ValueError) as error:
             reason = str(error).rstrip(".") if isinstance(error, InputError) else repr(error)
@@ -148,6 +153,50 @@ def _is_file(text: str) -> bool:
         return Path(text).is_file()
     except OSError:  # a long list of routes is no file name
         return False
+
+
+def distinct_routes(routes: Iterable[Any]) -> tuple[Any, ...]:
+    """Of routes with the same layers the first, under its name; a search that found any of them is known of it."""
+    kept: dict[Any, Any] = {}
+    for route in routes:
+        first = kept.setdefault(route, route)
+        more = getattr(route, "searched_on", frozenset()) - getattr(first, "searched_on", frozenset())
+        if more:
+            kept[route] = replace(first, searched_on=first.searched_on | more)
+    return tuple(kept.values())
+
+
+def stored_routes(routes: Iterable[Route], known: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """JSON-ready entries, of which `restored_routes` makes the routes again: names, layers, what they were searched on.
+
+    Args:
+        known: hashes of prompts that the document tells of all the routes elsewhere.
+    """
+    told = frozenset(known)
+    return [
+        {
+            "name": route.name,
+            "layers": str(route),
+            **({"searched_on": sorted(route.searched_on - told)} if route.searched_on - told else {}),
+        }
+        for route in routes
+    ]
+
+
+def restored_routes(entries: Iterable[Mapping[str, Any]], n_layers: int) -> tuple[Route, ...]:
+    """The routes of the entries in a file.
+
+    Raises:
+        InputError: (or KeyError, TypeError, for what is no such entry) if one is not a route of `n_layers` layers.
+    """
+    found = []
+    for entry in entries:
+        route = named_route(entry["layers"], n_layers, entry["name"])
+        seen = entry.get("searched_on", [])
+        if not isinstance(seen, list) or not all(isinstance(one, str) for one in seen):
+            raise TypeError(f"searched_on is a list of hashes, not {seen!r}")
+        found.append(replace(route, searched_on=frozenset(seen)) if seen else route)
+    return tuple(found)
 
 
 def named_route(layers: str, n_layers: int, name: str) -> Route:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from depthdial.errors import InputError
 from depthdial.files import claim, write_atomically
-from depthdial.measure.apart import prompt_hashes, require_apart
+from depthdial.measure.apart import prompt_hashes, require_apart, require_unsearched
 from depthdial.measure.batches import Runner
 from depthdial.measure.confidence import exit_thresholds
 from depthdial.measure.gate_rows import GateMap, gate_schema
@@ -98,6 +98,7 @@ def gates_study(
     settings, folder, say = settings or GatesStudySettings(), Path(out), say or (lambda line: None)
     task, training = as_task(task), as_task(training, held_out=True)
     require_apart(task, prompt_hashes(training), "to train the gates")
+    require_unsearched(task, model=model, can_allow=False)
     runs = runs_of(settings)
     _check(model, runs, settings)  # before anything trains
     if (folder / "rows.parquet").exists() and not (folder / "study.json").exists():

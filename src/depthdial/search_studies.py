@@ -18,7 +18,7 @@ from depthdial.choose.search.run import family_name, options_of, search_routes
 from depthdial.errors import InputError, check_choice
 from depthdial.families import RouteFamily
 from depthdial.files import claim, write_json
-from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split
+from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split, require_unsearched
 from depthdial.measure.plan import ModelIdentity, check_positive
 from depthdial.measure.sweep import sweep
 from depthdial.measure.tasks import Task, as_task
@@ -130,6 +130,7 @@ def search_study(
     require_no_test_split(calibration, "search routes")
     task, calibration = as_task(task), as_task(calibration, held_out=True)
     require_apart(task, prompt_hashes(calibration), "to search the routes")
+    require_unsearched(task, model=model, can_allow=False)
     names, sizes = settings.names(calibration.has_references), settings.sizes(count_layers(model))
     identity = ModelIdentity.of(model, name)
     claim(folder / "study.json", _about(settings, names, sizes, identity, task, calibration), "search study")
@@ -138,7 +139,7 @@ def search_study(
         say(f"{number}/{len(names)} {method} on {len(calibration.examples)} calibration prompts")
         families.append(_family(model, tokenizer, calibration, folder, settings, method, min(sizes), identity, progress))
     for family in families:
-        require_apart(task, family.made_by["prompts"], "to search the routes")
+        require_unsearched(task, family.routes, can_allow=False)  # it may be of an earlier start, on other prompts
     routes = routes_to_measure(families, sizes)
     say(f"measuring {len(task.examples)} sequences x {len(routes)} routes")
     sweep(
@@ -200,6 +201,7 @@ def _family(
         out=path,
         identity=identity,
         progress=progress,
+        allow_searched_rows=True,  # what the model was trained on may not judge, which it is not for here
     )
 
 

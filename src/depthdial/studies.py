@@ -22,7 +22,7 @@ from depthdial.controller_studies import EvaluationSettings
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily, read_routes
 from depthdial.files import claim, read_json, write_json
-from depthdial.measure.apart import prompt_hashes, require_apart
+from depthdial.measure.apart import prompt_hashes, require_apart, require_unsearched
 from depthdial.measure.plan import ModelIdentity, check_positive
 from depthdial.measure.results import STUDY_SWEEPS, count_samples, load_study_rows
 from depthdial.measure.similarity import similarity
@@ -131,9 +131,13 @@ def study(
     if controller_rows is not None:
         require_rows(task, calibration, controller_rows)
     n_layers = count_layers(model)
-    baselines(n_layers, settings.routes)
-    identity = ModelIdentity.of(model, name)
     card = _card_of(adapted, n_layers)
+    own_routes = [] if card is None else adapter_routes(card)
+    whole = model if adapted is None else adapted
+    require_unsearched(task, [*baselines(n_layers, settings.routes), *own_routes], whole, can_allow=False)
+    if controller_rows is not None:
+        require_unsearched(controller_rows, own_routes, whole, can_allow=False)
+    identity = ModelIdentity.of(model, name)
     _claim(folder, settings, identity, task, None if adapted is None else ModelIdentity.of(adapted).weights_hash)
     if controller_rows is not None:
         claim_controller(folder / "controller", controller_rows, evaluation)
@@ -142,6 +146,7 @@ def study(
 
     say(f"1/{n_steps} search: nested routes of {n_layers} layers on {len(calibration.examples)} calibration prompts")
     family = _family(model, tokenizer, calibration, folder, settings, n_layers, common)
+    require_unsearched(task, family.routes, can_allow=False)  # it may be of an earlier start, on other prompts
     say(f"2/{n_steps} similarity: hidden states of early exit and layer skipping against the full model's")
     similarity(
         model,
@@ -154,7 +159,6 @@ def study(
         fidelity_tokens=settings.fidelity_tokens,
         **common,
     )
-    own_routes = [] if card is None else adapter_routes(card)
     routes = sweep_routes(family, n_layers, settings.routes, [len(route) for route in own_routes])
     say(f"3/{n_steps} sweep: {len(task.examples)} sequences x {len(routes) + len(own_routes)} routes")
     options = {
@@ -177,7 +181,7 @@ def study(
     if controller_rows is not None:
         say(f"5/{n_steps} controller: fitted on {len(controller_rows.examples)} sequences, judged on {len(task.examples)}")
         scores = fit_and_judge(
-            model if adapted is None else adapted,
+            whole,
             tokenizer,
             routes=own_routes or searched_routes(family, n_layers),
             rows=controller_rows,
@@ -254,7 +258,7 @@ def adapter_routes(card: AdapterCard) -> list[Route]:
     counts = [len(route) for route in shallow]
     # Of two routes with as many layers each keeps its own name.
     names = [f"{card.kind}:{len(r) if counts.count(len(r)) == 1 else r.name}" for r in shallow]
-    return [Route(route.layers, route.n_layers, name) for name, route in zip(names, shallow, strict=True)]
+    return [replace(route, name=name) for name, route in zip(names, shallow, strict=True)]
 
 
 def _card_of(adapted: Any, n_layers: int) -> AdapterCard | None:
@@ -303,6 +307,7 @@ def _family(
         answer_tokens=settings.search_tokens,
         batch_size=settings.batch_size,
         out=path,
+        allow_searched_rows=True,  # what the model was trained on may not judge, which it is not for here
         **common,
     )
 

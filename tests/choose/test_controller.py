@@ -20,6 +20,7 @@ from depthdial.measure.apart import prompt_hashes
 from depthdial.measure.batches import Runner
 from depthdial.measure.prompt_features import features_of, watched_prefill
 from depthdial.measure.results import UnitStore
+from depthdial.models.trained import note_training
 from depthdial.models.untouched import untouched
 from depthdial.routes import Route
 
@@ -183,13 +184,41 @@ def test_a_model_in_a_narrower_type_cannot_be_told_from_others(fit, model):
     controller.check(copy.deepcopy(model).to(torch.float64))
 
 
-def test_rows_that_the_routes_were_searched_on_are_refused(fit, model, tokenizer, many, small_task):
-    prompts = list(prompt_hashes(unseen(small_task)))
+def test_rows_that_the_routes_were_searched_on_are_refused(fit, model, tokenizer, small_task, tmp_path):
+    prompts = prompt_hashes(unseen(small_task))
     family = dd.RouteFamily("own", 6, routes_of(ROUTES, 6), {"prompts": prompts})
-    controller = fit(routes=family)
-    assert controller.card.fitted_on["searched_on"] == prompts
-    with pytest.raises(InputError, match="were used to search its routes"):
-        controller.certify(model, tokenizer, task=unseen(small_task), epsilon=0.5)
+    for routes in (family, family.routes, [*ROUTES, *family.routes]):  # given as texts beside, they are the same routes
+        controller = fit(routes=routes)
+        assert controller.card.fitted_on["searched_on"] == sorted(prompts)
+    read = SequenceController.from_pretrained(controller.save_pretrained(tmp_path).parent)
+    assert [len(route.searched_on) for route in read.routes] == [len(prompts), len(prompts), 0]
+    for one in (controller, read):
+        with pytest.raises(InputError, match="were used to search its routes"):
+            one.certify(model, tokenizer, task=unseen(small_task), epsilon=0.5)
+        with pytest.raises(InputError, match="were used to search the routes"):
+            dd.sweep(model, tokenizer, task=unseen(small_task), routes=one.routes)
+
+
+def test_a_fit_refuses_what_was_searched_or_trained_on_before_any_work(fit, model, many, monkeypatch):
+    monkeypatch.setattr("depthdial.choose.controller_fit.measure_rows", lambda *_, **__: pytest.fail("rows were measured"))
+    monkeypatch.setattr("depthdial.choose.controller_fit.encode", lambda *_, **__: pytest.fail("prompts were encoded"))
+    family = dd.RouteFamily("own", 6, routes_of(ROUTES, 6), {"prompts": prompt_hashes(many)[:2]})
+    renamed = replace(many, examples=tuple(replace(e, id=f"new {e.id}") for e in many.examples))
+    with pytest.raises(InputError, match=r"^2 of the 48 sequences \(such as 'new .*\) were used to search the routes: take"):
+        fit(task=renamed, routes=list(family.routes))
+    trained = copy.deepcopy(model)
+    note_training(trained, prompt_hashes(many)[:1])
+    with pytest.raises(InputError, match=r"^1 of the 48 .* were used to train the model: .*allow_searched_rows=True"):
+        fit(model=trained)
+    with pytest.raises(pytest.fail.Exception, match="prompts were encoded"):
+        fit(model=trained, allow_searched_rows=True)
+
+
+def test_rows_that_the_model_was_trained_on_certify_nothing(fit, model, tokenizer, small_task):
+    controller, trained = fit(), copy.deepcopy(model)
+    note_training(trained, prompt_hashes(unseen(small_task))[:3])
+    with pytest.raises(InputError, match=r"^3 of the 6 .* were used to train the model: take .* from another split\.$"):
+        controller.certify(trained, tokenizer, task=unseen(small_task), epsilon=0.5)
 
 
 def test_other_prompts_than_those_of_the_fit_are_refused(fit, model, tokenizer, small_task):

@@ -7,8 +7,12 @@ import pytest
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily, read_routes
 from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split, require_unsearched
+from depthdial.models.gates import GateConfig, TokenGates
+from depthdial.models.token_depth import TokenDepth
+from depthdial.models.trained import note_training
 from depthdial.routes import Route
 from tests.conftest import make_task
+from tests.models.tiny import tiny
 
 
 def test_a_hash_is_of_the_prompt_alone(small_task):
@@ -44,3 +48,19 @@ def test_what_a_search_has_seen_is_known_of_its_routes_wherever_they_go(tmp_path
             require_unsearched(seen, routes)
     require_unsearched(seen, read_routes("full,0-1", 4))
     require_unsearched(make_task(["e f"], ["x"], "unseen"), read)
+
+
+def test_gates_and_models_know_what_they_were_trained_on():
+    task, other = make_task(["a b", "c d"], ["x", "y"], "seen"), make_task(["e f"], ["x"], "unseen")
+    prompts = list(prompt_hashes(task))
+    gates = TokenGates(GateConfig(6, 32), about={"data": {"prompts": prompts}})
+    depth = TokenDepth(gates.policy("argmax"), 6)
+    with pytest.raises(InputError, match=r"^2 of the 2 sequences .* were used to train the gates: take rows"):
+        require_unsearched(task, ["uls:3", depth])
+    model = tiny("llama")
+    note_training(model, prompts[1:])
+    with pytest.raises(InputError, match=r"^1 of the 2 .* 'seen-1'\) were used to train the model: .* \(--allow"):
+        require_unsearched(task, model=model)
+    with pytest.raises(InputError, match=r"were used to train the model: take rows that were not, from another split\.$"):
+        require_unsearched(task, model=model, can_allow=False)
+    require_unsearched(other, [depth], model)

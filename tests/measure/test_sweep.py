@@ -381,5 +381,7 @@ def test_a_search_is_not_judged_on_its_own_rows(model, tokenizer, small_task):
     for measure in (sweep, similarity):
         with pytest.raises(InputError, match=r"2 of the 7 sequences .* were used to search the routes"):
             measure(model, tokenizer, task=small_task, routes=family.routes)
+        with pytest.raises(InputError, match=r"2 of the 7 sequences .* were used to search the routes"):
+            measure(model, tokenizer, task=small_task, routes=["uls:3", *family.routes])  # the same layers by another name
     rows = sweep(model, tokenizer, task=small_task, routes=family.routes, max_new_tokens=2, allow_searched_rows=True)
     assert rows.num_rows == 7

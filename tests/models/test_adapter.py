@@ -28,6 +28,7 @@ from depthdial.models.prompt import left_padded, prefill, prompted_view
 from depthdial.models.view import as_route, quiet_view, view
 from depthdial.models.weights import weights_hash
 from depthdial.routes import Route
+from depthdial.studies import adapter_routes
 from tests.models.test_view_adapters import adapted
 from tests.models.tiny import tiny
 
@@ -247,3 +248,20 @@ def test_views_warn_at_the_line_that_makes_them_and_only_there(make: Any, card: 
     quiet_view(model, "1,4")
     prefilled = prefill(model, *left_padded([[5, 6, 7]], 0, "cpu"), route=Route((2, 4), 6))
     decode(model, Route((2,), 6), prefilled, max_new_tokens=3, eos_token_ids=(), pad_token_id=0)
+
+
+def test_searched_routes_of_a_card_keep_their_prompts(card: AdapterCard, tmp_path: Path) -> None:
+    searched = (replace(ROUTES[0], searched_on=frozenset({"b2", "a1"})), *ROUTES[1:])
+    replace(card, routes=searched).save(tmp_path)
+    read = AdapterCard.load(tmp_path)
+    assert [route.searched_on for route in read.routes] == [{"a1", "b2"}, set(), set(), set()]
+    assert [entry.get("searched_on") for entry in json.loads((tmp_path / CARD_FILE).read_text())["routes"]] == [
+        ["a1", "b2"],
+        None,
+        None,
+        None,
+    ]
+    assert [route.searched_on for route in adapter_routes(read) if len(route) == 2] == [{"a1", "b2"}]
+    (tmp_path / CARD_FILE).write_text((tmp_path / CARD_FILE).read_text().replace('"a1"', "5"))
+    with pytest.raises(InputError, match=r"damaged adapter card.*searched_on is a list of hashes"):
+        AdapterCard.load(tmp_path)

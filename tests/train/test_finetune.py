@@ -13,11 +13,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
+from depthdial.choose.search.run import search_routes
 from depthdial.errors import InputError
 from depthdial.families import RouteFamily
+from depthdial.measure.apart import prompt_hashes
 from depthdial.measure.batches import Runner
+from depthdial.measure.similarity import similarity
 from depthdial.measure.sweep import sweep
 from depthdial.models.load import load
+from depthdial.models.trained import note_training
 from depthdial.routes import Route
 from depthdial.train.finetune import finetune
 from depthdial.train.rows import training_rows
@@ -58,13 +62,18 @@ def weights(folder):
     return load_file(next(folder.glob("*model.safetensors")))
 
 
-def test_a_specialist_leaves_the_layers_it_skips_alone(run, base, quick):
+def test_a_specialist_leaves_the_layers_it_skips_alone(run, base, lessons, quick):
+    note_training(base[0], ["an earlier one"])
     result = run("uls:3", replace(quick, method="full"))
+    assert result.record["data"]["prompts"] == sorted(["an earlier one", *prompt_hashes(lessons)])
     trained, untouched = weights(result.folder), base[0].state_dict()
     for name, tensor in trained.items():
         skipped = ".layers." in name and int(name.split(".")[2]) not in (0, 2, 4)
         assert torch.equal(tensor, untouched[name]) == skipped, name
-    assert load(result.folder)[0].config.num_hidden_layers == 6
+    whole, words = load(result.folder)
+    assert whole.config.num_hidden_layers == 6
+    with pytest.raises(InputError, match=r"24 of the 24 sequences .* were used to train the model"):
+        sweep(whole, words, task=lessons, routes="full")
     assert not (result.folder / "checkpoints").exists()
 
 
@@ -74,10 +83,14 @@ def test_training_lowers_what_it_trains_on(run, base, lessons, quick, tmp_path):
     adapted = load(base_name, adapter=result.folder)
 
     def nll(model):
-        rows = sweep(model, base[1], task=lessons, routes=["uls:3"], metrics=("nll",))
+        rows = sweep(model, base[1], task=lessons, routes=["uls:3"], metrics=("nll",), allow_searched_rows=True)
         return sum(rows.column("nll").to_pylist()) / rows.num_rows
 
     assert nll(adapted[0]) < 0.75 * nll(base[0])
+    renamed = replace(lessons, examples=(replace(lessons.examples[3], id="other", reference="mat"),))
+    for verb, options in ((sweep, {"routes": ["uls:3"]}), (similarity, {"routes": ["uls:3"]}), (search_routes, {})):
+        with pytest.raises(InputError, match=r"^1 of the 1 .* \(such as 'other'\) were used to train the adapter: take"):
+            verb(adapted[0], base[1], task=renamed, **options)
 
 
 def test_elastic_weights_come_closer_to_the_full_model_at_every_depth(run, base, lessons, quick, tmp_path):
@@ -87,7 +100,8 @@ def test_elastic_weights_come_closer_to_the_full_model_at_every_depth(run, base,
     routes = [*FAMILY.routes]
     kl = {}
     for name, model in (("untouched", base[0]), ("elastic", adapted[0])):
-        rows = sweep(model, base[1], task=lessons, routes=routes, metrics=("kl",), fidelity_tokens=8).to_pandas()
+        options = {"metrics": ("kl",), "fidelity_tokens": 8, "allow_searched_rows": True}
+        rows = sweep(model, base[1], task=lessons, routes=routes, **options).to_pandas()
         kl[name] = rows.groupby("route").kl.mean()
     assert kl["elastic"]["hand:3"] < 0.7 * kl["untouched"]["hand:3"]
     assert kl["elastic"]["hand:4"] < 0.7 * kl["untouched"]["hand:4"]

@@ -14,10 +14,13 @@ from transformers import TrainerCallback
 
 from depthdial.errors import InputError
 from depthdial.measure.plan import ModelIdentity
+from depthdial.measure.sweep import sweep
 from depthdial.models.gate_folder import load_gates
 from depthdial.models.gates import GATE_INPUTS
 from depthdial.models.load import load
+from depthdial.models.token_depth import TokenDepth
 from depthdial.models.token_view import TokenTrace, token_view
+from depthdial.models.trained import trained_on
 from depthdial.train import gate_training
 from depthdial.train.finetune import finetune
 from depthdial.train.gate_settings import GateSettings
@@ -201,7 +204,7 @@ def test_the_comparison_can_fail(run, base, brief, monkeypatch):
         run(brief)
 
 
-def test_the_folder_holds_gates_and_adapter(run, base, brief, tmp_path):
+def test_the_folder_holds_gates_and_adapter(run, base, lessons, brief, tmp_path):
     result = run(brief, name="the base")
     names = {path.name for path in result.folder.iterdir()}
     assert {"gates.safetensors", "gates.json", "adapter_model.safetensors", "training.json", "train-gates.json"} <= names
@@ -210,6 +213,9 @@ def test_the_folder_holds_gates_and_adapter(run, base, brief, tmp_path):
     model, gates = load_gates(result.folder, base[0])
     assert model.peft_config["default"].r == 2 and gates.base.name == "the base"
     assert gates.about["backbone"] == "lora" and gates.about["settings"]["target"] == 0.6
+    depth = TokenDepth(gates.policy("argmax"), 6)
+    with pytest.raises(InputError, match=r"24 of the 24 sequences .* were used to train the gates: take rows"):
+        sweep(model, base[1], task=lessons, routes=[depth])
     before = gates.state_dict()["gates.1.weights.0"]
     assert not torch.equal(before, gate_training.TokenGates(gates.config).state_dict()["gates.1.weights.0"])
     with pytest.raises(InputError, match="are for the base"):
@@ -226,6 +232,7 @@ def test_a_backbone_that_trained_whole_lies_beside_its_gates(run, base, brief):
     trained, _ = load(result.folder)
     model, gates = load_gates(result.folder, trained)
     assert model is trained and gates.config.n_layers == 6
+    assert trained_on(trained) == {"to train the model": gates.policy("sampled").trained_on}
     assert not torch.equal(trained.model.layers[2].mlp.up_proj.weight, base[0].model.layers[2].mlp.up_proj.weight)
 
 

@@ -302,6 +302,7 @@ class SequenceController:
         out: Path | str | None = None,
         identity: ModelIdentity | None = None,
         progress: bool = False,
+        allow_searched_rows: bool = False,
     ) -> SequenceController:
         """Measure every route on the rows of a task and learn to predict it from the prompts.
 
@@ -322,14 +323,16 @@ class SequenceController:
             response_tokens: the longest answer.
             n_folds: of cross-validation, on whose predictions the prices are set.
             out: a folder for the measured rows; a stopped run goes on there. The controller is saved there too.
+            allow_searched_rows: also learn from rows that routes were searched on, or the model or its adapter trained on.
 
         Raises:
-            InputError: for a test split, too few rows, a family without the full route, features that are all constant, or
-                a bad argument; before anything runs, where that can be told.
+            InputError: for a test split, rows that were searched or trained on, too few rows, a family without the full
+                route, features that are all constant, or a bad argument; before anything runs, where that can be told.
         """
         from depthdial.choose.controller_fit import FitSettings, fit_controller
 
-        settings = FitSettings(budget, metric, cost, predictor, prompt_depth, response_tokens, batch_size, n_folds, seed)
+        sizes = (response_tokens, batch_size, n_folds, seed)
+        settings = FitSettings(budget, metric, cost, predictor, prompt_depth, *sizes, allow_searched_rows)
         return fit_controller(
             model, tokenizer, task=task, routes=routes, settings=settings, out=out, identity=identity, progress=progress
         )

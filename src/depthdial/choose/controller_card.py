@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from depthdial.choose.policy import Budget, budget_in
 from depthdial.choose.prediction import COST_UNITS, cost_table
 from depthdial.errors import InputError, check_choice
-from depthdial.families import RouteFamily, listed_routes, named_route
+from depthdial.families import RouteFamily, distinct_routes, listed_routes, restored_routes, stored_routes
 from depthdial.measure.prompt_features import FeatureSpec
 from depthdial.models.prompt import PromptDepth
 from depthdial.routes import Route, require_depth
@@ -114,8 +113,12 @@ class ControllerCard:
 
     def to_dict(self) -> dict[str, Any]:
         document = {f.name: getattr(self, f.name) for f in fields(self)}
-        routes = [{"name": route.name, "layers": str(route)} for route in self.routes]
-        return {**document, "routes": routes, "features": self.features.settings(), "fitted_on": dict(self.fitted_on)}
+        return {
+            **document,
+            "routes": stored_routes(self.routes),
+            "features": self.features.settings(),
+            "fitted_on": dict(self.fitted_on),
+        }
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ControllerCard:
@@ -123,7 +126,7 @@ class ControllerCard:
         try:
             given = {f.name: document[f.name] for f in fields(cls)}
             n_layers = given["n_layers"]
-            given["routes"] = tuple(named_route(entry["layers"], n_layers, entry["name"]) for entry in given["routes"])
+            given["routes"] = restored_routes(given["routes"], n_layers)
             given["features"] = FeatureSpec.restore(given["features"])
             given["mean_steps"] = float(given["mean_steps"])
             for name in ("route_costs", "r2", "steps_r2", "means"):
@@ -166,12 +169,10 @@ def routes_of(routes: Any, n_layers: int) -> tuple[Route, ...]:
     found = listed_routes(routes, n_layers)
     if not found:
         raise InputError("There are no routes to choose from: give two or more, the full one among them.")
-    kept = dict.fromkeys(require_fixed(require_depth(route, n_layers)) for route in found)
-    return tuple(sorted(kept, key=lambda route: route.cost_layers))  # type: ignore[arg-type,return-value]
+    kept = distinct_routes(require_fixed(require_depth(route, n_layers)) for route in found)
+    return tuple(sorted(kept, key=lambda route: route.cost_layers))
 
 
-def searched_prompts(routes: Any) -> tuple[str, ...]:
-    """Hashes of the prompts that a family (or its file) was searched on; none where it does not say."""
-    if isinstance(routes, str | Path) and Path(routes).is_file():
-        routes = RouteFamily.load(routes)
-    return tuple(routes.made_by.get("prompts", ())) if isinstance(routes, RouteFamily) else ()
+def searched_prompts(routes: Sequence[Route]) -> tuple[str, ...]:
+    """Hashes of the prompts that any of the routes was searched on, wherever they come from; sorted."""
+    return tuple(sorted(frozenset().union(*(route.searched_on for route in routes))))

@@ -19,7 +19,7 @@ from depthdial.choose.predictors.base import LEAST_ROWS
 from depthdial.choose.predictors.fitting import KINDS, choose_kind, cross_validated, fit_predictor, score
 from depthdial.choose.search.costs import layer_flops, layer_ms
 from depthdial.errors import InputError, check_choice
-from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split
+from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split, require_unsearched
 from depthdial.measure.batches import Runner
 from depthdial.measure.plan import ModelIdentity, check_positive
 from depthdial.measure.prompt_features import FeatureSpec
@@ -56,6 +56,7 @@ class FitSettings:
     batch_size: int = 16
     n_folds: int = 5
     seed: int = 0
+    allow_searched_rows: bool = False
 
     def __post_init__(self) -> None:
         check_choice("metric of a controller", self.metric, METRICS)
@@ -97,6 +98,8 @@ def fit_controller(
     runner = Runner.of(model, tokenizer)
     family = _spread(best_known_routes(model)) if routes is None else routes_of(routes, runner.n_layers)
     check_family(family, runner.n_layers)
+    if not settings.allow_searched_rows:
+        require_unsearched(task, family, model)
     if settings.metric == "rouge_l":
         require_rouge(task.examples, "predict agreement")
     examples = encode(task, tokenizer, context_tokens=runner.context_tokens)
@@ -115,7 +118,7 @@ def fit_controller(
         identity=identity,
         progress=progress,
     )
-    card = _card(model, tokenizer, task, family, settings, spec, identity, costs, searched_prompts(routes))
+    card = _card(model, tokenizer, task, family, settings, spec, identity, costs, searched_prompts(family))
     controller = fit_rows(rows, card, settings)
     if folder is not None:
         controller.save_pretrained(folder)
@@ -153,7 +156,7 @@ def measure_for(
         InputError: if the task shares a prompt with the fit, or the model is another one.
     """
     controller.check(model)
-    require_unseen(controller, task)
+    require_unseen(controller, task, model)
     require_same_prompts(controller, resolve_template(task.template, tokenizer), task.max_prompt_tokens)
     settings = row_settings(controller, batch_size)
     folder = None if out is None else Path(out)
@@ -161,16 +164,15 @@ def measure_for(
     return measure_rows(model, tokenizer, task, settings, controller.card.features, **options)
 
 
-def require_unseen(controller: SequenceController, task: Task) -> None:
-    """Refuse rows that the controller, or the search for its routes, has seen.
-
-    What an adapter was trained on is not known here.
+def require_unseen(controller: SequenceController, task: Task, model: Any) -> None:
+    """Refuse rows that the controller, the search for its routes, or the training of the model or its adapter has seen.
 
     Raises:
         InputError: with how many there are, and one of them.
     """
     require_apart(task, controller.card.fitted_on["prompts"], "to fit the controller")
     require_apart(task, controller.card.fitted_on.get("searched_on", ()), "to search its routes")
+    require_unsearched(task, model=model, can_allow=False)
 
 
 def require_same_prompts(controller: SequenceController, template: str, max_prompt_tokens: int | None) -> None:

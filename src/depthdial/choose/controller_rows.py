@@ -136,6 +136,7 @@ def measure_rows(
         batch_size=settings.batch_size,
         full_untouched=True,
         out=None if out is None else out / SCORES,
+        allow_searched_rows=True,  # the caller has refused what it refuses
         progress=progress,
         **common,
     )

@@ -1,7 +1,8 @@
 """Which sequences something was made on, so that nothing is judged by what it has seen.
 
-What is fitted (a route family, a controller, a certificate) keeps the hashes of its prompts, and whoever evaluates it asks
-here. A hash is of the prompt's text alone: the same row under another id, or in another split, is the same row.
+What is fitted (a route family, an adapter, gates, a controller, a certificate) keeps the hashes of its prompts, and whoever
+evaluates it asks here. A hash is of the prompt's text alone: the same row under another id, or in another split, is the
+same row.
 """
 
 from __future__ import annotations
@@ -9,9 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from depthdial.errors import InputError
 from depthdial.measure.tasks import Example, Task
+from depthdial.models.token_depth import TokenDepth
+from depthdial.models.trained import trained_on
+
+_ELSEWHERE = "take rows that were not, from another split"
+_ALLOWING = "take rows that were not, or allow_searched_rows=True (--allow-searched-rows) for a number that is too good"
 
 
 def prompt_hash(example: Example) -> str:
@@ -25,12 +32,13 @@ def prompt_hashes(task: Task) -> tuple[str, ...]:
     return tuple(prompt_hash(example) for example in task.examples)
 
 
-def require_apart(task: Task, used: Collection[str], purpose: str) -> None:
+def require_apart(task: Task, used: Collection[str], purpose: str, remedy: str = _ELSEWHERE) -> None:
     """Refuse a task that shares a prompt with `used`.
 
     Args:
         used: prompt hashes.
         purpose: what they were used for, as it stands in the sentence ("to search the routes").
+        remedy: the sentence's end.
 
     Raises:
         InputError: with how many there are, and one of them.
@@ -39,27 +47,37 @@ def require_apart(task: Task, used: Collection[str], purpose: str) -> None:
     shared = [e.id for e in task.examples if prompt_hash(e) in known]
     if shared:
         raise InputError(
-            f"{len(shared)} of the {len(task.examples)} sequences (such as {shared[0]!r}) were used {purpose}: take rows "
-            "that were not, from another split."
+            f"{len(shared)} of the {len(task.examples)} sequences (such as {shared[0]!r}) were used {purpose}: {remedy}."
         )
 
 
-def require_unsearched(task: Task, routes: Iterable[object]) -> None:
-    """Refuse a task whose rows some of the routes were searched on: they would be judged by what they were chosen for.
+def seen_before(routes: Iterable[object] = (), model: Any = None) -> dict[str, frozenset[str]]:
+    """Hashes of the prompts that routes and a model were made on, by what they were used for; only what is known of them.
 
     Args:
-        routes: of which those of a searched family know its prompts (`Route.searched_on`).
+        routes: searched ones know their prompts (`Route.searched_on`) wherever they were saved and read, and so do gates.
+        model: its weights and its adapter know what they were trained on, if Depthdial trained them.
+    """
+    routes = list(routes)
+    searched = frozenset().union(*(getattr(route, "searched_on", ()) for route in routes))
+    gates = frozenset().union(*(route.policy.trained_on for route in routes if isinstance(route, TokenDepth)))
+    found = {"to search the routes": searched, "to train the gates": gates, **({} if model is None else trained_on(model))}
+    return {purpose: prompts for purpose, prompts in found.items() if prompts}
+
+
+def require_unsearched(task: Task, routes: Iterable[object] = (), model: Any = None, *, can_allow: bool = True) -> None:
+    """Refuse a task with rows that some of the routes were searched on, or the model trained on: see `seen_before`.
+
+    They would be judged by what they were made for.
+
+    Args:
+        can_allow: whether the caller takes `allow_searched_rows`.
 
     Raises:
         InputError: with how many rows there are, one of them, and how to have them all the same.
     """
-    used = frozenset().union(*(getattr(route, "searched_on", ()) for route in routes))
-    shared = [e.id for e in task.examples if prompt_hash(e) in used]
-    if shared:
-        raise InputError(
-            f"{len(shared)} of the {len(task.examples)} sequences (such as {shared[0]!r}) were used to search the routes: "
-            "take rows that were not, or allow_searched_rows=True (--allow-searched-rows) for a number that is too good."
-        )
+    for purpose, used in seen_before(routes, model).items():
+        require_apart(task, used, purpose, _ALLOWING if can_allow else _ELSEWHERE)
 
 
 def require_no_test_split(task: Task, purpose: str) -> None:

@@ -8,7 +8,7 @@ from os import PathLike
 from typing import Any
 
 from depthdial.errors import InputError, check_choice
-from depthdial.families import RouteFamily, listed_routes
+from depthdial.families import RouteFamily, distinct_routes, listed_routes
 from depthdial.measure.batches import Runner
 from depthdial.measure.provenance import digest
 from depthdial.measure.results import RunSettings, UnitStore, unit_name
@@ -146,18 +146,18 @@ def _check_token_depths(model: Any, depths: Sequence[AnyDepth], prompt_depth: st
 
 def unique_routes(routes: Routes, n_layers: int) -> tuple[AnyDepth, ...]:
     """Routes parsed and checked; of two with the same layers the first is kept, under its name."""
-    kept: dict[AnyDepth, AnyDepth] = {}
-    for route in listed_routes(routes, n_layers):
-        if isinstance(route, TokenPolicy):
-            raise InputError(f"A policy is measured as TokenDepth(policy, n_layers={n_layers}): wrap {route.name!r} so.")
-        kept.setdefault(require_depth(route, n_layers), route)
+    given = listed_routes(routes, n_layers)
+    policy = next((route for route in given if isinstance(route, TokenPolicy)), None)
+    if policy is not None:
+        raise InputError(f"A policy is measured as TokenDepth(policy, n_layers={n_layers}): wrap {policy.name!r} so.")
+    kept: tuple[AnyDepth, ...] = distinct_routes(require_depth(route, n_layers) for route in given)
     if not kept:
         raise InputError("No route was given: name at least one, such as full or uls:50%.")
     names = [route.name for route in kept]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"Two different routes are called {twice!r}: give each its own name.")
-    return tuple(kept)
+    return kept
 
 
 def route_columns(route: Depth, name: str) -> dict[str, Any]:

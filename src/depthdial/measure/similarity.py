@@ -64,7 +64,7 @@ def similarity(
         routes: default: every cost of early exit, ULS, RLS, RLS without layer 1, and unified.
         max_response_tokens: use at most so many tokens of the reference.
         fidelity_tokens: take KL and agreement on at most so many tokens of the full model's answer.
-        allow_searched_rows: also measure routes on rows that they were searched on, which flatters them.
+        allow_searched_rows: also measure on rows that routes were searched on, or the model trained on: it flatters them.
 
     Returns:
         One row for each (sequence, route); the columns are `SIMILARITY_COLUMNS` and the provenance.
@@ -91,7 +91,7 @@ def similarity(
     task = as_task(task)
     plan = make_plan(model, tokenizer, task, chosen, **common)
     if not allow_searched_rows:
-        require_unsearched(task, plan.routes)
+        require_unsearched(task, plan.routes, model)
     for route in plan.routes:
         if isinstance(route, TokenDepth):
             raise InputError("similarity compares routes, and a token-wise depth is none: sweep it instead.")

@@ -94,7 +94,7 @@ def sweep(
             adapters (such as the model before it was trained); `reference_hash` is that of its weights, where known.
         full_untouched: run prompts and the full route without the model's adapters (on `reference`, where that is given):
             the full route is then the full model itself, and one pass over a prompt serves every route.
-        allow_searched_rows: also measure routes on rows that they were searched on, which flatters them.
+        allow_searched_rows: also measure on rows that routes were searched on, or the model trained on: it flatters them.
 
     Returns:
         One row for each (sequence, route) of this call, or for each sample of it; the columns are `SWEEP_COLUMNS` and the
@@ -138,7 +138,7 @@ def sweep(
         answer_tokens=options.answer_tokens,
     )
     if not allow_searched_rows:
-        require_unsearched(task, plan.routes)
+        require_unsearched(task, plan.routes, model)
     for route in plan.routes:
         if not isinstance(route, TokenDepth):
             warn_if_outside(model, route)

@@ -15,9 +15,10 @@ from typing import Any, Literal, get_args
 import torch
 
 from depthdial.errors import InputError, RouteWarning, check_choice
-from depthdial.families import RouteFamily, named_route
+from depthdial.families import RouteFamily, restored_routes, stored_routes
 from depthdial.files import read_json, write_json
 from depthdial.models.architectures import count_layers, unwrap
+from depthdial.models.trained import note_merging
 from depthdial.models.weights import weights_hash
 from depthdial.routes import AnyRoute, Route
 
@@ -67,7 +68,7 @@ class AdapterCard:
     def save(self, folder: Path | str) -> Path:
         """Write `depthdial.json` into a folder, by atomic rename."""
         document = {"format": _FORMAT, "version": _VERSION, **vars(self), "training": dict(self.training)}
-        document["routes"] = [{"name": route.name, "layers": str(route)} for route in self.routes]
+        document["routes"] = stored_routes(self.routes)
         return write_json(Path(folder) / CARD_FILE, document)
 
     @classmethod
@@ -91,7 +92,7 @@ class AdapterCard:
             return cls(
                 kind=document["kind"],
                 n_layers=n_layers,
-                routes=tuple(named_route(entry["layers"], n_layers, entry["name"]) for entry in document["routes"]),
+                routes=restored_routes(document["routes"], n_layers),
                 training=dict(document.get("training", {})),
                 **{name: document[name] for name in texts},
             )
@@ -150,6 +151,7 @@ def merged(model: Any) -> Any:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise InputError(f"The adapter cannot be merged into the model ({reason}): use a LoRA, or a whole model.") from error
     whole.__dict__.pop(_ATTRIBUTE, None)
+    note_merging(whole)
     return whole.train(training)
 
 

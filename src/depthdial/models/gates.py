@@ -21,6 +21,7 @@ from torch.nn import functional
 from depthdial.errors import InputError, check_choice
 from depthdial.files import read_json, write_atomically, write_json
 from depthdial.models.token_policy import Decide, TokenPolicy, TokenStep, logistic_noise, uniform_draws
+from depthdial.models.trained import recorded_prompts
 
 GateInput = Literal["hidden", "fixed", "position", "embedding", "embedding+position"]
 GATE_INPUTS: tuple[GateInput, ...] = get_args(GateInput)
@@ -254,6 +255,10 @@ class GatePolicy(TokenPolicy):
         for name, tensor in sorted(self.gates.state_dict().items()):
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         return f"{self.mode} {self.seed} {digest.hexdigest()}"
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        return recorded_prompts(self.gates.about)
 
     def start(self, step: TokenStep) -> Decide:
         see, controlled = self.gates.inputs(step), frozenset(self.gates.config.layers)

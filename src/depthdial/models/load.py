@@ -28,6 +28,7 @@ from depthdial.models.loaded import (
 )
 from depthdial.models.quiet import quiet_transformers
 from depthdial.models.tokenizers import read_folder
+from depthdial.models.trained import note_training, prompts_of_folder
 from depthdial.models.wrappers import auto_class
 
 if TYPE_CHECKING:
@@ -256,6 +257,7 @@ def _load_folder(
         model = check_complete(loaded, label)
         with refusing(label, "has no tokenizer that can be loaded (save one beside the model)"):
             tokenizer = read_folder(folder, trust_remote_code=trust)
+    note_training(model, prompts_of_folder(folder))
     return model, prepare_tokenizer(tokenizer, model, label)
 
 
@@ -356,4 +358,5 @@ def with_adapter(model: PreTrainedModel, folder: Path, label: str) -> PreTrained
         adapted = cast("PreTrainedModel", PeftModel.from_pretrained(model, str(folder)))
     if card is not None:
         attach_card(adapted, card)
+    note_training(adapted, prompts_of_folder(folder), of_adapter=True)
     return adapted

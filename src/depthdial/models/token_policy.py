@@ -71,6 +71,11 @@ class TokenPolicy:
         # An address is used again once its object is gone, and would give out another policy's rows for this one's.
         return told + self.__dict__.setdefault("_mark", uuid.uuid4().hex)
 
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Hashes of the prompts that it learned from, which may not judge it; none where it does not say."""
+        return frozenset()
+
     def start(self, step: TokenStep) -> Decide:
         """What decides in one forward pass.
 

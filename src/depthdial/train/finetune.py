@@ -154,6 +154,6 @@ def _record(
     flops = training_flops(model_cost(model), schedule, rows, routes, settings)
     return {
         "settings": asdict(replace(settings, learning_rate=settings.rate)),
-        **run_record(trainer, schedule, rows, task, flops),
+        **run_record(trainer, schedule, rows, task, flops, model if settings.method == "full" else None),
         "response_tokens_by_route": {route.name: n for route, n in zip(routes, tokens, strict=True)},
     }

@@ -123,12 +123,12 @@ def train_gates(
         flops = training_flops(model_cost(model), schedule, rows, [runner.full], run)
         record = {
             "settings": asdict(replace(settings, learning_rate=run.rate)),
-            **run_record(trainer, schedule, rows, task, flops),
+            **run_record(trainer, schedule, rows, task, flops, model if settings.backbone == "full" else None),
             "layer_rates": trainer.layer_rates(),
         }
         trainer.save_model(str(folder / FINAL))
         if trainer.is_world_process_zero():
-            save_gates(folder, tokenizer, _finished(gates, trained, identity, settings), settings, record)
+            save_gates(folder, tokenizer, _finished(gates, trained, identity, settings, record), settings, record)
         trainer.accelerator.wait_for_everyone()
     return GateResult(folder, record)
 
@@ -151,11 +151,14 @@ def _backbone(model: Any, runner: Runner, settings: GateSettings) -> Iterator[An
             yield trained
 
 
-def _finished(gates: TokenGates, trained: Any, identity: ModelIdentity, settings: GateSettings) -> TokenGates:
+def _finished(
+    gates: TokenGates, trained: Any, identity: ModelIdentity, settings: GateSettings, record: Mapping[str, Any]
+) -> TokenGates:
     """The gates with what they are for: the model that was given or, where all of it was trained, the trained one."""
     gates.base = GateBase(identity.name, identity.weights_hash, identity.dtype)
     if settings.backbone == "full":
         dtype = str(trained.dtype).removeprefix("torch.")
         gates.base = GateBase(f"{identity.name} as trained beside them", weights_hash(trained), dtype)
-    gates.about = {"backbone": settings.backbone, "trained_on": identity.name, "settings": asdict(settings)}
+    about = {"backbone": settings.backbone, "trained_on": identity.name, "settings": asdict(settings)}
+    gates.about = {**about, "data": record["data"]}
     return gates

@@ -15,10 +15,12 @@ import torch
 
 from depthdial.errors import InputError
 from depthdial.files import claim
+from depthdial.measure.apart import prompt_hashes
 from depthdial.measure.batches import Runner
 from depthdial.measure.plan import ModelIdentity
 from depthdial.measure.provenance import environment
 from depthdial.measure.tasks import Task
+from depthdial.models.trained import trained_on
 from depthdial.progress import progress_bar
 from depthdial.train.rows import TrainingRow
 from depthdial.train.schedule import Schedule
@@ -132,11 +134,27 @@ def own_chance(seed: int) -> Iterator[None]:
 
 
 def run_record(
-    trainer: CarefulTrainer, schedule: Schedule, rows: Sequence[TrainingRow], task: Task, flops: float
+    trainer: CarefulTrainer,
+    schedule: Schedule,
+    rows: Sequence[TrainingRow],
+    task: Task,
+    flops: float,
+    whole: Any = None,
 ) -> dict[str, Any]:
-    """What the record of any run says: JSON-ready."""
+    """What the record of any run says: JSON-ready.
+
+    Args:
+        whole: the model that was given, where all of its weights are trained on and saved: what it had seen stays seen.
+    """
+    before = frozenset() if whole is None else frozenset().union(*trained_on(whole).values())
     return {
-        "data": {"task": task.name, "split": task.split, "rows": len(rows), "fingerprint": task.fingerprint},
+        "data": {
+            "task": task.name,
+            "split": task.split,
+            "rows": len(rows),
+            "fingerprint": task.fingerprint,
+            "prompts": sorted(before.union(prompt_hashes(task))),
+        },
         "steps": schedule.n_steps,
         "passes": len(schedule.passes),
         "response_tokens": sum(one.n_tokens for one in schedule.passes),

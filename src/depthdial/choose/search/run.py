@@ -21,7 +21,7 @@ from depthdial.choose.search.single_drop import SingleDrop
 from depthdial.errors import InputError, check_choice
 from depthdial.families import RouteFamily
 from depthdial.files import check_out_file
-from depthdial.measure.apart import prompt_hashes
+from depthdial.measure.apart import prompt_hashes, require_unsearched
 from depthdial.measure.plan import ModelIdentity, Plan, check_positive, make_plan
 from depthdial.measure.provenance import environment
 from depthdial.measure.tasks import Task, as_task
@@ -62,6 +62,7 @@ def search_routes(
     on_found: Callable[[RouteFamily], None] | None = None,
     identity: ModelIdentity | None = None,
     progress: bool = False,
+    allow_searched_rows: bool = False,
 ) -> RouteFamily:
     """Find routes from the full model down to `min_layers` layers, one for each number of layers.
 
@@ -80,6 +81,7 @@ def search_routes(
         answer_tokens: length of the full model's answers (or of the references) that routes are tried on.
         out: the family file to write. A stopped search goes on from a file beside it.
         on_found: called with the family before it is written, so that it is not lost where it cannot be.
+        allow_searched_rows: also search on rows that the model or its adapter was trained on, where all routes look good.
 
     Returns:
         A family of `full` and one route for each number of layers, named METHOD-METRIC:LAYERS, with what each layer matters,
@@ -98,6 +100,8 @@ def search_routes(
     settings = {"kind": "search", "method": name, **vars(chosen), "cost": cost, "answer_tokens": answer_tokens}
     about: dict[str, Any] = {"prompt_depth": "full", "identity": identity, "settings": settings}
     task = as_task(task, held_out=True)
+    if not allow_searched_rows:
+        require_unsearched(task, model=model)
     if out is not None:
         check_out_file(Path(out))
     plan = make_plan(model, tokenizer, task, ["full"], answer_tokens=answer_tokens, **about)
