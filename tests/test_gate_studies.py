@@ -43,6 +43,7 @@ SETTINGS = GatesStudySettings(
     fidelity_tokens=3,
     map_sequences=1,
 )
+ONE_BUDGET = replace(SETTINGS, budgets=(0.7,))
 N_LAYERS = 6
 MEASURED = ("batch_decode_sec", "decode_sec")
 
@@ -82,8 +83,14 @@ def words():
     return make_tokenizer()
 
 
+@pytest.fixture(scope="module", params=[ONE_BUDGET, pytest.param(SETTINGS, marks=pytest.mark.slow)], ids=["one", "two"])
+def settings(request):
+    """Of one budget in the fast lane, of two in the slow one."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def whole(words, tmp_path_factory):
+def whole(settings, words, tmp_path_factory):
     """(folder, rows, the steps that were told) of a finished study; not to be changed."""
     folder = tmp_path_factory.mktemp("study") / "out"
     model, steps = make_llama(N_LAYERS), []
@@ -91,7 +98,7 @@ def whole(words, tmp_path_factory):
     before = state(model)
     flags = [parameter.requires_grad for parameter in model.parameters()]
     with mock.patch.object(gate_studies, "write_gates_report", functools.partial(write_gates_report, n_draws=200)):
-        result = run(model, words, folder, say=steps.append)
+        result = run(model, words, folder, settings=settings, say=steps.append)
     after = state(model)
     assert before[1] == after[1] and all(torch.equal(before[0][name], after[0][name]) for name in before[0])
     assert flags == [parameter.requires_grad for parameter in model.parameters()]
@@ -121,18 +128,19 @@ def no_training(monkeypatch):
     monkeypatch.setattr("depthdial.train.finetune.run_trainer", trains)
 
 
-def test_every_controller_budget_seed_mode_and_sequence_has_its_row(whole):
+def test_every_controller_budget_seed_mode_and_sequence_has_its_row(whole, settings):
     folder, rows, steps = whole
     found = {(r["controller"], r["target"], r["train_seed"], r["mode"]) for r in rows.to_pylist()}
-    trained = [(name, budget) for name in ("hidden", "fixed") for budget in SETTINGS.budgets] + [("position", 0.7)]
+    trained = [(name, budget) for name in ("hidden", "fixed") for budget in settings.budgets] + [("position", 0.7)]
     expected = {(*one, seed, mode) for one in trained for seed in (0, 1) for mode in ("sampled", "argmax")}
-    expected |= {("bernoulli", budget, seed, "sampled") for budget in SETTINGS.budgets for seed in (0, 1)}
-    expected |= {("static", budget, seed, "none") for budget in SETTINGS.budgets for seed in (0, 1)}
-    expected |= {(name, budget, None, "none") for name in ("margin", "saturation") for budget in SETTINGS.budgets}
+    expected |= {("bernoulli", budget, seed, "sampled") for budget in settings.budgets for seed in (0, 1)}
+    expected |= {("static", budget, seed, "none") for budget in settings.budgets for seed in (0, 1)}
+    expected |= {(name, budget, None, "none") for name in ("margin", "saturation") for budget in settings.budgets}
     expected |= {("full", None, None, "none")}
     assert found == expected and rows.num_rows == 4 * len(expected)
     assert load_gate_rows(folder).equals(rows) and is_gates_study(folder) and not is_gates_study(folder / "sweep")
-    assert [step.split(" ")[0] for step in steps] == ["fine-tuning", "12", "report"]
+    n_runs = 4 * len(settings.budgets) + 4  # trainings of two controllers, two more of the third, full depth and exits
+    assert [step.split(" ")[0] for step in steps] == ["fine-tuning", str(n_runs), "report"]
 
 
 def test_the_numbers_of_a_study_are_what_they_say(whole):
@@ -175,36 +183,36 @@ def test_pictures_and_tables_of_the_study(whole):
     assert "set/a 0" in (folder / "report.html").read_text()
 
 
-def test_a_finished_study_has_nothing_to_do(whole, copied, words, no_training, no_report):
+def test_a_finished_study_has_nothing_to_do(whole, settings, copied, words, no_training, no_report):
     stamps = {path: path.stat().st_mtime_ns for path in copied.rglob("runs/*/rows.parquet")}
-    again = run(make_llama(N_LAYERS), words, copied)
+    again = run(make_llama(N_LAYERS), words, copied, settings=settings)
     assert again.rows.equals(whole[1])
     assert {path: path.stat().st_mtime_ns for path in copied.rglob("runs/*/rows.parquet")} == stamps
 
 
 def test_a_study_that_lost_rows_and_units_measures_them_again_and_trains_nothing(
-    whole, copied, words, no_training, no_report
+    whole, settings, copied, words, no_training, no_report
 ):
-    for name in ("hidden-0.7-s1", "fixed-0.9-s0", "exits"):
+    for name in ("hidden-0.7-s1", f"fixed-{settings.budgets[0]:g}-s0", "exits"):
         (copied / "runs" / name / "rows.parquet").unlink()
     units = sorted((copied / "sweep" / "units").glob("*.parquet"))
     for path in units[::2]:
         path.unlink()
     (copied / "rows.parquet").unlink()
-    again = run(make_llama(N_LAYERS), words, copied)
+    again = run(make_llama(N_LAYERS), words, copied, settings=settings)
     assert scores(again.rows) == scores(whole[1]) and load_gate_rows(copied).equals(again.rows)
 
 
-def test_a_training_that_is_gone_is_made_again_with_the_same_rows(whole, copied, words, no_report):
+def test_a_training_that_is_gone_is_made_again_with_the_same_rows(whole, settings, copied, words, no_report):
     """The units of its gates are found again, for the same seed trains the same gates."""
     shutil.rmtree(copied / "runs" / "hidden-0.7-s1")
     stamps = {path: path.stat().st_mtime_ns for path in (copied / "sweep" / "units").glob("*.parquet")}
-    again = run(make_llama(N_LAYERS), words, copied)
+    again = run(make_llama(N_LAYERS), words, copied, settings=settings)
     assert scores(again.rows) == scores(whole[1])
     assert {path: path.stat().st_mtime_ns for path in (copied / "sweep" / "units").glob("*.parquet")} == stamps
 
 
-def test_another_processs_run_is_left_to_it_and_waited_for(whole, copied, words, no_training, no_report):
+def test_another_processs_run_is_left_to_it_and_waited_for(whole, settings, copied, words, no_training, no_report):
     """Two runs are missing and one of them is held: the other one is done meanwhile, and the held one never is."""
     held, free = (copied / "runs" / name / "rows.parquet" for name in ("full", "exits"))
     theirs = held.read_bytes()
@@ -213,7 +221,7 @@ def test_another_processs_run_is_left_to_it_and_waited_for(whole, copied, words,
     found = []
     lock = FileLock(copied / "locks" / "full.lock")
     with lock:
-        ours = threading.Thread(target=lambda: found.append(run(make_llama(N_LAYERS), words, copied)))
+        ours = threading.Thread(target=lambda: found.append(run(make_llama(N_LAYERS), words, copied, settings=settings)))
         ours.start()
         deadline = time.monotonic() + 120
         while not free.exists():
@@ -277,13 +285,13 @@ def test_a_model_that_cannot_be_routed(refused, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_another_studys_folder(refused, copied):
-    refused("with another tokens", out=copied, settings=replace(SETTINGS, tokens=41))
-    refused("with another weights_hash", out=copied, model=make_llama(N_LAYERS, seed=4))
+def test_another_studys_folder(refused, settings, copied):
+    refused("with another tokens", out=copied, settings=replace(settings, tokens=41))
+    refused("with another weights_hash", out=copied, settings=settings, model=make_llama(N_LAYERS, seed=4))
 
 
-def test_a_folder_with_other_rows(refused, whole):
-    refused("holds rows of something else", out=whole[0] / "sweep")
+def test_a_folder_with_other_rows(refused, settings, whole):
+    refused("holds rows of something else", out=whole[0] / "sweep", settings=settings)
 
 
 def test_the_lock_of_a_run_is_its_own(tmp_path):

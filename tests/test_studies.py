@@ -37,7 +37,7 @@ def run(model, tokenizer, task, out, **options):
     return study(model, tokenizer, task=evaluate, calibration=calibrate, out=out, **{"settings": SMALL, **options})
 
 
-def test_a_study_leaves_everything_in_its_folder_and_goes_on_there(tmp_path, model, tokenizer, small_task):
+def test_a_study_leaves_everything_in_its_folder_goes_on_there_and_refuses_another(tmp_path, model, tokenizer, small_task):
     steps: list[str] = []
     result = run(model, tokenizer, small_task, tmp_path, say=steps.append)
     assert [step.split(" ")[0] for step in steps] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
@@ -50,10 +50,7 @@ def test_a_study_leaves_everything_in_its_folder_and_goes_on_there(tmp_path, mod
     again = run(model, tokenizer, small_task, tmp_path)
     assert again.rows.equals(result.rows)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("units/*")} == stamps
-
-
-def test_another_study_is_refused(tmp_path, model, tokenizer, small_task):
-    run(model, tokenizer, small_task, tmp_path)
+    # Another study is refused there.
     with pytest.raises(InputError, match="another max_new_tokens"):
         run(model, tokenizer, small_task, tmp_path, settings=replace(SMALL, max_new_tokens=5))
 
@@ -125,6 +122,7 @@ def test_what_an_adapter_saw_is_neither_judged_nor_fitted_on(tmp_path, model, to
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_controller_of_an_adapted_model_chooses_among_its_routes(tmp_path, model, adapted, tokenizer, many, monkeypatch):
     monkeypatch.setattr(studies, "write_report", lambda folder: folder)
     monkeypatch.setattr(controller_studies, "write_controller_report", lambda folder: folder)

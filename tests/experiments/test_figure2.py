@@ -155,13 +155,16 @@ def test_the_whole_reproduction_and_its_numbers(script, place, tokenizer, capsys
     assert read(place, "table.json") == table
 
 
-def test_a_killed_run_goes_on(script, place, monkeypatch, capsys) -> None:
+def test_a_killed_run_goes_on(script, place, tokenizer, monkeypatch, capsys) -> None:
     import depthdial as dd
+
+    save_model(place, tokenizer, n_layers=6)
+    write_settings(place, costs=[2, 3, 6])
 
     trained = []
 
     def killed(*arguments, **keywords):
-        if keywords["routes"] == ("uls:12",):
+        if keywords["routes"] == ("uls:3",):
             raise KeyboardInterrupt
         trained.append(keywords["routes"])
         return finetune(*arguments, **keywords)
@@ -171,25 +174,26 @@ def test_a_killed_run_goes_on(script, place, monkeypatch, capsys) -> None:
     with pytest.raises(KeyboardInterrupt):
         go(script, place, "--only", "full")
         go(script, place, "--only", "specialists")
-    assert trained == [("full",), ("uls:6",)]
+    assert trained == [("full",), ("uls:2",)]
     monkeypatch.setattr(dd, "finetune", lambda *a, **k: trained.append(k["routes"]) or finetune(*a, **k))
     assert go(script, place, "--only", "specialists") == 0
-    assert trained == [("full",), ("uls:6",), ("uls:12",)]
+    assert trained == [("full",), ("uls:2",), ("uls:3",)]
     assert go(script, place, "--only", "results") == 2
     assert "rows.parquet yet: run the same command without --only" in capsys.readouterr().err
 
 
-def test_specialists_that_have_answered_can_leave_the_disk(script, place) -> None:
-    write_settings(place, keep_weights=False, costs=[6])
+def test_specialists_that_have_answered_can_leave_the_disk(script, place, tokenizer) -> None:
+    save_model(place, tokenizer, n_layers=6)
+    write_settings(place, keep_weights=False, costs=[2])
     for step in ("full", "specialists"):
         assert go(script, place, "--only", step) == 0
     weights = place / "out" / "work" / "weights"
     assert [folder.name for folder in weights.iterdir()] == ["T"]
-    assert (place / "out" / "training" / "uls-6.json").exists()
-    before = (place / "out" / "work" / "answers" / "uls-6" / "rows.parquet").stat().st_mtime_ns
+    assert (place / "out" / "training" / "uls-2.json").exists()
+    before = (place / "out" / "work" / "answers" / "uls-2" / "rows.parquet").stat().st_mtime_ns
     assert go(script, place, "--only", "specialists") == 0
     assert [folder.name for folder in weights.iterdir()] == ["T"]
-    assert (place / "out" / "work" / "answers" / "uls-6" / "rows.parquet").stat().st_mtime_ns == before
+    assert (place / "out" / "work" / "answers" / "uls-2" / "rows.parquet").stat().st_mtime_ns == before
 
 
 def test_differences_are_paired_over_sequences(script) -> None:

@@ -86,7 +86,9 @@ def test_the_prompt_on_the_route_is_the_views_own_generation(model, tokenizer, s
     assert rows[0]["prompt_flops"] == pytest.approx(full[0]["prompt_flops"] / 2)
 
 
-@pytest.mark.parametrize("killed_after", [0, 1, 4, 9])
+@pytest.mark.parametrize(
+    "killed_after", [0, pytest.param(1, marks=pytest.mark.matrix), 4, pytest.param(9, marks=pytest.mark.matrix)]
+)
 def test_a_killed_sweep_goes_on_and_ends_with_the_same_table(
     tmp_path, model, tokenizer, small_task, monkeypatch, killed_after
 ):
@@ -259,7 +261,7 @@ def test_another_seed_or_policy_draws_other_answers(tmp_path, model, tokenizer, 
         run(model, tokenizer, small_task, out=tmp_path, metrics=("rouge_1", "rouge_2", "rouge_l"))
 
 
-@pytest.mark.parametrize("killed_after", [1, 7])
+@pytest.mark.parametrize("killed_after", [pytest.param(1, marks=pytest.mark.matrix), 7])
 def test_a_killed_sampled_sweep_ends_with_the_same_rows(tmp_path, model, tokenizer, small_task, monkeypatch, killed_after):
     torch.manual_seed(5)
     whole = run(model, tokenizer, small_task, **SAMPLED)

@@ -55,6 +55,7 @@ def test_the_page_says_the_answer_first(page: Path) -> None:
     assert "token_budget" in text and "percentile, 200 draws" in text
 
 
+@pytest.mark.slow  # a study's page has it in the fast lane
 def test_another_process_without_torch_writes_the_same_bytes(page: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(page.parent, copy, ignore=shutil.ignore_patterns("figures", "tables", "report.html"))

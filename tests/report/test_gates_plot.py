@@ -100,7 +100,7 @@ def test_differences_stand_before_the_margin(rows: pa.Table) -> None:
     assert not any("margin" in label for label in _labels(without))
 
 
-@pytest.mark.parametrize("ending", [".png", ".svg"])
+@pytest.mark.parametrize("ending", [pytest.param(".png", marks=pytest.mark.matrix), ".svg"])
 def test_the_curves_are_always_the_same_file(rows: pa.Table, tmp_path: Path, ending: str) -> None:
     one, two = (plot_gates(rows, tmp_path / f"{name}{ending}") for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()

@@ -77,8 +77,9 @@ def test_a_specialist_leaves_the_layers_it_skips_alone(run, base, lessons, quick
     assert not (result.folder / "checkpoints").exists()
 
 
-def test_training_lowers_what_it_trains_on(run, base, lessons, quick, tmp_path):
-    result = run("uls:3", replace(quick, epochs=25))
+@pytest.mark.parametrize(("epochs", "at_most"), [(8, 0.9), pytest.param(25, 0.75, marks=pytest.mark.slow)])
+def test_training_lowers_what_it_trains_on(run, base, lessons, quick, tmp_path, epochs, at_most):
+    result = run("uls:3", replace(quick, epochs=epochs))
     base_name = str(tmp_path / "base")
     adapted = load(base_name, adapter=result.folder)
 
@@ -86,15 +87,16 @@ def test_training_lowers_what_it_trains_on(run, base, lessons, quick, tmp_path):
         rows = sweep(model, base[1], task=lessons, routes=["uls:3"], metrics=("nll",), allow_searched_rows=True)
         return sum(rows.column("nll").to_pylist()) / rows.num_rows
 
-    assert nll(adapted[0]) < 0.75 * nll(base[0])
+    assert nll(adapted[0]) < at_most * nll(base[0])
     renamed = replace(lessons, examples=(replace(lessons.examples[3], id="other", reference="mat"),))
     for verb, options in ((sweep, {"routes": ["uls:3"]}), (similarity, {"routes": ["uls:3"]}), (search_routes, {})):
         with pytest.raises(InputError, match=r"^1 of the 1 .* \(such as 'other'\) were used to train the adapter: take"):
             verb(adapted[0], base[1], task=renamed, **options)
 
 
-def test_elastic_weights_come_closer_to_the_full_model_at_every_depth(run, base, lessons, quick, tmp_path):
-    settings = replace(quick, distill=True, answers="model", epochs=12, weights_dtype="float16")
+@pytest.mark.parametrize(("epochs", "at_most"), [(4, 0.9), pytest.param(12, 0.7, marks=pytest.mark.slow)])
+def test_elastic_weights_come_closer_to_the_full_model_at_every_depth(run, base, lessons, quick, tmp_path, epochs, at_most):
+    settings = replace(quick, distill=True, answers="model", epochs=epochs, weights_dtype="float16")
     result = run(FAMILY, settings)
     adapted = load(str(tmp_path / "base"), adapter=result.folder)
     routes = [*FAMILY.routes]
@@ -103,8 +105,8 @@ def test_elastic_weights_come_closer_to_the_full_model_at_every_depth(run, base,
         options = {"metrics": ("kl",), "fidelity_tokens": 8, "allow_searched_rows": True}
         rows = sweep(model, base[1], task=lessons, routes=routes, **options).to_pandas()
         kl[name] = rows.groupby("route").kl.mean()
-    assert kl["elastic"]["hand:3"] < 0.7 * kl["untouched"]["hand:3"]
-    assert kl["elastic"]["hand:4"] < 0.7 * kl["untouched"]["hand:4"]
+    assert kl["elastic"]["hand:3"] < at_most * kl["untouched"]["hand:3"]
+    assert kl["elastic"]["hand:4"] < at_most * kl["untouched"]["hand:4"]
     assert kl["untouched"]["full"] == 0 < kl["elastic"]["full"] < 0.5 * kl["elastic"]["hand:4"]
     assert {t.dtype for t in weights(result.folder).values()} == {torch.float16}
     tokens = result.record["response_tokens_by_route"]
