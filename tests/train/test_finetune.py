@@ -77,7 +77,7 @@ def test_a_specialist_leaves_the_layers_it_skips_alone(run, base, lessons, quick
     assert not (result.folder / "checkpoints").exists()
 
 
-@pytest.mark.parametrize(("epochs", "at_most"), [(8, 0.9), pytest.param(25, 0.75, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("epochs", "at_most"), [(8, 0.8), pytest.param(25, 0.75, marks=pytest.mark.slow)])
 def test_training_lowers_what_it_trains_on(run, base, lessons, quick, tmp_path, epochs, at_most):
     result = run("uls:3", replace(quick, epochs=epochs))
     base_name = str(tmp_path / "base")
