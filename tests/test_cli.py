@@ -25,6 +25,7 @@ from peft import LoraConfig, get_peft_model
 
 import depthdial as dd
 from depthdial.cli import main
+from depthdial.measure.apart import prompt_hashes
 from depthdial.models.weights import weights_hash
 
 N_LAYERS = 4
@@ -189,10 +190,11 @@ def test_search_writes_routes_that_sweep_takes(model: Path, data: Path, tmp_path
     assert {layer for route in family.routes for layer in route.skipped} == set(family.made_by["drop_order"])
     assert str(path) in run.out
     assert list(tmp_path.iterdir()) == [path]
+    assert "rows: 3 to search, 11 unused" in run.out
     size = ["--limit", 2, "--max-new-tokens", 2, "--metrics", "rouge_l"]
     swept = ["sweep", model, "--data", data, "--routes", path, "--out", tmp_path / "sweep", *size]
     assert "2 of the 2 sequences (such as 'small-all-00001') were used to search the routes" in refused(*swept)
-    succeed(*swept, "--allow-searched-rows")
+    assert "rows: 3 searched, 2 to judge, 11 unused" in succeed(*swept, "--allow-searched-rows").out
     rows = pq.read_table(tmp_path / "sweep" / "rows.parquet")
     assert set(rows["route"].to_pylist()) == {route.name for route in family.routes}
 
@@ -664,3 +666,20 @@ def test_a_study_of_a_file_judges_what_is_not_searched_on_and_says_so(model: Pat
         task, searched = run.call_args.kwargs["task"], run.call_args.kwargs["calibration"]
         assert len(task.examples) == judged and len(searched.examples) == 3
         assert not {e.id for e in task.examples} & {e.id for e in searched.examples}
+
+
+def test_a_study_of_a_file_leaves_out_what_the_adapter_was_trained_on(model: Path, data: Path, tmp_path: Path) -> None:
+    seen = list(prompt_hashes(dd.task(data))[-4:])
+    for name, prompts in (("four", seen), ("all", prompt_hashes(dd.task(data)))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "depthdial.json").write_text(json.dumps({"training": {"data": {"prompts": prompts}}}))
+    arguments = ["study", model, "--data", data, "--out", tmp_path / "out", "--calibration-limit", 3]
+    with (
+        mock.patch("depthdial.studies.study", side_effect=dd.InputError("Seen.")) as run,
+        mock.patch("depthdial.models.load.load", return_value=(None, None)),
+    ):
+        out = depthdial(*arguments, "--adapter", tmp_path / "four").out
+        assert "rows: 4 trained on, 3 to search, 7 to judge, 0 unused" in out
+        assert not set(prompt_hashes(run.call_args.kwargs["task"])) & set(seen)
+        told = "All 14 rows are searched or trained on, so none is left to judge: give more rows, or a smaller --calib"
+        assert told in refused(*arguments, "--adapter", tmp_path / "all")

@@ -13,7 +13,10 @@ import pytest
 from depthdial.choose.controller import SequenceController
 from depthdial.cli_controller import _calibration_rows
 from depthdial.cli_options import DataOptions
+from depthdial.families import RouteFamily
+from depthdial.measure.apart import prompt_hashes
 from depthdial.report.controller_scores import read_scores
+from depthdial.routes import Route
 from tests.conftest import make_llama, make_tokenizer
 from tests.tiny_controllers import fit_tiny, rows
 
@@ -78,6 +81,7 @@ def test_fit_certify_evaluate_generate_and_report(run, places, tmp_path):
     status, out, err = run("fit", base, *SIZES, out="mine")
     assert status == 0, err
     mine = tmp_path / "mine"
+    assert "rows: 38 to fit a controller, 0 unused" in out
     assert f"controller: {mine}" in out and "ridge on 38 sequences, agreement" in out
     controller = SequenceController.from_pretrained(mine)
     assert [route.name for route in controller.routes] == ["ee:3", "0-2,4-5", "full"]
@@ -86,6 +90,7 @@ def test_fit_certify_evaluate_generate_and_report(run, places, tmp_path):
     unread = Path(shutil.copytree(mine, tmp_path / "unread"))  # rows are certified on once: the evaluation's are its own
     status, out, err = run("certify", mine, base, "--epsilon", "0.95", "--delta", "0.2", out="sure")
     assert status == 0, err
+    assert "rows: 38 fitted, 14 to certify, 0 unused" in out
     sure = SequenceController.from_pretrained(tmp_path / "sure")
     assert sure.certificate is not None and sure.certificate.statement in " ".join(out.split())
     assert sure.certificate.n_rows == 14 and sure.certificate.provenance["split"] == "validation"
@@ -95,6 +100,7 @@ def test_fit_certify_evaluate_generate_and_report(run, places, tmp_path):
     with mock.patch("depthdial.controller_studies.write_controller_report", lambda folder: folder / "report.html"):
         status, out, err = run("evaluate", unread, base, *QUICK, out="judged")
     assert status == 0, err
+    assert "rows: 38 fitted, 14 to certify, 12 to judge, 0 unused" in out
     judged = read_scores(tmp_path / "judged")
     assert judged is not None and judged.scores["agreement"].budgets.tolist() == pytest.approx([0.7, 0.9])
     assert judged.controller["task"].endswith("test") and judged.scores["agreement"].n_sequences == 12
@@ -109,6 +115,30 @@ def test_fit_certify_evaluate_generate_and_report(run, places, tmp_path):
     status, out, err = run("generate", base, "the cat sat", "--controller", tmp_path / "sure", "--max-new-tokens", "3")
     assert status == 0, err
     assert "predicted: ee:3 0." in err and "full 1.000" in err and f"price {sure.price:.4g}" in err
+
+
+def test_a_fit_on_rows_that_were_searched_or_trained_on(refused, run, places, tmp_path, monkeypatch):
+    """The family's own rows and those of an adapter's record are known, whatever their ids; the flag takes them."""
+    learned = DataOptions(data=places / "data").read(None, split="train")
+    routes = (Route((0, 2, 5), 6, "own:3"), Route(range(6), 6, "full"))
+    RouteFamily("own", 6, routes, {"prompts": prompt_hashes(learned)[:3]}).save(tmp_path / "routes.json")
+    sizes = ("--routes", tmp_path / "routes.json", *SIZES[:4])
+    told = "3 of the 38 sequences (such as 'data-train-00001') were used to search the routes"
+    refused(told, "fit", places / "base", *sizes)
+    taught = Path(shutil.copytree(places / "base", tmp_path / "taught"))
+    (taught / "depthdial.json").write_text(json.dumps({"training": {"data": {"prompts": prompt_hashes(learned)[3:5]}}}))
+    refused("2 of the 38 sequences (such as 'data-train-00004') were used to train the model", "fit", taught, *SIZES)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            SequenceController, "fit", lambda *_, allow_searched_rows, **__: pytest.fail(str(allow_searched_rows))
+        )
+        with pytest.raises(pytest.fail.Exception, match="True"):
+            run("fit", taught, *sizes, "--allow-searched-rows")
+    held = DataOptions(data=places / "data").read(None, split="validation")
+    (taught / "depthdial.json").write_text(json.dumps({"training": {"data": {"prompts": prompt_hashes(held)[3:5]}}}))
+    for verb, options in (("certify", ()), ("evaluate", QUICK)):
+        told = "2 of the 14 sequences (such as 'data-validation-00004') were used to train the model: take rows"
+        refused(told, verb, places / "fitted", taught, *options)
 
 
 def test_a_controller_certified_in_place_can_be_judged(run, places, tmp_path):

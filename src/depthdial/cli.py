@@ -15,7 +15,7 @@ import typer
 
 from depthdial.cli_console import prepare_console, show_notices
 from depthdial.cli_controller import app as controller
-from depthdial.cli_controller import print_scores, rows_to_fit, rows_unused, unsearched
+from depthdial.cli_controller import print_scores, rows_to_fit, unsearched
 from depthdial.cli_gates import gate_depths, gates_study
 from depthdial.cli_generate import generate
 from depthdial.cli_options import (
@@ -40,6 +40,7 @@ from depthdial.cli_options import (
     with_bundles,
 )
 from depthdial.cli_oracle import oracle
+from depthdial.cli_rows import made_on, tell_rows, trained_rows
 from depthdial.cli_search import search, search_study
 from depthdial.cli_train import finetune, train_gates
 from depthdial.errors import InputError
@@ -101,11 +102,13 @@ def similarity(
 
     sequences = source.read(limit)
     loaded, tokenizer = loading.load(model)
+    chosen = None if routes is None else read_routes(routes, count_layers(loaded))
+    tell_rows(source, [*made_on(chosen or (), loaded), ("to judge", sequences)])
     rows = compare(
         loaded,
         tokenizer,
         task=sequences,
-        routes=None if routes is None else read_routes(routes, count_layers(loaded)),
+        routes=chosen,
         out=out,
         batch_size=batch_size,
         max_response_tokens=source.max_response_tokens,
@@ -156,11 +159,13 @@ def sweep(
         metrics = ("rouge_l" if samples else "rouge_l,nll,kl,agreement") if scored else "rouge_l,kl,agreement"
     loaded, tokenizer = loading.load(model)
     loaded, depths = (loaded, []) if gates is None else gate_depths(gates, loaded, source.seed)
+    chosen = [*(read_routes(routes, count_layers(loaded)) if routes else ()), *depths]
+    tell_rows(source, [*made_on(chosen, loaded), ("to judge", sequences)])
     rows = run(
         loaded,
         tokenizer,
         task=sequences,
-        routes=[*(read_routes(routes, count_layers(loaded)) if routes else ()), *depths],
+        routes=chosen,
         metrics=tuple(name.strip() for name in metrics.split(",") if name.strip()),
         samples=samples,
         temperature=temperature,
@@ -227,6 +232,7 @@ def study(
     With --adapter the adapter's own routes are measured beside those of the untouched model; with --controller-limit a
     controller is fitted on train rows and judged.
     """
+    from depthdial.measure.apart import prompt_hashes
     from depthdial.report.tables import headline
     from depthdial.routes import split_routes
     from depthdial.studies import StudySettings
@@ -241,16 +247,16 @@ def study(
     )
     held_out = calibration_split or source.held_out_split or "train"
     prompts = replace(source, split=held_out).read(calibration_limit)
-    learned = rows_to_fit(source, controller_limit, prompts)
+    trained = trained_rows(model, loading.adapter)
+    used = trained.union(prompt_hashes(prompts))
+    learned = rows_to_fit(source, controller_limit, used)
     is_whole_file = source.data is not None and source.data.is_file() and source.split is None and not calibration_split
     if is_whole_file and learned is None:  # nobody asked for a split: what is not searched on is judged
-        sequences = unsearched(source.read(None), prompts, limit)
+        sequences = unsearched(source.read(None), used, limit)
     else:
         sequences = source.read(limit, split="test")
-    fitted = "" if learned is None else f", {len(learned.examples)} to fit a controller"
-    unused = rows_unused(source, prompts, sequences, learned) if is_whole_file else None
-    told = "" if unused is None else f", {unused} unused"
-    typer.echo(f"rows: {len(prompts.examples)} to search, {len(sequences.examples)} to judge{fitted}{told}")
+    judged = [("to judge", sequences), ("to fit a controller", learned)]
+    tell_rows(source, [("trained on", trained), ("to search", prompts), *judged], None if is_whole_file else "test")
     loaded, tokenizer = replace(loading, adapter=None).load(model)
     result = run(
         loaded,

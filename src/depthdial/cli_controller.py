@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ from depthdial.cli_options import (
     print_table,
     with_bundles,
 )
+from depthdial.cli_rows import made_on, tell_rows
 from depthdial.errors import InputError
 
 app = typer.Typer(help="Controllers that pick a route for every sequence: fit, certify, evaluate.", no_args_is_help=True)
@@ -58,15 +60,21 @@ def fit(
 ) -> None:
     """Learn from train rows how good each route's answer will be, and set a price for the budget."""
     from depthdial.choose.controller import SequenceController
+    from depthdial.choose.controller_card import routes_of
     from depthdial.choose.controller_fit import FitSettings
     from depthdial.measure.apart import require_no_test_split
     from depthdial.measure.plan import ModelIdentity
+    from depthdial.models.adapter import adapter_card
+    from depthdial.models.architectures import count_layers
 
     sizes = (response_tokens, batch_size, n_folds, source.seed)
     chosen = FitSettings(budget, metric, cost, predictor, prompt_depth, *sizes, allow_searched_rows)  # type: ignore[arg-type]
     rows = source.read(limit, split=source.held_out_split)
     require_no_test_split(rows, "fit a controller")
     loaded, tokenizer = loading.load(model)
+    card = adapter_card(loaded)
+    known = routes_of(routes, count_layers(loaded)) if routes else () if card is None else card.routes
+    tell_rows(source, [*made_on(known, loaded), ("to fit a controller", rows)], source.held_out_split)
     controller = SequenceController.fit(
         loaded,
         tokenizer,
@@ -111,9 +119,11 @@ def certify(
 
     controller = SequenceController.from_pretrained(folder)
     certification_plan(controller, epsilon, delta=delta, method=method)  # refuses what is out of range
-    rows = source.read(limit, split="validation" if source.data is None or source.data.is_dir() else None)
+    split = "validation" if source.data is None or source.data.is_dir() else None
+    rows = source.read(limit, split=split)
     require_no_test_split(rows, "certify")
     loaded, tokenizer = loading.load(model)
+    tell_rows(source, [*_seen_by(controller, loaded), ("to certify", rows)], split)
     certificate = controller.certify(
         loaded,
         tokenizer,
@@ -157,7 +167,7 @@ def evaluate(
     from depthdial.choose.controller import SequenceController
     from depthdial.controller_studies import EvaluationSettings, evaluate_controller
 
-    SequenceController.from_pretrained(folder)  # before anything is loaded
+    controller = SequenceController.from_pretrained(folder)  # before anything is loaded
     settings = EvaluationSettings(
         budgets=fractions_of(budgets, "--budgets"),
         samples=samples,
@@ -168,9 +178,11 @@ def evaluate(
         delta=delta,
         batch_size=batch_size,
     )
-    rows = source.read(limit, split="test" if source.data is None or source.data.is_dir() else None)
+    split = "test" if source.data is None or source.data.is_dir() else None
+    rows = source.read(limit, split=split)
     held = _calibration_rows(source, calibration_split, calibration_limit)
     loaded, tokenizer = loading.load(model)
+    tell_rows(source, [*_seen_by(controller, loaded), ("to certify", held), ("to judge", rows)], split)
     result = evaluate_controller(
         loaded,
         tokenizer,
@@ -184,6 +196,17 @@ def evaluate(
     )
     print_scores(result.scores)
     typer.echo(f"report: {result.report}")
+
+
+def _seen_by(controller: Any, model: Any) -> list[tuple[str, Any]]:
+    """Parts for `tell_rows`: what a controller, its routes, its certificates and its model were made on."""
+    fitted_on = controller.card.fitted_on
+    return [
+        ("searched", fitted_on.get("searched_on", ())),
+        *made_on(model=model),
+        ("fitted", fitted_on["prompts"]),
+        ("certified", controller.certified_on.prompts()),
+    ]
 
 
 def print_scores(scores: Any) -> None:
@@ -210,10 +233,12 @@ def _calibration_rows(source: DataOptions, split: str | None, limit: int) -> Any
     return replace(source, split=split or "validation").read(limit)
 
 
-def rows_to_fit(source: DataOptions, n: int, searched: Any) -> Any:
-    """The first `n` train sequences that are not among those that routes are searched on; None for `n` of 0."""
-    from depthdial.measure.apart import prompt_hash
+def rows_to_fit(source: DataOptions, n: int, used: Collection[str]) -> Any:
+    """The first `n` train sequences whose prompts' hashes are not in `used`: not searched or trained on; None for `n` of 0.
 
+    Raises:
+        InputError: if there is none.
+    """
     if n == 0:
         return None
     if n < 0:
@@ -222,33 +247,24 @@ def rows_to_fit(source: DataOptions, n: int, searched: Any) -> Any:
         raise InputError(
             "The built-in set has no prompts to fit a controller on: give --data, or a --task with a train split."
         )
-    rows = replace(source, split="train").read(n + len(searched.examples))
-    used = {prompt_hash(example) for example in searched.examples}
-    apart = tuple(example for example in rows.examples if prompt_hash(example) not in used)
-    return replace(rows, examples=apart[:n])
+    rows = replace(source, split="train").read(n + len(used))
+    return _apart(rows, used, n, "to fit a controller: give more rows")
 
 
-def unsearched(rows: Any, searched: Any, limit: int | None) -> Any:
-    """The first `limit` of the sequences (all by default) whose prompts are not among those that routes are searched on.
+def unsearched(rows: Any, used: Collection[str], limit: int | None) -> Any:
+    """The first `limit` of the sequences (all by default) whose prompts' hashes are not in `used`.
 
     Raises:
         InputError: if none is left.
     """
+    apart = _apart(rows, used, limit, "to judge: give more rows, or a smaller --calibration-limit")
+    return replace(apart, split="test")
+
+
+def _apart(rows: Any, used: Collection[str], limit: int | None, remedy: str) -> Any:
     from depthdial.measure.apart import prompt_hash
 
-    used = {prompt_hash(example) for example in searched.examples}
     apart = tuple(example for example in rows.examples if prompt_hash(example) not in used)
     if not apart:
-        raise InputError(
-            f"All {len(rows.examples)} rows are searched on, so none is left to judge: give more rows, or a smaller "
-            "--calibration-limit."
-        )
-    return replace(rows, split="test", examples=apart[:limit])
-
-
-def rows_unused(source: Any, *parts: Any) -> int:
-    """How many rows of the source are in none of the parts."""
-    from depthdial.measure.apart import prompt_hash
-
-    used = {prompt_hash(example) for part in parts if part is not None for example in part.examples}
-    return sum(prompt_hash(example) not in used for example in source.read(None).examples)
+        raise InputError(f"All {len(rows.examples)} rows are searched or trained on, so none is left {remedy}.")
+    return replace(rows, examples=apart[:limit])

@@ -19,6 +19,7 @@ from depthdial.cli_options import (
     print_rows,
     with_bundles,
 )
+from depthdial.cli_rows import made_on, tell_rows
 
 if TYPE_CHECKING:
     from depthdial.models.token_depth import TokenDepth
@@ -93,6 +94,7 @@ def gates_study(
     sequences = source.read(limit, split="test")
     training = replace(source, split=training_split or source.held_out_split or "train").read(training_limit)
     loaded, tokenizer = loading.load(model)
+    tell_rows(source, [*made_on(model=loaded), ("to train on", training), ("to judge", sequences)], "test")
     result = run(
         merged(loaded),
         tokenizer,

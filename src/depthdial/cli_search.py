@@ -28,6 +28,7 @@ from depthdial.cli_options import (
     print_table,
     with_bundles,
 )
+from depthdial.cli_rows import made_on, tell_rows
 
 Cost = Annotated[str, typer.Option(help="What dropping a layer saves: layers, flops, or ms (measured here).")]
 
@@ -74,6 +75,7 @@ def search(
     make_method(**how.given())  # before the model is loaded
     prompts = source.read(limit, split=source.held_out_split)
     loaded, tokenizer = loading.load(model)
+    tell_rows(source, [*made_on(model=loaded), ("to search", prompts)], source.held_out_split)
     search_routes(
         loaded,
         tokenizer,
@@ -137,6 +139,7 @@ def search_study(
     sequences = source.read(limit, split="test")
     prompts = replace(source, split=calibration_split or source.held_out_split or "train").read(calibration_limit)
     loaded, tokenizer = loading.load(model)
+    tell_rows(source, [*made_on(model=loaded), ("to search", prompts), ("to judge", sequences)], "test")
     result = run(
         loaded,
         tokenizer,

@@ -51,9 +51,10 @@ class CertifiedRows:
         if tries:
             write_json(folder / CERTIFIED_FILE, {"format": _FORMAT, "tries": _once(tries)})
 
-    def prompts(self, controller: str) -> set[str]:
-        """Hashes of all prompts that the controller of this digest was certified on, or was tried to be."""
-        return {prompt for one in self._all() if one["controller"] == controller for prompt in one["prompts"]}
+    def prompts(self, controller: str | None = None) -> set[str]:
+        """Hashes of all prompts that the controller of this digest (default: any) was certified on, or was tried to be."""
+        tries = (one for one in self._all() if controller in (None, one["controller"]))
+        return {prompt for one in tries for prompt in one["prompts"]}
 
     def require_untried(self, plans: Sequence[CertificationPlan], prompts: Collection[str]) -> None:
         """Refuse plans on rows that their controller was certified on by another plan, or together with other rows.

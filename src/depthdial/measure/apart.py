@@ -17,6 +17,7 @@ from depthdial.measure.tasks import Example, Task
 from depthdial.models.token_depth import TokenDepth
 from depthdial.models.trained import trained_on
 
+SEARCHED = "to search the routes"
 _ELSEWHERE = "take rows that were not, from another split"
 _ALLOWING = "take rows that were not, or allow_searched_rows=True (--allow-searched-rows) for a number that is too good"
 
@@ -61,7 +62,7 @@ def seen_before(routes: Iterable[object] = (), model: Any = None) -> dict[str, f
     routes = list(routes)
     searched = frozenset().union(*(getattr(route, "searched_on", ()) for route in routes))
     gates = frozenset().union(*(route.policy.trained_on for route in routes if isinstance(route, TokenDepth)))
-    found = {"to search the routes": searched, "to train the gates": gates, **({} if model is None else trained_on(model))}
+    found = {SEARCHED: searched, "to train the gates": gates, **({} if model is None else trained_on(model))}
     return {purpose: prompts for purpose, prompts in found.items() if prompts}
 
 
