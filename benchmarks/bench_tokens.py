@@ -19,6 +19,7 @@ from common import arguments, publish, seconds
 
 import depthdial as dd
 from depthdial.models.architectures import count_layers, decoder_stack, unwrap
+from depthdial.models.cache_name import cache_name, cache_of
 from depthdial.models.token_cache import KEY_VALUES
 
 
@@ -74,7 +75,7 @@ def _steps(variants: dict[str, Any], size: int, options: Any) -> dict[str, list[
     """Seconds of every decoding step, behind one prompt for all."""
     ids = _tokens(variants["full"], size, options.prompt_tokens)
     mask = torch.ones_like(ids)
-    caches = {name: view(input_ids=ids, attention_mask=mask).past_key_values for name, view in variants.items()}
+    caches = {name: cache_of(view(input_ids=ids, attention_mask=mask)) for name, view in variants.items()}
     times: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(options.steps + 2):
         mask = torch.cat([mask, mask[:, :1]], dim=1)
@@ -86,7 +87,7 @@ def _steps(variants: dict[str, Any], size: int, options: Any) -> dict[str, list[
 
 
 def _step(view: Any, ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> None:
-    view(input_ids=ids[:, :1], attention_mask=mask, past_key_values=cache, use_cache=True)
+    view(input_ids=ids[:, :1], attention_mask=mask, **{cache_name(): cache}, use_cache=True)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from transformers import GenerationConfig, WatermarkingConfig
 import depthdial as dd
 from depthdial.errors import InputError
 from depthdial.generation.options import _REFUSED, HONOURED
+from depthdial.models.cache_name import cache_name
 
 PROMPTS = ["the cat sat on the mat and ran", "a dog", "one two three four five six of in it is was"]
 HONOURED_CASES = [
@@ -99,7 +100,7 @@ def test_what_would_change_answers_is_refused_wherever_it_comes_from(model, toke
         {"num_return_sequences": 2},
         {"num_beams": True},
         {"length_penalty": 2.0},
-        {"past_key_values": ()},
+        {cache_name(): ()},
         {"assistant_model": "x"},
         {"token_healing": True},
     ],

@@ -16,6 +16,7 @@ from depthdial.measure.apart import prompt_hashes
 from depthdial.measure.results import UnitStore
 from depthdial.measure.similarity import similarity
 from depthdial.measure.sweep import sweep
+from depthdial.models.cache_name import cache_name, cache_of
 from depthdial.routes import Route
 
 ROUTES = ["full", "uls:4", "ee:3", "rls:3@5"]
@@ -338,7 +339,7 @@ def test_agreement_is_scored_on_every_answer_drawn_from_the_full_model(model, to
                 first = view(torch.tensor([prompt]), use_cache=True)
                 logits = [first.logits[0, -1:]]
                 if len(answer) > 1:
-                    logits.append(view(torch.tensor([answer[:-1]]), past_key_values=first.past_key_values).logits[0])
+                    logits.append(view(torch.tensor([answer[:-1]]), **{cache_name(): cache_of(first)}).logits[0])
             greedy[layers] = torch.cat(logits).argmax(-1)
         assert row["agreement"] == pytest.approx((greedy["full"] == greedy["ee:3"]).float().mean().item())
     assert n_compared >= 10
@@ -355,7 +356,7 @@ def test_the_nll_of_an_answer_is_that_of_the_route_that_wrote_it(model, tokenize
             first = view(torch.tensor([prompt]), use_cache=True)
             logits = [first.logits[0, -1:]]
             if len(tokens) > 1:
-                logits.append(view(torch.tensor([tokens[:-1]]), past_key_values=first.past_key_values).logits[0])
+                logits.append(view(torch.tensor([tokens[:-1]]), **{cache_name(): cache_of(first)}).logits[0])
         expected = torch.nn.functional.cross_entropy(torch.cat(logits), torch.tensor(tokens)).item()
         assert row["answer_nll"] == pytest.approx(expected, abs=1e-4)
     plain = run(model, tokenizer, small_task, routes=["ee:3"]).to_pylist()

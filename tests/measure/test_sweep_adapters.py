@@ -14,6 +14,7 @@ from depthdial.measure.batches import Runner
 from depthdial.measure.results import UnitStore
 from depthdial.measure.sweep import sweep
 from depthdial.models.adapter import AdapterCard, attach_card
+from depthdial.models.cache_name import cache_name, cache_of
 from depthdial.models.untouched import has_adapters_on, untouched
 from depthdial.routes import Route
 
@@ -52,7 +53,7 @@ def predictions(model, prompt: list[int], answer: list[int], layers: str) -> tor
         first = shallow(torch.tensor([prompt]), use_cache=True)
         logits = [first.logits[:, -1:]]
         if len(answer) > 1:
-            logits.append(shallow(torch.tensor([answer[:-1]]), past_key_values=first.past_key_values).logits)
+            logits.append(shallow(torch.tensor([answer[:-1]]), **{cache_name(): cache_of(first)}).logits)
     return torch.cat(logits, dim=1)[0].log_softmax(-1)
 
 
@@ -166,9 +167,9 @@ def test_the_full_route_can_be_the_untouched_full_model(bare, adapted, tokenizer
             first = dd.prompted_view(bare, "full")(torch.tensor([prompt]), use_cache=True)
             logits = [first.logits[:, -1:]]
             if len(answer) > 1:
-                first.past_key_values.layers = first.past_key_values.layers[:3]
+                cache_of(first).layers = cache_of(first).layers[:3]
                 shallow = dd.view(adapted, "ee:3")
-                logits.append(shallow(torch.tensor([answer[:-1]]), past_key_values=first.past_key_values).logits)
+                logits.append(shallow(torch.tensor([answer[:-1]]), **{cache_name(): cache_of(first)}).logits)
         route = torch.cat(logits, dim=1)[0].log_softmax(-1)
         whole = predictions(bare, prompt, answer, "full")
         assert row["kl"] == pytest.approx((whole.exp() * (whole - route)).sum(-1).mean().item(), abs=1e-4)

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from depthdial.measure.cost import LayerCost, ModelCost, model_cost
 from depthdial.measure.token_cost import deciding_flops, skipped_layer_flops, token_cost
+from depthdial.models.cache_name import cache_name, cache_of
 from depthdial.models.gates import GateConfig, TokenGates
 from depthdial.models.token_policy import Bernoulli, ConfidenceExit, FunctionPolicy
 from depthdial.models.token_view import TokenTrace, token_view
@@ -71,11 +72,11 @@ def test_torch_counts_the_same_in_a_real_answer(key_values):
     trace = TokenTrace()
     view = token_view(model, Bernoulli((1.0, 0.5, 0.5, 0.0, 0.5, 0.5), seed=3), key_values=key_values, trace=trace)
     with torch.no_grad():
-        cache = view(torch.tensor([[1, 5, 9, 4, 7]]), use_cache=True).past_key_values
+        cache = cache_of(view(torch.tensor([[1, 5, 9, 4, 7]]), use_cache=True))
         trace.clear()
         with FlopCounterMode(display=False) as counter:
             for token in range(10, 18):
-                view(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+                view(torch.tensor([[token]]), **{cache_name(): cache}, use_cache=True)
     ran = torch.cat([one.ran for one in trace.passes], dim=1)[0].numpy()
     assert 0.2 < ran.mean() < 0.8
     cost = model_cost(model)

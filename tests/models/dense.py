@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
+from depthdial.models.cache_name import cache_name, cache_of
 from depthdial.models.token_policy import Decide, TokenPolicy, TokenStep
 
 VOCAB = 96
@@ -57,7 +58,7 @@ class Dense:
         tokens: dict[str, Any] = {} if "inputs_embeds" in inputs else {"input_ids": ids[None]}
         cache: dict[str, Any] = {"use_cache": False}
         if key_values == "copy":
-            cache = {"use_cache": True, "past_key_values": CopyCache(self._ran)}
+            cache = {"use_cache": True, cache_name(): CopyCache(self._ran)}
         mask = torch.ones(1, len(ran), dtype=torch.long)
         return self.model(**tokens, attention_mask=mask, **cache, **inputs)
 
@@ -179,9 +180,9 @@ def in_chunks(model: Any, given: Batch, ends: Sequence[int], cache: Any = None, 
     """Logits (n_sequences, n_tokens, vocabulary) of a batch in passes that end at these columns, behind one cache."""
     logits = []
     for last in ends:
-        output = model(**given.inputs(model, first, last), past_key_values=cache, use_cache=True)
+        output = model(**given.inputs(model, first, last), **{cache_name(): cache}, use_cache=True)
         logits.append(output.logits)
-        cache, first = output.past_key_values, last
+        cache, first = cache_of(output), last
     return torch.cat(logits, dim=1)
 
 

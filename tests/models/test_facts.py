@@ -15,6 +15,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from depthdial.errors import InputError
 from depthdial.measure.cost import model_cost
 from depthdial.models.architectures import decoder_stack
+from depthdial.models.cache_name import cache_of
 from depthdial.models.facts import layer_facts, matrix_size
 from tests.models.test_weights import Halved
 from tests.models.tiny import ARCHITECTURES, tiny
@@ -90,7 +91,7 @@ def test_facts_are_what_a_real_pass_computes_and_caches(name: str) -> None:
             assert counted(model, n) == [one.flops_per_token * n + one.flops_per_token_pair * n * n for one in facts]
     with torch.no_grad():
         for n in (3, 11):
-            cache: Any = model(input_ids=torch.arange(3, 3 + n)[None], use_cache=True).past_key_values
+            cache: Any = cache_of(model(input_ids=torch.arange(3, 3 + n)[None], use_cache=True))
             for one, layer in zip(facts, cache.layers, strict=True):
                 held = sum(t.numel() * t.element_size() for t in (layer.keys, layer.values))
                 assert held == one.kv_bytes_per_token * min(n, one.cached_tokens or n)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from depthdial.errors import InputError
+from depthdial.models.cache_name import cache_name, cache_of
 from depthdial.models.gates import (
     GATE_INPUTS,
     GATE_KINDS,
@@ -213,8 +214,8 @@ def test_cached_decoding_decides_as_one_pass_does(name: str, mode: str) -> None:
     with torch.no_grad():
         expected = token_view(model, policy, trace=whole)(ids, prompt_columns=4).logits[:, 4:]
         routed = token_view(model, policy, trace=pieces)
-        cache = routed(ids[:, :4], use_cache=True).past_key_values
-        outputs = [routed(ids[:, i : i + 1], past_key_values=cache, use_cache=True).logits for i in range(4, 9)]
+        cache = cache_of(routed(ids[:, :4], use_cache=True))
+        outputs = [routed(ids[:, i : i + 1], **{cache_name(): cache}, use_cache=True).logits for i in range(4, 9)]
     torch.testing.assert_close(torch.cat(outputs, 1), expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(torch.cat([one.ran for one in pieces.passes], 1)[:, 4:], whole.passes[0].ran[:, 4:])
     ran = whole.passes[0].ran[:, 4:]

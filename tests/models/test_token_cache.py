@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from depthdial.errors import InputError
+from depthdial.models.cache_name import cache_of
 from depthdial.models.prompt import prefill
 from depthdial.models.token_cache import Gathered, KeysWritten, TokenCacheLayer, token_cache
 from depthdial.models.token_layer import gathered
@@ -153,7 +154,7 @@ def test_two_forks_of_one_cache_go_on_independently(key_values: Any) -> None:
     other = Batch(torch.where(torch.arange(12) < 7, BATCH.ids, (BATCH.ids + 5) % 90 + 3), BATCH.mask)
     dense = Dense(model)
     with torch.no_grad():
-        cache = view(**BATCH.inputs(model, 0, 7), use_cache=True).past_key_values
+        cache = cache_of(view(**BATCH.inputs(model, 0, 7), use_cache=True))
         fork = copy.copy(cache)
         fork.layers = [copy.copy(layer) for layer in cache.layers]
         deep = copy.deepcopy(cache)
@@ -177,7 +178,7 @@ def test_a_cache_cropped_selected_and_repeated_goes_on_as_if_made_so(key_values:
     whole = token_view(model, Table(RAN), key_values=key_values, prompt_depth="route")
     few = Batch(BATCH.ids[rows], BATCH.mask[rows])
     with torch.no_grad():
-        cache = whole(**BATCH.inputs(model, 0, 9), use_cache=True).past_key_values
+        cache = cache_of(whole(**BATCH.inputs(model, 0, 9), use_cache=True))
         cache.crop(-2)
         cache.batch_select_indices(torch.tensor([3, 1]))
         cache.batch_repeat_interleave(2)
@@ -193,7 +194,7 @@ def test_a_layer_that_nobody_ran_has_slots_and_no_tensors() -> None:
     ran[..., 0] = False
     view = token_view(model, Table(ran), key_values="drop", prompt_depth="route")
     with torch.no_grad():
-        cache = view(**BATCH.inputs(model, 0, 9), use_cache=True).past_key_values
+        cache = cache_of(view(**BATCH.inputs(model, 0, 9), use_cache=True))
         cache.batch_select_indices(torch.tensor([0, 2]))
         cache.batch_repeat_interleave(1)
         assert [layer.get_seq_length() for layer in cache.layers] == [9] * 6
@@ -212,7 +213,7 @@ def test_an_ordinary_cache_is_taken_over_and_its_tensors_left_alone(name: str) -
     ran = RAN.clone()
     ran[:, :9] = True
     with torch.no_grad():
-        cache = model(**Batch(BATCH.ids[:1], BATCH.mask[:1]).inputs(model, 0, 9), use_cache=True).past_key_values
+        cache = cache_of(model(**Batch(BATCH.ids[:1], BATCH.mask[:1]).inputs(model, 0, 9), use_cache=True))
         layers, before = list(cache.layers), [layer.keys.clone() for layer in cache.layers]
         view = token_view(model, Table(ran))
         ours = in_chunks(view, Batch(BATCH.ids[:1], BATCH.mask[:1]), (10, 12), cache, first=9)
@@ -240,7 +241,7 @@ def test_a_cache_made_in_inference_mode_goes_on_outside_it() -> None:
     model = tiny("llama")
     view = token_view(model, Table(RAN), prompt_depth="route")
     with torch.inference_mode():
-        cache = view(**BATCH.inputs(model, 0, 9), use_cache=True).past_key_values
+        cache = cache_of(view(**BATCH.inputs(model, 0, 9), use_cache=True))
     with torch.no_grad():
         ours = in_chunks(view, BATCH, (10, 12), cache, first=9)
         assert error([ours], [in_chunks(view, BATCH, (12,))[:, 9:]]) < 1e-5

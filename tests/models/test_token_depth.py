@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from depthdial.errors import InputError
+from depthdial.models.cache_name import cache_name
 from depthdial.models.decode import decode
 from depthdial.models.prompt import left_padded, prefill
 from depthdial.models.token_depth import TokenDepth, continuing, prompted
@@ -106,7 +107,7 @@ def test_a_static_policy_continues_as_the_route_does(model, key_values):
     for depth in (ROUTE, TokenDepth(StaticRoutes((ROUTE,)), 6, key_values)):
         runner, cache = continuing(model, depth, ready)
         with torch.no_grad():
-            output = runner(tokens, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True)
+            output = runner(tokens, attention_mask=mask, position_ids=places, **{cache_name(): cache}, use_cache=True)
         logits.append(output.logits)
     assert torch.equal(*logits)
     assert all(torch.equal(layer.keys, keys) for layer, keys in zip(ready.cache.layers, before, strict=True))

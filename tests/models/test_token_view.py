@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from depthdial.models.cache_name import cache_name, cache_of
 from depthdial.models.prompt import left_padded, prefill, prompted_view
 from depthdial.models.token_policy import Bernoulli, ConfidenceExit, StaticRoutes
 from depthdial.models.token_view import TokenTrace, token_view
@@ -121,8 +122,8 @@ def test_a_prompt_in_chunks_says_how_long_it_is() -> None:
             cache, logits = None, []
             for first, last in ((0, 5), (5, 9), (9, 12)):
                 given = BATCH.inputs(model, first, last)
-                out = routed(**given, past_key_values=cache, use_cache=True, prompt_columns=prompt_columns)
-                cache = out.past_key_values
+                out = routed(**given, **{cache_name(): cache}, use_cache=True, prompt_columns=prompt_columns)
+                cache = cache_of(out)
                 logits.append(out.logits)
             expected = expected if isinstance(expected, torch.Tensor) else expected(**BATCH.inputs(model)).logits
             assert error(BATCH.rows(torch.cat(logits, 1)), BATCH.rows(expected)) < 1e-5

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from depthdial.models.cache_name import cache_name, cache_of
 from depthdial.models.token_policy import TokenPolicy
 from depthdial.models.token_view import token_view
 from tests.models.dense import KEY_VALUES, MAIN, Batch, Dense, Table, batch, drawn, error
@@ -37,10 +38,10 @@ def of_view(
         inputs = given.inputs(model, first, last)
         inputs["inputs_embeds"] = embedded[:, first:last]
         del inputs["input_ids"]
-        output = routed(**inputs, past_key_values=cache, use_cache=True)
+        output = routed(**inputs, **{cache_name(): cache}, use_cache=True)
         mask = given.mask[:, first:last, None]
         loss = loss + (output.logits * WEIGHTS[:, first:last] * mask).sum()
-        cache, first = output.past_key_values, last
+        cache, first = cache_of(output), last
     loss.backward()
     rows = given.rows(embedded.grad)
     return {f"row {i}": row for i, row in enumerate(rows)} | parameters(model)

@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from depthdial.errors import InputError
+from depthdial.models.cache_name import cache_name, cache_of
 from depthdial.models.prompt import prefill, prompted_view
 from depthdial.models.token_policy import Bernoulli, ConfidenceExit
 from depthdial.models.token_view import token_view
@@ -59,7 +60,7 @@ def test_views_of_token_views_are_refused(llama: Any, routed: Any) -> None:
 
 def test_static_caches_are_refused(llama: Any, routed: Any) -> None:
     with pytest.raises(InputError, match="needs a cache that grows, not a static one"):
-        routed(**prompt(), past_key_values=StaticCache(config=llama.config, max_cache_len=32))
+        routed(**prompt(), **{cache_name(): StaticCache(config=llama.config, max_cache_len=32)})
     with pytest.raises(InputError, match="needs a cache that grows, not a static one"):
         routed.generate(**prompt(), max_new_tokens=3, do_sample=False, cache_implementation="static")
 
@@ -162,12 +163,12 @@ def test_a_pass_checks_what_it_is_called_with(llama: Any, routed: Any) -> None:
                 routed(**prompt(), prompt_columns=wrong)
         with pytest.raises(InputError, match="pass input_ids or inputs_embeds"):
             routed(attention_mask=BATCH.mask)
-        cache = view(llama, "ee:3")(**prompt(), use_cache=True).past_key_values
+        cache = cache_of(view(llama, "ee:3")(**prompt(), use_cache=True))
         with pytest.raises(InputError, match="KV cache is of 3 layers, and this view has 6"):
-            routed(input_ids=BATCH.ids[:, :1], past_key_values=cache)
+            routed(input_ids=BATCH.ids[:, :1], **{cache_name(): cache})
         shallow = prefill(llama, BATCH.ids, BATCH.mask, Route((0, 1), 6))
         with pytest.raises(InputError, match="continues on a prompt that ran every layer, not on one of route"):
-            token_view(llama, HALF, prefilled=shallow)(**prompt(), past_key_values=DynamicCache())
+            token_view(llama, HALF, prefilled=shallow)(**prompt(), **{cache_name(): DynamicCache()})
 
 
 def test_layers_do_not_run_by_themselves(routed: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from depthdial.errors import InputError
+from depthdial.models.cache_name import cache_name, cache_of
 from depthdial.models.prompt import prefill, prompted_view
 from depthdial.models.token_policy import Bernoulli
 from depthdial.models.token_view import TokenTrace, token_view
@@ -76,7 +77,7 @@ def full_cache(name: str, given: Batch, n_columns: int) -> DynamicCache:
     """The whole model's cache of the first columns of a batch."""
     model = base(name)
     with torch.no_grad():
-        return model(**given.inputs(model, 0, n_columns), past_key_values=DynamicCache(), use_cache=True).past_key_values
+        return cache_of(model(**given.inputs(model, 0, n_columns), **{cache_name(): DynamicCache()}, use_cache=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -90,8 +91,8 @@ def test_caches_and_chunks_do_not_change_what_is_written(name: str, kind: str) -
     for size in (1, 4, 8):
         assert written(model, **cached, prefill_chunk_size=size) == wanted
     for n_columns in (2, 5, 8):
-        assert written(model, **cached, past_key_values=full_cache(name, PROMPTS, n_columns)) == wanted
-    assert written(model, **cached, past_key_values=full_cache(name, PROMPTS, 3), prefill_chunk_size=2) == wanted
+        assert written(model, **cached, **{cache_name(): full_cache(name, PROMPTS, n_columns)}) == wanted
+    assert written(model, **cached, **{cache_name(): full_cache(name, PROMPTS, 3)}, prefill_chunk_size=2) == wanted
     prefilled = prefill(base(name), **prompt())
     assert written(made(kind, name, prefilled=prefilled), **cached, prefill_chunk_size=4) == wanted
 
@@ -133,20 +134,20 @@ def test_an_assistant_runs_the_prompt_once(kind: str) -> None:
 @pytest.mark.parametrize("name", ["llama", "gemma3_text"])
 def test_an_earlier_answer_runs_again_as_part_of_the_next_prompt(name: str, kind: str) -> None:
     model, cache = made(kind, name), DynamicCache(config=base(name).config)
-    first = model.generate(**prompt(FIRST), **GREEDY, past_key_values=cache)
+    first = model.generate(**prompt(FIRST), **GREEDY, **{cache_name(): cache})
     turn = torch.cat([first, torch.tensor([[7, 11, 3]])], dim=1)
     dense = Dense(base(name))
     wanted = dense.greedy(turn[0], runs(kind, 0, turn.shape[1]), "project", N_NEW)
     given = Batch(turn, torch.ones_like(turn))
-    assert written(model, given, past_key_values=copy.deepcopy(cache)) == [wanted]
+    assert written(model, given, **{cache_name(): copy.deepcopy(cache)}) == [wanted]
     assert written(model, given) == [wanted]
     with pytest.raises(InputError, match=r"columns of an earlier answer, which must run again .*: pass all of them"):
-        model.generate(turn[:, -3:], attention_mask=torch.ones_like(turn), **GREEDY, past_key_values=copy.deepcopy(cache))
+        model.generate(turn[:, -3:], attention_mask=torch.ones_like(turn), **GREEDY, **{cache_name(): copy.deepcopy(cache)})
     # Or as the response that it was, where the caller says so.
     n_prompt = FIRST.ids.shape[1]
     goes_on = dense.greedy(first[0], runs(kind, 0, n_prompt), "project", N_NEW)
     again = Batch(first, torch.ones_like(first))
-    assert written(model, again, past_key_values=copy.deepcopy(cache), prompt_columns=n_prompt) == [goes_on]
+    assert written(model, again, **{cache_name(): copy.deepcopy(cache)}, prompt_columns=n_prompt) == [goes_on]
     assert written(model, again, prompt_columns=n_prompt) == [goes_on]
 
 
@@ -208,8 +209,8 @@ def test_a_quantized_cache_is_one_for_the_prompt_too() -> None:
         cache_config={"backend": "fp8"},
         return_dict_in_generate=True,
     )
-    assert [type(layer).__name__ for layer in out.past_key_values.layers] == ["Fp8QuantizedLayer"] * len(ROUTE)
-    assert all(layer.get_seq_length() == 9 + N_NEW - 1 for layer in out.past_key_values.layers)
+    assert [type(layer).__name__ for layer in cache_of(out).layers] == ["Fp8QuantizedLayer"] * len(ROUTE)
+    assert all(layer.get_seq_length() == 9 + N_NEW - 1 for layer in cache_of(out).layers)
     with pytest.raises(InputError, match=r"not in a QuantizedCache: leave cache_implementation as it is"):
         made("tokens").generate(**prompt(FIRST), **GREEDY, cache_implementation="quantized", cache_config={"backend": "fp8"})
 
@@ -227,7 +228,7 @@ def test_a_quantized_cache_is_one_for_the_prompt_too() -> None:
         ({"custom_generate": "someone/loop"}, "cannot honour custom_generate='someone/loop': .* pass a function"),
         ({"cache_implementation": "paged"}, r"Continuous batching mixes prompts and responses .*: use generate\(\)"),
         ({"cache_implementation": "static"}, "leave cache_implementation"),
-        ({"past_key_values": ()}, "past_key_values is a tuple: pass a transformers Cache"),
+        ({cache_name(): ()}, f"{cache_name()} is a tuple: pass a transformers Cache"),
         ({"guidance_scale": 2.0, "use_cache": False}, "guidance_scale=2.0 with use_cache=False"),
         ({"guidance_scale": 2.0, "prompt_lookup_num_tokens": 2}, "guidance_scale=2.0 with drafted tokens"),
         ({"prompt_columns": -1}, "prompt_columns is a number of columns"),
@@ -253,19 +254,19 @@ def test_continuous_batching_is_refused(kind: str) -> None:
 def test_a_cache_that_is_full_or_of_other_layers_is_refused() -> None:
     model = prompted_view(base(), ROUTE)
     with pytest.raises(InputError, match=r"holds all 9 columns of the prompt, .*: crop the cache"):
-        written(model, past_key_values=full_cache("llama", PROMPTS, 9))
+        written(model, **{cache_name(): full_cache("llama", PROMPTS, 9)})
     other = prompted_view(base(), (0, 2, 3))
     with torch.no_grad():
-        theirs = other(**prompt()).past_key_values
+        theirs = cache_of(other(**prompt()))
         with pytest.raises(InputError, match="The KV cache is of layers 0, 2, 3, and this view runs 1, 2, 4"):
-            model(PROMPTS.ids[:, :1], past_key_values=theirs)
+            model(PROMPTS.ids[:, :1], **{cache_name(): theirs})
         ours = prefill(base(), **prompt()).cache_for(Route((0, 2, 3), 6))
         with pytest.raises(InputError, match="layers 0, 2, 3, and this view runs 1, 2, 4"):
-            model(PROMPTS.ids[:, :1], past_key_values=ours)
+            model(PROMPTS.ids[:, :1], **{cache_name(): ours})
         with pytest.raises(
             InputError, match="of route '1-2,4' alone, and 3 more columns of the prompt must run every layer"
         ):
-            model(PROMPTS.ids[:, :3], past_key_values=model(**prompt()).past_key_values, prompt_columns=12)
+            model(PROMPTS.ids[:, :3], **{cache_name(): cache_of(model(**prompt()))}, prompt_columns=12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -288,13 +289,15 @@ def test_passes_by_hand_are_the_dense_reference(name: str) -> None:
         check(as_tuple[0])
         cache, logits = None, []
         for first, last in ((0, 3), (3, 9), (9, 12)):
-            out = model(**given.inputs(base(name), first, last), past_key_values=cache, use_cache=True, **columns)
-            cache = out.past_key_values
+            out = model(**given.inputs(base(name), first, last), **{cache_name(): cache}, use_cache=True, **columns)
+            cache = cache_of(out)
             logits.append(out.logits)
         check(torch.cat(logits, 1))
         behind = full_cache(name, given, 3)
-        rest = model(**given.inputs(base(name), 3, 7), past_key_values=behind, use_cache=True)  # what remains of the prompt
-        last = model(**given.inputs(base(name), 7), past_key_values=rest.past_key_values, use_cache=True)
+        rest = model(
+            **given.inputs(base(name), 3, 7), **{cache_name(): behind}, use_cache=True
+        )  # what remains of the prompt
+        last = model(**given.inputs(base(name), 7), **{cache_name(): cache_of(rest)}, use_cache=True)
         head = torch.zeros_like(last.logits[:, :1]).expand(-1, 3, -1)
         ours = torch.cat([head, rest.logits, last.logits], 1)
         for row, (mine, wanted) in enumerate(zip(given.rows(ours), theirs, strict=True)):
@@ -322,7 +325,7 @@ def test_a_pass_by_hand_refuses_what_it_cannot_tell() -> None:
         with pytest.raises(InputError, match="pass input_ids or inputs_embeds"):
             shallow(attention_mask=PROMPTS.mask)
     with pytest.raises(InputError, match="A StaticCache has no room for the keys"):
-        model(**prompt(), past_key_values=StaticCache(config=base().config, max_cache_len=32))
+        model(**prompt(), **{cache_name(): StaticCache(config=base().config, max_cache_len=32)})
     short = prefill(base(), **prompt(), route=Route(ROUTE, 6))
     with pytest.raises(InputError, match="The prompts at hand ran route '1-2,4', and this pass asks for another one"):
         prompted_view(base(), ROUTE, short)(**prompt(FIRST))
@@ -344,14 +347,14 @@ def test_a_view_takes_caches_of_its_own_layers() -> None:
     for name in ("llama", "gemma3_text"):
         shallow = view(base(name), ROUTE)
         wanted = written(shallow)
-        assert written(shallow, past_key_values=DynamicCache(config=base(name).config)) == wanted
-        assert written(shallow, past_key_values=DynamicCache()) == wanted
+        assert written(shallow, **{cache_name(): DynamicCache(config=base(name).config)}) == wanted
+        assert written(shallow, **{cache_name(): DynamicCache()}) == wanted
         assert written(shallow, prefill_chunk_size=4) == wanted
-        cache = shallow(**PROMPTS.inputs(shallow, 0, 4), use_cache=True).past_key_values
-        assert written(shallow, past_key_values=cache) == wanted
+        cache = cache_of(shallow(**PROMPTS.inputs(shallow, 0, 4), use_cache=True))
+        assert written(shallow, **{cache_name(): cache}) == wanted
         for inner in (shallow, view(shallow, (0, 2))):
             with pytest.raises(InputError, match=r"of 6 layers, and this view runs \d: .*dd.prompted_view"):
-                written(inner, past_key_values=full_cache(name, PROMPTS, 5))
+                written(inner, **{cache_name(): full_cache(name, PROMPTS, 5)})
         assert len(shallow.model._forward_pre_hooks) == len(view(shallow, (0, 2)).model._forward_pre_hooks) == 1
 
 
@@ -360,5 +363,5 @@ def test_the_base_is_bit_identical_afterwards(kind: str, weights_of: Any, assert
     before = weights_of(base())
     written(made(kind), FIRST, assistant_model=made(kind))
     written(made(kind), use_cache=False)
-    written(made(kind), past_key_values=full_cache("llama", PROMPTS, 5), prefill_chunk_size=2)
+    written(made(kind), **{cache_name(): full_cache("llama", PROMPTS, 5)}, prefill_chunk_size=2)
     assert_same(before, weights_of(base()))

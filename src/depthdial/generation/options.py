@@ -18,6 +18,7 @@ import torch
 
 from depthdial.errors import InputError
 from depthdial.measure.plan import check_positive
+from depthdial.models.cache_name import CACHE_NAMES
 
 DEFAULT_NEW_TOKENS = 64
 
@@ -85,8 +86,7 @@ _REFUSED: dict[str, _Refusal] = {
     **dict.fromkeys(("target_lookbehind", "num_assistant_tokens", "num_assistant_tokens_schedule"), _SPEED),
     **dict.fromkeys(("is_assistant", "use_mtp", "speculation_type", "assistant_ensemble_weight"), _SPEED),
     "use_cache": _Refusal("is about the KV cache, without which a route cannot continue on its prompt", (True,)),
-    "past_key_values": _CACHE,
-    **dict.fromkeys(("cache_implementation", "cache_config", "max_cache_len"), _CACHE),
+    **dict.fromkeys((*CACHE_NAMES, "cache_implementation", "cache_config", "max_cache_len"), _CACHE),
     "prefill_chunk_size": _Refusal("cuts the prompt's pass into chunks (a smaller batch_size needs less memory too)"),
     **dict.fromkeys(
         ("compile_config", "disable_compile", "continuous_batching_config"), _Refusal("is about compiled passes")

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from depthdial.models.architectures import accepts, decoder_stack
+from depthdial.models.cache_name import cache_argument
 from depthdial.models.prompt import Prefill, positions
 from depthdial.models.snapshot import as_is
 from depthdial.models.token_depth import Depth, continuing
@@ -108,7 +109,7 @@ def _run(runner: Any, cache: Any, prefilled: Prefill, tokens: torch.Tensor, mask
     inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": attention_mask}
     if accepts(runner, "position_ids"):
         inputs["position_ids"] = positions(attention_mask, n_last=tokens.shape[1])
-    return runner(**inputs, past_key_values=cache, use_cache=True, **options)
+    return runner(**inputs, **cache_argument(runner, cache), use_cache=True, **options)
 
 
 def right_padded(rows: Sequence[Sequence[int]], pad_token_id: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:

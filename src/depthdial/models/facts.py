@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from depthdial.errors import InputError
 from depthdial.models.architectures import decoder_stack
+from depthdial.models.cache_name import cache_of
 from depthdial.models.view import quiet_view
 from depthdial.models.weights import state_tensors, stored_bytes
 
@@ -169,7 +170,7 @@ def _run(twin: Any, n_tokens: int, device: Any) -> _Pass:
             hooks.append(layer.register_forward_pre_hook(_add(flops, i, counter, -1)))
             hooks.append(layer.register_forward_hook(_add(flops, i, counter, 1)))
         try:
-            cache = twin(input_ids=ids, use_cache=True).past_key_values
+            cache = cache_of(twin(input_ids=ids, use_cache=True))
         finally:
             for hook in hooks:
                 hook.remove()

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 
 from depthdial.errors import InputError
+from depthdial.models.cache_name import argument_name, renamed
 
 # Cut by their last dimension where a pass is split; `cache_position` is from before transformers 5.13.
 _BY_COLUMN = ("position_ids", "cache_position", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 
 
 def by_name(model: Any, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a forward pass by their names, those of its `**kwargs` among them."""
+    """The arguments of a forward pass by their names, those of its `**kwargs` among them, and the cache by its own."""
+    kwargs = renamed(kwargs, argument_name(signature.parameters))
     given = dict(signature.bind_partial(model, *args, **kwargs).arguments)
     given.pop(next(iter(signature.parameters)))
     *_, last = signature.parameters.values()

@@ -24,6 +24,7 @@ from torch import nn
 
 from depthdial.errors import InputError
 from depthdial.models.architectures import DecoderStack, decoder_stack
+from depthdial.models.cache_name import cache_of
 
 # Makes a view of some layers, unchecked.
 Cut = Callable[[Any, Sequence[int]], Any]
@@ -114,7 +115,7 @@ def _compare(base: Any, layers: tuple[int, ...], cut: Cut) -> str | None:
 def _cache_fault(shallow: Any, inputs: dict[str, torch.Tensor]) -> str | None:
     """What is wrong with the KV cache that a view fills, if anything: one layer for each of its own, none empty."""
     try:
-        cache = shallow(**inputs, use_cache=True).past_key_values
+        cache = cache_of(shallow(**inputs, use_cache=True))
         filled = [layer.get_seq_length() for layer in cache.layers]
     except (IndexError, KeyError) as error:
         return f"its KV cache fails with {type(error).__name__}"

@@ -21,6 +21,7 @@ import torch
 from depthdial.errors import InputError
 from depthdial.models.adapter import warn_if_outside
 from depthdial.models.architectures import accepts, count_layers, unwrap
+from depthdial.models.cache_name import cache_of
 from depthdial.models.pooling import PooledStates, Pooling
 from depthdial.models.prompt_pass import Switch, prompted_forward
 from depthdial.models.untouched import adapter_modules
@@ -122,7 +123,7 @@ def prefill(
         output = runner(**inputs, use_cache=True)
     prefill_sec = clock_sec(input_ids.device) - started
     pooled = None if pooling is None else pooling.states()
-    return Prefill(input_ids, attention_mask, output.past_key_values, output.logits[:, -1:], route, prefill_sec, pooled)
+    return Prefill(input_ids, attention_mask, cache_of(output), output.logits[:, -1:], route, prefill_sec, pooled)
 
 
 def prompted_view(model: Any, route: Route | str, prefilled: Prefill | None = None) -> PreTrainedModel:

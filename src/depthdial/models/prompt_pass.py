@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from depthdial.errors import InputError
+from depthdial.models.cache_name import argument_name, cache_in, cache_name, without_cache
 from depthdial.models.passes import by_name, join_logits, n_prompt, setting, split, tokens_of
 from depthdial.models.view_cache import check_kind, check_layers, cut, empty, fill, mark, n_cached
 from depthdial.routes import Route
@@ -40,7 +41,7 @@ def prompted_forward(shallow: Any, switch: Switch, *args: Any, prompt_columns: i
     """
     given = by_name(shallow, switch.signature, args, kwargs)
     _refuse(given, prompt_columns)
-    cache: Any = given.get("past_key_values")
+    cache: Any = cache_in(given)
     route, n_tokens, n_past = switch.route, tokens_of(given).shape[1], n_cached(cache)
     is_whole = n_past > 0 and not route.is_full and len(cache.layers) == route.n_layers
     if n_past and not is_whole:
@@ -56,28 +57,29 @@ def prompted_forward(shallow: Any, switch: Switch, *args: Any, prompt_columns: i
     if n_past and not is_whole and not route.is_full:
         raise InputError(
             f"The KV cache is of route {route.name!r} alone, and {n_full} more columns of the prompt must run every layer: "
-            "pass the whole prompt without past_key_values, or behind a cache of the whole model."
+            f"pass the whole prompt without {cache_name()}, or behind a cache of the whole model."
         )
     return _with_prompt(shallow, switch, given, n_full, prompt_columns)
 
 
 def _with_prompt(shallow: Any, switch: Switch, given: dict[str, Any], n_full: int, prompt_columns: int | None) -> Any:
     """A pass of which the first `n_full` columns, one or more, are the prompt's."""
-    n_rest, n_past = tokens_of(given).shape[1] - n_full, n_cached(given.get("past_key_values"))
+    n_rest, n_past = tokens_of(given).shape[1] - n_full, n_cached(cache_in(given))
     _refuse_in_prompt(shallow, given, n_rest)
     first, rest = split(given, n_full, n_past) if n_rest else (given, {})
     output = _looked_up(switch, first, n_past) or _whole(switch, first, n_past + n_full)
-    cache = output["past_key_values"]
+    cache = output[cache_name()]
     is_done = prompt_columns is None or n_past + n_full >= prompt_columns
     if is_done and len(cache.layers) != len(switch.route.layers):
         cut(cache, switch.route.layers, n_past + n_full)
     if n_rest:
         logits = output["logits"]
-        output = type(shallow).forward(shallow, **_known(switch, rest) | _CACHED | {"past_key_values": cache})
+        behind = {argument_name(switch.signature.parameters): cache}
+        output = type(shallow).forward(shallow, **_known(switch, rest) | _CACHED | behind)
         output["logits"] = join_logits(logits, output["logits"], given, n_rest)
-    output["past_key_values"] = cache
+    output[cache_name()] = cache
     if given.get("use_cache") is False:
-        output = type(output)(**{name: value for name, value in output.items() if name != "past_key_values"})
+        output = without_cache(output)
     return output if setting(shallow, given, "return_dict") else output.to_tuple()
 
 
@@ -91,18 +93,18 @@ def _known(switch: Switch, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shallow(shallow: Any, given: dict[str, Any]) -> Any:
-    if given.get("use_cache") is None and given.get("past_key_values") is not None:
+    if given.get("use_cache") is None and cache_in(given) is not None:
         given = {**given, "use_cache": True}  # a configuration may say that there is no cache, where one was passed
     return type(shallow).forward(shallow, **given)
 
 
 def _whole(switch: Switch, given: dict[str, Any], n_after: int) -> Any:
     """The pass of the whole model, whose cache holds `n_after` columns afterwards."""
-    cache = given.get("past_key_values")
+    cache = cache_in(given)
     if cache is not None and n_cached(cache) == 0:
         empty(cache, switch.base.config)  # generate() holds on to the cache that it passed
     output = switch.base(**_known(switch, given) | _CACHED)
-    if n_cached(output.get("past_key_values")) != n_after:
+    if n_cached(output.get(cache_name())) != n_after:
         raise InputError(
             f"{type(switch.base).__name__} leaves no KV cache for the route to continue on: call "
             "model.gradient_checkpointing_disable(), or use dd.view, whose prompt runs the route."
@@ -122,7 +124,7 @@ def _looked_up(switch: Switch, given: dict[str, Any], n_past: int) -> Any:
     prefilled = switch.prefilled
     if prefilled is None or n_past:
         return None
-    cache: Any = given.get("past_key_values")
+    cache: Any = cache_in(given)
     is_plain = cache is None or (type(cache) is DynamicCache and not cache.offloading)
     if is_plain and cache is not None and cache.layer_class_to_replicate is not None:
         # Made to be rolled back by any length: layers that let go of what is behind their window would not do.
@@ -134,7 +136,7 @@ def _looked_up(switch: Switch, given: dict[str, Any], n_past: int) -> Any:
             fill(cache, ready.layers)
             ready = cache
         mark(ready, switch.route.layers, prefilled.input_ids.shape[1])
-        return CausalLMOutputWithPast(logits=prefilled.logits, past_key_values=ready)  # type: ignore[arg-type]
+        return CausalLMOutputWithPast(logits=prefilled.logits, **{cache_name(): ready})  # type: ignore[arg-type]
     if not prefilled.route.is_full:
         raise InputError(
             f"The prompts at hand ran route {prefilled.route.name!r}, and this pass asks for another one: pass the same "
@@ -156,7 +158,8 @@ def is_same_prompt(prefilled: Prefill, given: dict[str, Any]) -> bool:
 
 
 def _refuse(given: dict[str, Any], prompt_columns: int | None) -> None:
-    cache: Any = given.get("past_key_values")
+    cache: Any = cache_in(given)
+    _refuse_batching(given, cache)
     check_kind(cache)
     if getattr(cache, "is_compileable", False):
         raise InputError(
@@ -168,7 +171,12 @@ def _refuse(given: dict[str, Any], prompt_columns: int | None) -> None:
             "A pass with use_cache=False does not say where the response starts, which runs the route alone: leave it out "
             "for a dynamic KV cache, or pass prompt_columns, the number of columns that are the prompt's."
         )
-    paged = next((name for name in ("cache", "read_index", "block_table") if given.get(name) is not None), None)
+
+
+def _refuse_batching(given: dict[str, Any], cache: Any) -> None:
+    paged = next((name for name in ("read_index", "block_table") if given.get(name) is not None), None)
+    if type(cache).__name__ == "PagedAttentionCache":
+        paged = "PagedAttentionCache"
     if paged is not None:
         raise InputError(f"A prompted view cannot tell prompts in continuous batching, with its {paged}: use generate().")
 

@@ -26,6 +26,7 @@ from depthdial.models.architectures import (
     longest_routed,
     unwrap,
 )
+from depthdial.models.cache_name import argument_name, cache_in, cache_name, without_cache
 from depthdial.models.passes import by_name, n_prompt, setting, tokens_of
 from depthdial.models.prompt import PROMPT_DEPTHS, Prefill, PromptDepth, positions
 from depthdial.models.prompt_pass import is_same_prompt
@@ -203,7 +204,7 @@ class _RoutedForward:
 def _forward(routed: Any, router: _Router, *args: Any, prompt_columns: int | None = None, **kwargs: Any) -> Any:
     given: Any = by_name(routed, router.signature, args, kwargs)
     _refuse(routed, router, given, prompt_columns)
-    cache: Any = given.get("past_key_values")
+    cache: Any = cache_in(given)
     n_layers, n_past = router.n_layers, n_cached(cache)
     if n_past and len(cache.layers) != n_layers:
         raise InputError(
@@ -221,7 +222,7 @@ def _forward(routed: Any, router: _Router, *args: Any, prompt_columns: int | Non
         cache.layers = token_layers(n_layers, cache.layers if n_past else ())  # generate() holds on to the cache it passed
     marked = held(cache)
     now, counted, n_full = _start(routed, router, given, cache, n_past, prompt_columns)
-    asked = {**given, "past_key_values": cache, "use_cache": True, "return_dict": True}
+    asked = {**given, argument_name(router.signature.parameters): cache, "use_cache": True, "return_dict": True}
     mine = _PASS.set(now)
     try:
         output = type(routed).forward(routed, **asked)
@@ -232,7 +233,7 @@ def _forward(routed: Any, router: _Router, *args: Any, prompt_columns: int | Non
     if router.trace is not None:
         router.trace.passes.append(_traced(now, counted))
     if not setting(routed, given, "use_cache"):
-        output = type(output)(**{name: value for name, value in output.items() if name != "past_key_values"})
+        output = without_cache(output)
     return output if setting(routed, given, "return_dict") else output.to_tuple()
 
 
@@ -307,7 +308,7 @@ def _prefilled_output(prefilled: Prefill, given: dict[str, Any], cache: Any, n_l
         cache.layers = ready.layers
         ready = cache
     mark(ready, range(n_layers), tokens.shape[1])
-    return CausalLMOutputWithPast(logits=prefilled.logits, past_key_values=ready)  # type: ignore[arg-type]
+    return CausalLMOutputWithPast(logits=prefilled.logits, **{cache_name(): ready})  # type: ignore[arg-type]
 
 
 def _traced(now: TokenPass, counted: torch.Tensor) -> TracedPass:
@@ -332,7 +333,7 @@ def _refuse(routed: Any, router: _Router, given: dict[str, Any], prompt_columns:
         raise InputError(
             "Token routing cannot be compiled, since how many tokens run is known only at run time: call it as it is."
         )
-    cache: Any = given.get("past_key_values")
+    cache: Any = cache_in(given)
     check_kind(cache)
     if getattr(cache, "is_compileable", False):
         raise InputError(

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from depthdial.errors import InputError
+from depthdial.models.cache_name import cache_in, cache_name
 
 _MARK = "depthdial_held"
 
@@ -40,7 +41,7 @@ def check_kind(cache: Any) -> None:
     """InputError for what is not a cache of transformers, such as the tuples of old."""
     if cache is not None and not hasattr(cache, "layers"):
         raise InputError(
-            f"The cache in past_key_values is a {type(cache).__name__}: pass a transformers Cache, such as DynamicCache."
+            f"The cache in {cache_name()} is a {type(cache).__name__}: pass a transformers Cache, such as DynamicCache."
         )
 
 
@@ -67,7 +68,7 @@ def watch_cache(owner: nn.Module) -> None:
 
 
 def _check_cache(owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    cache = kwargs.get("past_key_values")
+    cache = cache_in(kwargs)
     config = owner.config.get_text_config(decoder=True)
     layers = getattr(cache, "layers", None)
     if layers is None or len(layers) == config.num_hidden_layers:
@@ -104,7 +105,7 @@ def empty(cache: Any, config: Any) -> None:
         cache.layers = [copy.copy(cache.layers[0]) for _ in range(text.num_hidden_layers)]
     else:
         raise InputError(
-            f"A {type(cache).__name__} cannot be made for another number of layers: leave past_key_values out, or pass a "
+            f"A {type(cache).__name__} cannot be made for another number of layers: leave {cache_name()} out, or pass a "
             "DynamicCache."
         )
     cache.__dict__.pop(_MARK, None)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from depthdial.errors import InputError
+from depthdial.models.cache_name import cache_in, cache_name, renamed
 from depthdial.models.passes import check_prompt_columns
 from depthdial.models.view_cache import check_kind, check_layers, empty, held, n_cached
 
@@ -101,13 +102,14 @@ def tell_prompts(view: Any, reuse: Reuse, *, refuse: Callable[[Asked], None] | N
 
 
 def _generate(view: Any, reuse: Reuse, refuse: Any, *args: Any, **kwargs: Any) -> Any:
+    kwargs = renamed(kwargs, cache_name())
     asked = Asked.of(view, args, kwargs)
     _refuse(asked)
     if refuse is not None:
         refuse(asked)
     n_prompt = _ready(asked, reuse)
     kwargs.pop("prompt_columns", None)
-    if asked.option("prefill_chunk_size") is not None and n_cached(asked.given.get("past_key_values")):
+    if asked.option("prefill_chunk_size") is not None and n_cached(cache_in(asked.given)):
         kwargs = _in_one_chunk(kwargs)
     mark = _PROMPT.set((view, n_prompt))
     try:
@@ -137,7 +139,7 @@ def _prepare(view: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
 
 def _ready(asked: Asked, reuse: Reuse) -> int:
     """The prompt's columns; a cache that was passed is made ready to continue on."""
-    said, cache = asked.given.get("prompt_columns"), asked.given.get("past_key_values")
+    said, cache = asked.given.get("prompt_columns"), cache_in(asked.given)
     if said is not None:
         check_prompt_columns(said)
     n_prompt = asked.n_columns if said is None else said
@@ -152,7 +154,7 @@ def _ready(asked: Asked, reuse: Reuse) -> int:
     if kept < n_past and asked.n_given != asked.n_columns:
         raise InputError(
             f"The KV cache holds {n_past - kept} columns of an earlier answer, which must run again as part of this prompt, "
-            f"and input_ids has {asked.n_given} of {asked.n_columns} columns: pass all of them, or no past_key_values."
+            f"and input_ids has {asked.n_given} of {asked.n_columns} columns: pass all of them, or no {cache_name()}."
         )
     if kept >= asked.n_columns:
         raise InputError(

@@ -14,6 +14,7 @@ from depthdial.measure.batches import Runner
 from depthdial.measure.cost import model_cost
 from depthdial.measure.tasks import EncodedExample
 from depthdial.models.architectures import accepts, decoder_stack
+from depthdial.models.cache_name import cache_argument
 from depthdial.models.prompt import clock_sec, positions
 from depthdial.models.snapshot import as_is
 from depthdial.models.view import quiet_view
@@ -113,7 +114,7 @@ def _decode_steps(model: Any, runner: Runner, example: EncodedExample) -> None:
     with as_is(runner.device):
         for _ in range(n_steps):
             mask = torch.cat([mask, mask.new_ones(1, 1)], dim=1)
-            inputs = {"input_ids": token, "attention_mask": mask, "past_key_values": cache, "use_cache": True}
+            inputs = {"input_ids": token, "attention_mask": mask, "use_cache": True} | cache_argument(model, cache)
             if accepts(model, "position_ids"):
                 inputs["position_ids"] = positions(mask, n_last=1)
             token = model(**inputs).logits[:, -1].argmax(-1, keepdim=True)
