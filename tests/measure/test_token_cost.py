@@ -81,7 +81,9 @@ def test_torch_counts_the_same_in_a_real_answer(key_values):
     assert 0.2 < ran.mean() < 0.8
     cost = model_cost(model)
     ours = token_cost(cost, ran, **HERE, skipped_flops=skipped_layer_flops(model, key_values))
-    assert ours.decode_flops == counter.get_total_flops() - 8 * cost.head_flops_per_token
+    # Older releases make the angles by a product of matrices, once a pass and not in a layer.
+    angles = sum(sum(ops.values()) for name, ops in counter.get_flop_counts().items() if name.endswith("rotary_emb"))
+    assert ours.decode_flops == counter.get_total_flops() - angles - 8 * cost.head_flops_per_token
 
 
 def test_what_deciding_costs():

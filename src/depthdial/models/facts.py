@@ -286,4 +286,6 @@ def _window(config: Any, index: int, cache: list[Any]) -> tuple[int | None, bool
     local = getattr(config, "attention_layers", None)
     if local and local[index] == "local":  # GPT-Neo, whose cache keeps everything
         return config.window_size, False, kept
+    if held is None and kinds and kinds[index] == "sliding_attention":  # in sight; a model's own cache may keep more
+        return getattr(config, "sliding_window", None), False, None
     return held if isinstance(held, int) else None, False, kept
