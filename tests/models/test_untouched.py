@@ -16,7 +16,7 @@ from depthdial.routes import Route
 from tests.models.test_view import FULL, assert_same, states, written
 from tests.models.test_view_adapters import adapted, lora
 from tests.models.test_view_shares import ROUTE, assert_same_copies, assert_untouched, copies, everything
-from tests.models.tiny import tiny
+from tests.models.tiny import add_adapter, tiny
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
@@ -29,7 +29,7 @@ def added(name: str) -> Any:
     """The base with an adapter that transformers itself added."""
     torch.manual_seed(5)
     base = tiny(name)
-    base.add_adapter(lora(name), "default")
+    add_adapter(base, lora(name))
     return base
 
 

@@ -15,7 +15,7 @@ from depthdial.errors import InputError
 from depthdial.models.view import view
 from tests.models.test_view import FULL, assert_same, states, written
 from tests.models.test_view_shares import ROUTE, assert_same_copies, assert_untouched, copies, everything
-from tests.models.tiny import cut_by_hand, tiny
+from tests.models.tiny import add_adapter, cut_by_hand, tiny
 
 peft = pytest.importorskip("peft")
 pytestmark = [
@@ -169,7 +169,7 @@ def test_kinds_of_adapters_run_and_are_saved(name: str, settings: dict[str, Any]
 def test_an_adapter_added_by_transformers_itself(tmp_path: Path) -> None:
     torch.manual_seed(5)
     base = tiny("llama")
-    base.add_adapter(lora(), "default")
+    add_adapter(base, lora())
     shallow = view(base, ROUTE)
     assert_same(states(shallow), states(view(adapted("llama"), ROUTE)))
     before, values = everything(base), copies(base)
@@ -211,7 +211,7 @@ def test_an_adapter_that_transformers_adds_to_a_view_is_saved_alone(tmp_path: Pa
     base = tiny("llama")
     before = everything(base)
     shallow = view(base, ROUTE)
-    shallow.add_adapter(lora(), "default")
+    add_adapter(shallow, lora())
     assert_untouched(before, base)
     shallow.save_pretrained(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}

@@ -24,7 +24,7 @@ from depthdial.models.view_weights import SHARED_ATTRIBUTE
 from depthdial.routes import Route
 from tests.models.test_view import padded_prompts, states
 from tests.models.test_view_shares import assert_same_copies, assert_untouched, checkpoint_gradients, copies, everything
-from tests.models.tiny import VOCAB, tiny
+from tests.models.tiny import VOCAB, add_adapter, tiny
 
 # PEFT asks transformers for what a later transformers calls deprecated, and PyTorch's own quantization is.
 pytestmark = pytest.mark.filterwarnings(
@@ -94,7 +94,7 @@ def do_merge(shallow: Any) -> bool:
 
 def do_adapters(shallow: Any) -> bool:
     name = {"gpt2": "gpt2", "mpt": "mpt"}.get(shallow.config.model_type, "llama")
-    shallow.add_adapter(lora(name), "mine")
+    add_adapter(shallow, lora(name), "mine")
     shallow.disable_adapters()
     shallow.enable_adapters()
     shallow.set_adapter("mine")
