@@ -1,0 +1,1 @@
+"""Measurements of a model: sweeps, scores, similarity, costs and features."""

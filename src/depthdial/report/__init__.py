@@ -1,0 +1,1 @@
+"""Rows to figures and pages; never runs a model."""

@@ -1,0 +1,1 @@
+"""Training: what depth training and gate training share."""

@@ -1,0 +1,1 @@
+"""The command line: verbs only, one file for each group."""

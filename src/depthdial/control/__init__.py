@@ -1,0 +1,1 @@
+"""Sequence controllers: predict quality and cost of each route, and choose."""

@@ -1,0 +1,1 @@
+"""Predictors of a number for each route, from features."""

@@ -1,0 +1,1 @@
+"""How a model runs: prompts, decoding, sampling, teacher forcing, and `generate`."""

@@ -1,0 +1,1 @@
+"""Certificates: plans, p-values, risk control; numpy alone."""

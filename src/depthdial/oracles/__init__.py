@@ -1,0 +1,1 @@
+"""What choosing a depth for each sequence could gain; numpy alone."""

@@ -1,0 +1,1 @@
+"""Exact multiple-choice knapsacks."""

@@ -1,0 +1,1 @@
+"""Routes, their grammar, and families of them."""

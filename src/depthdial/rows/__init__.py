@@ -1,0 +1,1 @@
+"""Result rows on disk: their schema, and a store of finished units."""

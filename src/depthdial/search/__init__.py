@@ -1,0 +1,1 @@
+"""Route search, a file for each method."""

@@ -1,0 +1,1 @@
+"""Intervals, tests of equivalence and plain numbers of them; numpy alone."""

@@ -1,0 +1,1 @@
+"""All steps of one question in one folder that can be resumed."""

@@ -1,0 +1,1 @@
+"""Adapters that make a model stand routes: specialists and elastic ones."""

@@ -1,0 +1,1 @@
+"""Gates that decide for each token."""

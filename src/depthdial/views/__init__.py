@@ -1,0 +1,1 @@
+"""A model cut to a route without a copy of any weight."""

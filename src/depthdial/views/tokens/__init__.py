@@ -1,0 +1,1 @@
+"""Depth for each token: policies, the cache, the layer and the view that they need, and trained gates."""
