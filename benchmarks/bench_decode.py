@@ -15,9 +15,9 @@ import numpy as np
 from common import arguments, publish
 
 import depthdial as dd
-from depthdial.measure.batches import Runner
-from depthdial.models.decode import decode
-from depthdial.models.prompt import Prefill, left_padded, prefill
+from depthdial.engine.decode import decode
+from depthdial.engine.session import Runner
+from depthdial.views.prompted import Prefill, left_padded, prefill
 
 PROMPT = "Explain in three sentences why the sky is blue."
 

@@ -22,10 +22,10 @@ from common import RESULTS
 from rich.console import Console
 from rich.table import Table
 
-from depthdial.choose.knapsack import solve_budget_bounded
-from depthdial.choose.oracle import oracle_curve
 from depthdial.files import write_json
-from depthdial.measure.provenance import environment
+from depthdial.oracles.exact.knapsack import solve_budget_bounded
+from depthdial.oracles.oracle import oracle_curve
+from depthdial.provenance import environment
 
 T = TypeVar("T")
 BUDGETS_LAYERS = (2.0, 5.6, 9.3, 12.5)

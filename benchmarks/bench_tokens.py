@@ -18,9 +18,9 @@ import torch
 from common import arguments, publish, seconds
 
 import depthdial as dd
-from depthdial.models.architectures import count_layers, decoder_stack, unwrap
-from depthdial.models.cache_name import cache_name, cache_of
-from depthdial.models.token_cache import KEY_VALUES
+from depthdial.hf.architectures import count_layers, decoder_stack, unwrap
+from depthdial.hf.cache_name import cache_name, cache_of
+from depthdial.views.tokens.cache import KEY_VALUES
 
 
 def main() -> None:

@@ -17,14 +17,14 @@ from common import arguments, publish, seconds
 from transformers import Trainer, TrainingArguments
 
 import depthdial as dd
-from depthdial.measure.batches import Runner
+from depthdial.engine.session import Runner
 from depthdial.routes import Route
+from depthdial.train.depth.routed import RoutedModel
+from depthdial.train.depth.settings import FinetuneSettings
+from depthdial.train.depth.student import student
 from depthdial.train.objective import Objective
-from depthdial.train.routed import RoutedModel
 from depthdial.train.rows import TrainingRow
 from depthdial.train.schedule import make_schedule
-from depthdial.train.settings import FinetuneSettings
-from depthdial.train.student import student
 from depthdial.train.trainer import DepthTrainer
 
 

@@ -15,16 +15,16 @@ from bench_train import plain_step, random_row, stepper, trainer_arguments
 from common import arguments, publish, seconds
 
 import depthdial as dd
-from depthdial.measure.batches import Runner
-from depthdial.models.gates import TokenGates
-from depthdial.train.budget import Price
-from depthdial.train.gate_settings import GateSettings
-from depthdial.train.gate_trainer import GateTrainer
-from depthdial.train.gated import GatedModel
+from depthdial.engine.session import Runner
+from depthdial.train.depth.student import student
+from depthdial.train.gates.budget import Price
+from depthdial.train.gates.gated import GatedModel
+from depthdial.train.gates.settings import GateSettings
+from depthdial.train.gates.trainer import GateTrainer
 from depthdial.train.objective import Objective
 from depthdial.train.rows import TrainingRow
 from depthdial.train.schedule import make_schedule
-from depthdial.train.student import student
+from depthdial.views.tokens.gates import TokenGates
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from depthdial.files import write_json
-from depthdial.measure.provenance import environment
+from depthdial.provenance import environment
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from depthdial.choose.oracle import OracleCurve, oracle
-from depthdial.choose.predictable import PredictableCurve
-from depthdial.measure.results import load_study_rows
-from depthdial.report.tables import cell_parts, cell_text, headline, similarity_table
+from depthdial.oracles.oracle import OracleCurve, oracle
+from depthdial.oracles.predictable import PredictableCurve
+from depthdial.report.kit.tables import cell_parts, cell_text, headline, similarity_table
+from depthdial.rows.store import load_study_rows
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

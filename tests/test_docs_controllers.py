@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import depthdial as dd
-from depthdial.choose.gap import ORACLE
-from depthdial.report.controller_scores import read_scores
-from depthdial.report.controller_tables import certificate_table, controller_table
-from depthdial.report.table_files import markdown_table
+from depthdial.control.judge.headroom import ORACLE
+from depthdial.report.controller.scores import read_scores
+from depthdial.report.controller.tables import certificate_table, controller_table
+from depthdial.report.kit.table_files import markdown_table
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENT = ROOT / "experiments" / "controller"

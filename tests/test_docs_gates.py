@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from depthdial.report.gates_tables import controllers_table, differences_table
-from depthdial.report.table_files import markdown_table
-from depthdial.report.tables import Cells
+from depthdial.report.gates.tables import controllers_table, differences_table
+from depthdial.report.kit.table_files import markdown_table
+from depthdial.report.kit.tables import Cells
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "token_routing.md").read_text(encoding="utf-8")

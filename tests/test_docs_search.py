@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from depthdial.report.search_comparison import Comparison, read_comparison
-from depthdial.report.tables import cell_text
+from depthdial.report.kit.tables import cell_text
+from depthdial.report.search.comparison import Comparison, read_comparison
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "experiments" / "search"

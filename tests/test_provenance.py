@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import depthdial
-from depthdial.measure import provenance
+from depthdial import provenance
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
 SETTINGS = st.dictionaries(st.text(max_size=5), SCALARS | st.lists(SCALARS, max_size=3), max_size=6)
@@ -50,7 +50,7 @@ def test_numbers_that_equal_nothing_have_no_digest(number: float) -> None:
 
 
 def test_digests_are_the_same_in_every_process() -> None:
-    code = "from depthdial.measure.provenance import digest; print(digest({'z': 1, 'a': ['é', None, 0.1]}))"
+    code = "from depthdial.provenance import digest; print(digest({'z': 1, 'a': ['é', None, 0.1]}))"
     expected = provenance.digest({"a": ["é", None, 0.1], "z": 1})
     child = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": "99"}, capture_output=True, text=True, check=True
@@ -103,7 +103,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         monkeypatch.delenv(name, raising=False)
     package = tmp_path / "src" / "depthdial"
-    for name in ("__init__.py", "models/view.py", "measure/provenance.py"):
+    for name in ("__init__.py", "views/view.py", "provenance.py"):
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text("# first\n")
     (tmp_path / "README.md").write_text("first\n")
@@ -124,7 +124,7 @@ def test_a_clean_checkout_is_its_revision(checkout: Path) -> None:
     assert git(checkout, "rev-parse", "HEAD").startswith(revision)
 
 
-@pytest.mark.parametrize("name", ["__init__.py", "models/view.py", "measure/provenance.py"])
+@pytest.mark.parametrize("name", ["__init__.py", "views/view.py", "provenance.py"])
 def test_a_changed_file_of_any_room_shows(checkout: Path, name: str) -> None:
     clean = commit()
     (checkout / "src" / "depthdial" / name).write_text("# changed\n")

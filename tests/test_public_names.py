@@ -53,7 +53,9 @@ def test_an_unknown_name_is_an_attribute_error(name: str) -> None:
     assert not hasattr(dd, name)
 
 
-@pytest.mark.parametrize("module", ["generation.engine", "measure.sweep", "models.view", "report.page", "studies"])
+@pytest.mark.parametrize(
+    "module", ["engine.generate", "measure.sweep", "views.view", "report.kit.page", "studies.study", "oracles.oracle"]
+)
 def test_a_room_never_hides_a_function(module: str) -> None:
     # A submodule becomes an attribute of the package when it is imported, and would then win over a lazy name.
     import_module(f"depthdial.{module}")
@@ -74,7 +76,7 @@ VERBS = ("routes", "generate", "search", "similarity", "sweep", "oracle", "repor
 
 HELP_OF_ALL = """
 import sys
-from depthdial.cli import main
+from depthdial.cli.app import main
 for verb in sys.argv[1:]:
     sys.argv = ["depthdial", *filter(None, [verb]), "--help"]
     try:

@@ -1,7 +1,8 @@
 """The house rules: which room may import which, and what no file of the package may do. Measured on the source.
 
-Data flows downwards (rooms below are listed first) and nothing imports upwards, not even inside a function or for a type
-checker. Every rule is also shown to catch a file that breaks it.
+Data flows one way: `ROOMS` lists the rooms from the ground up, and nothing imports from a room that is listed after its own,
+not even inside a function or for a type checker. Rooms that need no model import none that does. No modules import each
+other in a circle. Every rule is also shown to catch a file that breaks it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -24,79 +24,63 @@ MOST_LINES = 400
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What the modules of a room may import: modules of the package, and packages of others (None: any)."""
+class Room:
+    """A folder (or a file at the top), by its dotted name within the package.
 
-    rooms: tuple[str, ...]
+    Attributes:
+        others: packages of others that it may import besides the standard library; None for any.
+        has_model: whether it may import what needs a model; otherwise only rooms that need none either.
+    """
+
+    name: str
     others: frozenset[str] | None = frozenset()
+    has_model: bool = False
 
 
-GROUND = ("errors", "metrics", "routes", "files", "families", "progress")
-RESULTS = ("measure.results", "measure.stats", "measure.equivalence", "measure.gate_rows")  # rows and numbers, no model
-MEASURING = ("models.*", "measure.*", "choose.*", "choose.search*", "choose.predictors*", "choose.controller*")
-PARTS = {"choose.search*", "choose.predictors*", "choose.controller*"}
-RULES = {  # from the lowest room to the highest; of several patterns that fit a module, the first counts
-    "errors": Rule(()),
-    "metrics": Rule(("errors",)),
-    "routes": Rule(("errors",)),
-    "files": Rule(("errors",)),
-    "families": Rule(("errors", "files", "routes")),
-    "progress": Rule((), frozenset({"rich"})),
-    "models.*": Rule((*GROUND, "models.*"), None),
-    "measure.*": Rule((*GROUND, "models.*", "measure.*"), None),
-    "choose.search*": Rule((*GROUND, "models.*", "measure.*", "choose.*", "choose.search*"), None),
-    "choose.predictors*": Rule(("errors", "choose.predictors*"), frozenset({"numpy", "torch", "lightgbm"})),
-    "choose.controller*": Rule((*GROUND, *MEASURING), None),
-    "choose.frames": Rule(("errors",), frozenset({"numpy", "pandas"})),  # pandas inside the function alone
-    "choose.*": Rule(("errors", "metrics", "choose.frames", "choose.*"), frozenset({"numpy"})),
-    "train.*": Rule((*GROUND, *MEASURING, "train.*"), None),
-    "generation.*": Rule((*GROUND, *MEASURING, "generation.*"), None),
-    "report.*": Rule(
-        (
-            *GROUND,
-            *RESULTS,
-            "choose.costs",
-            "choose.oracle",
-            "choose.predictable",
-            "choose.gap",
-            "choose.guarantee",
-            "report.*",
-        ),
-        frozenset({"numpy", "matplotlib", "jinja2", "pyarrow"}),
-    ),
-    "controller_studies": Rule((*GROUND, *MEASURING, "generation.*", "report.*"), frozenset({"pyarrow", "numpy"})),
-    "study_controller": Rule((*GROUND, *MEASURING, "report.*", "controller_studies")),
-    "studies": Rule((*GROUND, *MEASURING, "generation.*", "report.*", "controller_studies", "study_controller")),
-    "gate_studies": Rule((*GROUND, *MEASURING, "train.*", "report.*"), frozenset({"pyarrow", "filelock"})),
-    "search_studies": Rule((*GROUND, *MEASURING, "report.*"), frozenset({"pyarrow"})),
-    "cli*": Rule(
-        (
-            *GROUND,
-            *MEASURING,
-            "train.*",
-            "generation.*",
-            "report.*",
-            "studies",
-            "gate_studies",
-            "search_studies",
-            "controller_studies",
-            "cli*",
-        ),
-        frozenset({"typer", "rich"}),
-    ),
-    # The package's own face: its names are imported when they are used.
-    "": Rule(("*",)),
-    "__main__": Rule(("cli*",)),
-}
+def _plain(name: str, *others: str) -> Room:
+    return Room(name, frozenset(others))
 
 
-def room_of(module: str) -> str | None:
-    """The pattern of `RULES` that a module (a dotted name within the package) falls under."""
-    return next((pattern for pattern in RULES if fits(module, pattern)), None)
+def _model(name: str) -> Room:
+    return Room(name, None, has_model=True)
 
 
-def fits(module: str, pattern: str) -> bool:
-    return fnmatchcase(module, pattern) or (pattern.endswith(".*") and module == pattern[:-2])
+ROOMS = (
+    _plain("errors"),
+    _plain("checks"),
+    _plain("files"),
+    _plain("progress", "rich"),
+    _plain("metrics"),
+    _plain("routes"),
+    _plain("stats", "numpy", "scipy"),
+    _plain("rows", "pyarrow", "filelock"),
+    _model("provenance"),
+    _model("hf"),
+    _model("views"),
+    _model("data"),
+    _model("engine"),
+    _model("measure"),
+    _plain("guarantee", "numpy", "scipy"),
+    _plain("oracles", "numpy", "pandas"),  # pandas inside one function alone
+    _model("search"),
+    _plain("control.judge", "numpy"),
+    _model("control.predictors"),
+    _model("control"),
+    _model("train"),
+    _plain("report", "numpy", "matplotlib", "jinja2", "pyarrow"),
+    Room("studies", frozenset({"numpy", "pyarrow", "filelock"}), has_model=True),
+    Room("cli", frozenset({"typer", "rich"}), has_model=True),
+)
+# The package's own face, whose names are imported when they are used, and `python -m depthdial`.
+FACES = ("", "__main__")
+PLACES = {room.name: place for place, room in enumerate(ROOMS)}
+
+
+def room_of(module: str) -> Room | None:
+    """The room of a module (a dotted name within the package): the innermost folder that is listed."""
+    parts = module.split(".")
+    names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    return next((ROOMS[PLACES[name]] for name in names if name in PLACES), None)
 
 
 def modules_of(package: Path) -> dict[str, Path]:
@@ -120,7 +104,7 @@ def imports_of(module: str, path: Path, package: str, known: set[str]) -> Iterat
                 here = [package, *module.split(".")] if module else [package]
                 parents = here[: len(here) - node.level + is_package]
                 base = ".".join([*parents, base] if base else parents)
-            for alias in node.names:  # `from depthdial import choose` imports a room, and not a name of the package
+            for alias in node.names:  # `from depthdial import search` imports a room, and not a name of the package
                 inner = f"{base}.{alias.name}"
                 yield node.lineno, inner if inner.removeprefix(f"{package}.") in known else base
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
@@ -130,130 +114,168 @@ def imports_of(module: str, path: Path, package: str, known: set[str]) -> Iterat
 
 
 def violations(package: Path) -> list[str]:
-    """One line for each import that the rules forbid, and for each module that no rule speaks of."""
+    """One line for each import that the rules forbid, and for each module that stands in no room."""
     modules, found = modules_of(package), []
     for module, path in modules.items():
+        if module in FACES:
+            continue
         room = room_of(module)
         where = path.relative_to(package).as_posix()
         if room is None:
-            found.append(f"{where}: no rule for this room; add one that says what it may import")
+            found.append(f"{where}: no rule for this room; give it a place in ROOMS")
             continue
-        rule = RULES[room]
         for line, name in imports_of(module, path, package.name, set(modules)):
             top, _, inner = name.partition(".")
             if top == package.name:
-                if not may_import(rule, inner):
-                    found.append(f"{where}:{line}: {room or 'the package'} may not import {name}")
-            elif top not in sys.stdlib_module_names and rule.others is not None and top not in rule.others:
-                found.append(f"{where}:{line}: {room or 'the package'} may not import {top}")
+                if not may_import(room, inner):
+                    found.append(f"{where}:{line}: {room.name} may not import {name}")
+            elif top not in sys.stdlib_module_names and room.others is not None and top not in room.others:
+                found.append(f"{where}:{line}: {room.name} may not import {top}")
     return found
 
 
-def may_import(rule: Rule, module: str) -> bool:
-    # By the room that a module belongs to: "choose.*" does not open choose.search, which is a room of its own.
-    return any(pattern in ("*", module) or pattern == room_of(module) for pattern in rule.rooms)
+def may_import(room: Room, module: str) -> bool:
+    other = room_of(module)
+    if other is None:  # the package itself would import anything
+        return False
+    return PLACES[other.name] <= PLACES[room.name] and (room.has_model or not other.has_model)
+
+
+def circles(package: Path) -> list[tuple[str, ...]]:
+    """Modules that import each other, directly or through others, at whatever place in the file."""
+    modules = modules_of(package)
+    known = set(modules)
+    arrows = {
+        module: {
+            inner
+            for _, name in imports_of(module, path, package.name, known)
+            if (inner := name.removeprefix(f"{package.name}.")) in known and inner not in (module, *FACES)
+        }
+        for module, path in modules.items()
+        if module not in FACES
+    }
+    # What nothing imports, or what imports nothing more, is in no circle: peel it off until nothing changes.
+    left = set(arrows)
+    while True:
+        kept = {m for m in left if arrows[m] & left and any(m in arrows[other] for other in left)}
+        if kept == left:
+            return [tuple(sorted(left))] if left else []
+        left = kept
 
 
 def test_no_room_imports_what_it_may_not() -> None:
     assert violations(SOURCE) == []
 
 
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(SOURCE) == []
+
+
+def test_a_circle_is_seen(tmp_path: Path) -> None:
+    line = {
+        "__init__.py": "",
+        "hf/__init__.py": "",
+        "hf/a.py": "def f():\n    from depthdial.hf.b import x",
+        "hf/b.py": "from depthdial.hf.c import x",
+    }
+    assert circles(write_tree(tmp_path / "line", {**line, "hf/c.py": "x = 1"})) == []
+    found = circles(write_tree(tmp_path / "circle", {**line, "hf/c.py": "def f():\n    from . import a"}))
+    assert found == [("hf.a", "hf.b", "hf.c")]
+
+
 def test_the_checker_sees_the_package() -> None:
     modules = modules_of(SOURCE)
-    assert {
-        "",
-        "routes",
-        "models.view",
-        "measure.sweep",
-        "choose.oracle",
-        "choose.search",
-        "cli",
-        "__main__",
-    } <= modules.keys()
-    assert {"choose", "models", "measure", "report", "generation"} <= modules.keys()
+    assert {"", "routes", "views.view", "measure.sweep", "oracles.oracle", "search", "cli.app", "__main__"} <= modules.keys()
+    assert {room.name for room in ROOMS} <= modules.keys()
     known = set(modules)
     seen = {name for module, path in modules.items() for _, name in imports_of(module, path, "depthdial", known)}
     # from a top level, from inside a function, and from under TYPE_CHECKING
-    assert {"depthdial.errors", "depthdial.models.load", "depthdial.measure.tasks", "torch", "typer"} <= seen
-
-
-def test_the_rules_themselves_only_point_downwards() -> None:
-    order = list(RULES)
-    for place, (room, rule) in enumerate(RULES.items()):
-        if room in ("", "__main__"):
-            continue
-        for pattern in rule.rooms:
-            target = pattern if pattern in RULES else room_of(pattern)
-            assert target is not None, f"{room}: {pattern} is no room"
-            # Rooms within `choose` are listed before the rest of it only so that their patterns count first.
-            assert order.index(target) <= place or (room in PARTS and target == "choose.*"), f"{room} -> {pattern}"
-    assert not PARTS & set(RULES["choose.*"].rooms)
+    assert {"depthdial.errors", "depthdial.hf.load", "depthdial.data.tasks", "torch", "typer"} <= seen
 
 
 CLEAN = {
-    "__init__.py": "",
+    "__init__.py": "from depthdial.cli.app import main",
     "errors.py": "",
-    "routes.py": "import re\nfrom depthdial.errors import InputError",
-    "models/__init__.py": "",
-    "models/view.py": "import torch\nfrom . import load\nfrom ..routes import Route",
-    "models/load.py": "import transformers",
+    "routes/__init__.py": "import re\nfrom depthdial.errors import InputError",
+    "routes/families.py": "from depthdial.routes import x",
+    "rows/__init__.py": "",
+    "rows/store.py": "import pyarrow",
+    "hf/__init__.py": "",
+    "hf/load.py": "import transformers\nfrom ..routes import Route",
+    "views/__init__.py": "",
+    "views/view.py": "import torch\nfrom ..hf import load",
+    "views/prompted.py": "from . import view",
     "measure/__init__.py": "",
-    "measure/results.py": "import pyarrow\nfrom depthdial.models import view",
-    "measure/sweep.py": "from .results import rows",
-    "choose/__init__.py": "",
-    "choose/oracle.py": "import numpy as np\nfrom depthdial.choose.hull import merge",
-    "choose/hull.py": "import numpy.typing",
-    "choose/search.py": "import torch\nfrom depthdial.measure.sweep import sweep",
+    "measure/sweep.py": "from depthdial.views import view",
+    "oracles/__init__.py": "",
+    "oracles/oracle.py": "import numpy as np\nfrom depthdial.oracles.exact.hull import merge",
+    "oracles/exact/__init__.py": "",
+    "oracles/exact/hull.py": "import numpy.typing",
+    "search/__init__.py": "",
+    "search/run.py": "import torch\nfrom depthdial.measure.sweep import sweep",
+    "control/__init__.py": "",
+    "control/fit.py": "from depthdial.control.judge.gains import x",
+    "control/judge/__init__.py": "",
+    "control/judge/gains.py": "from depthdial.oracles.oracle import oracle",
     "report/__init__.py": "",
-    "report/page.py": "import jinja2\nfrom depthdial.measure.results import load_rows\nfrom depthdial.report import page",
-    "studies.py": "from depthdial.report.page import write_report",
-    "cli.py": "import typer\ndef f():\n    from depthdial.studies import study",
+    "report/page.py": "import jinja2\nfrom depthdial.rows.store import load_rows\nfrom depthdial.report import page",
+    "studies/__init__.py": "",
+    "studies/study.py": "from depthdial.report.page import write_report",
+    "cli/__init__.py": "",
+    "cli/app.py": "import typer\ndef f():\n    from depthdial.studies.study import study",
 }
 BROKEN = [  # file, its text, what the checker says
-    ("routes.py", "import numpy", "routes.py:1: routes may not import numpy"),
-    ("routes.py", "import numpy.typing as t", "may not import numpy"),
-    ("routes.py", "from depthdial.families import x", "may not import depthdial.families"),
+    ("routes/__init__.py", "import numpy", "routes/__init__.py:1: routes may not import numpy"),
+    ("routes/__init__.py", "import numpy.typing as t", "may not import numpy"),
     (
-        "routes.py",
-        "def f():\n    if True:\n        from depthdial.models.view import view",
-        "routes.py:3: routes may not import",
+        "routes/families.py",
+        "def f():\n    if True:\n        from depthdial.views.view import view",
+        "routes/families.py:3: routes may not import",
     ),
-    ("routes.py", "from .models import view", "may not import depthdial.models.view"),
-    ("routes.py", "from .models.view import view", "may not import depthdial.models.view"),
-    ("routes.py", "from . import cli", "may not import depthdial.cli"),
-    ("routes.py", "from depthdial import cli", "may not import depthdial.cli"),
-    ("routes.py", "import depthdial.cli as c", "may not import depthdial.cli"),
-    ("routes.py", "import depthdial as dd", "may not import depthdial"),
-    ("routes.py", "from depthdial import sweep", "may not import depthdial"),
-    ("routes.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from depthdial.cli import app", "routes.py:3:"),
-    ("routes.py", "import importlib\nimportlib.import_module('depthdial.cli')", "may not import depthdial.cli"),
+    ("routes/families.py", "from ..views import view", "may not import depthdial.views.view"),
+    ("routes/families.py", "from ..views.view import view", "may not import depthdial.views.view"),
+    ("routes/families.py", "from .. import cli", "may not import depthdial.cli"),
+    ("routes/families.py", "from depthdial import cli", "may not import depthdial.cli"),
+    ("routes/families.py", "import depthdial.cli as c", "may not import depthdial.cli"),
+    ("routes/families.py", "import depthdial as dd", "may not import depthdial"),
+    ("routes/families.py", "from depthdial import sweep", "may not import depthdial"),
     (
-        "routes.py",
+        "routes/families.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from depthdial.cli.app import app",
+        "routes/families.py:3:",
+    ),
+    (
+        "routes/families.py",
+        "import importlib\nimportlib.import_module('depthdial.cli')",
+        "may not import depthdial.cli",
+    ),
+    (
+        "routes/families.py",
         "class A:\n    def f(self):\n        try:\n            import torch\n        except E: ...",
-        "routes.py:4:",
+        "routes/families.py:4:",
     ),
-    ("models/view.py", "from ..measure.sweep import sweep", "may not import depthdial.measure.sweep"),
-    ("models/view.py", "from .. import measure", "may not import depthdial.measure"),
-    ("models/__init__.py", "from ..choose import oracle", "may not import depthdial.choose.oracle"),
-    ("measure/sweep.py", "from depthdial.choose.oracle import oracle", "may not import depthdial.choose.oracle"),
+    ("hf/load.py", "from depthdial.views.view import view", "hf may not import depthdial.views.view"),
+    ("views/view.py", "from ..measure.sweep import sweep", "may not import depthdial.measure.sweep"),
+    ("views/view.py", "from .. import measure", "may not import depthdial.measure"),
+    ("views/__init__.py", "from ..oracles import oracle", "may not import depthdial.oracles.oracle"),
+    ("measure/sweep.py", "from depthdial.oracles.oracle import oracle", "may not import depthdial.oracles.oracle"),
     ("measure/sweep.py", "def f():\n    from depthdial.report.page import w", "may not import depthdial.report.page"),
-    ("choose/oracle.py", "import torch", "choose.* may not import torch"),
-    ("choose/oracle.py", "def f():\n    import pandas as pd", "may not import pandas"),
-    ("choose/oracle.py", "def f():\n    from pyarrow import compute", "may not import pyarrow"),
-    ("choose/oracle.py", "from depthdial.choose.search import x", "may not import depthdial.choose.search"),
-    ("choose/oracle.py", "from . import search", "may not import depthdial.choose.search"),
-    ("choose/oracle.py", "from depthdial.routes import Route", "may not import depthdial.routes"),
-    ("choose/hull.py", "from depthdial.measure.stats import x", "may not import depthdial.measure.stats"),
-    ("choose/search.py", "from depthdial.report.page import x", "choose.search* may not import depthdial.report.page"),
-    ("report/page.py", "import torch", "report.* may not import torch"),
-    ("report/page.py", "from depthdial.models.view import view", "may not import depthdial.models.view"),
+    ("oracles/oracle.py", "import torch", "oracles may not import torch"),
+    ("oracles/oracle.py", "def f():\n    from pyarrow import compute", "may not import pyarrow"),
+    ("oracles/oracle.py", "from depthdial.search.run import x", "may not import depthdial.search.run"),
+    ("oracles/oracle.py", "from depthdial.measure.sweep import x", "may not import depthdial.measure.sweep"),
+    ("oracles/exact/hull.py", "from depthdial.hf.load import x", "oracles may not import depthdial.hf.load"),
+    ("search/run.py", "from depthdial.report.page import x", "search may not import depthdial.report.page"),
+    ("control/judge/gains.py", "import torch", "control.judge may not import torch"),
+    ("control/judge/gains.py", "from depthdial.control.fit import x", "control.judge may not import depthdial.control.fit"),
+    ("report/page.py", "import torch", "report may not import torch"),
+    ("report/page.py", "from depthdial.views.view import view", "may not import depthdial.views.view"),
     ("report/page.py", "from depthdial.measure.sweep import sweep", "may not import depthdial.measure.sweep"),
     ("report/page.py", "from depthdial import measure", "may not import depthdial.measure"),
-    ("report/page.py", "from depthdial.choose.hull import x", "may not import depthdial.choose.hull"),
-    ("report/page.py", "from depthdial.choose.search import x", "may not import depthdial.choose.search"),
-    ("studies.py", "from depthdial.cli import app", "studies may not import depthdial.cli"),
-    ("studies.py", "import torch", "studies may not import torch"),
-    ("cli.py", "import torch", "cli* may not import torch"),
+    ("report/page.py", "from depthdial.control.fit import x", "may not import depthdial.control.fit"),
+    ("studies/study.py", "from depthdial.cli.app import app", "studies may not import depthdial.cli.app"),
+    ("studies/study.py", "import torch", "studies may not import torch"),
+    ("cli/app.py", "import torch", "cli may not import torch"),
     ("serve/app.py", "", "serve/app.py: no rule for this room"),
     ("helpers.py", "", "helpers.py: no rule for this room"),
 ]
@@ -284,7 +306,14 @@ def test_the_checker_catches(tmp_path: Path, name: str, text: str, told: str) ->
 
 @pytest.mark.parametrize(
     "room",
-    ["choose.oracle", "choose.predictable", "report.page", "report.tables", "report.routes_plot", "report.gates_page"],
+    [
+        "oracles.oracle",
+        "oracles.predictable",
+        "report.kit.page",
+        "report.kit.tables",
+        "report.study.routes_plot",
+        "report.gates.page",
+    ],
 )
 def test_the_upper_rooms_that_read_results_load_no_model_library(room: str) -> None:
     code = f"import sys, depthdial.{room}; print(sorted({{'torch', 'transformers', 'pandas'}} & sys.modules.keys()))"
@@ -299,7 +328,7 @@ MODULE_NAMES = re.compile(
     r"\bmodel\.layers\b|\btransformer\.h\b|\bdecoder\.layers\b|\bgpt_neox\b|\bembed_tokens\b|\bembed_in\b|\blm_head\b"
     r"|\bself_attn\b|\binput_layernorm\b|\bfinal_layer_?norm\b|\bln_f\b|\bword_embeddings\b|\bwte\b|\blayer_idx\b"
 )
-ARCHITECTURES = "models/architectures.py"
+ARCHITECTURES = "hf/architectures.py"
 UNSAFE_MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "jsonpickle"}
 
 

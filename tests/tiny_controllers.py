@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from depthdial.choose.controller import SequenceController
-from depthdial.measure.tasks import Task
+from depthdial.control.controller import SequenceController
+from depthdial.data.tasks import Task
 from tests.conftest import make_task
 
 ROUTES = ["full", "ee:3", "0,2,4,5"]

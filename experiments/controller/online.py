@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import depthdial as dd
-from depthdial.choose.prediction import Prediction
+from depthdial.control.prediction import Prediction
 from depthdial.files import write_json, write_text
-from depthdial.measure.provenance import environment
-from depthdial.report.table_files import markdown_table
+from depthdial.provenance import environment
+from depthdial.report.kit.table_files import markdown_table
 
 HERE = Path(__file__).parent
 SHARES = (0.6, 0.7, 0.8, 0.9)

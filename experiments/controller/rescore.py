@@ -20,16 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import depthdial as dd
-from depthdial.choose.controller_certify import certification_plan, certify_rows
-from depthdial.choose.controller_fit import MEASURED
-from depthdial.choose.controller_rivals import learn_again
-from depthdial.choose.controller_rows import MeasuredRows, read_measured
-from depthdial.choose.score_table import read_samples
-from depthdial.controller_studies import EvaluationSettings, _about, _Evaluation, _keep_predictions
-from depthdial.generation.overhead import ChoosingTime
-from depthdial.measure.provenance import environment
-from depthdial.report.controller_page import write_controller_report
-from depthdial.report.controller_scores import ControllerScores, keep_scores
+from depthdial.control.baselines import learn_again
+from depthdial.control.certify import certification_plan, certify_rows
+from depthdial.control.fit import MEASURED
+from depthdial.control.overhead import ChoosingTime
+from depthdial.control.rows import MeasuredRows, read_measured
+from depthdial.oracles.score_table import read_samples
+from depthdial.provenance import environment
+from depthdial.report.controller.page import write_controller_report
+from depthdial.report.controller.scores import ControllerScores, keep_scores
+from depthdial.studies.controller import EvaluationSettings, _about, _Evaluation, _keep_predictions
 
 HERE = Path(__file__).parent
 

@@ -16,7 +16,7 @@ import numpy as np
 
 import depthdial as dd
 from depthdial.files import write_json, write_text
-from depthdial.measure.stats import mean_interval
+from depthdial.stats.intervals import mean_interval
 
 MODEL = "smollm2-135m"
 HEADING = "## Data, command, quality at each depth"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from depthdial.report.style import (
+from depthdial.report.kit.style import (
     BLACK,
     BLUE,
     GRAY,

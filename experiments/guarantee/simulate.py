@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # the pools, the table
 from pools import Pool, edge_pool, policy_pool, rare_pool, read_pool
 from results import draw, markdown
 
-from depthdial.choose.guarantee import CONFORMAL
-from depthdial.choose.p_values import METHODS, p_values, smallest_epsilon
-from depthdial.choose.risk_control import conformal_setting, fixed_sequence
 from depthdial.files import write_json, write_text
-from depthdial.measure.provenance import commit, versions
+from depthdial.guarantee.p_values import METHODS, p_values, smallest_epsilon
+from depthdial.guarantee.plan import CONFORMAL
+from depthdial.guarantee.risk_control import conformal_setting, fixed_sequence
+from depthdial.provenance import commit, versions
 
 ROWS = (50, 100, 200, 500, 1000)
 EPSILONS, DELTAS = (0.01, 0.02, 0.05), (0.05, 0.1)

@@ -23,10 +23,10 @@ sys.path.insert(0, str(REPOSITORY))  # the yardstick and the tiny models belong 
 
 from depthdial.errors import InputError  # noqa: E402
 from depthdial.files import write_json  # noqa: E402
-from depthdial.measure.provenance import environment  # noqa: E402
-from depthdial.models.token_view import token_view  # noqa: E402
-from tests.models.dense import KEY_VALUES, MAIN, ONLY_EAGER, Dense, Table, batch, drawn, error, in_chunks  # noqa: E402
-from tests.models.tiny import ARCHITECTURES, tiny  # noqa: E402
+from depthdial.provenance import environment  # noqa: E402
+from depthdial.views.tokens.view import token_view  # noqa: E402
+from tests.tiny import ARCHITECTURES, tiny  # noqa: E402
+from tests.views.tokens.dense import KEY_VALUES, MAIN, ONLY_EAGER, Dense, Table, batch, drawn, error, in_chunks  # noqa: E402
 
 BATCH, RAN = batch(), drawn()
 PASSES: dict[str, Any] = {"whole": None, "cached, one token at a time": range(1, 13), "cached, uneven": (7, 8, 9, 12)}

@@ -15,94 +15,94 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from depthdial.choose.controller import SequenceController
-    from depthdial.choose.guarantee import Certificate, CertificationPlan, certify
-    from depthdial.choose.knapsack import solve_budget
-    from depthdial.choose.oracle import OracleCurve, oracle
-    from depthdial.choose.predictable import PredictableCurve, predictable_oracle
-    from depthdial.choose.search.run import search_routes
+    from depthdial.control.controller import SequenceController
+    from depthdial.data.tasks import Task, task
+    from depthdial.engine.generate import Generation, generate
     from depthdial.errors import CheckpointWarning, InputError, RouteWarning, TokenizerWarning
-    from depthdial.families import RouteFamily
-    from depthdial.gate_studies import gates_study
-    from depthdial.generation.engine import Generation, generate
+    from depthdial.guarantee.plan import Certificate, CertificationPlan, certify
+    from depthdial.hf.adapter import AdapterCard, adapter_card
+    from depthdial.hf.load import load
+    from depthdial.hf.untouched import untouched
     from depthdial.measure.cost import model_cost
     from depthdial.measure.similarity import similarity
     from depthdial.measure.sweep import sweep
-    from depthdial.measure.tasks import Task, task
-    from depthdial.models.adapter import AdapterCard, adapter_card
-    from depthdial.models.gate_folder import load_gates
-    from depthdial.models.gates import GateConfig, TokenGates
-    from depthdial.models.load import load
-    from depthdial.models.prompt import prompted_view
-    from depthdial.models.token_depth import TokenDepth
-    from depthdial.models.token_policy import Bernoulli, ConfidenceExit, StaticRoutes, TokenPolicy
-    from depthdial.models.token_view import TokenTrace, token_view
-    from depthdial.models.untouched import untouched
-    from depthdial.models.view import view
-    from depthdial.report.page import write_report
+    from depthdial.oracles.exact.knapsack import solve_budget
+    from depthdial.oracles.oracle import OracleCurve, oracle
+    from depthdial.oracles.predictable import PredictableCurve, predictable_oracle
+    from depthdial.report.kit.page import write_report
     from depthdial.routes import RandomRoute, Route, family_routes
-    from depthdial.search_studies import SearchStudySettings, search_study
-    from depthdial.studies import study
-    from depthdial.train.finetune import finetune
-    from depthdial.train.gate_settings import GateSettings
-    from depthdial.train.gate_study import GatesStudySettings
-    from depthdial.train.gate_training import train_gates
-    from depthdial.train.settings import FinetuneSettings
+    from depthdial.routes.families import RouteFamily
+    from depthdial.search.run import search_routes
+    from depthdial.studies.gates import gates_study
+    from depthdial.studies.search import SearchStudySettings, search_study
+    from depthdial.studies.study import study
+    from depthdial.train.depth.finetune import finetune
+    from depthdial.train.depth.settings import FinetuneSettings
+    from depthdial.train.gates.settings import GateSettings
+    from depthdial.train.gates.study import GatesStudySettings
+    from depthdial.train.gates.training import train_gates
+    from depthdial.views.prompted import prompted_view
+    from depthdial.views.tokens.depth import TokenDepth
+    from depthdial.views.tokens.gate_folder import load_gates
+    from depthdial.views.tokens.gates import GateConfig, TokenGates
+    from depthdial.views.tokens.policy import Bernoulli, ConfidenceExit, StaticRoutes, TokenPolicy
+    from depthdial.views.tokens.view import TokenTrace, token_view
+    from depthdial.views.view import view
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AdapterCard": "models.adapter",
-    "Bernoulli": "models.token_policy",
-    "Certificate": "choose.guarantee",
-    "CertificationPlan": "choose.guarantee",
+    "AdapterCard": "hf.adapter",
+    "Bernoulli": "views.tokens.policy",
+    "Certificate": "guarantee.plan",
+    "CertificationPlan": "guarantee.plan",
     "CheckpointWarning": "errors",
-    "ConfidenceExit": "models.token_policy",
-    "FinetuneSettings": "train.settings",
-    "GateConfig": "models.gates",
-    "GateSettings": "train.gate_settings",
-    "GatesStudySettings": "train.gate_study",
-    "Generation": "generation.engine",
+    "ConfidenceExit": "views.tokens.policy",
+    "FinetuneSettings": "train.depth.settings",
+    "GateConfig": "views.tokens.gates",
+    "GateSettings": "train.gates.settings",
+    "GatesStudySettings": "train.gates.study",
+    "Generation": "engine.generate",
     "InputError": "errors",
-    "OracleCurve": "choose.oracle",
-    "PredictableCurve": "choose.predictable",
+    "OracleCurve": "oracles.oracle",
+    "PredictableCurve": "oracles.predictable",
     "RandomRoute": "routes",
     "Route": "routes",
-    "RouteFamily": "families",
+    "RouteFamily": "routes.families",
     "RouteWarning": "errors",
-    "SearchStudySettings": "search_studies",
-    "SequenceController": "choose.controller",
-    "StaticRoutes": "models.token_policy",
-    "Task": "measure.tasks",
-    "TokenDepth": "models.token_depth",
-    "TokenGates": "models.gates",
-    "TokenPolicy": "models.token_policy",
-    "TokenTrace": "models.token_view",
+    "SearchStudySettings": "studies.search",
+    "SequenceController": "control.controller",
+    "StaticRoutes": "views.tokens.policy",
+    "Task": "data.tasks",
+    "TokenDepth": "views.tokens.depth",
+    "TokenGates": "views.tokens.gates",
+    "TokenPolicy": "views.tokens.policy",
+    "TokenTrace": "views.tokens.view",
     "TokenizerWarning": "errors",
-    "adapter_card": "models.adapter",
-    "certify": "choose.guarantee",
+    "adapter_card": "hf.adapter",
+    "certify": "guarantee.plan",
     "family_routes": "routes",
-    "finetune": "train.finetune",
-    "gates_study": "gate_studies",
-    "generate": "generation.engine",
-    "load": "models.load",
-    "load_gates": "models.gate_folder",
+    "finetune": "train.depth.finetune",
+    "gates_study": "studies.gates",
+    "generate": "engine.generate",
+    "load": "hf.load",
+    "load_gates": "views.tokens.gate_folder",
     "model_cost": "measure.cost",
-    "oracle": "choose.oracle",
-    "predictable_oracle": "choose.predictable",
-    "prompted_view": "models.prompt",
-    "search_routes": "choose.search.run",
-    "search_study": "search_studies",
+    "oracle": "oracles.oracle",
+    "predictable_oracle": "oracles.predictable",
+    "prompted_view": "views.prompted",
+    "search_routes": "search.run",
+    "search_study": "studies.search",
     "similarity": "measure.similarity",
-    "solve_budget": "choose.knapsack",
-    "study": "studies",
+    "solve_budget": "oracles.exact.knapsack",
+    "study": "studies.study",
     "sweep": "measure.sweep",
-    "task": "measure.tasks",
-    "token_view": "models.token_view",
-    "train_gates": "train.gate_training",
-    "untouched": "models.untouched",
-    "view": "models.view",
-    "write_report": "report.page",
+    "task": "data.tasks",
+    "token_view": "views.tokens.view",
+    "train_gates": "train.gates.training",
+    "untouched": "hf.untouched",
+    "view": "views.view",
+    "write_report": "report.kit.page",
 }
 
 __all__ = [

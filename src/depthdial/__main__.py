@@ -1,4 +1,4 @@
-from depthdial.cli import main
+from depthdial.cli.app import main
 
 if __name__ == "__main__":
     main()

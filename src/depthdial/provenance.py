@@ -43,7 +43,7 @@ def hardware() -> str:
 @functools.cache
 def commit() -> str:
     """Git revision of this package's checkout (`+` where files differ from it), or `release VERSION` outside one."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parent
     revision = _git(package, "rev-parse", "--short=12", "HEAD")
     # A virtual environment inside somebody else's checkout must not pass for that checkout.
     if not revision or _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:

@@ -24,9 +24,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 import depthdial as dd
-from depthdial.cli import main
-from depthdial.measure.apart import prompt_hashes
-from depthdial.models.weights import weights_hash
+from depthdial.cli.app import main
+from depthdial.data.leakage import prompt_hashes
+from depthdial.hf.weights import weights_hash
 
 N_LAYERS = 4
 WORDS = string.ascii_lowercase
@@ -298,7 +298,7 @@ def test_study_does_all_in_order_and_goes_on_where_it_stopped(model: Path, data:
     for path in lost:
         path.unlink()
     before = stamps(folder)
-    with mock.patch("depthdial.studies.write_report", return_value="the page") as drawn:
+    with mock.patch("depthdial.studies.study.write_report", return_value="the page") as drawn:
         again = succeed(*study_arguments(model, data, folder))
     assert "report: the page" in again.out
     assert drawn.call_args.args == (folder,)
@@ -314,7 +314,7 @@ def test_study_fits_a_controller_on_train_rows_that_no_route_is_searched_on(mode
     path = tmp_path / "many.jsonl"
     path.write_text("".join(json.dumps({"instruction": text, "output": text}) + "\n" for text in texts))
     arguments = ["study", model, "--data", path, "--out", tmp_path / "out", "--calibration-limit", 3]
-    with mock.patch("depthdial.studies.study", side_effect=dd.InputError("Seen.")) as run:
+    with mock.patch("depthdial.studies.study.study", side_effect=dd.InputError("Seen.")) as run:
         assert refused(*arguments, "--controller-limit", 33) == "Seen."
         assert refused(*arguments) == "Seen."
     given, without = (call.kwargs for call in run.call_args_list)
@@ -392,7 +392,7 @@ def test_a_sweep_grows_by_routes_and_keeps_its_rows(
 
 
 def test_ctrl_c_is_one_line(model: Path, data: Path, tmp_path: Path) -> None:
-    with mock.patch("depthdial.models.load.load", side_effect=KeyboardInterrupt):
+    with mock.patch("depthdial.hf.load.load", side_effect=KeyboardInterrupt):
         run = depthdial(*sweep_arguments(model, data, tmp_path))
     assert run.status == 130
     assert run.err.strip().splitlines() == ["depthdial: stopped; the same command goes on from here."]
@@ -400,7 +400,7 @@ def test_ctrl_c_is_one_line(model: Path, data: Path, tmp_path: Path) -> None:
 
 def test_a_bug_is_not_dressed_up_as_bad_input(model: Path) -> None:
     bug = RuntimeError("a bug")
-    with mock.patch("depthdial.models.load.load", side_effect=bug), pytest.raises(RuntimeError, match="a bug"):
+    with mock.patch("depthdial.hf.load.load", side_effect=bug), pytest.raises(RuntimeError, match="a bug"):
         depthdial("generate", model, "a b")
 
 
@@ -618,7 +618,7 @@ def test_a_study_refuses_a_route_before_it_begins(model: Path, data: Path, tmp_p
 def test_a_study_takes_a_route_family_file_and_family_names(model: Path, data: Path, tmp_path: Path) -> None:
     path = dd.RouteFamily("mine", N_LAYERS, (dd.Route((0, 3), N_LAYERS, "mine:2"),)).save(tmp_path / "routes.json")
     for i, routes in enumerate((path, f"full,{path}", "full,unified")):
-        with mock.patch("depthdial.studies.write_report", return_value="page"):
+        with mock.patch("depthdial.studies.study.write_report", return_value="page"):
             succeed(*study_arguments(model, data, tmp_path / f"out{i}"), "--routes", routes)
         names = set(pq.read_table(tmp_path / f"out{i}" / "sweep" / "rows.parquet")["route"].to_pylist())
         assert names >= ({"unified:1", "unified:2"} if routes == "full,unified" else {"mine:2"})
@@ -629,7 +629,7 @@ def test_splits_with_row_numbers_of_their_own_are_separate(model: Path, tmp_path
     for name, words in (("train", WORDS[:8]), ("test", WORDS[8:16])):
         rows = [{"id": i, "instruction": f"a {word}", "output": word} for i, word in enumerate(words)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with mock.patch("depthdial.studies.write_report", return_value="page"):
+    with mock.patch("depthdial.studies.study.write_report", return_value="page"):
         succeed(*study_arguments(model, tmp_path, tmp_path / "out"))
 
 
@@ -649,7 +649,7 @@ def test_a_search_on_a_folder_of_splits_leaves_the_test_split_alone(model: Path,
 
 
 def test_a_study_never_goes_on_in_the_folder_of_another(model: Path, data: Path, tmp_path: Path) -> None:
-    with mock.patch("depthdial.studies.write_report", return_value="page"):
+    with mock.patch("depthdial.studies.study.write_report", return_value="page"):
         succeed(*study_arguments(model, data, tmp_path))
     other = study_arguments(model, data, tmp_path)
     assert "max_new_tokens" in refused(*other[:-1], 4)
@@ -660,7 +660,7 @@ def test_a_study_of_a_file_judges_what_is_not_searched_on_and_says_so(model: Pat
     path.write_text("".join(json.dumps({"prompt": f"prompt {i}", "reference": "the cat"}) + "\n" for i in range(20)))
     arguments = ["study", model, "--data", path, "--out", tmp_path / "out", "--calibration-limit", 3]
     for limit, judged, unused in ((None, 17, 0), (4, 4, 13)):
-        with mock.patch("depthdial.studies.study", side_effect=dd.InputError("Seen.")) as run:
+        with mock.patch("depthdial.studies.study.study", side_effect=dd.InputError("Seen.")) as run:
             told = depthdial(*arguments, *([] if limit is None else ["--limit", limit])).out
         assert f"rows: 3 to search, {judged} to judge, {unused} unused" in told
         task, searched = run.call_args.kwargs["task"], run.call_args.kwargs["calibration"]
@@ -675,8 +675,8 @@ def test_a_study_of_a_file_leaves_out_what_the_adapter_was_trained_on(model: Pat
         (tmp_path / name / "depthdial.json").write_text(json.dumps({"training": {"data": {"prompts": prompts}}}))
     arguments = ["study", model, "--data", data, "--out", tmp_path / "out", "--calibration-limit", 3]
     with (
-        mock.patch("depthdial.studies.study", side_effect=dd.InputError("Seen.")) as run,
-        mock.patch("depthdial.models.load.load", return_value=(None, None)),
+        mock.patch("depthdial.studies.study.study", side_effect=dd.InputError("Seen.")) as run,
+        mock.patch("depthdial.hf.load.load", return_value=(None, None)),
     ):
         out = depthdial(*arguments, "--adapter", tmp_path / "four").out
         assert "rows: 4 trained on, 3 to search, 7 to judge, 0 unused" in out

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from depthdial.cli_console import spelled
+from depthdial.cli.console import spelled
 
 SHOW = (
-    "from depthdial.cli_console import prepare_console; import typer, sys; prepare_console();"
-    "from depthdial.cli_options import print_table;"
+    "from depthdial.cli.console import prepare_console; import typer, sys; prepare_console();"
+    "from depthdial.cli.options import print_table;"
     "typer.echo('█··█ ★ café – 10 × 2 \\udcff 你'); typer.echo('│ … →', err=True); print('★');"
     "print_table('T', ['a'], [['–']])"
 )
@@ -45,7 +45,7 @@ def test_a_code_page_gets_what_it_knows(encoding):
 
 def test_a_verb_draws_on_a_windows_console():
     verb = ["depthdial", "routes", "--layers", "3", "--family", "ee"]
-    code = f"import sys; from depthdial.cli import main; sys.argv = {verb}; main()"
+    code = f"import sys; from depthdial.cli.app import main; sys.argv = {verb}; main()"
     for encoding in ("cp1252", "ascii"):
         done = run(code, PYTHONIOENCODING=encoding)
         assert done.returncode == 0 and b"ee:2" in done.stdout and b"##" in done.stdout

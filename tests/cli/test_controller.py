@@ -10,13 +10,13 @@ from unittest import mock
 
 import pytest
 
-from depthdial.choose.controller import SequenceController
-from depthdial.cli_controller import _calibration_rows
-from depthdial.cli_options import DataOptions
-from depthdial.families import RouteFamily
-from depthdial.measure.apart import prompt_hashes
-from depthdial.report.controller_scores import read_scores
+from depthdial.cli.controller import _calibration_rows
+from depthdial.cli.options import DataOptions
+from depthdial.control.controller import SequenceController
+from depthdial.data.leakage import prompt_hashes
+from depthdial.report.controller.scores import read_scores
 from depthdial.routes import Route
+from depthdial.routes.families import RouteFamily
 from tests.conftest import make_llama, make_tokenizer
 from tests.tiny_controllers import fit_tiny, rows
 
@@ -70,7 +70,7 @@ def refused(run, tmp_path):
 @pytest.fixture
 def nothing_loads(monkeypatch):
     """What can be told from the arguments is told before a model is loaded."""
-    monkeypatch.setattr("depthdial.models.load.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("depthdial.hf.load.load", lambda *_, **__: pytest.fail("a model was loaded"))
 
 
 # All verbs, one after another
@@ -97,7 +97,7 @@ def test_fit_certify_evaluate_generate_and_report(run, places, tmp_path):
     assert sure.price == sure.certificate.plan.about["prices"][sure.certificate.certified - 1]
 
     # The figures are drawn once, by the verb for them.
-    with mock.patch("depthdial.controller_studies.write_controller_report", lambda folder: folder / "report.html"):
+    with mock.patch("depthdial.studies.controller.write_controller_report", lambda folder: folder / "report.html"):
         status, out, err = run("evaluate", unread, base, *QUICK, out="judged")
     assert status == 0, err
     assert "rows: 38 fitted, 14 to certify, 12 to judge, 0 unused" in out
@@ -146,7 +146,7 @@ def test_a_controller_certified_in_place_can_be_judged(run, places, tmp_path):
     mine = Path(shutil.copytree(places / "fitted", tmp_path / "mine"))
     status, _, err = run("certify", mine, places / "base", "--epsilon", "0.95", "--delta", "0.2", out="mine")
     assert status == 0, err
-    with mock.patch("depthdial.controller_studies.write_controller_report", lambda folder: folder / "report.html"):
+    with mock.patch("depthdial.studies.controller.write_controller_report", lambda folder: folder / "report.html"):
         again = run("evaluate", mine, places / "base", *QUICK, "--samples", "0", out="again")
         status, _, err = run("evaluate", mine, places / "base", *QUICK, "--samples", "0", "--epsilons", "", out="judged")
     assert again[0] == 2 and "were used to certify this controller before" in again[2]

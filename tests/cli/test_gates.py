@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from depthdial.cli_gates import GatesStudyOptions
-from depthdial.train.gate_study import GatesStudySettings
+from depthdial.cli.gates import GatesStudyOptions
+from depthdial.train.gates.study import GatesStudySettings
 
 STUDY = (
     *("--budgets", "90%", "--seeds", "2", "--other-inputs", "", "--other-budget", "0.9", "--tokens", "20"),
@@ -38,9 +38,9 @@ def test_a_study_is_asked_for_with_what_the_line_says(run, paths):
     rows = pa.table({"controller": ["full"]})
     result = mock.Mock(rows=rows, report=paths / "out" / "report.html")
     with (
-        mock.patch("depthdial.gate_studies.gates_study", return_value=result) as study,
-        mock.patch("depthdial.report.gates_tables.controllers_table", return_value=[{"controller": "full"}]) as controllers,
-        mock.patch("depthdial.report.gates_tables.differences_table", return_value=[{"gap": "-" * 40}]) as differences,
+        mock.patch("depthdial.studies.gates.gates_study", return_value=result) as study,
+        mock.patch("depthdial.report.gates.tables.controllers_table", return_value=[{"controller": "full"}]) as controllers,
+        mock.patch("depthdial.report.gates.tables.differences_table", return_value=[{"gap": "-" * 40}]) as differences,
     ):
         status, out, err = run("gates-study", *STUDY, "--limit", "1")
     assert status == 0, err
@@ -59,7 +59,7 @@ def test_a_study_is_asked_for_with_what_the_line_says(run, paths):
 @pytest.mark.slow
 def test_a_study_its_report_and_another_one_in_its_place(run, paths):
     # The figures are drawn once, by the verb for them.
-    with mock.patch("depthdial.gate_studies.write_gates_report", lambda folder: folder / "report.html"):
+    with mock.patch("depthdial.studies.gates.write_gates_report", lambda folder: folder / "report.html"):
         status, out, err = run("gates-study", *STUDY)
     assert status == 0, err
     assert f"report: {paths / 'out' / 'report.html'}" in out and "ROUGE-L, hidden minus fixed" in out

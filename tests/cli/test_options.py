@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from depthdial.cli_options import DataOptions, ModelOptions, with_bundles
+from depthdial.cli.options import DataOptions, ModelOptions, with_bundles
 from depthdial.errors import InputError
 
 

@@ -7,10 +7,10 @@ from unittest import mock
 
 import pytest
 
-from depthdial.cli_search import MethodOptions, SearchStudyOptions
+from depthdial.cli.search import MethodOptions, SearchStudyOptions
 from depthdial.errors import InputError
-from depthdial.families import RouteFamily
-from depthdial.search_studies import SearchStudySettings
+from depthdial.routes.families import RouteFamily
+from depthdial.studies.search import SearchStudySettings
 
 STUDY = (
     *("--methods", "greedy,angular", "--fractions", "67%", "--screen", "2", "--answer-tokens", "2"),
@@ -55,7 +55,7 @@ def test_every_method_can_be_asked_for(run, paths, arguments, name, shown):
 
 def test_a_study_and_its_report(run, paths):
     # The figures are drawn once, by the verb for them.
-    with mock.patch("depthdial.search_studies.write_search_report", lambda folder: folder / "report.html"):
+    with mock.patch("depthdial.studies.search.write_search_report", lambda folder: folder / "report.html"):
         status, out, err = run("search-study", *STUDY)
     assert status == 0, err
     assert "1/2 greedy-kl on 4 calibration prompts" in err and "unified" in out
@@ -114,7 +114,7 @@ def test_out_is_checked_before_anything_is_loaded(command_line, tmp_path):
 
 
 def test_what_was_found_is_shown_where_it_cannot_be_written(model, tokenizer, small_task, tmp_path, monkeypatch):
-    from depthdial.choose.search.run import search_routes
+    from depthdial.search.run import search_routes
 
     def full(family, path):
         raise InputError("Cannot write: no space left on device.")

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from depthdial.cli_train import TrainOptions
-from depthdial.models.load import load
+from depthdial.cli.train import TrainOptions
+from depthdial.hf.load import load
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_bad_input_is_one_sentence_and_status_2(finetune, arguments, complaint):
 
 
 def test_options_are_the_settings_defaults():
-    from depthdial.train.settings import FinetuneSettings
+    from depthdial.train.depth.settings import FinetuneSettings
 
     assert TrainOptions().settings(is_elastic=False, seed=0) == FinetuneSettings()
     assert TrainOptions().settings(is_elastic=True, seed=0) == FinetuneSettings(distill=True)

@@ -12,11 +12,11 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from depthdial.cli_train import GateOptions
-from depthdial.models.adapter import merged
-from depthdial.models.gate_folder import load_gates
-from depthdial.models.load import load
-from depthdial.train.gate_settings import GateSettings
+from depthdial.cli.train import GateOptions
+from depthdial.hf.adapter import merged
+from depthdial.hf.load import load
+from depthdial.train.gates.settings import GateSettings
+from depthdial.views.tokens.gate_folder import load_gates
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from depthdial.choose.controller import SequenceController
-from depthdial.choose.controller_fit import MEASURED
-from depthdial.choose.controller_rivals import LENGTH_ONLY, NO_QUALITY, NO_STEPS, _varies, learn_again
-from depthdial.choose.controller_rows import MeasuredRows, read_measured
+from depthdial.control.baselines import LENGTH_ONLY, NO_QUALITY, NO_STEPS, _varies, learn_again
+from depthdial.control.controller import SequenceController
+from depthdial.control.fit import MEASURED
+from depthdial.control.rows import MeasuredRows, read_measured
 from depthdial.errors import InputError
 from tests.conftest import make_llama, make_tokenizer
 from tests.tiny_controllers import fit_tiny

@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 
 import pytest
 
-from depthdial.choose.controller_card import ControllerCard, check_family
+from depthdial.control.card import ControllerCard, check_family
 from depthdial.errors import InputError
-from depthdial.measure.prompt_features import FeatureSpec
+from depthdial.measure.features import FeatureSpec
 from depthdial.routes import Route
 
 SHALLOW, MIDDLE, FULL = Route((0, 5), 6, "own:2"), Route((0, 1, 4, 5), 6), Route(range(6), 6, "full")

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from depthdial.choose.controller import SequenceController
-from depthdial.choose.controller_certify import certification_plan, certify_rows, price_grid
-from depthdial.choose.controller_fit import measure_for
-from depthdial.choose.controller_memory import CERTIFIED_FILE
-from depthdial.choose.guarantee import Certificate
-from depthdial.choose.policy import choose_routes
-from depthdial.choose.prediction import Prediction
+from depthdial.control.certify import certification_plan, certify_rows, price_grid
+from depthdial.control.controller import SequenceController
+from depthdial.control.fit import measure_for
+from depthdial.control.memory import CERTIFIED_FILE
+from depthdial.control.prediction import Prediction
+from depthdial.data.leakage import prompt_hashes
 from depthdial.errors import InputError
-from depthdial.measure.apart import prompt_hashes
+from depthdial.guarantee.plan import Certificate
+from depthdial.oracles.prices import choose_routes
 
 
 @pytest.fixture

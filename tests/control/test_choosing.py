@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import depthdial as dd
-from depthdial.choose.controller import SequenceController
+from depthdial.control.controller import SequenceController
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError, RouteWarning
-from depthdial.measure.batches import Runner
-from depthdial.models.adapter import AdapterCard, attach_card
+from depthdial.hf.adapter import AdapterCard, attach_card
 from depthdial.routes import Route
 
 PROMPTS = ["the cat sat", "a was one of", "one dog", "it ran to the mat and", "two dog", "in the by four", "six", "a"]

@@ -9,20 +9,20 @@ import pytest
 import torch
 
 import depthdial as dd
-from depthdial.choose import controller_rows
-from depthdial.choose.controller import SequenceController
-from depthdial.choose.controller_card import routes_of
-from depthdial.choose.controller_fit import _spread
-from depthdial.choose.policy import budget_of
-from depthdial.choose.prediction import Prediction
+from depthdial.control import rows as controller_rows
+from depthdial.control.card import routes_of
+from depthdial.control.controller import SequenceController
+from depthdial.control.fit import _spread
+from depthdial.control.prediction import Prediction
+from depthdial.data.leakage import prompt_hashes
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError, RouteWarning
-from depthdial.measure.apart import prompt_hashes
-from depthdial.measure.batches import Runner
-from depthdial.measure.prompt_features import features_of, watched_prefill
-from depthdial.measure.results import UnitStore
-from depthdial.models.trained import note_training
-from depthdial.models.untouched import untouched
+from depthdial.hf.trained import note_training
+from depthdial.hf.untouched import untouched
+from depthdial.measure.features import features_of, watched_prefill
+from depthdial.oracles.prices import budget_of
 from depthdial.routes import Route
+from depthdial.rows.store import UnitStore
 
 ROUTES = ["full", "ee:3", "0,2,4,5"]
 
@@ -200,8 +200,8 @@ def test_rows_that_the_routes_were_searched_on_are_refused(fit, model, tokenizer
 
 
 def test_a_fit_refuses_what_was_searched_or_trained_on_before_any_work(fit, model, many, monkeypatch):
-    monkeypatch.setattr("depthdial.choose.controller_fit.measure_rows", lambda *_, **__: pytest.fail("rows were measured"))
-    monkeypatch.setattr("depthdial.choose.controller_fit.encode", lambda *_, **__: pytest.fail("prompts were encoded"))
+    monkeypatch.setattr("depthdial.control.fit.measure_rows", lambda *_, **__: pytest.fail("rows were measured"))
+    monkeypatch.setattr("depthdial.control.fit.encode", lambda *_, **__: pytest.fail("prompts were encoded"))
     family = dd.RouteFamily("own", 6, routes_of(ROUTES, 6), {"prompts": prompt_hashes(many)[:2]})
     renamed = replace(many, examples=tuple(replace(e, id=f"new {e.id}") for e in many.examples))
     with pytest.raises(InputError, match=r"^2 of the 48 sequences \(such as 'new .*\) were used to search the routes: take"):

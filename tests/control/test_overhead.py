@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from depthdial.choose.controller import SequenceController
+from depthdial.control.controller import SequenceController
+from depthdial.control.overhead import ChoosingTime, time_choosing
+from depthdial.data.tasks import encode
 from depthdial.errors import InputError
-from depthdial.generation.overhead import ChoosingTime, time_choosing
-from depthdial.measure.tasks import encode
 from tests.conftest import make_llama, make_tokenizer
 from tests.tiny_controllers import fit_tiny, rows
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import depthdial as dd
-from depthdial.choose.controller_fit import feature_spec
-from depthdial.choose.controller_rows import (
+from depthdial.control.fit import feature_spec
+from depthdial.control.rows import (
     FEATURES,
     SCORES,
     MeasuredRows,
@@ -20,11 +20,11 @@ from depthdial.choose.controller_rows import (
     measure_rows,
     read_measured,
 )
+from depthdial.data.leakage import prompt_hashes
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError
-from depthdial.measure.apart import prompt_hashes
-from depthdial.measure.batches import Runner
+from depthdial.measure.features import features_of, watched_prefill
 from depthdial.measure.plan import ModelIdentity
-from depthdial.measure.prompt_features import features_of, watched_prefill
 from depthdial.routes import Route
 from tests.conftest import make_llama, make_tokenizer
 from tests.tiny_controllers import rows

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from depthdial.data.chat import ChatTemplate, check_conversation
+from depthdial.data.templates import Prompter
 from depthdial.errors import InputError
-from depthdial.measure.chat import ChatTemplate, check_conversation
-from depthdial.measure.templates import Prompter
-from tests.measure.test_templates import CHAT, make_tokenizer
+from tests.data.test_templates import CHAT, make_tokenizer
 
 PARTS = "{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }};{% endfor %}{% endfor %}"
 TALK = [

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from depthdial.data.chat_rows import is_conversation, last_reply, read_conversation, split_reply
 from depthdial.errors import InputError
-from depthdial.measure.chat_rows import is_conversation, last_reply, read_conversation, split_reply
 
 SAID = (("system", "Be terse."), ("user", "Hi."), ("assistant", "Yo."), ("user", "Why?"), ("assistant", "So."))
 OPENAI = [{"role": role, "content": text} for role, text in SAID]

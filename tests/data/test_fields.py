@@ -2,8 +2,8 @@
 
 import pytest
 
+from depthdial.data.fields import Record, find_columns, parse_fields
 from depthdial.errors import InputError
-from depthdial.measure.fields import Record, find_columns, parse_fields
 
 
 def read(row, fields=None):

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
+from depthdial.data.leakage import prompt_hashes, require_apart, require_no_test_split, require_unsearched
 from depthdial.errors import InputError
-from depthdial.families import RouteFamily, read_routes
-from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split, require_unsearched
-from depthdial.models.gates import GateConfig, TokenGates
-from depthdial.models.token_depth import TokenDepth
-from depthdial.models.trained import note_training
+from depthdial.hf.trained import note_training
 from depthdial.routes import Route
+from depthdial.routes.families import RouteFamily, read_routes
+from depthdial.views.tokens.depth import TokenDepth
+from depthdial.views.tokens.gates import GateConfig, TokenGates
 from tests.conftest import make_task
-from tests.models.tiny import tiny
+from tests.tiny import tiny
 
 
 def test_a_hash_is_of_the_prompt_alone(small_task):

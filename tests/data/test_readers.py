@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
+from depthdial.data import readers
+from depthdial.data.readers import KINDS, open_file, open_lines
 from depthdial.errors import InputError
-from depthdial.measure import readers
-from depthdial.measure.readers import KINDS, open_file, open_lines
 
 ROWS = [{"prompt": "Ä, ö", "response": "1"}, {"prompt": "b\nc", "response": "2"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from depthdial.data.sources import HUB_SETS, SEEDED_SPLITS, open_source, split_rows
 from depthdial.errors import InputError
-from depthdial.measure.sources import HUB_SETS, SEEDED_SPLITS, open_source, split_rows
 
 ROWS = [{"instruction": f'Do {i}, "please".\nNow \u2028.', "input": "", "output": f"Done {i}"} for i in range(20)]
 

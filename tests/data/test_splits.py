@@ -2,8 +2,8 @@
 
 import pytest
 
+from depthdial.data.splits import find_split, split_files
 from depthdial.errors import InputError
-from depthdial.measure.splits import find_split, split_files
 
 
 def fill(folder, *names):

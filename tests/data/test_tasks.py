@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from depthdial.data.tasks import Example, Task, as_task, encode, task
+from depthdial.data.templates import TEMPLATES
 from depthdial.errors import InputError
-from depthdial.measure.tasks import Example, Task, as_task, encode, task
-from depthdial.measure.templates import TEMPLATES
 
 ROWS = [{"instruction": f"Do {i}", "input": "", "output": f"Done {i}"} for i in range(20)]
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from depthdial.data.templates import TEMPLATES, Prompter, check_template, resolve_template
 from depthdial.errors import InputError
-from depthdial.measure.templates import TEMPLATES, Prompter, check_template, resolve_template
 
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<eos>\n{% endfor %}"

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from depthdial.engine.decode import DecodingPolicy, cut_at_end, decode, draw_tokens, eos_ids
 from depthdial.errors import InputError
-from depthdial.models.decode import DecodingPolicy, cut_at_end, decode, draw_tokens, eos_ids
-from depthdial.models.prompt import left_padded, prefill
 from depthdial.routes import Route
+from depthdial.views.prompted import left_padded, prefill
 
 FULL = Route(tuple(range(6)), 6)
 ROUTE = Route((0, 2, 3, 5), 6)

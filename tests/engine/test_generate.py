@@ -7,7 +7,7 @@ import torch
 
 import depthdial as dd
 from depthdial.errors import InputError
-from depthdial.models.adapter import AdapterCard, attach_card
+from depthdial.hf.adapter import AdapterCard, attach_card
 from depthdial.routes import Route
 
 PROMPTS = ["the cat", "a dog sat on the mat", "one two three", "it was", "the dog ran to the cat and sat"]

@@ -11,7 +11,7 @@ import depthdial as dd
 from depthdial.errors import InputError
 from depthdial.routes import Route
 from tests.conftest import WORDS, make_llama, make_tokenizer
-from tests.models.tiny import tiny
+from tests.tiny import tiny
 
 LONG = "the cat " * 60 + "sat"  # 121 of 128 tokens
 PROMPTS = ["one two three", LONG, "a dog", "the cat " * 50, "it was", LONG + " on the mat and ran", "six"]

@@ -7,9 +7,9 @@ import torch
 from transformers import GenerationConfig, WatermarkingConfig
 
 import depthdial as dd
+from depthdial.engine.options import _REFUSED, HONOURED
 from depthdial.errors import InputError
-from depthdial.generation.options import _REFUSED, HONOURED
-from depthdial.models.cache_name import cache_name
+from depthdial.hf.cache_name import cache_name
 
 PROMPTS = ["the cat sat on the mat and ran", "a dog", "one two three four five six of in it is was"]
 HONOURED_CASES = [

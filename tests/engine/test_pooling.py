@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from depthdial.measure.batches import Runner
+from depthdial.engine.session import Runner
 from depthdial.routes import Route
 
 PROMPTS = [[5, 6, 7, 8, 9], [10, 11], [12]]

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from depthdial.measure.batches import Runner, batched
-from depthdial.measure.tasks import encode
+from depthdial.data.tasks import encode
+from depthdial.engine.session import Runner, batched
 
 
 def test_batches_keep_the_order_so_that_more_sequences_only_add_batches(tokenizer, small_task):

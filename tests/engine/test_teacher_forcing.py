@@ -7,9 +7,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.measure.forced import Predictions, by_route, forced_logits, forced_states, nll, right_padded, row_slices
-from depthdial.models.prompt import left_padded, prefill
+from depthdial.engine.teacher_forcing import (
+    Predictions,
+    by_route,
+    forced_logits,
+    forced_states,
+    nll,
+    right_padded,
+    row_slices,
+)
 from depthdial.routes import Route
+from depthdial.views.prompted import left_padded, prefill
 
 PROMPTS = [[1, 5, 9, 4], [1, 7], [1, 8, 8, 3, 12, 20]]
 RESPONSES = [[4, 5], [6, 7, 8, 9, 10], [11]]

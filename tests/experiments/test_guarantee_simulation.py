@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from depthdial.choose.p_values import METHODS
 from depthdial.errors import InputError
+from depthdial.guarantee.p_values import METHODS
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "guarantee"

@@ -6,8 +6,8 @@ import importlib.util
 import json
 from pathlib import Path
 
-from tests.models.dense import KEY_VALUES, MAIN, NO_COPY, REFUSED
-from tests.models.tiny import ARCHITECTURES
+from tests.tiny import ARCHITECTURES
+from tests.views.tokens.dense import KEY_VALUES, MAIN, NO_COPY, REFUSED
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "token_routing"
 

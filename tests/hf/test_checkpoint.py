@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.errors import InputError
-from depthdial.models.checkpoint import check_adapter, check_folder, choose_weights, hub_snapshot, wanted_files
+from depthdial.hf.checkpoint import check_adapter, check_folder, choose_weights, hub_snapshot, wanted_files
 
 SAFE = ["model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 BIN = ["pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin"]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from depthdial.models.ends import eos_ids, turn_end
+from depthdial.hf.ends import eos_ids, turn_end
 from tests.conftest import make_llama, make_tokenizer
 
 CHATML = (

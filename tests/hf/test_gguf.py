@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from depthdial.errors import InputError, TokenizerWarning
-from depthdial.models.gguf_file import check_gguf, read_tokenizer
+from depthdial.hf.gguf import check_gguf, read_tokenizer
 
 BYTES = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

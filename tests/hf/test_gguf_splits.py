@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depthdial.models.gguf_splits import DEFAULT, SPLITS
+from depthdial.hf.gguf_splits import DEFAULT, SPLITS
 
 # Every name that llama.cpp knows for byte-level BPE, so that none is lost when the table is changed
 NAMES = """

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.errors import InputError, RouteWarning
-from depthdial.families import RouteFamily
-from depthdial.models import known_routes
-from depthdial.models.adapter import AdapterCard, attach_card
-from depthdial.models.known_routes import best_known_routes, check_share, route_within
+from depthdial.hf import known_routes
+from depthdial.hf.adapter import AdapterCard, attach_card
+from depthdial.hf.known_routes import best_known_routes, check_share, route_within
 from depthdial.routes import Route
+from depthdial.routes.families import RouteFamily
 
 FAMILY = tuple(Route(range(n), 30) for n in (10, 15, 24, 30))
 

@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from depthdial.errors import InputError
-from depthdial.models import load as load_module
-from depthdial.models.load import load, resolve_dtype, resolve_name
-from depthdial.models.weights import weights_hash
-from tests.models.checkpoints import (
+from depthdial.hf import load as load_module
+from depthdial.hf.load import load, resolve_dtype, resolve_name
+from depthdial.hf.weights import weights_hash
+from tests.hf.checkpoints import (
     SIZES,
     WORDS,
     cut_network,

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from depthdial.errors import InputError
-from depthdial.models import load as load_module
-from depthdial.models.adapter import CARD_FILE, AdapterCard, adapter_card
-from depthdial.models.load import load
-from depthdial.models.untouched import untouched
-from depthdial.models.view import view
-from depthdial.models.weights import weights_hash
+from depthdial.hf import load as load_module
+from depthdial.hf.adapter import CARD_FILE, AdapterCard, adapter_card
+from depthdial.hf.load import load
+from depthdial.hf.untouched import untouched
+from depthdial.hf.weights import weights_hash
 from depthdial.routes import Route
-from tests.models.checkpoints import cut_network, logits, save, tiny_llama
+from depthdial.views.view import view
+from tests.hf.checkpoints import cut_network, logits, save, tiny_llama
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from depthdial.errors import InputError
-from depthdial.models import builtin
-from depthdial.models.load import load
-from depthdial.models.weights import weights_hash
-from tests.models.checkpoints import TEMPLATE, cut, cut_network, logits, tiny_llama, write_gguf
+from depthdial.hf import builtin
+from depthdial.hf.load import load
+from depthdial.hf.weights import weights_hash
+from tests.hf.checkpoints import TEMPLATE, cut, cut_network, logits, tiny_llama, write_gguf
 
 TEXTS = ["", "a  a", "1.\n\n2.  33", " 4 a<|im_start|>a", "año ☃"]
 

@@ -11,8 +11,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from depthdial.errors import InputError
-from depthdial.models.load import load
-from tests.models.checkpoints import cut, cut_network, edit_config, logits, save, save_bin, tiny_gpt2, tiny_llama
+from depthdial.hf.load import load
+from tests.hf.checkpoints import cut, cut_network, edit_config, logits, save, save_bin, tiny_gpt2, tiny_llama
 
 
 @pytest.fixture(autouse=True)

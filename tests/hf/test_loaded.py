@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from depthdial.errors import CheckpointWarning, InputError, TokenizerWarning
-from depthdial.models.load import load
-from tests.models.checkpoints import cut_network, edit_config, logits, save, tiny_llama, tiny_tokenizer
+from depthdial.hf.load import load
+from tests.hf.checkpoints import cut_network, edit_config, logits, save, tiny_llama, tiny_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -200,7 +200,7 @@ def test_unknown_options_are_refused(folder: Path, options: dict) -> None:
 
 
 def test_an_adapter_for_a_deeper_model_is_refused(folder: Path, tmp_path: Path) -> None:
-    from tests.models.test_load_adapters import save_adapter
+    from tests.hf.test_load_adapters import save_adapter
 
     adapter = save_adapter(tmp_path / "adapter", num_hidden_layers=3)
     assert "the model has no model.layers.2.self_attn.q_proj" in refusal(folder, adapter=adapter)

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from depthdial.models.tokenizers import read_folder, set_ends
-from tests.models.checkpoints import cut_network
+from depthdial.hf.tokenizers import read_folder, set_ends
+from tests.hf.checkpoints import cut_network
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "</s>", "<unk>"]

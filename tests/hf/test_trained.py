@@ -7,12 +7,12 @@ import json
 import pytest
 import torch
 
-from depthdial.models.adapter import merged
-from depthdial.models.gates import GateConfig, TokenGates
-from depthdial.models.trained import note_training, prompts_of_folder, trained_on
-from depthdial.models.untouched import untouched
-from depthdial.models.view import quiet_view, view
-from tests.models.tiny import tiny
+from depthdial.hf.adapter import merged
+from depthdial.hf.trained import note_training, prompts_of_folder, trained_on
+from depthdial.hf.untouched import untouched
+from depthdial.views.tokens.gates import GateConfig, TokenGates
+from depthdial.views.view import quiet_view, view
+from tests.tiny import tiny
 
 RECORD = {"data": {"prompts": ["a1", "b2"]}}
 

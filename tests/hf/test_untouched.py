@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from depthdial.errors import InputError
-from depthdial.models.prompt import prompted_view
-from depthdial.models.untouched import adapter_modules, has_adapters_on, untouched
-from depthdial.models.view import view
+from depthdial.hf.untouched import adapter_modules, has_adapters_on, untouched
 from depthdial.routes import Route
-from tests.models.test_view import FULL, assert_same, states, written
-from tests.models.test_view_adapters import adapted, lora
-from tests.models.test_view_shares import ROUTE, assert_same_copies, assert_untouched, copies, everything
-from tests.models.tiny import add_adapter, tiny
+from depthdial.views.prompted import prompted_view
+from depthdial.views.view import view
+from tests.tiny import add_adapter, tiny
+from tests.views.test_view import FULL, assert_same, states, written
+from tests.views.test_view_adapters import adapted, lora
+from tests.views.test_view_shares import ROUTE, assert_same_copies, assert_untouched, copies, everything
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from depthdial.errors import InputError
-from depthdial.models.weights import stored_bytes, weights_hash
+from depthdial.hf.weights import stored_bytes, weights_hash
 
 
 def small(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -27,7 +27,7 @@ def small(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 CHILD = """
 import torch
-from depthdial.models.weights import weights_hash
+from depthdial.hf.weights import weights_hash
 model = torch.nn.Linear(3, 4)
 with torch.no_grad():
     model.weight.copy_(torch.arange(12.0).view(4, 3)), model.bias.fill_(0.5)
@@ -103,7 +103,7 @@ def test_tied_weights_are_read_once_and_hash_like_untied_copies(monkeypatch: pyt
     untied = nn.ModuleDict({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 5, bias=False)})
     untied.load_state_dict(model.state_dict())
     read: list[str] = []
-    import depthdial.models.weights as module
+    import depthdial.hf.weights as module
 
     original = module._as_bytes
     monkeypatch.setattr(module, "_as_bytes", lambda name, tensor: (read.append(name), original(name, tensor))[1])

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import torch
 
+from depthdial.data.tasks import encode
+from depthdial.engine.session import Runner
+from depthdial.hf.untouched import untouched
 from depthdial.measure.answers import full_answers, reference_prefill
-from depthdial.measure.batches import Runner
-from depthdial.measure.results import SWEEP_COLUMNS, RunSettings, UnitStore
-from depthdial.measure.tasks import encode
-from depthdial.models.untouched import untouched
+from depthdial.rows.store import SWEEP_COLUMNS, RunSettings, UnitStore
 
 
 def test_answers_are_made_once_and_kept(tmp_path, model, tokenizer, small_task, monkeypatch):

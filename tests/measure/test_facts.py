@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from depthdial.errors import InputError
+from depthdial.hf.architectures import decoder_stack
+from depthdial.hf.cache_name import cache_of
 from depthdial.measure.cost import model_cost
-from depthdial.models.architectures import decoder_stack
-from depthdial.models.cache_name import cache_of
-from depthdial.models.facts import layer_facts, matrix_size
-from tests.models.test_weights import Halved
-from tests.models.tiny import ARCHITECTURES, tiny
+from depthdial.measure.facts import layer_facts, matrix_size
+from tests.hf.test_weights import Halved
+from tests.tiny import ARCHITECTURES, tiny
 
 # Their experts compute all of them for every token, or are chosen by the model's own dense product.
 DENSE_EXPERTS = {"llama4_text"}

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError
-from depthdial.measure import prompt_features as module
-from depthdial.measure.batches import Runner
+from depthdial.hf.untouched import untouched
+from depthdial.measure import features as module
+from depthdial.measure.features import FeatureSpec, features_of, prompt_features, watched_prefill
 from depthdial.measure.plan import make_plan
-from depthdial.measure.prompt_features import FeatureSpec, features_of, prompt_features, watched_prefill
-from depthdial.models.untouched import untouched
 from depthdial.routes import Route
 
 FULL = Route(tuple(range(6)), 6, "full")

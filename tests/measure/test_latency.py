@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.choose.search.costs import LayerCosts, layer_flops, layer_ms, layers_alike
-from depthdial.measure.batches import Runner
+from depthdial.data.tasks import encode
+from depthdial.engine.session import Runner
 from depthdial.measure.cost import model_cost
-from depthdial.measure.tasks import encode
+from depthdial.measure.latency import LayerCosts, layer_flops, layer_ms, layers_alike
 from depthdial.routes import Route
 
 

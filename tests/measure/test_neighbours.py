@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import depthdial as dd
-from depthdial.choose.controller_rows import RowSettings, measure_rows
+from depthdial.control.rows import RowSettings, measure_rows
+from depthdial.measure.features import FeatureSpec
 from depthdial.measure.plan import ModelIdentity
-from depthdial.measure.prompt_features import FeatureSpec
-from depthdial.models.token_depth import TokenDepth
-from depthdial.models.token_policy import Bernoulli
 from depthdial.routes import Route
+from depthdial.views.tokens.depth import TokenDepth
+from depthdial.views.tokens.policy import Bernoulli
 from tests.conftest import WORDS, make_llama, make_task, make_tokenizer
 
 # How a batch was run: nothing that a sequence got.

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.families import RouteFamily
+from depthdial.hf.adapter import AdapterCard, attach_card
+from depthdial.hf.untouched import untouched
 from depthdial.measure.plan import ModelIdentity, check_positive, cut, make_plan, route_columns, unique_routes
-from depthdial.models.adapter import AdapterCard, attach_card
-from depthdial.models.untouched import untouched
 from depthdial.routes import Route
+from depthdial.routes.families import RouteFamily
 
 
 def plan_of(model, tokenizer, task, **options):

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from depthdial.measure.forced import HiddenStates
+from depthdial.engine.teacher_forcing import HiddenStates
 from depthdial.measure.similarity import all_families, cosines, similarity
 from depthdial.measure.sweep import sweep
 from depthdial.routes import Route

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import depthdial as dd
+from depthdial.data.leakage import prompt_hashes
 from depthdial.errors import InputError
-from depthdial.families import RouteFamily
 from depthdial.files import read_json
-from depthdial.measure.apart import prompt_hashes
-from depthdial.measure.results import UnitStore
+from depthdial.hf.cache_name import cache_name, cache_of
 from depthdial.measure.similarity import similarity
 from depthdial.measure.sweep import sweep
-from depthdial.models.cache_name import cache_name, cache_of
 from depthdial.routes import Route
+from depthdial.routes.families import RouteFamily
+from depthdial.rows.store import UnitStore
 
 ROUTES = ["full", "uls:4", "ee:3", "rls:3@5"]
 MEASURED = {"batch_decode_sec", "batch_prefill_sec", "step_sec", "decode_sec"}

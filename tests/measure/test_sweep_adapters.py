@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import depthdial as dd
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError
-from depthdial.measure.batches import Runner
-from depthdial.measure.results import UnitStore
+from depthdial.hf.adapter import AdapterCard, attach_card
+from depthdial.hf.cache_name import cache_name, cache_of
+from depthdial.hf.untouched import has_adapters_on, untouched
 from depthdial.measure.sweep import sweep
-from depthdial.models.adapter import AdapterCard, attach_card
-from depthdial.models.cache_name import cache_name, cache_of
-from depthdial.models.untouched import has_adapters_on, untouched
 from depthdial.routes import Route
+from depthdial.rows.store import UnitStore
 
 ROUTES = ["full", "ee:3", "rls:3@5"]
 MEASURED = {"batch_decode_sec", "batch_prefill_sec", "step_sec", "decode_sec"}

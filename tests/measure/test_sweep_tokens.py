@@ -11,11 +11,15 @@ import torch
 
 from depthdial.errors import InputError
 from depthdial.files import read_json
-from depthdial.measure.results import UnitStore
+from depthdial.hf.weights import weights_hash
 from depthdial.measure.similarity import similarity
 from depthdial.measure.sweep import sweep
-from depthdial.models.token_depth import TokenDepth
-from depthdial.models.token_policy import (
+from depthdial.report.kit.page import write_report
+from depthdial.report.study.summary import full_of, gather
+from depthdial.routes import Route
+from depthdial.rows.store import UnitStore
+from depthdial.views.tokens.depth import TokenDepth
+from depthdial.views.tokens.policy import (
     Bernoulli,
     ConfidenceExit,
     FunctionPolicy,
@@ -23,12 +27,8 @@ from depthdial.models.token_policy import (
     sequence_key,
     uniform_draws,
 )
-from depthdial.models.weights import weights_hash
-from depthdial.report.page import write_report
-from depthdial.report.summary import full_of, gather
-from depthdial.routes import Route
 from tests.conftest import make_llama
-from tests.models.tiny import tiny
+from tests.tiny import tiny
 
 ROUTE = Route((0, 2, 3, 5), 6)
 RATES = (1.0, 0.5, 0.5, 0.5, 0.5, 1.0)

@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from depthdial.hf.cache_name import cache_name, cache_of
 from depthdial.measure.cost import LayerCost, ModelCost, model_cost
 from depthdial.measure.token_cost import deciding_flops, skipped_layer_flops, token_cost
-from depthdial.models.cache_name import cache_name, cache_of
-from depthdial.models.gates import GateConfig, TokenGates
-from depthdial.models.token_policy import Bernoulli, ConfidenceExit, FunctionPolicy
-from depthdial.models.token_view import TokenTrace, token_view
 from depthdial.routes import Route
-from tests.models.tiny import VOCAB, tiny
+from depthdial.views.tokens.gates import GateConfig, TokenGates
+from depthdial.views.tokens.policy import Bernoulli, ConfidenceExit, FunctionPolicy
+from depthdial.views.tokens.view import TokenTrace, token_view
+from tests.tiny import VOCAB, tiny
 
 FULL = Route(tuple(range(6)), 6)
 HERE = {"prompt_tokens": 5, "new_tokens": 9}

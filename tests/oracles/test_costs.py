@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import depthdial as dd
-from depthdial.choose.costs import budget_in_units
-from depthdial.choose.oracle import OracleCurve, oracle
-from depthdial.choose.predictable import PredictableCurve, predictable_oracle
 from depthdial.errors import InputError
+from depthdial.oracles.costs import budget_in_units
+from depthdial.oracles.oracle import OracleCurve, oracle
+from depthdial.oracles.predictable import PredictableCurve, predictable_oracle
 
 LAYERS, ROUTES = np.array([2, 4, 6]), ("ee:2", "uls:4", "full")
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.choose.oracle import OracleCurve, oracle, oracle_curve
 from depthdial.errors import InputError
+from depthdial.oracles.oracle import OracleCurve, oracle, oracle_curve
 
 ROUTES = ("ee:2", "uls:3", "rls:3@0", "full")
 LAYERS = (2, 3, 3, 6)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.choose.crossfit import choosing_sets, shrunk
-from depthdial.choose.knapsack import prepare
-from depthdial.choose.oracle import oracle
-from depthdial.choose.predictable import PredictableCurve, predictable_oracle
 from depthdial.errors import InputError
+from depthdial.oracles.crossfit import choosing_sets, shrunk
+from depthdial.oracles.exact.knapsack import prepare
+from depthdial.oracles.oracle import oracle
+from depthdial.oracles.predictable import PredictableCurve, predictable_oracle
 
 LAYERS = np.array([10, 15, 20, 25, 30])
 ROUTES = ("ee:10", "uls:15", "uls:20", "uls:25", "full")

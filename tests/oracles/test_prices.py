@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.choose.knapsack import solve_budget
-from depthdial.choose.policy import OnlineBudget, choose_routes, price_for_budget, prices_for_budgets
 from depthdial.errors import InputError
+from depthdial.oracles.exact.knapsack import solve_budget
+from depthdial.oracles.prices import OnlineBudget, choose_routes, price_for_budget, prices_for_budgets
 
 LAYERS = np.array([10.0, 15.0, 20.0, 30.0])
 

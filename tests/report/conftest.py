@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from depthdial.choose.oracle import OracleCurve, oracle
-from depthdial.choose.predictable import PredictableCurve, predictable_oracle
-from depthdial.families import RouteFamily
 from depthdial.files import write_json
-from depthdial.measure.results import PROVENANCE_COLUMNS, SIMILARITY_COLUMNS, SWEEP_COLUMNS
-from depthdial.report.page import write_report
+from depthdial.oracles.oracle import OracleCurve, oracle
+from depthdial.oracles.predictable import PredictableCurve, predictable_oracle
+from depthdial.report.kit.page import write_report
 from depthdial.routes import AnyRoute, Route
+from depthdial.routes.families import RouteFamily
+from depthdial.rows.store import PROVENANCE_COLUMNS, SIMILARITY_COLUMNS, SWEEP_COLUMNS
 
 PROVENANCE = {
     "model": "fabricated-12",

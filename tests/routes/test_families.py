@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.errors import InputError
-from depthdial.families import RouteFamily, distinct_routes, listed_routes, read_routes
 from depthdial.routes import RandomRoute, Route, family_routes
+from depthdial.routes.families import RouteFamily, distinct_routes, listed_routes, read_routes
 
 
 def family(**changes: Any) -> RouteFamily:

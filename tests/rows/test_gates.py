@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.measure.gate_rows import (
+from depthdial.rows.gates import (
     CONTROLLERS,
     GATE_COLUMNS,
     GateMap,
@@ -20,7 +20,7 @@ from depthdial.measure.gate_rows import (
     load_gate_rows,
     require_gate_rows,
 )
-from depthdial.measure.results import RunSettings, UnitStore
+from depthdial.rows.store import RunSettings, UnitStore
 
 ROW: dict[str, Any] = {
     "sequence_id": "s0",

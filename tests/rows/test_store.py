@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.measure import results
-from depthdial.measure.results import (
+from depthdial.rows import store as results
+from depthdial.rows.store import (
     PROVENANCE_COLUMNS,
     SWEEP_COLUMNS,
     RunSettings,

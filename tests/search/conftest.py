@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from depthdial.choose.search.costs import LayerCosts
-from depthdial.choose.search.method import Memory, Problem
+from depthdial.measure.latency import LayerCosts
+from depthdial.search.method import Memory, Problem
 
 
 @pytest.fixture

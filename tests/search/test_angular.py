@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from depthdial.choose.search.angular import Angular, angular_distance
-from depthdial.choose.search.states import TextStates
+from depthdial.search.angular import Angular, angular_distance
+from depthdial.search.states import TextStates
 
 
 def turning(*angles):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.choose.search.beam import Beam
-from depthdial.choose.search.greedy import Greedy
+from depthdial.search.beam import Beam
+from depthdial.search.greedy import Greedy
 
 
 def paired(weights, n):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from depthdial.choose.search.block_influence import BlockInfluence
-from depthdial.choose.search.states import TextStates
+from depthdial.search.block_influence import BlockInfluence
+from depthdial.search.states import TextStates
 
 
 def turning(*angles, n_tokens=3):

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from depthdial.choose.search.calibration import Calibration
-from depthdial.measure.batches import Runner
-from depthdial.measure.tasks import encode
+from depthdial.data.tasks import encode
+from depthdial.engine.session import Runner
 from depthdial.routes import Route
+from depthdial.search.calibration import Calibration
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.choose.search.greedy import Greedy, GreedyState, greedy_round
-from depthdial.choose.search.method import Memory
+from depthdial.search.greedy import Greedy, GreedyState, greedy_round
+from depthdial.search.method import Memory
 
 
 def squares(route):

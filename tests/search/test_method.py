@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from depthdial.choose.search.method import Found, Memory, n_tried
 from depthdial.errors import InputError
+from depthdial.search.method import Found, Memory, n_tried
 
 
 def test_memory_is_of_one_search_and_adds_up_its_time(tmp_path):

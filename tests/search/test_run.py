@@ -6,14 +6,14 @@ import json
 import pytest
 import torch
 
-from depthdial.choose.search import greedy
-from depthdial.choose.search.run import METHOD, METHODS, make_method, search_routes
+from depthdial.data.leakage import prompt_hashes
 from depthdial.errors import InputError
-from depthdial.families import RouteFamily
-from depthdial.measure.apart import prompt_hashes
+from depthdial.hf.untouched import untouched
 from depthdial.measure.sweep import sweep
-from depthdial.models.untouched import untouched
 from depthdial.routes import Route
+from depthdial.routes.families import RouteFamily
+from depthdial.search import greedy
+from depthdial.search.run import METHOD, METHODS, make_method, search_routes
 
 
 def run(model, tokenizer, task, **options):
@@ -135,7 +135,7 @@ def test_milliseconds_are_measured_and_carried(model, tokenizer, small_task):
     ],
 )
 def test_a_stopped_search_goes_on_where_it_was(tmp_path, model, tokenizer, small_task, monkeypatch, method, cost):
-    from depthdial.choose.search.method import Memory
+    from depthdial.search.method import Memory
 
     options = {"method": method, "min_layers": 3, **({"beam_width": 2} if method == "beam" else {})}
     whole = run(model, tokenizer, small_task, **options)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from depthdial.choose.search.single_drop import SingleDrop
+from depthdial.search.single_drop import SingleDrop
 
 
 def test_layers_go_in_the_order_of_what_each_does_alone(problem_of, find):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from depthdial.choose.search.states import text_states
-from depthdial.measure.batches import Runner
+from depthdial.engine.session import Runner
+from depthdial.search.states import text_states
 
 
 def test_states_are_those_of_each_text_alone_without_padding(model, tokenizer):

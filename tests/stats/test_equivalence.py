@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.errors import InputError
-from depthdial.measure.equivalence import (
+from depthdial.stats.equivalence import (
     common_costs,
     difference_at_equal_cost,
     paired_over_seeds,
     paired_over_sequences,
 )
-from depthdial.measure.stats import mean_interval, student_t_tail
+from depthdial.stats.intervals import mean_interval, student_t_tail
 
 SCORES = st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=2, max_size=12)
 MARGINS = st.floats(0.05, 20)

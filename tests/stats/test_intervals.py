@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.measure.stats import Interval, mean_interval, mean_over_samples, student_t, student_t_tail
+from depthdial.stats.intervals import Interval, mean_interval, mean_over_samples, student_t, student_t_tail
 
 # Two-sided quantiles of Student's t as printed in tables: degrees of freedom, at 90%, 95% and 99%.
 TABLE = [

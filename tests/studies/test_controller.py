@@ -13,17 +13,17 @@ import pytest
 import torch
 
 import depthdial as dd
-from depthdial import controller_studies
-from depthdial.choose.cascade import best_cascades, cascade_curve
-from depthdial.choose.controller import SequenceController
-from depthdial.choose.controller_certify import certification_plan
-from depthdial.choose.controller_memory import CERTIFIED_FILE
-from depthdial.choose.controller_rivals import LENGTH_ONLY, NO_QUALITY, NO_STEPS
-from depthdial.controller_studies import EvaluationSettings, evaluate_controller
+from depthdial.control.baselines import LENGTH_ONLY, NO_QUALITY, NO_STEPS
+from depthdial.control.certify import certification_plan
+from depthdial.control.controller import SequenceController
+from depthdial.control.judge.cascade import best_cascades, cascade_curve
+from depthdial.control.memory import CERTIFIED_FILE
+from depthdial.data.leakage import prompt_hashes
 from depthdial.errors import InputError
-from depthdial.measure.apart import prompt_hashes
-from depthdial.measure.results import UnitStore, load_rows
-from depthdial.report.controller_scores import read_scores
+from depthdial.report.controller.scores import read_scores
+from depthdial.rows.store import UnitStore, load_rows
+from depthdial.studies import controller as controller_studies
+from depthdial.studies.controller import EvaluationSettings, evaluate_controller
 from tests.conftest import make_llama, make_tokenizer
 from tests.tiny_controllers import ROUTES, fit_tiny, rows
 

@@ -15,17 +15,17 @@ import pytest
 import torch
 from filelock import FileLock
 
-from depthdial import gate_studies
+from depthdial.data.leakage import prompt_hashes
 from depthdial.errors import InputError
-from depthdial.gate_studies import gates_study
-from depthdial.measure.apart import prompt_hashes
-from depthdial.measure.gate_rows import is_gates_study, load_gate_maps, load_gate_rows
+from depthdial.hf.trained import note_training
+from depthdial.hf.weights import weights_hash
 from depthdial.measure.plan import ModelIdentity
-from depthdial.models.trained import note_training
-from depthdial.models.weights import weights_hash
-from depthdial.report.gates_page import write_gates_report
-from depthdial.report.gates_tables import controllers_table, differences_table
-from depthdial.train.gate_study import GatesStudySettings
+from depthdial.report.gates.page import write_gates_report
+from depthdial.report.gates.tables import controllers_table, differences_table
+from depthdial.rows.gates import is_gates_study, load_gate_maps, load_gate_rows
+from depthdial.studies import gates as gate_studies
+from depthdial.studies.gates import gates_study
+from depthdial.train.gates.study import GatesStudySettings
 from tests.conftest import make_llama, make_task, make_tokenizer
 
 SETTINGS = GatesStudySettings(
@@ -124,8 +124,8 @@ def no_training(monkeypatch):
     def trains(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("depthdial.train.gate_training.run_trainer", trains)
-    monkeypatch.setattr("depthdial.train.finetune.run_trainer", trains)
+    monkeypatch.setattr("depthdial.train.gates.training.run_trainer", trains)
+    monkeypatch.setattr("depthdial.train.depth.finetune.run_trainer", trains)
 
 
 def test_every_controller_budget_seed_mode_and_sequence_has_its_row(whole, settings):

@@ -11,13 +11,13 @@ from unittest import mock
 import pyarrow.parquet as pq
 import pytest
 
-from depthdial import search_studies
-from depthdial.choose.search.run import family_name, options_of
+from depthdial.data.leakage import prompt_hashes
 from depthdial.errors import InputError
-from depthdial.families import RouteFamily
-from depthdial.measure.apart import prompt_hashes
 from depthdial.measure.sweep import sweep
-from depthdial.search_studies import SearchStudySettings, search_study
+from depthdial.routes.families import RouteFamily
+from depthdial.search.run import family_name, options_of
+from depthdial.studies import search as search_studies
+from depthdial.studies.search import SearchStudySettings, search_study
 from tests.conftest import make_llama, make_task, make_tokenizer
 
 SETTINGS = SearchStudySettings(

@@ -6,19 +6,20 @@ from dataclasses import replace
 
 import pytest
 
-from depthdial import controller_studies, studies
-from depthdial.choose.controller import SequenceController
-from depthdial.controller_studies import EvaluationSettings
+from depthdial.control.controller import SequenceController
+from depthdial.data.leakage import prompt_hash, prompt_hashes
 from depthdial.errors import InputError
-from depthdial.families import RouteFamily
-from depthdial.measure.apart import prompt_hash, prompt_hashes
-from depthdial.models.adapter import AdapterCard, attach_card
-from depthdial.models.load import load
-from depthdial.models.trained import note_training
+from depthdial.hf.adapter import AdapterCard, attach_card
+from depthdial.hf.load import load
+from depthdial.hf.trained import note_training
 from depthdial.routes import Route
-from depthdial.studies import StudySettings, read_study_rows, similarity_routes, study, sweep_routes
-from depthdial.train.finetune import finetune
-from depthdial.train.settings import FinetuneSettings
+from depthdial.routes.families import RouteFamily
+from depthdial.studies import controller as controller_studies
+from depthdial.studies import study as studies
+from depthdial.studies.controller import EvaluationSettings
+from depthdial.studies.study import StudySettings, read_study_rows, similarity_routes, study, sweep_routes
+from depthdial.train.depth.finetune import finetune
+from depthdial.train.depth.settings import FinetuneSettings
 from tests.conftest import make_task
 
 SMALL = StudySettings(

@@ -6,16 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from depthdial import controller_studies, studies
-from depthdial.choose.controller import SequenceController
-from depthdial.choose.predictors.base import LEAST_ROWS
-from depthdial.controller_studies import EvaluationSettings, kept_budgets
+from depthdial.control.controller import SequenceController
+from depthdial.control.predictors.base import LEAST_ROWS
+from depthdial.data.leakage import prompt_hashes
 from depthdial.errors import InputError
 from depthdial.files import write_text
-from depthdial.measure.apart import prompt_hashes
-from depthdial.measure.results import UnitStore
-from depthdial.report.controller_scores import read_scores
-from depthdial.studies import StudySettings, study
+from depthdial.report.controller.scores import read_scores
+from depthdial.rows.store import UnitStore
+from depthdial.studies import controller as controller_studies
+from depthdial.studies import study as studies
+from depthdial.studies.controller import EvaluationSettings, kept_budgets
+from depthdial.studies.study import StudySettings, study
 
 SMALL = StudySettings(
     max_new_tokens=4, batch_size=16, similarity_sequences=2, similarity_tokens=3, fidelity_tokens=3, search_tokens=3

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from depthdial.measure.batches import Runner
-from depthdial.measure.tasks import Example, Task
+from depthdial.data.tasks import Example, Task
+from depthdial.engine.session import Runner
+from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.rows import TrainingRow, training_rows
-from depthdial.train.settings import FinetuneSettings
 
 NOUNS = ("cat", "dog", "mat")
 VERBS = ("sat", "ran")

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from depthdial.data.tasks import Example
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError
-from depthdial.measure.batches import Runner
-from depthdial.measure.tasks import Example
-from depthdial.models.prompt import left_padded, prefill
 from depthdial.train.rows import ANSWERS, check_answers, training_rows
+from depthdial.views.prompted import left_padded, prefill
 
 
 @pytest.fixture

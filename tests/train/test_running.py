@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError
-from depthdial.measure.batches import Runner
 from depthdial.measure.plan import ModelIdentity
 from depthdial.routes import Route
 from depthdial.train.running import claim_run, is_main, training_arguments, world_size

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from depthdial.errors import InputError
 from depthdial.routes import Route, family_routes
+from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.rows import TrainingRow
 from depthdial.train.schedule import make_schedule
-from depthdial.train.settings import FinetuneSettings
 
 ROUTES = [r for r in family_routes("uls", 6) if len(r) in (2, 3, 4, 5)] + [Route(tuple(range(6)), 6, "full")]
 

@@ -14,10 +14,10 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from depthdial.errors import InputError
 from depthdial.routes import Route
-from depthdial.train.settings import FinetuneSettings
-from depthdial.train.student import student
+from depthdial.train.depth.settings import FinetuneSettings
+from depthdial.train.depth.student import student
 from depthdial.train.targets import linear_targets, place_of
-from tests.models.tiny import tiny
+from tests.tiny import tiny
 
 FULL = Route(tuple(range(6)), 6)
 SETTINGS = FinetuneSettings(rank=2)
@@ -124,7 +124,7 @@ def test_places() -> None:
 
 
 def test_an_adapter_that_would_not_load_is_known_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    from depthdial.train import student as room
+    from depthdial.train.depth import student as room
 
     places = {f"model.layers.*.mlp.{name}_proj" for name in ("gate", "up", "down")}
     monkeypatch.setattr(room, "unloadable", lambda adapted, base: places)

@@ -11,15 +11,15 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from depthdial.errors import InputError
-from depthdial.models.cache_name import cache_name, cache_of
-from depthdial.models.prompt import prefill, prompted_view
-from depthdial.models.token_policy import Bernoulli
-from depthdial.models.token_view import TokenTrace, token_view
-from depthdial.models.view import view
+from depthdial.hf.cache_name import cache_name, cache_of
 from depthdial.routes import Route
-from tests.models.dense import N_LAYERS, Batch, Dense, Table, batch, drawn
-from tests.models.test_view_shares import checkpoint_gradients
-from tests.models.tiny import tiny
+from depthdial.views.prompted import prefill, prompted_view
+from depthdial.views.tokens.policy import Bernoulli
+from depthdial.views.tokens.view import TokenTrace, token_view
+from depthdial.views.view import view
+from tests.tiny import tiny
+from tests.views.test_view_shares import checkpoint_gradients
+from tests.views.tokens.dense import N_LAYERS, Batch, Dense, Table, batch, drawn
 
 NAMES = ("llama", "gpt2", "gemma3_text", "mpt")
 ROUTE = (1, 2, 4)  # without layer 0, where lengths are read

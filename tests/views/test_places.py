@@ -12,8 +12,8 @@ import transformers
 from torch import nn
 
 import depthdial as dd
-from depthdial.models.architectures import decoder_stack
-from depthdial.models.places import _moved_before, _moved_behind
+from depthdial.hf.architectures import decoder_stack
+from depthdial.views.places import _moved_before, _moved_behind
 
 TEXT = {
     "vocab_size": 99,

@@ -14,11 +14,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaModel
 
 import depthdial as dd
-from depthdial.models import probe
-from depthdial.models.architectures import decoder_stack
-from depthdial.models.probe import canonical_layers
-from depthdial.models.view import quiet_view, view
-from tests.models.tiny import ARCHITECTURES, tiny
+from depthdial.hf.architectures import decoder_stack
+from depthdial.views import probe
+from depthdial.views.probe import canonical_layers
+from depthdial.views.view import quiet_view, view
+from tests.tiny import ARCHITECTURES, tiny
 
 REFUSED = "would not be right, since it keeps something by a layer's place outside its layers"
 

@@ -5,11 +5,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from depthdial.engine.decode import decode
 from depthdial.errors import InputError
-from depthdial.models.decode import decode
-from depthdial.models.prompt import left_padded, positions, prefill, prompted_view
-from depthdial.models.view import view
 from depthdial.routes import Route
+from depthdial.views.prompted import left_padded, positions, prefill, prompted_view
+from depthdial.views.view import view
 
 PROMPTS = [[1, 5, 9, 4], [1, 7], [1, 8, 8, 3, 12, 20], [6]]
 ROUTES = [(0, 2, 3, 5), (1, 2, 4), (0, 1, 2), (3,), (0, 1, 2, 3, 4, 5)]

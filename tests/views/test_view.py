@@ -13,11 +13,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from depthdial.errors import InputError
-from depthdial.models.architectures import why_not_saved
-from depthdial.models.view import route_of, view
+from depthdial.hf.architectures import why_not_saved
 from depthdial.routes import Route
-from tests.models.tiny import ARCHITECTURES, N_LAYERS, REPRESENTATIVES, VOCAB, cover, cut_by_hand
-from tests.models.tiny import shared as base
+from depthdial.views.view import route_of, view
+from tests.tiny import ARCHITECTURES, N_LAYERS, REPRESENTATIVES, VOCAB, cover, cut_by_hand
+from tests.tiny import shared as base
 
 FULL = tuple(range(N_LAYERS))
 ROUTES = {

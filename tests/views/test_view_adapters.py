@@ -12,10 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from depthdial.errors import InputError
-from depthdial.models.view import view
-from tests.models.test_view import FULL, assert_same, states, written
-from tests.models.test_view_shares import ROUTE, assert_same_copies, assert_untouched, copies, everything
-from tests.models.tiny import add_adapter, cut_by_hand, tiny
+from depthdial.views.view import view
+from tests.tiny import add_adapter, cut_by_hand, tiny
+from tests.views.test_view import FULL, assert_same, states, written
+from tests.views.test_view_shares import ROUTE, assert_same_copies, assert_untouched, copies, everything
 
 peft = pytest.importorskip("peft")
 pytestmark = [

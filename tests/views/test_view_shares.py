@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from depthdial.models.view import route_of, view
-from tests.models.test_view import FULL, assert_same, padded_prompts, states, written
-from tests.models.tiny import ARCHITECTURES, VOCAB, cover, cut_by_hand, shared, tiny
+from depthdial.views.view import route_of, view
+from tests.tiny import ARCHITECTURES, VOCAB, cover, cut_by_hand, shared, tiny
+from tests.views.test_view import FULL, assert_same, padded_prompts, states, written
 
 ROUTE = (1, 2, 4)
 

@@ -22,10 +22,10 @@ from transformers import (
     pipeline,
 )
 
-from depthdial.models.view import view
-from tests.models.test_view import FULL, assert_same, padded_prompts, states, written
-from tests.models.test_view_shares import ROUTE, assert_same_copies, assert_untouched, copies, everything
-from tests.models.tiny import VOCAB, cut_by_hand, tiny
+from depthdial.views.view import view
+from tests.tiny import VOCAB, cut_by_hand, tiny
+from tests.views.test_view import FULL, assert_same, padded_prompts, states, written
+from tests.views.test_view_shares import ROUTE, assert_same_copies, assert_untouched, copies, everything
 
 
 # transformers 5.10 warns of the device of any offloaded model's weights; later ones do not.

@@ -14,17 +14,17 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from depthdial.engine.decode import decode
 from depthdial.errors import InputError
-from depthdial.models.decode import decode
-from depthdial.models.prompt import prefill, prompted_view
-from depthdial.models.token_policy import Bernoulli
-from depthdial.models.token_view import token_view
-from depthdial.models.view import quiet_view, view
-from depthdial.models.view_weights import SHARED_ATTRIBUTE
 from depthdial.routes import Route
-from tests.models.test_view import padded_prompts, states
-from tests.models.test_view_shares import assert_same_copies, assert_untouched, checkpoint_gradients, copies, everything
-from tests.models.tiny import VOCAB, add_adapter, tiny
+from depthdial.views.prompted import prefill, prompted_view
+from depthdial.views.tokens.policy import Bernoulli
+from depthdial.views.tokens.view import token_view
+from depthdial.views.view import quiet_view, view
+from depthdial.views.weights import SHARED_ATTRIBUTE
+from tests.tiny import VOCAB, add_adapter, tiny
+from tests.views.test_view import padded_prompts, states
+from tests.views.test_view_shares import assert_same_copies, assert_untouched, checkpoint_gradients, copies, everything
 
 # PEFT asks transformers for what a later transformers calls deprecated, and PyTorch's own quantization is.
 pytestmark = pytest.mark.filterwarnings(

@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import depthdial as dd
+from depthdial.data.tasks import Task
 from depthdial.errors import InputError
 from depthdial.files import write_atomically
 from depthdial.measure.plan import ModelIdentity
-from depthdial.measure.results import load_rows
-from depthdial.measure.tasks import Task
+from depthdial.rows.store import load_rows
 from reproduction.experiment import Experiment, Subject, say
 
 ROWS, SAMPLES = "rows.parquet", "samples.parquet"

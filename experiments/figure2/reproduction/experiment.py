@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import depthdial as dd
+from depthdial.data.tasks import Task
 from depthdial.errors import InputError
 from depthdial.files import claim, read_json
-from depthdial.measure.tasks import Task
-from depthdial.models.architectures import count_layers
+from depthdial.hf.architectures import count_layers
 from depthdial.train.artefact import is_finished
 from reproduction.settings import Settings
 

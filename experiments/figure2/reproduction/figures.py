@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from depthdial.report.oracle_plot import draw_oracle
-from depthdial.report.predictable_plot import draw_predictable
-from depthdial.report.style import (
+from depthdial.report.kit.style import (
     BLACK,
     BLUE,
     GRAY,
@@ -19,6 +17,8 @@ from depthdial.report.style import (
     new_figure,
     save_figure,
 )
+from depthdial.report.study.oracle_plot import draw_oracle
+from depthdial.report.study.predictable_plot import draw_predictable
 from reproduction.experiment import ELASTIC, ELASTIC_COMPUTE, FULL, SPECIALIST, UNTOUCHED
 from reproduction.results import Results
 

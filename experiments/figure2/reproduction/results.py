@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 import depthdial as dd
-from depthdial.choose.predictable import PredictableCurve, predictable_oracle
-from depthdial.choose.yardsticks import crossing
-from depthdial.measure.stats import Interval, mean_interval
+from depthdial.oracles.baselines import crossing
+from depthdial.oracles.predictable import PredictableCurve, predictable_oracle
+from depthdial.stats.intervals import Interval, mean_interval
 from reproduction.answers import ROWS, SAMPLES, rows_of
 from reproduction.experiment import ELASTIC, ELASTIC_COMPUTE, FULL, KINDS, SPECIALIST, Experiment
 from reproduction.training import training_record

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from depthdial.measure.stats import Interval
+from depthdial.stats.intervals import Interval
 from reproduction.experiment import ELASTIC, ELASTIC_COMPUTE, SPECIALIST, UNTOUCHED
 from reproduction.results import Results, cost_table, star_table
 

@@ -12,15 +12,15 @@ from dataclasses import replace
 from typing import Any
 
 import depthdial as dd
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
-from depthdial.measure.batches import Runner
 from depthdial.measure.cost import model_cost
 from depthdial.train.artefact import is_finished
 from depthdial.train.compute import training_flops
+from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.rows import TrainingRow, training_rows
 from depthdial.train.schedule import Schedule, make_schedule
-from depthdial.train.settings import FinetuneSettings
 from reproduction.answers import evaluate, sample
 from reproduction.experiment import Experiment, Subject, say
 

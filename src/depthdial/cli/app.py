@@ -13,12 +13,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from depthdial.cli_console import prepare_console, show_notices
-from depthdial.cli_controller import app as controller
-from depthdial.cli_controller import print_scores, rows_to_fit, unsearched
-from depthdial.cli_gates import gate_depths, gates_study
-from depthdial.cli_generate import generate
-from depthdial.cli_options import (
+from depthdial.cli.console import prepare_console, show_notices
+from depthdial.cli.controller import app as controller
+from depthdial.cli.controller import print_scores, rows_to_fit, unsearched
+from depthdial.cli.gates import gate_depths, gates_study
+from depthdial.cli.generate import generate
+from depthdial.cli.options import (
     AllowSearchedRows,
     BatchSize,
     CalibrationLimit,
@@ -39,10 +39,10 @@ from depthdial.cli_options import (
     print_rows,
     with_bundles,
 )
-from depthdial.cli_oracle import oracle
-from depthdial.cli_rows import made_on, tell_rows, trained_rows
-from depthdial.cli_search import search, search_study
-from depthdial.cli_train import finetune, train_gates
+from depthdial.cli.oracle import oracle
+from depthdial.cli.rows import made_on, tell_rows, trained_rows
+from depthdial.cli.search import search, search_study
+from depthdial.cli.train import finetune, train_gates
 from depthdial.errors import InputError
 
 app = typer.Typer(
@@ -64,9 +64,9 @@ def routes(
     out: Annotated[Path | None, typer.Option(help="Also draw them: a .png or .svg file.", callback=out_file)] = None,
 ) -> None:
     """Print and plot which layers run (the paper's Figure 3)."""
-    from depthdial.families import read_routes
-    from depthdial.report.routes_plot import family_text, plot_family
+    from depthdial.report.study.routes_plot import family_text, plot_family
     from depthdial.routes import family_routes
+    from depthdial.routes.families import read_routes
 
     if (family is None) == (routes is None):
         raise InputError("Say which routes to show: either --family uls or --routes full,uls:50%.")
@@ -94,11 +94,11 @@ def similarity(
     allow_searched_rows: AllowSearchedRows = False,
 ) -> None:
     """How close a route's hidden states stay to the full model's (Figures 1a, 4, 5)."""
-    from depthdial.families import read_routes
+    from depthdial.hf.architectures import count_layers
     from depthdial.measure.plan import ModelIdentity
     from depthdial.measure.similarity import similarity as compare
-    from depthdial.models.architectures import count_layers
-    from depthdial.report.tables import similarity_table
+    from depthdial.report.kit.tables import similarity_table
+    from depthdial.routes.families import read_routes
 
     sequences = source.read(limit)
     loaded, tokenizer = loading.load(model)
@@ -145,11 +145,11 @@ def sweep(
     allow_searched_rows: AllowSearchedRows = False,
 ) -> None:
     """Run every sequence on every route: quality, theoretical cost and measured time, one row each."""
-    from depthdial.families import read_routes
+    from depthdial.hf.architectures import count_layers
     from depthdial.measure.plan import ModelIdentity
     from depthdial.measure.sweep import sweep as run
-    from depthdial.models.architectures import count_layers
-    from depthdial.report.tables import headline
+    from depthdial.report.kit.tables import headline
+    from depthdial.routes.families import read_routes
 
     if routes is None and gates is None:
         raise InputError("Say what to sweep: --routes full,uls:50%, or --gates DIR, or both.")
@@ -192,13 +192,13 @@ app.command()(oracle)
 @app.command()
 def report(folder: RowsFolder) -> None:
     """Draw the figures of a folder's rows and write one self-contained page."""
-    from depthdial.measure.gate_rows import is_gates_study
-    from depthdial.report.controller_page import write_controller_report
-    from depthdial.report.controller_scores import SCORES_FILE
-    from depthdial.report.gates_page import write_gates_report
-    from depthdial.report.page import write_report
-    from depthdial.report.search_comparison import is_search_study
-    from depthdial.report.search_page import write_search_report
+    from depthdial.report.controller.page import write_controller_report
+    from depthdial.report.controller.scores import SCORES_FILE
+    from depthdial.report.gates.page import write_gates_report
+    from depthdial.report.kit.page import write_report
+    from depthdial.report.search.comparison import is_search_study
+    from depthdial.report.search.page import write_search_report
+    from depthdial.rows.gates import is_gates_study
 
     out_folder(folder)
     if (folder / SCORES_FILE).exists() and not (folder / "study.json").exists():
@@ -232,11 +232,11 @@ def study(
     With --adapter the adapter's own routes are measured beside those of the untouched model; with --controller-limit a
     controller is fitted on train rows and judged.
     """
-    from depthdial.measure.apart import prompt_hashes
-    from depthdial.report.tables import headline
+    from depthdial.data.leakage import prompt_hashes
+    from depthdial.report.kit.tables import headline
     from depthdial.routes import split_routes
-    from depthdial.studies import StudySettings
-    from depthdial.studies import study as run
+    from depthdial.studies.study import StudySettings
+    from depthdial.studies.study import study as run
 
     settings = StudySettings(
         max_new_tokens=max_new_tokens,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from depthdial.cli_options import (
+from depthdial.cli.options import (
     AllowSearchedRows,
     BatchSize,
     CalibrationLimit,
@@ -26,7 +26,7 @@ from depthdial.cli_options import (
     print_table,
     with_bundles,
 )
-from depthdial.cli_rows import made_on, tell_rows
+from depthdial.cli.rows import made_on, tell_rows
 from depthdial.errors import InputError
 
 app = typer.Typer(help="Controllers that pick a route for every sequence: fit, certify, evaluate.", no_args_is_help=True)
@@ -59,13 +59,13 @@ def fit(
     allow_searched_rows: AllowSearchedRows = False,
 ) -> None:
     """Learn from train rows how good each route's answer will be, and set a price for the budget."""
-    from depthdial.choose.controller import SequenceController
-    from depthdial.choose.controller_card import routes_of
-    from depthdial.choose.controller_fit import FitSettings
-    from depthdial.measure.apart import require_no_test_split
+    from depthdial.control.card import routes_of
+    from depthdial.control.controller import SequenceController
+    from depthdial.control.fit import FitSettings
+    from depthdial.data.leakage import require_no_test_split
+    from depthdial.hf.adapter import adapter_card
+    from depthdial.hf.architectures import count_layers
     from depthdial.measure.plan import ModelIdentity
-    from depthdial.models.adapter import adapter_card
-    from depthdial.models.architectures import count_layers
 
     sizes = (response_tokens, batch_size, n_folds, source.seed)
     chosen = FitSettings(budget, metric, cost, predictor, prompt_depth, *sizes, allow_searched_rows)  # type: ignore[arg-type]
@@ -112,9 +112,9 @@ def certify(
     batch_size: BatchSize = 16,
 ) -> None:
     """Find a price at which the controller surely loses little, on rows that it has not seen, and save it at that price."""
-    from depthdial.choose.controller import SequenceController
-    from depthdial.choose.controller_certify import certification_plan
-    from depthdial.measure.apart import require_no_test_split
+    from depthdial.control.certify import certification_plan
+    from depthdial.control.controller import SequenceController
+    from depthdial.data.leakage import require_no_test_split
     from depthdial.measure.plan import ModelIdentity
 
     controller = SequenceController.from_pretrained(folder)
@@ -164,8 +164,8 @@ def evaluate(
     batch_size: BatchSize = 16,
 ) -> None:
     """Judge a controller on test rows: its gain at equal cost, its rivals, the oracles, certificates, and a report."""
-    from depthdial.choose.controller import SequenceController
-    from depthdial.controller_studies import EvaluationSettings, evaluate_controller
+    from depthdial.control.controller import SequenceController
+    from depthdial.studies.controller import EvaluationSettings, evaluate_controller
 
     controller = SequenceController.from_pretrained(folder)  # before anything is loaded
     settings = EvaluationSettings(
@@ -211,7 +211,7 @@ def _seen_by(controller: Any, model: Any) -> list[tuple[str, Any]]:
 
 def print_scores(scores: Any) -> None:
     """A table and sentences for each score of a controller, then its certificates."""
-    from depthdial.report.controller_tables import controller_table, headline
+    from depthdial.report.controller.tables import controller_table, headline
 
     for name, score in scores.scores.items():
         print_rows(f"{name}: mean over {len(score.budgets)} budgets", controller_table(score, -1))
@@ -223,7 +223,7 @@ def print_scores(scores: Any) -> None:
 
 def _calibration_rows(source: DataOptions, split: str | None, limit: int) -> Any:
     """The split that was asked for; the validation rows of a folder that has them; else none."""
-    from depthdial.measure.sources import has_split
+    from depthdial.data.sources import has_split
 
     if split is None and not (source.data is not None and source.data.is_dir()):
         return None
@@ -262,7 +262,7 @@ def unsearched(rows: Any, used: Collection[str], limit: int | None) -> Any:
 
 
 def _apart(rows: Any, used: Collection[str], limit: int | None, remedy: str) -> Any:
-    from depthdial.measure.apart import prompt_hash
+    from depthdial.data.leakage import prompt_hash
 
     apart = tuple(example for example in rows.examples if prompt_hash(example) not in used)
     if not apart:

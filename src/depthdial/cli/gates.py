@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from depthdial.cli_options import (
+from depthdial.cli.options import (
     DataOptions,
     Limit,
     ModelName,
@@ -19,10 +19,10 @@ from depthdial.cli_options import (
     print_rows,
     with_bundles,
 )
-from depthdial.cli_rows import made_on, tell_rows
+from depthdial.cli.rows import made_on, tell_rows
 
 if TYPE_CHECKING:
-    from depthdial.models.token_depth import TokenDepth
+    from depthdial.views.tokens.depth import TokenDepth
 
 
 def _study(help: str, *names: str) -> Any:
@@ -57,7 +57,7 @@ class GatesStudyOptions:
 
     def settings(self, seed: int) -> Any:
         """The GatesStudySettings that these options mean."""
-        from depthdial.train.gate_study import GatesStudySettings
+        from depthdial.train.gates.study import GatesStudySettings
 
         given = {name: value for name, value in vars(self).items() if name not in ("budgets", "inputs", "other_inputs")}
         return GatesStudySettings(
@@ -86,9 +86,9 @@ def gates_study(
     """
     from dataclasses import replace
 
-    from depthdial.gate_studies import gates_study as run
-    from depthdial.models.adapter import merged
-    from depthdial.report.gates_tables import controllers_table, differences_table
+    from depthdial.hf.adapter import merged
+    from depthdial.report.gates.tables import controllers_table, differences_table
+    from depthdial.studies.gates import gates_study as run
 
     settings = options.settings(source.seed)
     sequences = source.read(limit, split="test")
@@ -113,10 +113,10 @@ def gates_study(
 
 def gate_depths(folder: Path, model: Any, seed: int) -> tuple[Any, list[TokenDepth]]:
     """The model that gates were trained with, and their two ways of deciding, ready for a sweep."""
-    from depthdial.models.adapter import merged
-    from depthdial.models.gate_folder import load_gates
-    from depthdial.models.gates import GATE_MODES
-    from depthdial.models.token_depth import TokenDepth
+    from depthdial.hf.adapter import merged
+    from depthdial.views.tokens.depth import TokenDepth
+    from depthdial.views.tokens.gate_folder import load_gates
+    from depthdial.views.tokens.gates import GATE_MODES
 
     loaded, gates = load_gates(folder, merged(model))  # gates are trained on T as a whole model
     key_values = gates.about.get("settings", {}).get("key_values", "project")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from depthdial.cli_options import ModelName, ModelOptions, NewTokens, PromptDepth, TemplateName, with_bundles
+from depthdial.cli.options import ModelName, ModelOptions, NewTokens, PromptDepth, TemplateName, with_bundles
 from depthdial.errors import InputError
 
 _DEPTH = (
@@ -36,7 +36,7 @@ def generate(
     template: TemplateName = None,
 ) -> None:
     """Answer one prompt on one route; the text streams, then layers run and tokens per second."""
-    from depthdial.generation.engine import generate as answer
+    from depthdial.engine.generate import generate as answer
 
     chosen = _depth(depth, route, controller, budget, routes)
     text = _standard_input() if prompt == "-" else prompt
@@ -69,8 +69,8 @@ def generate(
 
 def _depth(depth: str | None, route: str | None, controller: Path | None, budget: str | None, routes: str | None) -> Any:
     """What `dd.generate` takes; what can be refused without the model is refused here."""
-    from depthdial.choose.controller import CONTROLLER_FILE, SequenceController
-    from depthdial.generation.depths import number_in
+    from depthdial.control.controller import CONTROLLER_FILE, SequenceController
+    from depthdial.engine.depths import number_in
 
     if sum(given is not None for given in (route, depth, controller)) > 1:
         raise InputError("--route, --depth and --controller each say which layers run: give one of them.")

@@ -18,7 +18,7 @@ from depthdial.errors import InputError
 from depthdial.files import check_out_file, check_out_folder
 
 if TYPE_CHECKING:
-    from depthdial.measure.tasks import Task
+    from depthdial.data.tasks import Task
 
 _MODEL, _DATA, _SIZE = "Model", "Data", "Size"
 
@@ -82,7 +82,7 @@ class ModelOptions:
 
     def load(self, name: str) -> Any:
         """(model, tokenizer)"""
-        from depthdial.models.load import load
+        from depthdial.hf.load import load
 
         return load(name, **vars(self))
 
@@ -109,14 +109,14 @@ class DataOptions:
     @property
     def held_out_split(self) -> str | None:
         """The split to search on by default: never the one to evaluate on. A file given to a search is used whole."""
-        from depthdial.measure.sources import held_out_split
+        from depthdial.data.sources import held_out_split
 
         return held_out_split(self.data if self.data is not None else self.task or "builtin")
 
     def read(self, limit: int | None, split: str | None = None) -> Task:
         """The sequences, of `split` where `--split` does not say otherwise."""
-        from depthdial.measure.fields import parse_fields
-        from depthdial.measure.tasks import task
+        from depthdial.data.fields import parse_fields
+        from depthdial.data.tasks import task
 
         if self.data is not None and self.task is not None:
             raise InputError("--data and --task both say what to measure on: give one of them.")
@@ -178,7 +178,7 @@ def fractions_of(text: str, option: str) -> tuple[float, ...]:
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     """A table of the report's rows, under the report's names; in a narrow terminal without the intervals."""
-    from depthdial.report.tables import COLUMN_LABELS, cell_parts
+    from depthdial.report.kit.tables import COLUMN_LABELS, cell_parts
 
     parts = 1 if _console().width < _WIDE else 2
     if rows:

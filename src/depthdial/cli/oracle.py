@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from depthdial.cli_options import print_rows
+from depthdial.cli.options import print_rows
 from depthdial.errors import InputError
 
 
@@ -35,11 +35,11 @@ def oracle(
     seed: Annotated[int, typer.Option(help="Of bootstrap and permutations.")] = 0,
 ) -> None:
     """The best route for every sequence under a global budget (Figure 2); of sampled answers also what is predictable."""
-    from depthdial.choose.oracle import oracle as choose
-    from depthdial.choose.predictable import predictable_oracle
-    from depthdial.measure.results import count_samples
-    from depthdial.report.tables import oracle_table, predictable_table
-    from depthdial.studies import keep_oracle, keep_predictable, one_row_each, read_study_rows
+    from depthdial.oracles.oracle import oracle as choose
+    from depthdial.oracles.predictable import predictable_oracle
+    from depthdial.report.kit.tables import oracle_table, predictable_table
+    from depthdial.rows.store import count_samples
+    from depthdial.studies.study import keep_oracle, keep_predictable, one_row_each, read_study_rows
 
     rows = read_study_rows(folder)
     _require_routes(rows)

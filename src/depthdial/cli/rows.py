@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from depthdial.cli_options import DataOptions
+from depthdial.cli.options import DataOptions
 from depthdial.errors import InputError
 
 if TYPE_CHECKING:
-    from depthdial.measure.tasks import Task
+    from depthdial.data.tasks import Task
 
 
 def tell_rows(
@@ -26,8 +26,8 @@ def tell_rows(
         split: of the source, whose rows are unused if they are in no part; `--split` wins. Standard input is read once and
             the Hub's sets are large, so of these nothing is called unused.
     """
-    from depthdial.measure.apart import prompt_hashes
-    from depthdial.measure.tasks import Task
+    from depthdial.data.leakage import prompt_hashes
+    from depthdial.data.tasks import Task
 
     told, used = [], set()
     for what, rows in parts:
@@ -40,7 +40,7 @@ def tell_rows(
 
 def made_on(routes: Iterable[Any] = (), model: Any = None) -> list[tuple[str, Collection[str]]]:
     """Parts for `tell_rows`: what routes were searched on, and what gates, a model and its adapter were trained on."""
-    from depthdial.measure.apart import SEARCHED, seen_before
+    from depthdial.data.leakage import SEARCHED, seen_before
 
     seen = seen_before(routes, model)
     searched = seen.pop(SEARCHED, frozenset())
@@ -49,14 +49,14 @@ def made_on(routes: Iterable[Any] = (), model: Any = None) -> list[tuple[str, Co
 
 def trained_rows(model: str, adapter: str | None) -> frozenset[str]:
     """Hashes of the prompts that a model and an adapter in folders say they were trained on, before either is loaded."""
-    from depthdial.models.trained import prompts_of_folder
+    from depthdial.hf.trained import prompts_of_folder
 
     folders = [Path(one).expanduser() for one in (model, adapter) if one and one != "elastic"]
     return frozenset().union(*map(prompts_of_folder, folders))
 
 
 def _unused(source: DataOptions, used: Collection[str], split: str | None) -> int | None:
-    from depthdial.measure.apart import prompt_hashes
+    from depthdial.data.leakage import prompt_hashes
 
     is_kept = source.data is not None and (source.data.is_file() or source.data.is_dir())
     if not is_kept and not source.is_builtin:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from depthdial.cli_options import (
+from depthdial.cli.options import (
     AllowSearchedRows,
     AnswerTokens,
     BatchSize,
@@ -28,7 +28,7 @@ from depthdial.cli_options import (
     print_table,
     with_bundles,
 )
-from depthdial.cli_rows import made_on, tell_rows
+from depthdial.cli.rows import made_on, tell_rows
 
 Cost = Annotated[str, typer.Option(help="What dropping a layer saves: layers, flops, or ms (measured here).")]
 
@@ -69,8 +69,8 @@ def search(
     allow_searched_rows: AllowSearchedRows = False,
 ) -> None:
     """Find which layers a model can do without: a route for each number of layers, on calibration prompts."""
-    from depthdial.choose.search.run import make_method, search_routes
     from depthdial.measure.plan import ModelIdentity
+    from depthdial.search.run import make_method, search_routes
 
     make_method(**how.given())  # before the model is loaded
     prompts = source.read(limit, split=source.held_out_split)
@@ -111,7 +111,7 @@ class SearchStudyOptions:
 
     def settings(self) -> Any:
         """The SearchStudySettings that these options mean."""
-        from depthdial.search_studies import SearchStudySettings
+        from depthdial.studies.search import SearchStudySettings
 
         chosen = {
             "methods": parts_of(self.methods or ""),
@@ -133,7 +133,7 @@ def search_study(
     calibration_limit: CalibrationLimit = 32,
 ) -> None:
     """Which search finds the better routes? All methods on the same prompts, judged on rows that none saw."""
-    from depthdial.search_studies import search_study as run
+    from depthdial.studies.search import search_study as run
 
     settings = options.settings()
     sequences = source.read(limit, split="test")

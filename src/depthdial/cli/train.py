@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from depthdial.cli_options import DataOptions, Limit, ModelName, ModelOptions, OutFolder, print_table, with_bundles
+from depthdial.cli.options import DataOptions, Limit, ModelName, ModelOptions, OutFolder, print_table, with_bundles
 from depthdial.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class TrainOptions(RunOptions):
 
     def settings(self, *, is_elastic: bool, seed: int) -> Any:
         """The FinetuneSettings that these options mean."""
-        from depthdial.train.settings import FinetuneSettings
+        from depthdial.train.depth.settings import FinetuneSettings
 
         given = {name: value for name, value in vars(self).items() if name not in ("trainer", "emphasis", "distill")}
         emphasis = {name: _number(name, value) for name, value in _pairs(self.emphasis, "--emphasis").items()}
@@ -97,7 +97,7 @@ class GateOptions(RunOptions):
     def settings(self, *, n_layers: int, seed: int) -> Any:
         """The GateSettings that these options mean, for a model of `n_layers` layers."""
         from depthdial.routes import Route
-        from depthdial.train.gate_settings import GateSettings
+        from depthdial.train.gates.settings import GateSettings
 
         given = {name: value for name, value in vars(self).items() if name not in ("trainer", "controlled")}
         layers = None if self.controlled is None else getattr(Route.parse(self.controlled, n_layers), "layers", None)
@@ -119,9 +119,9 @@ def finetune(
     limit: Limit = None,
 ) -> None:
     """Fine-tune for depth: a specialist for one route, or one elastic set of weights for a family of them."""
-    from depthdial.models.architectures import count_layers
-    from depthdial.report.training_plot import plot_training
-    from depthdial.train.finetune import finetune as train
+    from depthdial.hf.architectures import count_layers
+    from depthdial.report.study.training_plot import plot_training
+    from depthdial.train.depth.finetune import finetune as train
     from depthdial.train.running import is_main
 
     if (route is None) == (elastic is None):
@@ -160,10 +160,10 @@ def train_gates(
     limit: Limit = None,
 ) -> None:
     """Train gates that decide token by token which layers run, to a budget or at a price."""
-    from depthdial.models.adapter import merged
-    from depthdial.models.architectures import count_layers
-    from depthdial.report.gate_training_plot import plot_gate_training
-    from depthdial.train.gate_training import train_gates as train
+    from depthdial.hf.adapter import merged
+    from depthdial.hf.architectures import count_layers
+    from depthdial.report.gates.training_plot import plot_gate_training
+    from depthdial.train.gates.training import train_gates as train
     from depthdial.train.running import is_main
 
     options = training.trainer_options
@@ -194,7 +194,7 @@ def train_gates(
 
 
 def _chosen(text: str, layers: str | None, n_layers: int) -> list[AnyRoute]:
-    from depthdial.families import read_routes
+    from depthdial.routes.families import read_routes
 
     routes = list(read_routes(text, n_layers))
     if layers is None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from depthdial.choose.controller import SequenceController
-from depthdial.choose.controller_fit import FitSettings, fit_rows, step_shares
-from depthdial.choose.controller_rows import MeasuredRows
-from depthdial.choose.gap import CONTROLLER
-from depthdial.choose.prediction import LAYERS, Prediction, likely_steps, predict_with
-from depthdial.choose.predictors.base import LEAST_ROWS, Predictor
-from depthdial.choose.predictors.fitting import cross_validated, fit_predictor
+from depthdial.control.controller import SequenceController
+from depthdial.control.fit import FitSettings, fit_rows, step_shares
+from depthdial.control.judge.headroom import CONTROLLER
+from depthdial.control.prediction import LAYERS, Prediction, likely_steps, predict_with
+from depthdial.control.predictors.base import LEAST_ROWS, Predictor
+from depthdial.control.predictors.fitting import cross_validated, fit_predictor
+from depthdial.control.rows import MeasuredRows
 
 LENGTH_ONLY = "prompt length only"
 # What of the gain is the length of answers that is predicted, and what their quality?

@@ -8,13 +8,13 @@ from typing import Any, get_args
 
 import numpy as np
 
-from depthdial.choose.policy import Budget, budget_in
-from depthdial.choose.prediction import COST_UNITS, cost_table
+from depthdial.control.prediction import COST_UNITS, cost_table
 from depthdial.errors import InputError, check_choice
-from depthdial.families import RouteFamily, distinct_routes, listed_routes, restored_routes, stored_routes
-from depthdial.measure.prompt_features import FeatureSpec
-from depthdial.models.prompt import PromptDepth
+from depthdial.measure.features import FeatureSpec
+from depthdial.oracles.prices import Budget, budget_in
 from depthdial.routes import Route, require_depth
+from depthdial.routes.families import RouteFamily, distinct_routes, listed_routes, restored_routes, stored_routes
+from depthdial.views.prompted import PromptDepth
 
 # Qualities that a controller can predict: in [0, 1], more is better.
 METRICS = ("agreement", "rouge_l")

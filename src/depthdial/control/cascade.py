@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from depthdial.choose.cascade import best_cascades, cascade_curve
-from depthdial.choose.controller import SequenceController
-from depthdial.choose.controller_certify import measured_costs
-from depthdial.choose.controller_rows import MeasuredRows
+from depthdial.control.certify import measured_costs
+from depthdial.control.controller import SequenceController
+from depthdial.control.judge.cascade import best_cascades, cascade_curve
+from depthdial.control.rows import MeasuredRows
+from depthdial.data.tasks import Task
 from depthdial.measure.sweep import sweep
-from depthdial.measure.tasks import Task
 
 
 def measured_cascade(

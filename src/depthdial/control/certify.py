@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthdial.choose.guarantee import CONFORMAL, Certificate, CertificationPlan
-from depthdial.choose.policy import choose_routes, prices_for_budgets
-from depthdial.choose.prediction import cost_table
+from depthdial.control.prediction import cost_table
 from depthdial.errors import InputError
-from depthdial.measure.provenance import digest, environment
+from depthdial.guarantee.plan import CONFORMAL, Certificate, CertificationPlan
+from depthdial.oracles.prices import choose_routes, prices_for_budgets
+from depthdial.provenance import digest, environment
 
 if TYPE_CHECKING:
-    from depthdial.choose.controller import SequenceController
-    from depthdial.choose.controller_rows import MeasuredRows
+    from depthdial.control.controller import SequenceController
+    from depthdial.control.rows import MeasuredRows
 
 _SAFEST = "full"
 # Near the full model a small step already costs quality, so the grid is finer there: shares of the greatest saving.

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from depthdial.choose.controller import OnlineController
-from depthdial.choose.controller_card import routes_of
-from depthdial.choose.prediction import Prediction
+from depthdial.control.card import routes_of
+from depthdial.control.controller import OnlineController
+from depthdial.control.prediction import Prediction
+from depthdial.engine.depths import Controller
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError
-from depthdial.generation.depths import Controller
-from depthdial.measure.batches import Runner
-from depthdial.measure.prompt_features import features_of, watched_prefill
-from depthdial.models.adapter import warn_if_outside
-from depthdial.models.prompt import Prefill
-from depthdial.models.token_depth import Depth, TokenDepth
+from depthdial.hf.adapter import warn_if_outside
+from depthdial.measure.features import features_of, watched_prefill
 from depthdial.routes import AnyRoute, Route
+from depthdial.views.prompted import Prefill
+from depthdial.views.tokens.depth import Depth, TokenDepth
 
 
 @dataclass(frozen=True)

@@ -17,24 +17,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from depthdial.choose.controller_card import ControllerCard
-from depthdial.choose.controller_memory import CertifiedRows
-from depthdial.choose.guarantee import Certificate
-from depthdial.choose.policy import Budget, OnlineBudget, choose_routes, price_for_budget
-from depthdial.choose.prediction import LAYER_STEPS, Prediction, predict_with, require_prediction
-from depthdial.choose.predictors.base import Predictor
-from depthdial.choose.predictors.fitting import restore_predictor
+from depthdial.control.card import ControllerCard
+from depthdial.control.memory import CertifiedRows
+from depthdial.control.prediction import LAYER_STEPS, Prediction, predict_with, require_prediction
+from depthdial.control.predictors.base import Predictor
+from depthdial.control.predictors.fitting import restore_predictor
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_atomically, write_json
-from depthdial.models.adapter import adapter_card, compare_weights
-from depthdial.models.architectures import count_layers, unwrap
-from depthdial.models.prompt import PromptDepth
-from depthdial.models.untouched import adapter_modules
+from depthdial.guarantee.plan import Certificate
+from depthdial.hf.adapter import adapter_card, compare_weights
+from depthdial.hf.architectures import count_layers, unwrap
+from depthdial.hf.untouched import adapter_modules
+from depthdial.oracles.prices import Budget, OnlineBudget, choose_routes, price_for_budget
 from depthdial.routes import Route
+from depthdial.views.prompted import PromptDepth
 
 if TYPE_CHECKING:
+    from depthdial.data.tasks import Task
     from depthdial.measure.plan import ModelIdentity
-    from depthdial.measure.tasks import Task
 
 CONTROLLER_FILE, ARRAYS_FILE = "controller.json", "controller.safetensors"
 _FORMAT, _VERSION = "depthdial-controller", 2
@@ -148,10 +148,10 @@ class SequenceController:
             InputError: for a test split, a task that shares prompts with the fit or with another certificate of this
                 controller, another model, or numbers out of range.
         """
-        from depthdial.choose.controller_certify import certification_plan, certify_rows
-        from depthdial.choose.controller_fit import measure_for
-        from depthdial.measure.apart import prompt_hashes, require_no_test_split
-        from depthdial.measure.tasks import as_task
+        from depthdial.control.certify import certification_plan, certify_rows
+        from depthdial.control.fit import measure_for
+        from depthdial.data.leakage import prompt_hashes, require_no_test_split
+        from depthdial.data.tasks import as_task
 
         task = as_task(task, held_out=True)
         require_no_test_split(task, "certify")
@@ -169,7 +169,7 @@ class SequenceController:
         Raises:
             InputError: if the certificate certifies nothing, or belongs to another controller.
         """
-        from depthdial.choose.controller_certify import certified_price
+        from depthdial.control.certify import certified_price
 
         return replace(self, price=certified_price(self, certificate), certificate=certificate)
 
@@ -329,7 +329,7 @@ class SequenceController:
             InputError: for a test split, rows that were searched or trained on, too few rows, a family without the full
                 route, features that are all constant, or a bad argument; before anything runs, where that can be told.
         """
-        from depthdial.choose.controller_fit import FitSettings, fit_controller
+        from depthdial.control.fit import FitSettings, fit_controller
 
         sizes = (response_tokens, batch_size, n_folds, seed)
         settings = FitSettings(budget, metric, cost, predictor, prompt_depth, *sizes, allow_searched_rows)

@@ -10,28 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from depthdial.choose.controller import SequenceController
-from depthdial.choose.controller_card import METRICS, ControllerCard, check_family, routes_of, searched_prompts
-from depthdial.choose.controller_rows import MeasuredRows, RowSettings, measure_rows
-from depthdial.choose.policy import Budget, budget_in, budget_of, price_for_budget
-from depthdial.choose.prediction import COST_UNITS, LAYER_STEPS, LAYERS, MS, Prediction, likely_steps
-from depthdial.choose.predictors.base import LEAST_ROWS
-from depthdial.choose.predictors.fitting import KINDS, choose_kind, cross_validated, fit_predictor, score
-from depthdial.choose.search.costs import layer_flops, layer_ms
+from depthdial.control.card import METRICS, ControllerCard, check_family, routes_of, searched_prompts
+from depthdial.control.controller import SequenceController
+from depthdial.control.prediction import COST_UNITS, LAYER_STEPS, LAYERS, MS, Prediction, likely_steps
+from depthdial.control.predictors.base import LEAST_ROWS
+from depthdial.control.predictors.fitting import KINDS, choose_kind, cross_validated, fit_predictor, score
+from depthdial.control.rows import MeasuredRows, RowSettings, measure_rows
+from depthdial.data.leakage import prompt_hashes, require_apart, require_no_test_split, require_unsearched
+from depthdial.data.tasks import EncodedExample, Task, as_task, encode
+from depthdial.data.templates import resolve_template
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError, check_choice
-from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split, require_unsearched
-from depthdial.measure.batches import Runner
+from depthdial.hf.architectures import count_layers, unwrap
+from depthdial.hf.known_routes import best_known_routes
+from depthdial.hf.weights import weights_hash
+from depthdial.measure.features import FeatureSpec
+from depthdial.measure.latency import layer_flops, layer_ms
 from depthdial.measure.plan import ModelIdentity, check_positive
-from depthdial.measure.prompt_features import FeatureSpec
-from depthdial.measure.provenance import environment
 from depthdial.measure.quality import require_rouge
-from depthdial.measure.tasks import EncodedExample, Task, as_task, encode
-from depthdial.measure.templates import resolve_template
-from depthdial.models.architectures import count_layers, unwrap
-from depthdial.models.known_routes import best_known_routes
-from depthdial.models.prompt import PROMPT_DEPTHS, PromptDepth
-from depthdial.models.weights import weights_hash
+from depthdial.oracles.prices import Budget, budget_in, budget_of, price_for_budget
+from depthdial.provenance import environment
 from depthdial.routes import Route
+from depthdial.views.prompted import PROMPT_DEPTHS, PromptDepth
 
 AUTO = "auto"
 MEASURED = "measured"

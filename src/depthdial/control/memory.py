@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from depthdial.choose.guarantee import Certificate, CertificationPlan
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
+from depthdial.guarantee.plan import Certificate, CertificationPlan
 
 CERTIFIED_FILE = "certified_on.json"
 _FORMAT = "depthdial-certified-on"

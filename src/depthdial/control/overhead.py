@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from depthdial.choose.controller import SequenceController
+from depthdial.control.controller import SequenceController
+from depthdial.data.tasks import EncodedExample
+from depthdial.engine.decode import Decoded
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError
-from depthdial.measure.batches import Runner
-from depthdial.measure.prompt_features import features_of, watched_prefill
-from depthdial.measure.tasks import EncodedExample
-from depthdial.models.decode import Decoded
-from depthdial.models.prompt import clock_sec
+from depthdial.measure.features import features_of, watched_prefill
+from depthdial.views.prompted import clock_sec
 
 _WARM = 2
 

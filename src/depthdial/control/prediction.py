@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from depthdial.choose.costs import LAYER_STEPS, LAYERS, MS
 from depthdial.errors import InputError
+from depthdial.oracles.costs import LAYER_STEPS, LAYERS, MS
 
 FLOPS = "flops"
 # In which budgets and prices of a controller count; all but the layers of a sequence grow with its answer.

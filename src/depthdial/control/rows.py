@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from depthdial.choose.score_table import read_samples, read_scores
+from depthdial.data.leakage import prompt_hashes
+from depthdial.data.tasks import Task
 from depthdial.errors import InputError
-from depthdial.measure.apart import prompt_hashes
+from depthdial.measure.features import FeatureSpec, prompt_features, read_features
 from depthdial.measure.plan import ModelIdentity, make_plan
-from depthdial.measure.prompt_features import FeatureSpec, prompt_features, read_features
-from depthdial.measure.results import load_rows
 from depthdial.measure.sweep import sweep
-from depthdial.measure.tasks import Task
-from depthdial.models.prompt import PromptDepth
+from depthdial.oracles.score_table import read_samples, read_scores
 from depthdial.routes import Route
+from depthdial.rows.store import load_rows
+from depthdial.views.prompted import PromptDepth
 
 # Where the parts of one measurement are, in its folder.
 SCORES, FEATURES, KNOWN = "scores", "features", "known"

@@ -14,8 +14,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from depthdial.data.templates import Messages
 from depthdial.errors import InputError
-from depthdial.measure.templates import Messages
 
 _ROLES = {
     "system": "system",

@@ -27,9 +27,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from depthdial.data.chat_rows import is_conversation, last_reply, read_conversation, split_reply
+from depthdial.data.templates import Form, Messages
 from depthdial.errors import InputError
-from depthdial.measure.chat_rows import is_conversation, last_reply, read_conversation, split_reply
-from depthdial.measure.templates import Form, Messages
 
 Row = Mapping[str, Any]
 

@@ -12,10 +12,10 @@ import json
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from depthdial.data.tasks import Example, Task
 from depthdial.errors import InputError
-from depthdial.measure.tasks import Example, Task
-from depthdial.models.token_depth import TokenDepth
-from depthdial.models.trained import trained_on
+from depthdial.hf.trained import trained_on
+from depthdial.views.tokens.depth import TokenDepth
 
 SEARCHED = "to search the routes"
 _ELSEWHERE = "take rows that were not, from another split"

@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from depthdial.data.fields import Row
 from depthdial.errors import InputError
-from depthdial.measure.fields import Row
 
 Rows = list[tuple[int, Row]]
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from depthdial.data.fields import Row, well_formed
+from depthdial.data.readers import STDIN, File, kinds, open_file, open_lines, stem_of
+from depthdial.data.splits import WHOLE, find_split, split_files
 from depthdial.errors import InputError
-from depthdial.measure.fields import Row, well_formed
-from depthdial.measure.readers import STDIN, File, kinds, open_file, open_lines, stem_of
-from depthdial.measure.splits import WHOLE, find_split, split_files
 
 SEEDED_SPLITS = ("train", "validation", "test")
 PAPER_SEED = 42
@@ -169,7 +169,7 @@ def _open_builtin(split: str | None, seed: int) -> Source:
     split = split or "test"
     if split not in (*_BUILTIN_SPLITS, WHOLE):
         raise _unknown_split(split, "builtin", (*_BUILTIN_SPLITS, WHOLE))
-    packaged = importlib.resources.files("depthdial.measure") / "data" / "builtin.jsonl"
+    packaged = importlib.resources.files("depthdial.data") / "builtin.jsonl"
     with importlib.resources.as_file(packaged) as path:
         file = open_file(path)
     chosen = [(number, row) for number, row in file.read(file.columns) if split in (WHOLE, row["split"])]

@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from depthdial.data.readers import kind_of, kinds, stem_of
 from depthdial.errors import InputError
-from depthdial.measure.readers import kind_of, kinds, stem_of
 
 WHOLE = "all"
 # What a split goes by, as in `datasets`.

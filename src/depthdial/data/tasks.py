@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from depthdial.data.fields import Columns, Record, check_roles, find_columns
+from depthdial.data.sources import Source, held_out_split, open_source
+from depthdial.data.templates import Form, Messages, Prompter, Template, check_template, resolve_template
 from depthdial.errors import InputError
-from depthdial.measure.fields import Columns, Record, check_roles, find_columns
-from depthdial.measure.sources import Source, held_out_split, open_source
-from depthdial.measure.templates import Form, Messages, Prompter, Template, check_template, resolve_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -146,7 +146,7 @@ def task(
         limit: keep the first so many examples; a higher limit only adds examples.
         seed: divides a file into splits.
         template: "auto" (default: the tokenizer's chat template, else the paper's), "chat", "paper" or "plain".
-        fields: from roles to names of fields, where these are not known ones; see `depthdial.measure.fields`.
+        fields: from roles to names of fields, where these are not known ones; see `depthdial.data.fields`.
         max_prompt_tokens, max_response_tokens: budgets to cut to; default those of the set (`sources.HUB_SETS`), none
             for "builtin" and for files.
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
+from depthdial.data.chat import ChatTemplate, check_encodable
 from depthdial.errors import InputError
-from depthdial.measure.chat import ChatTemplate, check_encodable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 
 from depthdial.errors import InputError
-from depthdial.models.architectures import unwrap
-from depthdial.models.ends import eos_ids as eos_ids
-from depthdial.models.prompt import Prefill, clock_sec
-from depthdial.models.token_depth import Depth, TokenDepth, prompted
+from depthdial.hf.architectures import unwrap
+from depthdial.hf.ends import eos_ids as eos_ids
+from depthdial.views.prompted import Prefill, clock_sec
+from depthdial.views.tokens.depth import Depth, TokenDepth, prompted
 
 FinishReason = Literal["eos", "length"]
 

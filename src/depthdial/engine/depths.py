@@ -11,14 +11,14 @@ from typing import Any
 
 from torch import nn
 
-from depthdial.choose.controller import CONTROLLER_FILE, OnlineController, SequenceController
-from depthdial.choose.controller_card import routes_of
+from depthdial.control.card import routes_of
+from depthdial.control.controller import CONTROLLER_FILE, OnlineController, SequenceController
 from depthdial.errors import InputError
-from depthdial.models.known_routes import best_known_routes, check_share, route_within
-from depthdial.models.token_depth import TokenDepth
-from depthdial.models.token_policy import as_policy
-from depthdial.models.view import route_of
+from depthdial.hf.known_routes import best_known_routes, check_share, route_within
 from depthdial.routes import AnyRoute, RandomRoute, Route, require_depth
+from depthdial.views.tokens.depth import TokenDepth
+from depthdial.views.tokens.policy import as_policy
+from depthdial.views.view import route_of
 
 Controller = SequenceController | OnlineController
 

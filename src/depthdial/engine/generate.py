@@ -14,22 +14,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from depthdial.control.choosing import Choice, Chooser, choosing
+from depthdial.data.templates import resolve_template
+from depthdial.engine.depths import Controller, is_several, number_in, one_each, read_depth
+from depthdial.engine.options import Options, read_options
+from depthdial.engine.processors import Row
+from depthdial.engine.requests import Request, read_requests
+from depthdial.engine.session import Runner
+from depthdial.engine.steps import FinishReason, Steps, draws
+from depthdial.engine.streams import check_streaming, streaming
 from depthdial.errors import InputError, check_choice
-from depthdial.generation.choosing import Choice, Chooser, choosing
-from depthdial.generation.depths import Controller, is_several, number_in, one_each, read_depth
-from depthdial.generation.options import Options, read_options
-from depthdial.generation.processors import Row
-from depthdial.generation.requests import Request, read_requests
-from depthdial.generation.steps import FinishReason, Steps, draws
-from depthdial.generation.streams import check_streaming, streaming
-from depthdial.measure.batches import Runner
+from depthdial.hf.architectures import unwrap
 from depthdial.measure.plan import check_positive
-from depthdial.measure.templates import resolve_template
-from depthdial.models.architectures import unwrap
-from depthdial.models.prompt import PROMPT_DEPTHS, Prefill, clock_sec
-from depthdial.models.snapshot import as_is
-from depthdial.models.token_depth import Depth, TokenDepth, prompted
 from depthdial.routes import AnyRoute, Route
+from depthdial.views.prompted import PROMPT_DEPTHS, Prefill, clock_sec
+from depthdial.views.snapshot import as_is
+from depthdial.views.tokens.depth import Depth, TokenDepth, prompted
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from depthdial.errors import InputError
+from depthdial.hf.cache_name import CACHE_NAMES
 from depthdial.measure.plan import check_positive
-from depthdial.models.cache_name import CACHE_NAMES
 
 DEFAULT_NEW_TOKENS = 64
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from depthdial.models.architectures import decoder_stack
+from depthdial.hf.architectures import decoder_stack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from depthdial.engine.options import Options
 from depthdial.errors import InputError
-from depthdial.generation.options import Options
 
 Processor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from depthdial.data.chat import ChatTemplate, check_conversation
+from depthdial.data.templates import Prompter, resolve_template
 from depthdial.errors import InputError
-from depthdial.measure.chat import ChatTemplate, check_conversation
-from depthdial.measure.templates import Prompter, resolve_template
 
 
 @dataclass(frozen=True)

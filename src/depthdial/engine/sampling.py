@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from depthdial.engine.decode import GREEDY, DecodingPolicy
 from depthdial.errors import InputError
-from depthdial.models.decode import GREEDY, DecodingPolicy
-from depthdial.models.token_depth import Depth
+from depthdial.views.tokens.depth import Depth
 
 
 def sampling_policy(samples: int, temperature: float, top_p: float) -> DecodingPolicy:

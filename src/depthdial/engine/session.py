@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from depthdial.measure.tasks import EncodedExample
-from depthdial.models.architectures import count_layers, unwrap
-from depthdial.models.decode import GREEDY, Decoded, DecodingPolicy, decode, joined
-from depthdial.models.ends import eos_ids
-from depthdial.models.prompt import Prefill, left_padded, prefill
-from depthdial.models.snapshot import as_is, snapshot
-from depthdial.models.token_depth import Depth, TokenDepth
-from depthdial.models.untouched import has_adapters_on
-from depthdial.models.view import quiet_view
+from depthdial.data.tasks import EncodedExample
+from depthdial.engine.decode import GREEDY, Decoded, DecodingPolicy, decode, joined
+from depthdial.hf.architectures import count_layers, unwrap
+from depthdial.hf.ends import eos_ids
+from depthdial.hf.untouched import has_adapters_on
 from depthdial.routes import Route
+from depthdial.views.prompted import Prefill, left_padded, prefill
+from depthdial.views.snapshot import as_is, snapshot
+from depthdial.views.tokens.depth import Depth, TokenDepth
+from depthdial.views.view import quiet_view
 
 # How many tokens of the full model's own greedy answer KL and agreement are taken on where nothing else is asked for.
 FIDELITY_TOKENS = 128

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from depthdial.generation.options import Options
-from depthdial.generation.processors import Processor, Row, processors_of, reads_tokens
-from depthdial.models.decode import DecodingPolicy, cut_at_end, draw_tokens
+from depthdial.engine.decode import DecodingPolicy, cut_at_end, draw_tokens
+from depthdial.engine.options import Options
+from depthdial.engine.processors import Processor, Row, processors_of, reads_tokens
 
 FinishReason = Literal["eos", "length", "stop"]
 _AS_THEY_ARE = DecodingPolicy(temperature=1.0)  # temperature and nucleus are processors already

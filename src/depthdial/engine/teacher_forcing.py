@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from depthdial.models.architectures import accepts, decoder_stack
-from depthdial.models.cache_name import cache_argument
-from depthdial.models.prompt import Prefill, positions
-from depthdial.models.snapshot import as_is
-from depthdial.models.token_depth import Depth, continuing
-from depthdial.models.view import quiet_view
+from depthdial.hf.architectures import accepts, decoder_stack
+from depthdial.hf.cache_name import cache_argument
 from depthdial.routes import Route
+from depthdial.views.prompted import Prefill, positions
+from depthdial.views.snapshot import as_is
+from depthdial.views.tokens.depth import Depth, continuing
+from depthdial.views.view import quiet_view
 
 # Logits of one pass are kept under this size (0.13 GB in fp32): with a large vocabulary they outweigh everything else.
 _MAX_LOGITS = 32_000_000

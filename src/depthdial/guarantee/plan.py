@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from depthdial.choose.costs import LAYER_STEPS
-from depthdial.choose.p_values import METHODS as P_VALUE_METHODS
-from depthdial.choose.p_values import check_delta, check_losses, check_rows, p_values, rows_needed, upper_bounds
-from depthdial.choose.risk_control import conformal_bounds, conformal_setting, fixed_sequence
-from depthdial.choose.stored import plain
 from depthdial.errors import InputError, check_choice
+from depthdial.guarantee.p_values import METHODS as P_VALUE_METHODS
+from depthdial.guarantee.p_values import check_delta, check_losses, check_rows, p_values, rows_needed, upper_bounds
+from depthdial.guarantee.risk_control import conformal_bounds, conformal_setting, fixed_sequence
+from depthdial.oracles.costs import LAYER_STEPS
+from depthdial.stats.serialize import plain
 
 CONFORMAL = "conformal_risk_control"
 METHODS = (*P_VALUE_METHODS, CONFORMAL)

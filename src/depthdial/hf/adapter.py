@@ -15,12 +15,12 @@ from typing import Any, Literal, get_args
 import torch
 
 from depthdial.errors import InputError, RouteWarning, check_choice
-from depthdial.families import RouteFamily, restored_routes, stored_routes
 from depthdial.files import read_json, write_json
-from depthdial.models.architectures import count_layers, unwrap
-from depthdial.models.trained import note_merging
-from depthdial.models.weights import weights_hash
+from depthdial.hf.architectures import count_layers, unwrap
+from depthdial.hf.trained import note_merging
+from depthdial.hf.weights import weights_hash
 from depthdial.routes import AnyRoute, Route
+from depthdial.routes.families import RouteFamily, restored_routes, stored_routes
 
 CARD_FILE = "depthdial.json"
 # On the model inside PEFT's wrapper, from where views take it along.

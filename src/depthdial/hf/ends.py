@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from depthdial.models.architectures import unwrap
+from depthdial.hf.architectures import unwrap
 
 _MARK = "depthdialanswer"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from depthdial.errors import InputError, TokenizerWarning
-from depthdial.models.gguf_splits import DEFAULT, SPLITS, Split
-from depthdial.models.tokenizers import set_ends
+from depthdial.hf.gguf_splits import DEFAULT, SPLITS, Split
+from depthdial.hf.tokenizers import set_ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

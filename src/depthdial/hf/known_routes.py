@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from depthdial.errors import InputError, RouteWarning
-from depthdial.families import RouteFamily
-from depthdial.models.adapter import adapter_card
-from depthdial.models.architectures import count_layers, unwrap
+from depthdial.hf.adapter import adapter_card
+from depthdial.hf.architectures import count_layers, unwrap
 from depthdial.routes import Route, family_routes
+from depthdial.routes.families import RouteFamily
 
 # Families that come with the package, searched on the untouched model, by the alias that each is for.
 _SHIPPED = {"smollm2-135m": "smollm2-135m.json"}

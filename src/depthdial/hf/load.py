@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 
 from depthdial.errors import InputError
-from depthdial.models import builtin
-from depthdial.models.adapter import CARD_FILE, AdapterCard, attach_card, check_base, shipped_adapter
-from depthdial.models.checkpoint import check_adapter, check_folder, hub_snapshot
-from depthdial.models.gguf_file import check_gguf, read_tokenizer
-from depthdial.models.loaded import (
+from depthdial.hf import builtin
+from depthdial.hf.adapter import CARD_FILE, AdapterCard, attach_card, check_base, shipped_adapter
+from depthdial.hf.checkpoint import check_adapter, check_folder, hub_snapshot
+from depthdial.hf.gguf import check_gguf, read_tokenizer
+from depthdial.hf.loaded import (
     check_complete,
     check_config_file,
     check_fits,
@@ -26,10 +26,10 @@ from depthdial.models.loaded import (
     refusing,
     wrapper_prefix,
 )
-from depthdial.models.quiet import quiet_transformers
-from depthdial.models.tokenizers import read_folder
-from depthdial.models.trained import note_training, prompts_of_folder
-from depthdial.models.wrappers import auto_class
+from depthdial.hf.quiet import quiet_transformers
+from depthdial.hf.tokenizers import read_folder
+from depthdial.hf.trained import note_training, prompts_of_folder
+from depthdial.hf.wrappers import auto_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

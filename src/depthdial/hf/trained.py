@@ -13,8 +13,8 @@ from typing import Any
 
 from depthdial.errors import InputError
 from depthdial.files import read_json
-from depthdial.models.architectures import unwrap
-from depthdial.models.untouched import has_adapters_on
+from depthdial.hf.architectures import unwrap
+from depthdial.hf.untouched import has_adapters_on
 
 # On the model inside PEFT's wrapper, from where views take them along: of its own weights, and of the adapter on it.
 _WEIGHTS, _ADAPTER = "depthdial_trained_on", "depthdial_adapter_trained_on"

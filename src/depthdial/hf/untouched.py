@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from depthdial.errors import InputError
-from depthdial.models.architectures import unwrap
+from depthdial.hf.architectures import unwrap
 
 # What PEFT's modules look at in every forward pass; on a module that was never switched it is the class's.
 _SWITCH = "_disable_adapters"

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from depthdial.data.tasks import EncodedExample
+from depthdial.engine.decode import Decoded, DecodedPart
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
-from depthdial.measure.batches import Runner
-from depthdial.measure.results import UnitStore, unit_name
-from depthdial.measure.tasks import EncodedExample
-from depthdial.models.architectures import unwrap
-from depthdial.models.decode import Decoded, DecodedPart
-from depthdial.models.prompt import Prefill
+from depthdial.hf.architectures import unwrap
+from depthdial.rows.store import UnitStore, unit_name
+from depthdial.views.prompted import Prefill
 
 
 def reference_prefill(runner: Runner, batch: Sequence[EncodedExample], prefilled: Prefill) -> Prefill:

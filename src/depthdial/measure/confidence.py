@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from depthdial.engine.session import Runner
+from depthdial.engine.teacher_forcing import continued_logits, right_padded
 from depthdial.errors import InputError
-from depthdial.measure.batches import Runner
-from depthdial.measure.forced import continued_logits, right_padded
-from depthdial.models.snapshot import as_is
-from depthdial.models.token_depth import TokenDepth
-from depthdial.models.token_policy import Confidence, ConfidenceExit, Decide, TokenPolicy, TokenStep
+from depthdial.views.snapshot import as_is
+from depthdial.views.tokens.depth import TokenDepth
+from depthdial.views.tokens.policy import Confidence, ConfidenceExit, Decide, TokenPolicy, TokenStep
 
 
 @dataclass(frozen=True)

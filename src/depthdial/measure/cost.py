@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from depthdial.models.architectures import decoder_stack, unwrap
-from depthdial.models.facts import held_bytes, layer_facts, matrix_size
+from depthdial.hf.architectures import decoder_stack, unwrap
+from depthdial.measure.facts import held_bytes, layer_facts, matrix_size
 from depthdial.routes import Route
 
 

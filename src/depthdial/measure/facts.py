@@ -17,10 +17,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from depthdial.errors import InputError
-from depthdial.models.architectures import decoder_stack
-from depthdial.models.cache_name import cache_of
-from depthdial.models.view import quiet_view
-from depthdial.models.weights import state_tensors, stored_bytes
+from depthdial.hf.architectures import decoder_stack
+from depthdial.hf.cache_name import cache_of
+from depthdial.hf.weights import state_tensors, stored_bytes
+from depthdial.views.view import quiet_view
 
 _CHOSEN = (
     "top_k",

@@ -16,14 +16,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from depthdial.data.tasks import EncodedExample
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError, check_choice
-from depthdial.measure.batches import Runner
 from depthdial.measure.plan import Plan
-from depthdial.measure.results import RunSettings, UnitStore, unit_name
-from depthdial.measure.tasks import EncodedExample
-from depthdial.models.prompt import PROMPT_DEPTHS, Prefill, PromptDepth
 from depthdial.progress import progress_bar
 from depthdial.routes import Route
+from depthdial.rows.store import RunSettings, UnitStore, unit_name
+from depthdial.views.prompted import PROMPT_DEPTHS, Prefill, PromptDepth
 
 POOLINGS = ("last", "mean")
 _LENGTH = "log_prompt_tokens"

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from depthdial.measure.batches import Runner
+from depthdial.data.tasks import EncodedExample
+from depthdial.engine.session import Runner
+from depthdial.hf.architectures import accepts, decoder_stack
+from depthdial.hf.cache_name import cache_argument
 from depthdial.measure.cost import model_cost
-from depthdial.measure.tasks import EncodedExample
-from depthdial.models.architectures import accepts, decoder_stack
-from depthdial.models.cache_name import cache_argument
-from depthdial.models.prompt import clock_sec, positions
-from depthdial.models.snapshot import as_is
-from depthdial.models.view import quiet_view
 from depthdial.routes import Route
+from depthdial.views.prompted import clock_sec, positions
+from depthdial.views.snapshot import as_is
+from depthdial.views.view import quiet_view
 
 COSTS = ("layers", "flops", "ms")
 _WARM_STEPS, _TIMED_STEPS = 3, 15

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
+from depthdial.data.tasks import EncodedExample, Task, encode
+from depthdial.data.templates import resolve_template
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError, check_choice
-from depthdial.families import RouteFamily, distinct_routes, listed_routes
-from depthdial.measure.batches import Runner
-from depthdial.measure.provenance import digest
-from depthdial.measure.results import RunSettings, UnitStore, unit_name
-from depthdial.measure.tasks import EncodedExample, Task, encode
-from depthdial.measure.templates import resolve_template
-from depthdial.models.adapter import adapter_card
-from depthdial.models.architectures import unwrap
-from depthdial.models.ends import configured_ends
-from depthdial.models.prompt import PROMPT_DEPTHS, PromptDepth
-from depthdial.models.token_depth import Depth, TokenDepth
-from depthdial.models.token_policy import TokenPolicy
-from depthdial.models.untouched import has_adapters_on
-from depthdial.models.weights import weights_hash
+from depthdial.hf.adapter import adapter_card
+from depthdial.hf.architectures import unwrap
+from depthdial.hf.ends import configured_ends
+from depthdial.hf.untouched import has_adapters_on
+from depthdial.hf.weights import weights_hash
+from depthdial.provenance import digest
 from depthdial.routes import AnyRoute, require_depth
+from depthdial.routes.families import RouteFamily, distinct_routes, listed_routes
+from depthdial.rows.store import RunSettings, UnitStore, unit_name
+from depthdial.views.prompted import PROMPT_DEPTHS, PromptDepth
+from depthdial.views.tokens.depth import Depth, TokenDepth
+from depthdial.views.tokens.policy import TokenPolicy
 
 # What a measurement may run at: one route, a rule that draws one a sequence, or a policy that decides by token.
 AnyDepth = AnyRoute | TokenDepth

@@ -9,20 +9,20 @@ from typing import Any
 
 import torch
 
+from depthdial.data.tasks import EncodedExample
+from depthdial.engine.decode import GREEDY, Decoded, DecodingPolicy
+from depthdial.engine.sampling import draws
+from depthdial.engine.session import Runner
+from depthdial.engine.teacher_forcing import Predictions, by_route, forced_logits, nll, right_padded, row_slices
 from depthdial.measure.answers import full_answers
-from depthdial.measure.batches import Runner
 from depthdial.measure.cost import ModelCost
-from depthdial.measure.forced import Predictions, by_route, forced_logits, nll, right_padded, row_slices
 from depthdial.measure.plan import AnyDepth, Plan, route_columns
 from depthdial.measure.quality import ANSWER_METRICS, ROUGE_METRICS, rouge
-from depthdial.measure.results import UnitStore
-from depthdial.measure.sampling import draws
-from depthdial.measure.tasks import EncodedExample
 from depthdial.measure.token_cost import deciding_flops, token_cost
-from depthdial.models.decode import GREEDY, Decoded, DecodingPolicy
-from depthdial.models.prompt import Prefill
-from depthdial.models.token_depth import Depth, TokenDepth
 from depthdial.routes import Route
+from depthdial.rows.store import UnitStore
+from depthdial.views.prompted import Prefill
+from depthdial.views.tokens.depth import Depth, TokenDepth
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,10 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import torch
 
-from depthdial.errors import InputError
-from depthdial.measure.answers import full_answers, reference_prefill
-from depthdial.measure.apart import require_unsearched
-from depthdial.measure.batches import FIDELITY_TOKENS, Runner
-from depthdial.measure.forced import (
+from depthdial.data.leakage import require_unsearched
+from depthdial.data.tasks import EncodedExample, Task, as_task
+from depthdial.engine.session import FIDELITY_TOKENS, Runner
+from depthdial.engine.teacher_forcing import (
     HiddenStates,
     Predictions,
     by_route,
@@ -29,15 +28,16 @@ from depthdial.measure.forced import (
     right_padded,
     row_slices,
 )
+from depthdial.errors import InputError
+from depthdial.hf.adapter import warn_if_outside
+from depthdial.measure.answers import full_answers, reference_prefill
 from depthdial.measure.plan import ModelIdentity, Plan, Routes, check_positive, cut, make_plan, route_columns
-from depthdial.measure.results import SIMILARITY_COLUMNS, UnitStore
-from depthdial.measure.tasks import EncodedExample, Task, as_task
-from depthdial.models.adapter import warn_if_outside
-from depthdial.models.prompt import Prefill
-from depthdial.models.snapshot import as_is
-from depthdial.models.token_depth import TokenDepth
 from depthdial.progress import progress_bar
 from depthdial.routes import FAMILIES, AnyRoute, Route, family_routes
+from depthdial.rows.store import SIMILARITY_COLUMNS, UnitStore
+from depthdial.views.prompted import Prefill
+from depthdial.views.snapshot import as_is
+from depthdial.views.tokens.depth import TokenDepth
 
 
 def similarity(

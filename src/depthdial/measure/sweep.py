@@ -13,10 +13,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from depthdial.data.leakage import require_unsearched
+from depthdial.data.tasks import Task, as_task
+from depthdial.engine.sampling import sampled_metrics, sampling_policy
+from depthdial.engine.session import FIDELITY_TOKENS, Runner
 from depthdial.errors import DataWarning, InputError, check_choice
+from depthdial.hf.adapter import warn_if_outside
+from depthdial.hf.weights import weights_hash
 from depthdial.measure.answers import check_reference
-from depthdial.measure.apart import require_unsearched
-from depthdial.measure.batches import FIDELITY_TOKENS, Runner
 from depthdial.measure.cost import model_cost
 from depthdial.measure.plan import ModelIdentity, Routes, check_positive, make_plan
 from depthdial.measure.quality import (
@@ -27,15 +31,11 @@ from depthdial.measure.quality import (
     ROUGE_TOKENIZERS,
     is_seen,
 )
-from depthdial.measure.results import SWEEP_COLUMNS, UnitStore
-from depthdial.measure.sampling import sampled_metrics, sampling_policy
 from depthdial.measure.scoring import Scoring, SweepOptions
-from depthdial.measure.tasks import Task, as_task
 from depthdial.measure.token_cost import skipped_layer_flops
-from depthdial.models.adapter import warn_if_outside
-from depthdial.models.token_depth import TokenDepth
-from depthdial.models.weights import weights_hash
 from depthdial.progress import progress_bar
+from depthdial.rows.store import SWEEP_COLUMNS, UnitStore
+from depthdial.views.tokens.depth import TokenDepth
 
 
 def sweep(

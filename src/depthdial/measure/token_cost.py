@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from depthdial.hf.architectures import unwrap
 from depthdial.measure.cost import ModelCost, RouteCost
-from depthdial.models.architectures import unwrap
-from depthdial.models.token_cache import KeyValues
-from depthdial.models.token_policy import FunctionPolicy, TokenPolicy
-from depthdial.models.token_view import token_view
 from depthdial.routes import Route
+from depthdial.views.tokens.cache import KeyValues
+from depthdial.views.tokens.policy import FunctionPolicy, TokenPolicy
+from depthdial.views.tokens.view import token_view
 
 
 def token_cost(cost: ModelCost, ran: np.ndarray, *, prompt_tokens: int, new_tokens: int, skipped_flops: float) -> RouteCost:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depthdial.choose.hull import merge_increments
-from depthdial.choose.knapsack import prepare
+from depthdial.oracles.exact.hull import merge_increments
+from depthdial.oracles.exact.knapsack import prepare
 
 _BOOTSTRAP_CELLS = 4_000_000
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depthdial.choose.knapsack import BudgetProblem, prepare
-from depthdial.choose.yardsticks import crossing, resample_counts
+from depthdial.oracles.baselines import crossing, resample_counts
+from depthdial.oracles.exact.knapsack import BudgetProblem, prepare
 
 _LEAST_NOISE = 1e-9
 # Resampled curves are read off at so many points of each allocation.

@@ -14,13 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from depthdial.choose.costs import LAYER_STEPS, budget_in_units, cost_name, cost_unit
-from depthdial.choose.frames import as_frame, ends
-from depthdial.choose.knapsack import BudgetProblem, prepare
-from depthdial.choose.score_table import Rows, ScoreTable, read_scores
-from depthdial.choose.stored import array_or_none, plain
-from depthdial.choose.whole_curve import WholeCurve, oracle_curve, read_off
-from depthdial.choose.yardsticks import (
+from depthdial.errors import InputError
+from depthdial.metrics import higher_is_better as direction
+from depthdial.oracles.baselines import (
     Bootstrap,
     FixedRoute,
     bootstrap_curves,
@@ -29,8 +25,12 @@ from depthdial.choose.yardsticks import (
     permuted_curves,
     weighted,
 )
-from depthdial.errors import InputError
-from depthdial.metrics import higher_is_better as direction
+from depthdial.oracles.costs import LAYER_STEPS, budget_in_units, cost_name, cost_unit
+from depthdial.oracles.exact.knapsack import BudgetProblem, prepare
+from depthdial.oracles.frames import as_frame, ends
+from depthdial.oracles.score_table import Rows, ScoreTable, read_scores
+from depthdial.oracles.whole_curve import WholeCurve, oracle_curve, read_off
+from depthdial.stats.serialize import array_or_none, plain
 
 __all__ = ["OracleCurve", "WholeCurve", "oracle", "oracle_curve"]
 _HEADLINE_SHARES = (0.25, 0.5, 0.75)

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from depthdial.choose import crossfit
-from depthdial.choose.costs import LAYER_STEPS, budget_in_units, cost_name, cost_unit
-from depthdial.choose.frames import as_frame, ends
-from depthdial.choose.score_table import Rows, SampledScores, read_samples
-from depthdial.choose.stored import array_or_none, plain
-from depthdial.choose.yardsticks import FixedRoute, crossing, mixture_curve
 from depthdial.errors import InputError
 from depthdial.metrics import higher_is_better as direction
+from depthdial.oracles import crossfit
+from depthdial.oracles.baselines import FixedRoute, crossing, mixture_curve
+from depthdial.oracles.costs import LAYER_STEPS, budget_in_units, cost_name, cost_unit
+from depthdial.oracles.frames import as_frame, ends
+from depthdial.oracles.score_table import Rows, SampledScores, read_samples
+from depthdial.stats.serialize import array_or_none, plain
 
 _HEADLINE_SHARES = (0.25, 0.5, 0.75)
 _EVEN_BUDGETS = 200

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from depthdial.choose.costs import LAYER_STEPS
-from depthdial.choose.hull import merge_increments
-from depthdial.choose.knapsack import BUDGET_RTOL, prepare
 from depthdial.errors import InputError
+from depthdial.oracles.costs import LAYER_STEPS
+from depthdial.oracles.exact.hull import merge_increments
+from depthdial.oracles.exact.knapsack import BUDGET_RTOL, prepare
 
 # Scores closer than this share of their own terms are equal: at a price that is a slope, two routes tie but for rounding.
 _TIE_RTOL = 1e-12

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from depthdial.choose.costs import LAYER_STEPS, LAYERS, LAYERS_COLUMN, SECONDS_COLUMN, CostReader, cost_columns
 from depthdial.errors import InputError, check_choice
 from depthdial.metrics import MEASURED
+from depthdial.oracles.costs import LAYER_STEPS, LAYERS, LAYERS_COLUMN, SECONDS_COLUMN, CostReader, cost_columns
 
 # Costs of the samples of a cell that differ by less are equal.
 _COST_RTOL = 1e-9

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from depthdial.choose.knapsack import BudgetProblem, prepare
+from depthdial.oracles.exact.knapsack import BudgetProblem, prepare
 
 
 class WholeCurve(NamedTuple):

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
-from depthdial.measure.results import PROVENANCE_COLUMNS, SWEEP_COLUMNS, load_rows
+from depthdial.rows.store import PROVENANCE_COLUMNS, SWEEP_COLUMNS, load_rows
 
 Mode = Literal["sampled", "argmax", "none"]
 

@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_atomically, write_json
-from depthdial.measure.provenance import digest, environment
+from depthdial.provenance import digest, environment
 
 _TEXT, _COUNT, _REAL = pa.string(), pa.int64(), pa.float64()
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import torch
 
-from depthdial.choose.search.layer_scores import mean_over_tokens
-from depthdial.choose.search.method import Found, Memory, Problem
-from depthdial.choose.search.states import TextStates
+from depthdial.search.layer_scores import mean_over_tokens
+from depthdial.search.method import Found, Memory, Problem
+from depthdial.search.states import TextStates
 
 
 @dataclass(frozen=True)

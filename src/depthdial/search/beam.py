@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from depthdial.choose.search.greedy import candidates
-from depthdial.choose.search.method import Found, Memory, Problem, n_tried
+from depthdial.search.greedy import candidates
+from depthdial.search.method import Found, Memory, Problem, n_tried
 
 
 @dataclass(frozen=True)

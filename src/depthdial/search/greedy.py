@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from depthdial.choose.search.method import Found, Memory, Problem, n_tried
+from depthdial.search.method import Found, Memory, Problem, n_tried
 
 
 @dataclass

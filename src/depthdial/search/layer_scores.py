@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from depthdial.choose.search.method import Memory, Problem
-from depthdial.choose.search.states import TextStates
+from depthdial.search.method import Memory, Problem
+from depthdial.search.states import TextStates
 
 
 def mean_over_tokens(

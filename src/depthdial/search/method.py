@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from depthdial.choose.search.costs import LayerCosts
-from depthdial.choose.search.states import TextStates
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
+from depthdial.measure.latency import LayerCosts
 from depthdial.routes import Route
+from depthdial.search.states import TextStates
 
 
 @dataclass(frozen=True)

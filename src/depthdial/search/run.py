@@ -10,24 +10,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from depthdial.choose.search.angular import Angular
-from depthdial.choose.search.beam import Beam
-from depthdial.choose.search.block_influence import BlockInfluence
-from depthdial.choose.search.calibration import METRICS, Calibration
-from depthdial.choose.search.costs import COSTS, LayerCosts, layer_flops, layer_ms, layers_alike
-from depthdial.choose.search.greedy import Greedy
-from depthdial.choose.search.method import Found, Memory, Method, Problem
-from depthdial.choose.search.single_drop import SingleDrop
+from depthdial.data.leakage import prompt_hashes, require_unsearched
+from depthdial.data.tasks import Task, as_task
 from depthdial.errors import InputError, check_choice
-from depthdial.families import RouteFamily
 from depthdial.files import check_out_file
-from depthdial.measure.apart import prompt_hashes, require_unsearched
+from depthdial.hf.untouched import has_adapters_on
+from depthdial.measure.latency import COSTS, LayerCosts, layer_flops, layer_ms, layers_alike
 from depthdial.measure.plan import ModelIdentity, Plan, check_positive, make_plan
-from depthdial.measure.provenance import environment
-from depthdial.measure.tasks import Task, as_task
-from depthdial.models.untouched import has_adapters_on
 from depthdial.progress import progress_bar
+from depthdial.provenance import environment
 from depthdial.routes import Route
+from depthdial.routes.families import RouteFamily
+from depthdial.search.angular import Angular
+from depthdial.search.beam import Beam
+from depthdial.search.block_influence import BlockInfluence
+from depthdial.search.calibration import METRICS, Calibration
+from depthdial.search.greedy import Greedy
+from depthdial.search.method import Found, Memory, Method, Problem
+from depthdial.search.single_drop import SingleDrop
 
 METHOD = "greedy-kl"  # the name of the family that a search finds when nothing else is asked for
 METHODS = ("greedy", "beam", "single-drop", "block-influence", "angular")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from depthdial.choose.search.block_influence import one_shot
-from depthdial.choose.search.method import Found, Memory, Problem
+from depthdial.search.block_influence import one_shot
+from depthdial.search.method import Found, Memory, Problem
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from depthdial.engine.session import Runner
+from depthdial.engine.teacher_forcing import right_padded
 from depthdial.errors import InputError
-from depthdial.measure.batches import Runner
-from depthdial.measure.forced import right_padded
-from depthdial.models.architectures import accepts, decoder_stack
-from depthdial.models.prompt import positions
-from depthdial.models.snapshot import as_is
-from depthdial.models.view import quiet_view
+from depthdial.hf.architectures import accepts, decoder_stack
+from depthdial.views.prompted import positions
+from depthdial.views.snapshot import as_is
+from depthdial.views.view import quiet_view
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from depthdial.errors import InputError
-from depthdial.measure.stats import Interval, mean_interval, student_t_tail
+from depthdial.stats.intervals import Interval, mean_interval, student_t_tail
 
 Verdict = Literal["helps", "hurts", "equivalent within the margin", "not decided by these data"]
 Curve = Sequence[tuple[float, float]]

@@ -16,30 +16,30 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from depthdial.choose.controller import SequenceController
-from depthdial.choose.controller_cascade import measured_cascade
-from depthdial.choose.controller_certify import certification_plan, certify_rows
-from depthdial.choose.controller_fit import MEASURED, measure_for, require_unseen, route_costs, row_settings
-from depthdial.choose.controller_rivals import Learned, learn_again
-from depthdial.choose.controller_rows import MeasuredRows, measure_known, read_measured
-from depthdial.choose.gap import ControllerScore, score_controller
-from depthdial.choose.gap_inputs import check_options
-from depthdial.choose.guarantee import Certificate, CertificationPlan
-from depthdial.choose.policy import prices_for_budgets
-from depthdial.choose.prediction import LAYER_STEPS, LAYERS, MS, Prediction, cost_table
-from depthdial.choose.predictors.fitting import KINDS
+from depthdial.control.baselines import Learned, learn_again
+from depthdial.control.cascade import measured_cascade
+from depthdial.control.certify import certification_plan, certify_rows
+from depthdial.control.controller import SequenceController
+from depthdial.control.fit import MEASURED, measure_for, require_unseen, route_costs, row_settings
+from depthdial.control.judge.headroom import ControllerScore, score_controller
+from depthdial.control.judge.inputs import check_options
+from depthdial.control.overhead import ChoosingTime, time_choosing
+from depthdial.control.prediction import LAYER_STEPS, LAYERS, MS, Prediction, cost_table
+from depthdial.control.predictors.fitting import KINDS
+from depthdial.control.rows import MeasuredRows, measure_known, read_measured
+from depthdial.data.leakage import prompt_hashes, require_apart, require_no_test_split
+from depthdial.data.tasks import Task, as_task, encode
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError, check_choice
 from depthdial.files import claim, write_atomically
-from depthdial.generation.overhead import ChoosingTime, time_choosing
-from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split
-from depthdial.measure.batches import Runner
+from depthdial.guarantee.plan import Certificate, CertificationPlan
 from depthdial.measure.plan import ModelIdentity, check_positive
-from depthdial.measure.provenance import environment
 from depthdial.measure.quality import require_rouge
 from depthdial.measure.sweep import sweep
-from depthdial.measure.tasks import Task, as_task, encode
-from depthdial.report.controller_page import write_controller_report
-from depthdial.report.controller_scores import ControllerScores, keep_scores
+from depthdial.oracles.prices import prices_for_budgets
+from depthdial.provenance import environment
+from depthdial.report.controller.page import write_controller_report
+from depthdial.report.controller.scores import ControllerScores, keep_scores
 from depthdial.routes import Route
 
 PREDICTIONS_FILE = "predictions.parquet"

@@ -21,29 +21,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from depthdial.data.leakage import prompt_hashes, require_apart, require_unsearched
+from depthdial.data.tasks import Task, as_task, encode
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.files import claim, write_atomically
-from depthdial.measure.apart import prompt_hashes, require_apart, require_unsearched
-from depthdial.measure.batches import Runner
+from depthdial.hf.adapter import merged
+from depthdial.hf.architectures import count_layers, unwrap
+from depthdial.hf.load import with_adapter
 from depthdial.measure.confidence import exit_thresholds
-from depthdial.measure.gate_rows import GateMap, gate_schema
 from depthdial.measure.plan import ModelIdentity
 from depthdial.measure.sweep import sweep
-from depthdial.measure.tasks import Task, as_task, encode
-from depthdial.models.adapter import merged
-from depthdial.models.architectures import count_layers, unwrap
-from depthdial.models.gates import GATE_MODES, TokenGates
-from depthdial.models.load import with_adapter
-from depthdial.models.token_depth import TokenDepth
-from depthdial.models.token_policy import CONFIDENCES, Bernoulli
-from depthdial.models.token_view import token_view
 from depthdial.progress import progress_bar
-from depthdial.report.gates_page import write_gates_report
+from depthdial.report.gates.page import write_gates_report
 from depthdial.routes import Route
-from depthdial.train.finetune import finetune
-from depthdial.train.gate_study import GatesStudySettings, Run, runs_of
-from depthdial.train.gate_training import train_gates
+from depthdial.rows.gates import GateMap, gate_schema
+from depthdial.train.depth.finetune import finetune
+from depthdial.train.gates.study import GatesStudySettings, Run, runs_of
+from depthdial.train.gates.training import train_gates
 from depthdial.train.rows import training_rows
+from depthdial.views.tokens.depth import TokenDepth
+from depthdial.views.tokens.gates import GATE_MODES, TokenGates
+from depthdial.views.tokens.policy import CONFIDENCES, Bernoulli
+from depthdial.views.tokens.view import token_view
 
 _LOCKS = "locks"
 _MAPPED_PROMPT_TOKENS = 6  # of a map, so that one sees where the response starts

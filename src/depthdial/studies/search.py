@@ -13,17 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from depthdial.choose.search.costs import COSTS
-from depthdial.choose.search.run import family_name, options_of, search_routes
+from depthdial.data.leakage import prompt_hashes, require_apart, require_no_test_split, require_unsearched
+from depthdial.data.tasks import Task, as_task
 from depthdial.errors import InputError, check_choice
-from depthdial.families import RouteFamily
 from depthdial.files import claim, write_json
-from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split, require_unsearched
+from depthdial.hf.architectures import count_layers
+from depthdial.measure.latency import COSTS
 from depthdial.measure.plan import ModelIdentity, check_positive
 from depthdial.measure.sweep import sweep
-from depthdial.measure.tasks import Task, as_task
-from depthdial.models.architectures import count_layers
-from depthdial.report.search_comparison import (
+from depthdial.report.search.comparison import (
     FAMILIES_FOLDER,
     KIND,
     UNSEARCHED,
@@ -31,8 +29,10 @@ from depthdial.report.search_comparison import (
     read_comparison,
     unsearched_routes,
 )
-from depthdial.report.search_page import write_search_report
+from depthdial.report.search.page import write_search_report
 from depthdial.routes import Route
+from depthdial.routes.families import RouteFamily
+from depthdial.search.run import family_name, options_of, search_routes
 
 DEFAULT_METHODS = ("greedy-kl", "beam-kl", "greedy-nll", "single-drop-kl", "block-influence", "angular")
 

@@ -14,27 +14,27 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depthdial.choose.costs import LAYER_STEPS, TOKENS_COLUMN, counted_columns
-from depthdial.choose.oracle import OracleCurve, oracle
-from depthdial.choose.predictable import PredictableCurve
-from depthdial.choose.search.run import METHOD, search_routes
-from depthdial.controller_studies import EvaluationSettings
+from depthdial.data.leakage import prompt_hashes, require_apart, require_unsearched
+from depthdial.data.tasks import Task, as_task
 from depthdial.errors import InputError
-from depthdial.families import RouteFamily, read_routes
 from depthdial.files import claim, read_json, write_json
-from depthdial.measure.apart import prompt_hashes, require_apart, require_unsearched
+from depthdial.hf.adapter import AdapterCard, adapter_card
+from depthdial.hf.architectures import count_layers
 from depthdial.measure.plan import ModelIdentity, check_positive
-from depthdial.measure.results import STUDY_SWEEPS, count_samples, load_study_rows
 from depthdial.measure.similarity import similarity
-from depthdial.measure.stats import mean_over_samples
 from depthdial.measure.sweep import sweep
-from depthdial.measure.tasks import Task, as_task
-from depthdial.models.adapter import AdapterCard, adapter_card
-from depthdial.models.architectures import count_layers
-from depthdial.report.controller_scores import ControllerScores, keep_scores
-from depthdial.report.page import write_report
+from depthdial.oracles.costs import LAYER_STEPS, TOKENS_COLUMN, counted_columns
+from depthdial.oracles.oracle import OracleCurve, oracle
+from depthdial.oracles.predictable import PredictableCurve
+from depthdial.report.controller.scores import ControllerScores, keep_scores
+from depthdial.report.kit.page import write_report
 from depthdial.routes import AnyRoute, Route
-from depthdial.study_controller import JUDGED, claim_controller, fit_and_judge, require_rows
+from depthdial.routes.families import RouteFamily, read_routes
+from depthdial.rows.store import STUDY_SWEEPS, count_samples, load_study_rows
+from depthdial.search.run import METHOD, search_routes
+from depthdial.stats.intervals import mean_over_samples
+from depthdial.studies.controller import EvaluationSettings
+from depthdial.studies.study_controller import JUDGED, claim_controller, fit_and_judge, require_rows
 
 # Fractions of the layers at which a study looks when it is not told: where untouched models still answer, and below.
 SEARCHED_COSTS = (0.94, 0.87, 0.8, 0.7, 0.6)

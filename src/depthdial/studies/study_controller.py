@@ -10,18 +10,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from depthdial.choose.controller import CONTROLLER_FILE, SequenceController
-from depthdial.choose.predictors.base import LEAST_ROWS
-from depthdial.controller_studies import EvaluationSettings, evaluate_controller, kept_budgets
+from depthdial.control.controller import CONTROLLER_FILE, SequenceController
+from depthdial.control.predictors.base import LEAST_ROWS
+from depthdial.data.leakage import prompt_hashes, require_apart, require_no_test_split
+from depthdial.data.tasks import Task
 from depthdial.errors import InputError
 from depthdial.files import claim
-from depthdial.measure.apart import prompt_hashes, require_apart, require_no_test_split
+from depthdial.hf.architectures import count_layers
 from depthdial.measure.plan import ModelIdentity
-from depthdial.measure.provenance import digest
-from depthdial.measure.tasks import Task
-from depthdial.models.architectures import count_layers
-from depthdial.report.controller_scores import ControllerScores, read_scores
+from depthdial.provenance import digest
+from depthdial.report.controller.scores import ControllerScores, read_scores
 from depthdial.routes import Route
+from depthdial.studies.controller import EvaluationSettings, evaluate_controller, kept_budgets
 
 # Rivals of other kinds and certificates are for `controller evaluate`.
 JUDGED = EvaluationSettings(rivals=(), epsilons=())

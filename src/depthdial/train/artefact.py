@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from depthdial.files import write_atomically, write_json, write_text
+from depthdial.hf.adapter import CARD_FILE, AdapterCard
 from depthdial.measure.plan import ModelIdentity
-from depthdial.models.adapter import CARD_FILE, AdapterCard
-from depthdial.models.gates import TokenGates
 from depthdial.routes import Route
-from depthdial.train.gate_settings import GateSettings
-from depthdial.train.gate_trainer import PRICE_FILE
+from depthdial.train.depth.settings import FinetuneSettings
+from depthdial.train.gates.settings import GateSettings
+from depthdial.train.gates.trainer import PRICE_FILE
 from depthdial.train.running import CHECKPOINTS, FINAL
-from depthdial.train.settings import FinetuneSettings
+from depthdial.views.tokens.gates import TokenGates
 
 RECORD_FILE = "training.json"
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from depthdial.measure.cost import ModelCost
 from depthdial.routes import Route
+from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.rows import TrainingRow
 from depthdial.train.schedule import Schedule
-from depthdial.train.settings import FinetuneSettings
 
 
 def training_flops(

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from depthdial.data.tasks import EncodedExample, Task, encode
+from depthdial.data.templates import resolve_template
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
-from depthdial.measure.batches import Runner
-from depthdial.measure.results import unit_name
-from depthdial.measure.tasks import EncodedExample, Task, encode
-from depthdial.measure.templates import resolve_template
-from depthdial.models.ends import turn_end
+from depthdial.hf.ends import turn_end
 from depthdial.progress import progress_bar
+from depthdial.rows.store import unit_name
 
 Answers = Literal["reference", "model", "both"]
 ANSWERS: tuple[Answers, ...] = get_args(Answers)

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from depthdial.data.leakage import prompt_hashes
+from depthdial.data.tasks import Task
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.files import claim
-from depthdial.measure.apart import prompt_hashes
-from depthdial.measure.batches import Runner
+from depthdial.hf.trained import trained_on
 from depthdial.measure.plan import ModelIdentity
-from depthdial.measure.provenance import environment
-from depthdial.measure.tasks import Task
-from depthdial.models.trained import trained_on
 from depthdial.progress import progress_bar
+from depthdial.provenance import environment
+from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.rows import TrainingRow
 from depthdial.train.schedule import Schedule
-from depthdial.train.settings import FinetuneSettings
 from depthdial.train.trainer import CarefulTrainer, ProgressSteps, last_checkpoint
 
 # Where a run keeps its checkpoints, and in the end its final weights, within its folder.

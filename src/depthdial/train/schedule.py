@@ -14,8 +14,8 @@ import numpy as np
 
 from depthdial.errors import InputError
 from depthdial.routes import Route
+from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.rows import TrainingRow
-from depthdial.train.settings import FinetuneSettings
 
 # Batches are made of rows of like length, sorted among so many batches' worth of rows.
 _POOL_BATCHES = 32

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from depthdial.errors import InputError
-from depthdial.models.architectures import decoder_stack
-from depthdial.models.probe import probe_tokens
-from depthdial.models.view import quiet_view
+from depthdial.hf.architectures import decoder_stack
+from depthdial.views.probe import probe_tokens
+from depthdial.views.view import quiet_view
 
 
 def linear_targets(base: Any, skipped: Sequence[int], without: Collection[str] = ()) -> list[str]:

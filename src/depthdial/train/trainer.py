@@ -16,17 +16,17 @@ import torch
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from depthdial.engine.teacher_forcing import right_padded
 from depthdial.errors import InputError
 from depthdial.files import read_json
-from depthdial.measure.forced import right_padded
-from depthdial.models.load import quiet_transformers
-from depthdial.models.prompt import left_padded
+from depthdial.hf.load import quiet_transformers
 from depthdial.progress import Advance
 from depthdial.routes import Route
+from depthdial.train.depth.routed import RoutedModel, whole_logits
 from depthdial.train.objective import Objective
-from depthdial.train.routed import RoutedModel, whole_logits
 from depthdial.train.rows import TrainingRow
 from depthdial.train.schedule import MicroBatch, Schedule
+from depthdial.views.prompted import left_padded
 
 # What a batch holds of tokens.
 BATCH_TENSORS = ("prompt_ids", "prompt_mask", "response_ids", "response_mask")

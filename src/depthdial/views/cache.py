@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from depthdial.errors import InputError
-from depthdial.models.cache_name import cache_in, cache_name
+from depthdial.hf.cache_name import cache_in, cache_name
 
 _MARK = "depthdial_held"
 

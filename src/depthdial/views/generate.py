@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from depthdial.errors import InputError
-from depthdial.models.cache_name import cache_in, cache_name, renamed
-from depthdial.models.passes import check_prompt_columns
-from depthdial.models.view_cache import check_kind, check_layers, empty, held, n_cached
+from depthdial.hf.cache_name import cache_in, cache_name, renamed
+from depthdial.views.cache import check_kind, check_layers, empty, held, n_cached
+from depthdial.views.passes import check_prompt_columns
 
 # The view that generates, and how many columns are its prompt's: a variable of the thread, so that threads may share one.
 _PROMPT: ContextVar[tuple[Any, int] | None] = ContextVar("depthdial_prompt_columns", default=None)

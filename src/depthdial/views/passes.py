@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from depthdial.errors import InputError
-from depthdial.models.cache_name import argument_name, renamed
+from depthdial.hf.cache_name import argument_name, renamed
 
 # Cut by their last dimension where a pass is split; `cache_position` is from before transformers 5.13.
 _BY_COLUMN = ("position_ids", "cache_position", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")

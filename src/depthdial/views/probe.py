@@ -23,8 +23,8 @@ import torch
 from torch import nn
 
 from depthdial.errors import InputError
-from depthdial.models.architectures import DecoderStack, decoder_stack
-from depthdial.models.cache_name import cache_of
+from depthdial.hf.architectures import DecoderStack, decoder_stack
+from depthdial.hf.cache_name import cache_of
 
 # Makes a view of some layers, unchecked.
 Cut = Callable[[Any, Sequence[int]], Any]

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from depthdial.errors import InputError
-from depthdial.models.cache_name import argument_name, cache_in, cache_name, without_cache
-from depthdial.models.passes import by_name, join_logits, n_prompt, setting, split, tokens_of
-from depthdial.models.view_cache import check_kind, check_layers, cut, empty, fill, mark, n_cached
+from depthdial.hf.cache_name import argument_name, cache_in, cache_name, without_cache
 from depthdial.routes import Route
+from depthdial.views.cache import check_kind, check_layers, cut, empty, fill, mark, n_cached
+from depthdial.views.passes import by_name, join_logits, n_prompt, setting, split, tokens_of
 
 if TYPE_CHECKING:
-    from depthdial.models.prompt import Prefill
+    from depthdial.views.prompted import Prefill
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from depthdial.engine.pooling import PooledStates, Pooling
 from depthdial.errors import InputError
-from depthdial.models.adapter import warn_if_outside
-from depthdial.models.architectures import accepts, count_layers, unwrap
-from depthdial.models.cache_name import cache_of
-from depthdial.models.pooling import PooledStates, Pooling
-from depthdial.models.prompt_pass import Switch, prompted_forward
-from depthdial.models.untouched import adapter_modules
-from depthdial.models.view import PROMPTED_ATTRIBUTE, as_route, quiet_view
-from depthdial.models.view_cache import mark
-from depthdial.models.view_generate import reuse_for_route, tell_prompts
-from depthdial.models.view_weights import SHARED_ATTRIBUTE
+from depthdial.hf.adapter import warn_if_outside
+from depthdial.hf.architectures import accepts, count_layers, unwrap
+from depthdial.hf.cache_name import cache_of
+from depthdial.hf.untouched import adapter_modules
 from depthdial.routes import Route
+from depthdial.views.cache import mark
+from depthdial.views.generate import reuse_for_route, tell_prompts
+from depthdial.views.prompt_pass import Switch, prompted_forward
+from depthdial.views.view import PROMPTED_ATTRIBUTE, as_route, quiet_view
+from depthdial.views.weights import SHARED_ATTRIBUTE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

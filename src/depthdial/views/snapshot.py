@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from depthdial.models.architectures import count_layers, unwrap
-from depthdial.models.untouched import refuse_without_switch, switch_off
-from depthdial.models.view import quiet_view
+from depthdial.hf.architectures import count_layers, unwrap
+from depthdial.hf.untouched import refuse_without_switch, switch_off
+from depthdial.views.view import quiet_view
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

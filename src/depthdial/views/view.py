@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from depthdial.errors import InputError
-from depthdial.models.adapter import warn_if_outside
-from depthdial.models.architectures import (
+from depthdial.hf.adapter import warn_if_outside
+from depthdial.hf.architectures import (
     LAYER_INDEX_ATTRIBUTES,
     DecoderStack,
     cut_config,
@@ -31,12 +31,12 @@ from depthdial.models.architectures import (
     unwrap,
     why_not_saved,
 )
-from depthdial.models.places import follow_places
-from depthdial.models.probe import check_places
-from depthdial.models.untouched import adapter_modules, is_adapter_module
-from depthdial.models.view_cache import watch_cache
-from depthdial.models.view_weights import SHARED_ATTRIBUTE, Children, Shared, watch, writers
+from depthdial.hf.untouched import adapter_modules, is_adapter_module
 from depthdial.routes import RandomRoute, Route, require_depth
+from depthdial.views.cache import watch_cache
+from depthdial.views.places import follow_places
+from depthdial.views.probe import check_places
+from depthdial.views.weights import SHARED_ATTRIBUTE, Children, Shared, watch, writers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

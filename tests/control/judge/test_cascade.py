@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.choose.cascade import Cascade, best_cascades, cascade_curve, cascade_outcomes, threshold_for_budget
+from depthdial.control.judge.cascade import Cascade, best_cascades, cascade_curve, cascade_outcomes, threshold_for_budget
 from depthdial.errors import InputError
 
 LAYERS = np.array([10.0, 20.0, 30.0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from depthdial.choose.guesses import guessed_values
+from depthdial.control.judge.crossfit_ridge import guessed_values
 
 
 def drawn(n: int, n_samples: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

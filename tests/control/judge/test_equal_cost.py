@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.choose.equal_cost import Draws, interpolated, mixture_routes
-from depthdial.choose.knapsack import prepare
-from depthdial.choose.yardsticks import mixture_curve
+from depthdial.control.judge.equal_cost import Draws, interpolated, mixture_routes
+from depthdial.oracles.baselines import mixture_curve
+from depthdial.oracles.exact.knapsack import prepare
 
 LAYERS = np.array([10.0, 15.0, 20.0, 30.0])
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from depthdial.choose.cascade import best_cascades, cascade_curve
-from depthdial.choose.gap import NO_GAP, ControllerScore, score_controller
-from depthdial.choose.policy import choose_routes, prices_for_budgets
+from depthdial.control.judge.cascade import best_cascades, cascade_curve
+from depthdial.control.judge.headroom import NO_GAP, ControllerScore, score_controller
 from depthdial.errors import InputError
+from depthdial.oracles.prices import choose_routes, prices_for_budgets
 
 LAYERS = np.array([15.0, 20.0, 25.0, 30.0])
 ROUTES = ("greedy-kl:15", "greedy-kl:20", "greedy-kl:25", "full")

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from depthdial.choose.gap import score_controller
-from depthdial.choose.gap_inputs import checked_overheads, checked_predictions
+from depthdial.control.judge.headroom import score_controller
+from depthdial.control.judge.inputs import checked_overheads, checked_predictions
 from depthdial.errors import InputError
 
 ROUTES, LAYERS, BUDGETS = ("a:15", "a:20", "a:25", "full"), np.array([15.0, 20.0, 25.0, 30.0]), [18.0, 21.0, 24.0]

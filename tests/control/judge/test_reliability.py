@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from depthdial.choose.calibration import calibrated
+from depthdial.control.judge.reliability import calibrated
 
 
 def test_true_predictions_lie_on_the_diagonal_and_explain_everything() -> None:

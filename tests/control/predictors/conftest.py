@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from depthdial.choose.predictors.fitting import KINDS
+from depthdial.control.predictors.fitting import KINDS
 
 
 @pytest.fixture(params=KINDS)

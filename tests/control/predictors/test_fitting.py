@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from depthdial.choose.predictors.base import LEAST_ROWS
-from depthdial.choose.predictors.fitting import KINDS, choose_kind, cross_validated, fit_predictor, restore_predictor, score
+from depthdial.control.predictors.base import LEAST_ROWS
+from depthdial.control.predictors.fitting import KINDS, choose_kind, cross_validated, fit_predictor, restore_predictor, score
 from depthdial.errors import InputError
-from tests.choose.predictors.tables import GROUPS, features_of, linear, r2
+from tests.control.predictors.tables import GROUPS, features_of, linear, r2
 
 LEARNING = tuple(kind for kind in KINDS if kind != "mean")
 
@@ -174,7 +174,7 @@ def test_of_equal_kinds_the_first_is_chosen():
 
 def test_importing_loads_numpy_alone():
     code = (
-        "import sys, depthdial.choose.predictors.fitting; "
+        "import sys, depthdial.control.predictors.fitting; "
         "print(sorted({'torch', 'lightgbm', 'scipy', 'pandas', 'transformers'} & sys.modules.keys()))"
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from depthdial.choose.predictors.fitting import fit_predictor
-from depthdial.choose.predictors.mlp_training import _Members
-from tests.choose.predictors.tables import r2
+from depthdial.control.predictors.fitting import fit_predictor
+from depthdial.control.predictors.mlp_training import _Members
+from tests.control.predictors.tables import r2
 
 
 def test_it_learns_what_no_line_can():

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from depthdial.choose.predictors.projection import Projection, Standardiser, spectrum
+from depthdial.control.predictors.projection import Projection, Standardiser, spectrum
 from depthdial.errors import InputError
-from tests.choose.predictors.tables import GROUPS, features_of
+from tests.control.predictors.tables import GROUPS, features_of
 
 
 def test_columns_have_mean_0_and_deviation_1_and_constant_ones_are_0():

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.choose.predictors import ridge
-from depthdial.choose.predictors.fitting import fit_predictor
-from tests.choose.predictors.tables import GROUPS, features_of, linear
+from depthdial.control.predictors import ridge
+from depthdial.control.predictors.fitting import fit_predictor
+from tests.control.predictors.tables import GROUPS, features_of, linear
 
 
 @pytest.mark.parametrize("n", [40, 120])  # fewer and more rows than columns

@@ -6,10 +6,10 @@ import lightgbm
 import numpy as np
 import pytest
 
-from depthdial.choose.predictors import trees
-from depthdial.choose.predictors.fitting import fit_predictor, restore_predictor
+from depthdial.control.predictors import trees
+from depthdial.control.predictors.fitting import fit_predictor, restore_predictor
 from depthdial.errors import InputError
-from tests.choose.predictors.tables import GROUPS, features_of, linear
+from tests.control.predictors.tables import GROUPS, features_of, linear
 
 
 def test_the_walk_is_lightgbms(monkeypatch):

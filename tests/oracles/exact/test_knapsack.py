@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.choose import core_search
-from depthdial.choose.knapsack import prepare, solve_budget, solve_budget_bounded
 from depthdial.errors import InputError
+from depthdial.oracles.exact import core as core_search
+from depthdial.oracles.exact.knapsack import prepare, solve_budget, solve_budget_bounded
 
 
 def brute_force(values, costs, budget, weights=None):

@@ -6,11 +6,11 @@ from functools import cache
 
 import numpy as np
 
-from depthdial.choose.cascade import best_cascades, cascade_curve
-from depthdial.choose.gap import ControllerScore, score_controller
-from depthdial.choose.guarantee import CertificationPlan
-from depthdial.choose.policy import choose_routes, prices_for_budgets
-from depthdial.report.controller_scores import ControllerScores
+from depthdial.control.judge.cascade import best_cascades, cascade_curve
+from depthdial.control.judge.headroom import ControllerScore, score_controller
+from depthdial.guarantee.plan import CertificationPlan
+from depthdial.oracles.prices import choose_routes, prices_for_budgets
+from depthdial.report.controller.scores import ControllerScores
 
 LAYERS = np.array([6.0, 8.0, 10.0, 12.0])
 ROUTES = ("greedy-kl:6", "greedy-kl:8", "greedy-kl:10", "full")

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.report.controller_page import write_controller_report
-from depthdial.report.controller_scores import ControllerScores, keep_scores
-from depthdial.report.controller_tables import certificate_table, controller_table, headline
-from depthdial.report.folder import read_folder
-from depthdial.report.sections import build_sections
-from depthdial.report.table_files import csv_table, markdown_table
-from tests.report.controller_demo import demo_score, demo_scores, equal_score
+from depthdial.report.controller.page import write_controller_report
+from depthdial.report.controller.scores import ControllerScores, keep_scores
+from depthdial.report.controller.tables import certificate_table, controller_table, headline
+from depthdial.report.kit.table_files import csv_table, markdown_table
+from depthdial.report.study.folder import read_folder
+from depthdial.report.study.sections import build_sections
+from tests.report.controller.demo import demo_score, demo_scores, equal_score
 
 
 def test_the_page_its_figures_and_tables_are_written(tmp_path: Path) -> None:

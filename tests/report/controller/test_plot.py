@@ -10,8 +10,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from depthdial.report.controller_plot import draw_calibration, draw_controller, draw_controller_shares
-from tests.report.controller_demo import demo_score, equal_score
+from depthdial.report.controller.plot import draw_calibration, draw_controller, draw_controller_shares
+from tests.report.controller.demo import demo_score, equal_score
 
 
 def _points(axes: Axes, color: str, marker: str = "None") -> list[list[list[float]]]:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.report.controller_scores import SCORES_FILE, ControllerScores, keep_scores, read_scores
-from depthdial.report.folder import read_folder
-from tests.report.controller_demo import demo_scores
+from depthdial.report.controller.scores import SCORES_FILE, ControllerScores, keep_scores, read_scores
+from depthdial.report.study.folder import read_folder
+from tests.report.controller.demo import demo_scores
 
 
 def test_what_is_kept_comes_back(tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from depthdial.report.controller_scores import ControllerScores
-from depthdial.report.controller_section import controller_section
-from depthdial.report.controller_tables import headline
-from tests.report.controller_demo import demo_score, demo_scores, equal_score
+from depthdial.report.controller.scores import ControllerScores
+from depthdial.report.controller.section import controller_section
+from depthdial.report.controller.tables import headline
+from tests.report.controller.demo import demo_score, demo_scores, equal_score
 
 
 def test_without_a_controller_it_says_how_to_get_one() -> None:

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from depthdial.choose.gap import NO_GAP
-from depthdial.measure.stats import Interval
-from depthdial.report.controller_tables import certificate_table, controller_table, fixed_table, headline, unit_of
-from depthdial.report.table_files import csv_table, markdown_table
-from depthdial.report.tables import COLUMN_LABELS
-from tests.report.controller_demo import demo_score, demo_scores, equal_score
+from depthdial.control.judge.headroom import NO_GAP
+from depthdial.report.controller.tables import certificate_table, controller_table, fixed_table, headline, unit_of
+from depthdial.report.kit.table_files import csv_table, markdown_table
+from depthdial.report.kit.tables import COLUMN_LABELS
+from depthdial.stats.intervals import Interval
+from tests.report.controller.demo import demo_score, demo_scores, equal_score
 
 
 def test_a_row_for_each_method_and_oracle_at_each_budget() -> None:

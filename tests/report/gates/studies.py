@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from depthdial.files import write_json
-from depthdial.measure.gate_rows import GateMap, gate_schema
-from depthdial.measure.results import PROVENANCE_COLUMNS
+from depthdial.rows.gates import GateMap, gate_schema
+from depthdial.rows.store import PROVENANCE_COLUMNS
 
 TARGETS = (0.4, 0.5, 0.65, 0.8)
 TEXT = (

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
-from depthdial.report.gate_map import draw_gate_map, map_title, plot_gate_map, shown_token, wrap_tokens
-from depthdial.report.style import BLUE
-from tests.report.gate_studies import gate_map
+from depthdial.report.gates.map import draw_gate_map, map_title, plot_gate_map, shown_token, wrap_tokens
+from depthdial.report.kit.style import BLUE
+from tests.report.gates.studies import gate_map
 
 
 def test_cells_are_filled_where_the_layer_ran() -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.measure.gate_rows import GateMap
-from depthdial.report.gates_page import write_gates_report
-from depthdial.report.gates_tables import answer_sentences
-from tests.report.gate_studies import gate_map, gate_rows, make_gate_study
+from depthdial.report.gates.page import write_gates_report
+from depthdial.report.gates.tables import answer_sentences
+from depthdial.rows.gates import GateMap
+from tests.report.gates.studies import gate_map, gate_rows, make_gate_study
 
 SMALL: dict[str, Any] = {"n_sequences": 6, "seeds": (0, 1, 2), "targets": (0.4, 0.5)}
 FIGURES = {
@@ -61,7 +61,7 @@ def test_another_process_without_torch_writes_the_same_bytes(page: Path, tmp_pat
     shutil.copytree(page.parent, copy, ignore=shutil.ignore_patterns("figures", "tables", "report.html"))
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'matplotlib.pyplot')))\n"
-        f"import depthdial.report.gates_page as page; page.write_gates_report({str(copy)!r}, n_draws=200)\n"
+        f"import depthdial.report.gates.page as page; page.write_gates_report({str(copy)!r}, n_draws=200)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     assert (copy / "report.html").read_bytes() == page.read_bytes()

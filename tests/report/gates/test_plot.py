@@ -10,10 +10,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from depthdial.errors import InputError
-from depthdial.report.gates_plot import draw_differences, draw_gates, draw_inputs, most_compared_target, plot_gates
-from depthdial.report.gates_summary import GateCell, gather_gates
-from depthdial.report.gates_tables import differences_table
-from tests.report.gate_studies import gate_rows
+from depthdial.report.gates.plot import draw_differences, draw_gates, draw_inputs, most_compared_target, plot_gates
+from depthdial.report.gates.summary import GateCell, gather_gates
+from depthdial.report.gates.tables import differences_table
+from tests.report.gates.studies import gate_rows
 
 
 @pytest.fixture(scope="module")

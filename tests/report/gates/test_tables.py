@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.measure.stats import Interval, mean_interval
-from depthdial.report.gates_summary import gather_gates, pairs_of
-from depthdial.report.gates_tables import answer_sentences, controllers_table, controls_table, differences_table
-from tests.report.gate_studies import TARGETS, gate_rows
+from depthdial.report.gates.summary import gather_gates, pairs_of
+from depthdial.report.gates.tables import answer_sentences, controllers_table, controls_table, differences_table
+from depthdial.stats.intervals import Interval, mean_interval
+from tests.report.gates.studies import TARGETS, gate_rows
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from depthdial.report.gate_training_plot import draw_gate_training, plot_gate_training
+from depthdial.report.gates.training_plot import draw_gate_training, plot_gate_training
 
 
 def record(target: float | None = 0.5, n_steps: int = 4) -> dict:

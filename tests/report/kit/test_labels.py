@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.report.labels import between, place_labels
-from depthdial.report.style import figure_style, new_figure
+from depthdial.report.kit.labels import between, place_labels
+from depthdial.report.kit.style import figure_style, new_figure
 
 _COORDINATE = st.floats(0.2, 0.8).map(lambda x: round(x, 2))
 

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.measure.results import UnitStore
-from depthdial.report.page import write_report
-from depthdial.report.tables import cell_text, headline, predictable_table, similarity_table
+from depthdial.report.kit.page import write_report
+from depthdial.report.kit.tables import cell_text, headline, predictable_table, similarity_table
+from depthdial.rows.store import UnitStore
 
 FIGURES = {
     "oracle-rouge_l",
@@ -141,7 +141,7 @@ def test_another_process_without_torch_writes_the_same_bytes(study: Any, page: P
     shutil.copytree(study.folder, copy, ignore=shutil.ignore_patterns("figures", "report.html"))
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'matplotlib.pyplot')))\n"
-        "import depthdial.report.page as page, depthdial.report.tables, depthdial.report.routes_plot\n"
+        "import depthdial.report.kit.page as page, depthdial.report.kit.tables, depthdial.report.study.routes_plot\n"
         "assert not {'matplotlib', 'jinja2'} & set(sys.modules)\n"
         f"page.write_report({str(copy)!r})\n"
     )
@@ -220,7 +220,7 @@ def test_no_rows_is_an_input_error_and_writes_nothing(tmp_path: Path) -> None:
 
 def test_rows_as_the_sweep_stores_them_are_understood(study: Any, tmp_path: Path) -> None:
     """The schema is the store's own, so that fabricated rows cannot drift from real ones."""
-    from depthdial.measure.results import SIMILARITY_COLUMNS, SWEEP_COLUMNS, RunSettings
+    from depthdial.rows.store import SIMILARITY_COLUMNS, SWEEP_COLUMNS, RunSettings
 
     for rows, columns in ((study.sweep, SWEEP_COLUMNS), (study.similarity, SIMILARITY_COLUMNS)):
         assert rows.schema.equals(UnitStore(RunSettings({}), columns).schema)

@@ -8,7 +8,7 @@ import matplotlib
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.report.style import figure_style, headed, looks, new_figure, save_figure, shortened, wrapped
+from depthdial.report.kit.style import figure_style, headed, looks, new_figure, save_figure, shortened, wrapped
 
 
 def test_every_family_looks_different_in_colour_marker_and_line_together() -> None:

@@ -7,8 +7,8 @@ import io
 import math
 from pathlib import Path
 
-from depthdial.measure.stats import Interval
-from depthdial.report.table_files import csv_table, markdown_table, write_table
+from depthdial.report.kit.table_files import csv_table, markdown_table, write_table
+from depthdial.stats.intervals import Interval
 
 TABLE = [
     {

@@ -9,9 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from depthdial.choose.oracle import oracle
-from depthdial.measure.stats import Interval, mean_interval
-from depthdial.report.tables import (
+from depthdial.oracles.oracle import oracle
+from depthdial.report.kit.tables import (
     cell_text,
     headline,
     headline_curve,
@@ -21,6 +20,7 @@ from depthdial.report.tables import (
     settings_table,
     similarity_table,
 )
+from depthdial.stats.intervals import Interval, mean_interval
 
 
 def _of(rows: pa.Table, route: str, column: str) -> np.ndarray:

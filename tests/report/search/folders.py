@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from depthdial.families import RouteFamily
 from depthdial.files import write_json
-from depthdial.measure.results import PROVENANCE_COLUMNS
-from depthdial.report.search_comparison import unsearched_routes
+from depthdial.report.search.comparison import unsearched_routes
 from depthdial.routes import Route
+from depthdial.routes.families import RouteFamily
+from depthdial.rows.store import PROVENANCE_COLUMNS
 
 N_LAYERS, SIZES = 12, (10, 8)
 # Greedy and beam drop the same two layers first, so that a route is shared.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from depthdial.report.search_compare_plot import draw_importance_by_method, draw_kept_layers, draw_kl_by_method
-from depthdial.report.search_comparison import Comparison, first_drops, read_comparison
-from tests.report.search_folders import make_search_study
+from depthdial.report.search.compare_plot import draw_importance_by_method, draw_kept_layers, draw_kl_by_method
+from depthdial.report.search.comparison import Comparison, first_drops, read_comparison
+from tests.report.search.folders import make_search_study
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.report.search_comparison import first_drops, is_search_study, read_comparison, search_effort
-from tests.report.search_folders import DROPS, KL, family, make_search_study
+from depthdial.report.search.comparison import first_drops, is_search_study, read_comparison, search_effort
+from tests.report.search.folders import DROPS, KL, family, make_search_study
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from depthdial.report.search_comparison import read_comparison
-from depthdial.report.search_page import answer_sentences, write_search_report
-from tests.report.search_folders import make_search_study
+from depthdial.report.search.comparison import read_comparison
+from depthdial.report.search.page import answer_sentences, write_search_report
+from tests.report.search.folders import make_search_study
 
 FIGURES = {"kl-by-method", "importance-by-method", "kept-layers"}
 

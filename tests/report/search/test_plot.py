@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from depthdial.measure.stats import mean_interval
-from depthdial.report.search_plot import draw_importance, draw_search
-from depthdial.report.summary import gather
+from depthdial.report.search.plot import draw_importance, draw_search
+from depthdial.report.study.summary import gather
+from depthdial.stats.intervals import mean_interval
 
 
 def _bars(figure: Any) -> dict[int, float]:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.report.folder import read_folder
+from depthdial.report.study.folder import read_folder
 
 
 def test_a_study_is_read_whole(study: Any) -> None:

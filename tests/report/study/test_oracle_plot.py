@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from depthdial.choose.oracle import oracle
-from depthdial.report.oracle_plot import draw_oracle, star_of
+from depthdial.oracles.oracle import oracle
+from depthdial.report.study.oracle_plot import draw_oracle, star_of
 
 
 def _line(axes: Axes, label: str) -> np.ndarray:

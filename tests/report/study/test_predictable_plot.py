@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from depthdial.choose.predictable import predictable_oracle
-from depthdial.report.predictable_plot import draw_predictable, shown_budget
+from depthdial.oracles.predictable import predictable_oracle
+from depthdial.report.study.predictable_plot import draw_predictable, shown_budget
 
 
 def _line(axes: Axes, label: str) -> np.ndarray:

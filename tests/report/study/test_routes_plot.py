@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from depthdial.errors import InputError
-from depthdial.report.routes_plot import RouteBar, draw_family, draw_routes, family_text, plot_family
+from depthdial.report.study.routes_plot import RouteBar, draw_family, draw_routes, family_text, plot_family
 from depthdial.routes import FAMILIES, Route, family_routes
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from depthdial.measure.stats import mean_interval
-from depthdial.report.similarity_plot import draw_fidelity, draw_similarity
-from depthdial.report.summary import gather
+from depthdial.report.study.similarity_plot import draw_fidelity, draw_similarity
+from depthdial.report.study.summary import gather
+from depthdial.stats.intervals import mean_interval
 
 
 def _point(axes: Any, label: str, x: float) -> float:

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.measure.stats import mean_interval
-from depthdial.report.summary import family_lines, family_of, full_of, gather, headline_metric, pooled
+from depthdial.report.study.summary import family_lines, family_of, full_of, gather, headline_metric, pooled
 from depthdial.routes import Route
+from depthdial.stats.intervals import mean_interval
 
 
 def _rows(names: list[str], n_layers: int = 6, n_sequences: int = 3, **columns: Any) -> dict[str, list[Any]]:

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from depthdial.report.summary import gather
-from depthdial.report.time_plot import affine_fit, describe_fit, draw_quality_time, draw_time_layers, timed_routes
+from depthdial.report.study.summary import gather
+from depthdial.report.study.time_plot import affine_fit, describe_fit, draw_quality_time, draw_time_layers, timed_routes
 
 
 def _with(rows: pa.Table, column: str, change: Any) -> pa.Table:

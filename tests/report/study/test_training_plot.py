@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.report.training_plot import draw_training, plot_training
+from depthdial.report.study.training_plot import draw_training, plot_training
 
 
 def record(distill: bool = True, n_routes: int = 3) -> dict:

@@ -13,17 +13,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from depthdial.choose.search.run import search_routes
+from depthdial.data.leakage import prompt_hashes
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError
-from depthdial.families import RouteFamily
-from depthdial.measure.apart import prompt_hashes
-from depthdial.measure.batches import Runner
+from depthdial.hf.load import load
+from depthdial.hf.trained import note_training
 from depthdial.measure.similarity import similarity
 from depthdial.measure.sweep import sweep
-from depthdial.models.load import load
-from depthdial.models.trained import note_training
 from depthdial.routes import Route
-from depthdial.train.finetune import finetune
+from depthdial.routes.families import RouteFamily
+from depthdial.search.run import search_routes
+from depthdial.train.depth.finetune import finetune
 from depthdial.train.rows import training_rows
 from depthdial.train.running import world_size
 from depthdial.train.schedule import make_schedule

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from depthdial.engine.teacher_forcing import continued_logits, right_padded
 from depthdial.errors import InputError
-from depthdial.measure.forced import continued_logits, right_padded
-from depthdial.models.prompt import left_padded, prefill
-from depthdial.models.view import view
 from depthdial.routes import Route
-from depthdial.train.routed import RoutedModel, refuse_checkpointing, whole_logits
+from depthdial.train.depth.routed import RoutedModel, refuse_checkpointing, whole_logits
+from depthdial.views.prompted import left_padded, prefill
+from depthdial.views.view import view
 
 PROMPTS = [[1, 5, 9, 4], [1, 7], [1, 8, 8, 3, 12, 20]]
 RESPONSES = [[4, 5], [6, 7, 8, 9, 10], [11, 3, 5]]
@@ -69,7 +69,7 @@ def test_what_is_skipped_has_no_gradient(model, batch, prompt_gradient):
 
 
 def test_one_prompt_pass_serves_the_routes_of_a_group(model, batch, monkeypatch):
-    from depthdial.train import routed as module
+    from depthdial.train.depth import routed as module
 
     passes = []
     monkeypatch.setattr(module, "prefill", lambda *a, **k: passes.append(1) or prefill(*a, **k))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.train.settings import LEARNING_RATES, FinetuneSettings
+from depthdial.train.depth.settings import LEARNING_RATES, FinetuneSettings
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from depthdial.errors import InputError
-from depthdial.models.view import view
 from depthdial.routes import Route
-from depthdial.train.student import student
+from depthdial.train.depth.student import student
+from depthdial.views.view import view
 
 ROUTE = Route((0, 2, 5), 6)
 FULL = Route(tuple(range(6)), 6)

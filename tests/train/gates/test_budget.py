@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.train.budget import Budget, Price
-from depthdial.train.gate_trainer import rate_factor
+from depthdial.train.gates.budget import Budget, Price
+from depthdial.train.gates.trainer import rate_factor
 
 
 def test_a_price_is_alpha() -> None:

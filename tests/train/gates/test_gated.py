@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from depthdial.measure.forced import right_padded
-from depthdial.models.gates import GateConfig, TokenGates
-from depthdial.models.prompt import left_padded
-from depthdial.models.token_view import token_view
-from depthdial.train.gated import GatedModel, RelaxedGates
-from depthdial.train.routed import whole_logits
+from depthdial.engine.teacher_forcing import right_padded
+from depthdial.train.depth.routed import whole_logits
+from depthdial.train.gates.gated import GatedModel, RelaxedGates
+from depthdial.views.prompted import left_padded
+from depthdial.views.tokens.gates import GateConfig, TokenGates
+from depthdial.views.tokens.view import token_view
 
 PROMPTS = [[1, 5, 9, 4], [1, 7]]
 RESPONSES = [[8, 6, 10, 2], [9, 11, 2]]
@@ -66,7 +66,7 @@ def test_the_fraction_is_a_mean_over_tokens_and_not_over_padding(model):
 
 
 def _step(positions):
-    from depthdial.models.token_policy import TokenStep
+    from depthdial.views.tokens.policy import TokenStep
 
     places = torch.tensor(positions)
     return TokenStep(6, places, places[:, 0], places < 0, lambda: torch.zeros(()), lambda hidden: hidden)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.train.gate_settings import GateSettings
-from depthdial.train.settings import FinetuneSettings
+from depthdial.train.depth.settings import FinetuneSettings
+from depthdial.train.gates.settings import GateSettings
 
 PLAIN = GateSettings(alpha=1.0)
 

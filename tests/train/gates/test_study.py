@@ -5,9 +5,9 @@ from dataclasses import fields, replace
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.train.gate_settings import GateSettings
-from depthdial.train.gate_study import GatesStudySettings, Run, runs_of
-from depthdial.train.settings import FinetuneSettings
+from depthdial.train.depth.settings import FinetuneSettings
+from depthdial.train.gates.settings import GateSettings
+from depthdial.train.gates.study import GatesStudySettings, Run, runs_of
 
 SMALL = GatesStudySettings(budgets=(0.8, 0.6), seeds=2, other_inputs=("position",), other_budget=0.6)
 

@@ -7,16 +7,16 @@ import json
 import pytest
 import torch
 
-from depthdial.measure.batches import Runner
-from depthdial.models.gates import TokenGates
-from depthdial.train.budget import Budget, Price
-from depthdial.train.gate_settings import GateSettings
-from depthdial.train.gate_trainer import GateTrainer
-from depthdial.train.gated import GatedModel
+from depthdial.engine.session import Runner
+from depthdial.train.depth.student import student
+from depthdial.train.gates.budget import Budget, Price
+from depthdial.train.gates.gated import GatedModel
+from depthdial.train.gates.settings import GateSettings
+from depthdial.train.gates.trainer import GateTrainer
 from depthdial.train.objective import Objective
 from depthdial.train.running import training_arguments
 from depthdial.train.schedule import make_schedule
-from depthdial.train.student import student
+from depthdial.views.tokens.gates import TokenGates
 
 
 @pytest.fixture

@@ -13,21 +13,21 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from depthdial.errors import InputError
+from depthdial.hf.load import load
+from depthdial.hf.trained import trained_on
 from depthdial.measure.plan import ModelIdentity
 from depthdial.measure.sweep import sweep
-from depthdial.models.gate_folder import load_gates
-from depthdial.models.gates import GATE_INPUTS
-from depthdial.models.load import load
-from depthdial.models.token_depth import TokenDepth
-from depthdial.models.token_view import TokenTrace, token_view
-from depthdial.models.trained import trained_on
-from depthdial.train import gate_training
-from depthdial.train.finetune import finetune
-from depthdial.train.gate_settings import GateSettings
-from depthdial.train.gate_trainer import GateTrainer
-from depthdial.train.gate_training import train_gates
+from depthdial.train.depth.finetune import finetune
+from depthdial.train.gates import training as gate_training
+from depthdial.train.gates.settings import GateSettings
+from depthdial.train.gates.trainer import GateTrainer
+from depthdial.train.gates.training import train_gates
 from depthdial.train.trainer import last_checkpoint
-from tests.models.tiny import tiny
+from depthdial.views.tokens.depth import TokenDepth
+from depthdial.views.tokens.gate_folder import load_gates
+from depthdial.views.tokens.gates import GATE_INPUTS
+from depthdial.views.tokens.view import TokenTrace, token_view
+from tests.tiny import tiny
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
-from depthdial.models.cache_name import cache_name, cache_of
-from depthdial.models.token_policy import Decide, TokenPolicy, TokenStep
+from depthdial.hf.cache_name import cache_name, cache_of
+from depthdial.views.tokens.policy import Decide, TokenPolicy, TokenStep
 
 VOCAB = 96
 N_LAYERS = 6

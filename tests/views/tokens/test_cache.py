@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from depthdial.errors import InputError
-from depthdial.models.cache_name import cache_of
-from depthdial.models.prompt import prefill
-from depthdial.models.token_cache import Gathered, KeysWritten, TokenCacheLayer, token_cache
-from depthdial.models.token_layer import gathered
-from depthdial.models.token_view import token_view
-from tests.models.dense import Batch, Dense, Table, batch, drawn, error, in_chunks
-from tests.models.tiny import tiny
+from depthdial.hf.cache_name import cache_of
+from depthdial.views.prompted import prefill
+from depthdial.views.tokens.cache import Gathered, KeysWritten, TokenCacheLayer, token_cache
+from depthdial.views.tokens.layer import gathered
+from depthdial.views.tokens.view import token_view
+from tests.tiny import tiny
+from tests.views.tokens.dense import Batch, Dense, Table, batch, drawn, error, in_chunks
 
 BATCH, RAN = batch(), drawn()
 WIDTH = 3

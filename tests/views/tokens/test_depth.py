@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from depthdial.engine.decode import decode
 from depthdial.errors import InputError
-from depthdial.models.cache_name import cache_name
-from depthdial.models.decode import decode
-from depthdial.models.prompt import left_padded, prefill
-from depthdial.models.token_depth import TokenDepth, continuing, prompted
-from depthdial.models.token_policy import (
+from depthdial.hf.cache_name import cache_name
+from depthdial.routes import Route
+from depthdial.views.prompted import left_padded, prefill
+from depthdial.views.tokens.depth import TokenDepth, continuing, prompted
+from depthdial.views.tokens.policy import (
     Bernoulli,
     ConfidenceExit,
     FunctionPolicy,
@@ -19,8 +20,7 @@ from depthdial.models.token_policy import (
     sequence_key,
     uniform_draws,
 )
-from depthdial.models.token_view import TokenTrace, TracedPass, token_view
-from depthdial.routes import Route
+from depthdial.views.tokens.view import TokenTrace, TracedPass, token_view
 
 ROUTE = Route((0, 2, 3, 5), 6)
 RATES = (1.0, 0.6, 0.3, 0.6, 0.3, 1.0)

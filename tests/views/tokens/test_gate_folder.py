@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from depthdial.errors import InputError
-from depthdial.models.gate_folder import load_gates
-from depthdial.models.gates import GateBase, GateConfig, TokenGates
-from depthdial.models.token_view import token_view
-from depthdial.models.view import quiet_view
-from depthdial.models.weights import weights_hash
-from tests.models.tiny import tiny
+from depthdial.hf.weights import weights_hash
+from depthdial.views.tokens.gate_folder import load_gates
+from depthdial.views.tokens.gates import GateBase, GateConfig, TokenGates
+from depthdial.views.tokens.view import token_view
+from depthdial.views.view import quiet_view
+from tests.tiny import tiny
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_an_adapter_goes_on_a_view(base, folder, with_lora, weights_of, assert_s
 
 
 def test_a_known_hash_is_not_taken_again(base, folder, monkeypatch) -> None:
-    monkeypatch.setattr("depthdial.models.adapter.weights_hash", None)
+    monkeypatch.setattr("depthdial.hf.adapter.weights_hash", None)
     load_gates(folder, base, weights_hash=weights_hash(base))
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from depthdial.errors import InputError
-from depthdial.models.cache_name import cache_name, cache_of
-from depthdial.models.gates import (
+from depthdial.hf.cache_name import cache_name, cache_of
+from depthdial.views.tokens.gates import (
     GATE_INPUTS,
     GATE_KINDS,
     GateBase,
@@ -22,9 +22,9 @@ from depthdial.models.gates import (
     position_features,
     unit_rms,
 )
-from depthdial.models.token_policy import TokenStep
-from depthdial.models.token_view import TokenTrace, token_view
-from tests.models.tiny import tiny
+from depthdial.views.tokens.policy import TokenStep
+from depthdial.views.tokens.view import TokenTrace, token_view
+from tests.tiny import tiny
 
 CONFIG = GateConfig(6, 32)
 

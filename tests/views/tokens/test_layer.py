@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from depthdial.errors import InputError
-from depthdial.models.token_layer import check_arguments, gathered
-from depthdial.models.token_view import token_view
-from tests.models.dense import (
+from depthdial.views.tokens.layer import check_arguments, gathered
+from depthdial.views.tokens.view import token_view
+from tests.tiny import ARCHITECTURES, tiny
+from tests.views.tokens.dense import (
     KEY_VALUES,
     MAIN,
     NO_COPY,
@@ -28,7 +29,6 @@ from tests.models.dense import (
     error,
     in_chunks,
 )
-from tests.models.tiny import ARCHITECTURES, tiny
 
 SUPPORTED = [name for name in ARCHITECTURES if name not in REFUSED]
 OTHERS = [name for name in SUPPORTED if name not in MAIN]

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.errors import InputError
-from depthdial.models.architectures import decoder_stack, head_of
-from depthdial.models.token_policy import (
+from depthdial.hf.architectures import decoder_stack, head_of
+from depthdial.routes import Route
+from depthdial.views.tokens.policy import (
     Bernoulli,
     ConfidenceExit,
     FunctionPolicy,
@@ -23,9 +24,8 @@ from depthdial.models.token_policy import (
     sequence_key,
     uniform_draws,
 )
-from depthdial.routes import Route
-from tests.models.dense import batch
-from tests.models.tiny import ARCHITECTURES, tiny
+from tests.tiny import ARCHITECTURES, tiny
+from tests.views.tokens.dense import batch
 
 GOLDEN = [[[0.092035592, 0.789762676], [0.898661792, 0.88533169]], [[0.29504627, 0.765701234], [0.63779217, 0.388639867]]]
 KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=5)

@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from depthdial.models.cache_name import cache_name, cache_of
-from depthdial.models.prompt import left_padded, prefill, prompted_view
-from depthdial.models.token_policy import Bernoulli, ConfidenceExit, StaticRoutes
-from depthdial.models.token_view import TokenTrace, token_view
-from depthdial.models.view import view
+from depthdial.hf.cache_name import cache_name, cache_of
 from depthdial.routes import Route
-from tests.models.dense import KEY_VALUES, MAIN, N_LAYERS, REFUSED, Batch, Dense, Table, batch, drawn, error, in_chunks
-from tests.models.tiny import ARCHITECTURES, tiny
+from depthdial.views.prompted import left_padded, prefill, prompted_view
+from depthdial.views.tokens.policy import Bernoulli, ConfidenceExit, StaticRoutes
+from depthdial.views.tokens.view import TokenTrace, token_view
+from depthdial.views.view import view
+from tests.tiny import ARCHITECTURES, tiny
+from tests.views.tokens.dense import KEY_VALUES, MAIN, N_LAYERS, REFUSED, Batch, Dense, Table, batch, drawn, error, in_chunks
 
 BATCH, RAN = batch(), drawn(n_tokens=20)
 PROMPTS = batch((9, 6, 8, 5, 9), seed=5)  # longer than the windows of `tiny`

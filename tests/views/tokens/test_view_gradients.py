@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from depthdial.models.cache_name import cache_name, cache_of
-from depthdial.models.token_policy import TokenPolicy
-from depthdial.models.token_view import token_view
-from tests.models.dense import KEY_VALUES, MAIN, Batch, Dense, Table, batch, drawn, error
-from tests.models.tiny import VOCAB, tiny
+from depthdial.hf.cache_name import cache_name, cache_of
+from depthdial.views.tokens.policy import TokenPolicy
+from depthdial.views.tokens.view import token_view
+from tests.tiny import VOCAB, tiny
+from tests.views.tokens.dense import KEY_VALUES, MAIN, Batch, Dense, Table, batch, drawn, error
 
 BATCH = batch((8, 5, 7), seed=6)
 WEIGHTS = torch.randn(3, 8, VOCAB, generator=torch.Generator().manual_seed(7))

@@ -10,14 +10,14 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from depthdial.errors import InputError
-from depthdial.models.cache_name import cache_name, cache_of
-from depthdial.models.prompt import prefill, prompted_view
-from depthdial.models.token_policy import Bernoulli, ConfidenceExit
-from depthdial.models.token_view import token_view
-from depthdial.models.view import view
+from depthdial.hf.cache_name import cache_name, cache_of
 from depthdial.routes import Route
-from tests.models.dense import N_LAYERS, Table, batch, drawn
-from tests.models.tiny import tiny
+from depthdial.views.prompted import prefill, prompted_view
+from depthdial.views.tokens.policy import Bernoulli, ConfidenceExit
+from depthdial.views.tokens.view import token_view
+from depthdial.views.view import view
+from tests.tiny import tiny
+from tests.views.tokens.dense import N_LAYERS, Table, batch, drawn
 
 BATCH, RAN = batch((5, 3)), drawn(2, 20)
 HALF = Bernoulli((0.5,) * N_LAYERS)

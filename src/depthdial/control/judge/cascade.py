@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from depthdial.choose.knapsack import BUDGET_RTOL
 from depthdial.errors import InputError
+from depthdial.oracles.exact.knapsack import BUDGET_RTOL
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depthdial.choose.crossfit import Allocations
-from depthdial.choose.hull import merge_increments
-from depthdial.choose.yardsticks import resample_counts
+from depthdial.oracles.baselines import resample_counts
+from depthdial.oracles.crossfit import Allocations
+from depthdial.oracles.exact.hull import merge_increments
 
 # An oracle's curve is read off at so many of its breakpoints.
 _CURVE_POINTS = 500

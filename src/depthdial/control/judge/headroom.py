@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from depthdial.choose.calibration import RouteCalibration, calibrated
-from depthdial.choose.equal_cost import Draws, Reached
-from depthdial.choose.gap_inputs import (
+from depthdial.control.judge.crossfit_ridge import guessed_values
+from depthdial.control.judge.equal_cost import Draws, Reached
+from depthdial.control.judge.inputs import (
     CASCADE,
     CONTROLLER,
     ORACLE,
@@ -32,12 +32,12 @@ from depthdial.choose.gap_inputs import (
     checked_weights,
     expected_costs,
 )
-from depthdial.choose.guesses import guessed_values
-from depthdial.choose.knapsack import prepare
-from depthdial.choose.policy import choose_routes
-from depthdial.choose.stored import array_or_none, plain
-from depthdial.choose.yardsticks import FixedRoute
+from depthdial.control.judge.reliability import RouteCalibration, calibrated
 from depthdial.errors import InputError
+from depthdial.oracles.baselines import FixedRoute
+from depthdial.oracles.exact.knapsack import prepare
+from depthdial.oracles.prices import choose_routes
+from depthdial.stats.serialize import array_or_none, plain
 
 NO_GAP = "no gap to close"
 _DRAWN_POINTS = 120

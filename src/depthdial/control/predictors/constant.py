@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from depthdial.choose.predictors.base import checked_features, column_means, stored_arrays, stored_size
+from depthdial.control.predictors.base import checked_features, column_means, stored_arrays, stored_size
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from depthdial.choose.predictors.base import Predictor, checked_tables, constant_columns
-from depthdial.choose.predictors.constant import MeanPredictor
-from depthdial.choose.predictors.mlp import MlpPredictor
-from depthdial.choose.predictors.ridge import RidgePredictor
-from depthdial.choose.predictors.trees import TreesPredictor
+from depthdial.control.predictors.base import Predictor, checked_tables, constant_columns
+from depthdial.control.predictors.constant import MeanPredictor
+from depthdial.control.predictors.mlp import MlpPredictor
+from depthdial.control.predictors.ridge import RidgePredictor
+from depthdial.control.predictors.trees import TreesPredictor
 from depthdial.errors import InputError, check_choice
 
 _CLASSES = {cls.kind: cls for cls in (RidgePredictor, TreesPredictor, MlpPredictor, MeanPredictor)}

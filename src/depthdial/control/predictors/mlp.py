@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from depthdial.choose.predictors.base import (
+from depthdial.control.predictors.base import (
     checked_features,
     column_means,
     constant_columns,
     stored_arrays,
     stored_size,
 )
-from depthdial.choose.predictors.projection import Projection
+from depthdial.control.predictors.projection import Projection
 
 N_COMPONENTS = 64
 
@@ -53,7 +53,7 @@ class MlpPredictor:
         spread = values[:, learned].std(axis=0)
         if not len(learned):
             return cls(projection, np.zeros((projection.n_outputs, 1)), np.zeros(1), np.zeros((1, len(mean))), mean)
-        from depthdial.choose.predictors.mlp_training import trained
+        from depthdial.control.predictors.mlp_training import trained
 
         weight_in, bias_in, weight, bias = trained(
             projection.apply(features), (values[:, learned] - mean[learned]) / spread, seed

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from depthdial.choose.predictors.base import (
+from depthdial.control.predictors.base import (
     checked_features,
     column_means,
     constant_columns,
@@ -22,7 +22,7 @@ from depthdial.choose.predictors.base import (
     stored_arrays,
     stored_size,
 )
-from depthdial.choose.predictors.projection import Standardiser, spectrum
+from depthdial.control.predictors.projection import Standardiser, spectrum
 
 # Relative to the summed power of the rows: from nearly interpolating to nearly the mean.
 _PENALTIES = np.logspace(-6, 2, 25)

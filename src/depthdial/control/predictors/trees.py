@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from depthdial.choose.predictors.base import (
+from depthdial.control.predictors.base import (
     checked_features,
     column_means,
     constant_columns,
@@ -21,7 +21,7 @@ from depthdial.choose.predictors.base import (
     stored_arrays,
     stored_size,
 )
-from depthdial.choose.predictors.projection import Projection
+from depthdial.control.predictors.projection import Projection
 from depthdial.errors import InputError
 
 N_COMPONENTS = 64

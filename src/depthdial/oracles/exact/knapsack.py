@@ -14,9 +14,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from depthdial.choose.core_search import Options, search
-from depthdial.choose.hull import Increments, merge_increments
 from depthdial.errors import InputError
+from depthdial.oracles.exact.core import Options, search
+from depthdial.oracles.exact.hull import Increments, merge_increments
 
 # A budget that a person computed as a mean of costs carries rounding; this much more than the budget is the budget.
 BUDGET_RTOL = 1e-12

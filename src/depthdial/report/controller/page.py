@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from depthdial.errors import InputError
-from depthdial.report.controller_scores import SCORES_FILE, ControllerScores, read_scores
-from depthdial.report.controller_section import controller_section
-from depthdial.report.controller_tables import certificate_table, controller_table
-from depthdial.report.page import page_title, write_page
-from depthdial.report.parts import file_name
-from depthdial.report.table_files import write_table
+from depthdial.report.controller.scores import SCORES_FILE, ControllerScores, read_scores
+from depthdial.report.controller.section import controller_section
+from depthdial.report.controller.tables import certificate_table, controller_table
+from depthdial.report.kit.page import page_title, write_page
+from depthdial.report.kit.parts import file_name
+from depthdial.report.kit.table_files import write_table
 
 
 def write_controller_report(folder: Path | str) -> Path:

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthdial.choose.gap import CASCADE, PREDICTABLE, RANDOM, ControllerScore, MethodScore
-from depthdial.report.controller_tables import method_label, unit_of
-from depthdial.report.labels import between, place_labels
-from depthdial.report.oracle_plot import METRIC_NAMES, short_name
-from depthdial.report.shares_plot import LABELLED_ROUTES, fill_shares, legend_columns, route_colors
-from depthdial.report.style import (
+from depthdial.control.judge.headroom import CASCADE, PREDICTABLE, RANDOM, ControllerScore, MethodScore
+from depthdial.report.controller.tables import method_label, unit_of
+from depthdial.report.kit.labels import between, place_labels
+from depthdial.report.kit.style import (
     BLACK,
     BLUE,
     GRAY,
@@ -29,7 +27,9 @@ from depthdial.report.style import (
     shortened,
     titled_key,
 )
-from depthdial.report.summary import family_of
+from depthdial.report.study.oracle_plot import METRIC_NAMES, short_name
+from depthdial.report.study.shares_plot import LABELLED_ROUTES, fill_shares, legend_columns, route_colors
+from depthdial.report.study.summary import family_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

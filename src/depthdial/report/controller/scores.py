@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from depthdial.choose.gap import ControllerScore
-from depthdial.choose.guarantee import Certificate
+from depthdial.control.judge.headroom import ControllerScore
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
+from depthdial.guarantee.plan import Certificate
 
 SCORES_FILE = "controller_scores.json"
 

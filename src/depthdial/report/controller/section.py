@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from depthdial.choose.gap import ControllerScore
-from depthdial.report.controller_plot import draw_calibration, draw_controller, draw_controller_shares
-from depthdial.report.controller_scores import ControllerScores
-from depthdial.report.controller_tables import (
+from depthdial.control.judge.headroom import ControllerScore
+from depthdial.report.controller.plot import draw_calibration, draw_controller, draw_controller_shares
+from depthdial.report.controller.scores import ControllerScores
+from depthdial.report.controller.tables import (
     certificate_table,
     controller_table,
     fixed_table,
     headline,
     unit_of,
 )
-from depthdial.report.oracle_plot import METRIC_NAMES
-from depthdial.report.parts import Picture, Section, Table, as_table, file_name, pairs_table
-from depthdial.report.tables import settings_table
+from depthdial.report.kit.parts import Picture, Section, Table, as_table, file_name, pairs_table
+from depthdial.report.kit.tables import settings_table
+from depthdial.report.study.oracle_plot import METRIC_NAMES
 
 ANCHOR, TITLE = "controller", "A controller that can be deployed"
 _NOTE = (

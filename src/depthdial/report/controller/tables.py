@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from depthdial.choose.gap import NO_GAP, ControllerScore, GapScore, MethodScore
-from depthdial.choose.guarantee import Certificate
-from depthdial.measure.stats import Interval
-from depthdial.report.oracle_plot import METRIC_NAMES
-from depthdial.report.tables import Cells, without_empty_columns
+from depthdial.control.judge.headroom import NO_GAP, ControllerScore, GapScore, MethodScore
+from depthdial.guarantee.plan import Certificate
+from depthdial.report.kit.tables import Cells, without_empty_columns
+from depthdial.report.study.oracle_plot import METRIC_NAMES
+from depthdial.stats.intervals import Interval
 
 _UNITS = {
     "layer_steps": "shares of the full model's layer-steps",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from depthdial.measure.gate_rows import GateMap
-from depthdial.report.routes_plot import Color, fill_cells, tick_numbers
-from depthdial.report.style import BLACK, BLUE, GRAY, SKIPPED, WIDTH_IN, figure_style, new_figure, save_figure, wrapped
+from depthdial.report.kit.style import BLACK, BLUE, GRAY, SKIPPED, WIDTH_IN, figure_style, new_figure, save_figure, wrapped
+from depthdial.report.study.routes_plot import Color, fill_cells, tick_numbers
+from depthdial.rows.gates import GateMap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from depthdial.files import read_json
-from depthdial.measure.equivalence import N_DRAWS
-from depthdial.measure.gate_rows import GateMap, load_gate_maps, load_gate_rows
-from depthdial.report.gate_map import draw_gate_map, map_title
-from depthdial.report.gates_plot import METRICS, draw_differences, draw_gates, draw_inputs, most_compared_target
-from depthdial.report.gates_summary import MARGIN_POINTS, GateCell, gather_gates
-from depthdial.report.gates_tables import answer_sentences, controllers_table, controls_table, differences_table
-from depthdial.report.page import only_value, page_title, write_page
-from depthdial.report.parts import Picture, Section, as_table, file_name, pairs_table
-from depthdial.report.table_files import write_table
-from depthdial.report.tables import Cells, provenance_table, settings_table
+from depthdial.report.gates.map import draw_gate_map, map_title
+from depthdial.report.gates.plot import METRICS, draw_differences, draw_gates, draw_inputs, most_compared_target
+from depthdial.report.gates.summary import MARGIN_POINTS, GateCell, gather_gates
+from depthdial.report.gates.tables import answer_sentences, controllers_table, controls_table, differences_table
+from depthdial.report.kit.page import only_value, page_title, write_page
+from depthdial.report.kit.parts import Picture, Section, as_table, file_name, pairs_table
+from depthdial.report.kit.table_files import write_table
+from depthdial.report.kit.tables import Cells, provenance_table, settings_table
+from depthdial.rows.gates import GateMap, load_gate_maps, load_gate_rows
+from depthdial.stats.equivalence import N_DRAWS
 
 _MOST_MAPS = 12
 _A, _B = "hidden", "fixed"

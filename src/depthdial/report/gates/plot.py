@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depthdial.errors import InputError
-from depthdial.measure.stats import Interval
-from depthdial.report.gates_summary import GateCell, gather_gates
-from depthdial.report.style import (
+from depthdial.report.gates.summary import GateCell, gather_gates
+from depthdial.report.kit.style import (
     BLACK,
     BLUE,
     GRAY,
@@ -26,6 +25,7 @@ from depthdial.report.style import (
     new_figure,
     save_figure,
 )
+from depthdial.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

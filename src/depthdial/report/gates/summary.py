@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from depthdial.measure.equivalence import Curve
-from depthdial.measure.gate_rows import CONTROLLERS, MODES, require_gate_rows
-from depthdial.measure.stats import Interval, mean_interval
+from depthdial.rows.gates import CONTROLLERS, MODES, require_gate_rows
+from depthdial.stats.equivalence import Curve
+from depthdial.stats.intervals import Interval, mean_interval
 
 # ROUGE is told in points, of which an equivalence margin of 1 speaks.
 POINTS = {"rouge_1": 100.0, "rouge_2": 100.0, "rouge_l": 100.0}

@@ -9,18 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from depthdial.measure.equivalence import (
-    N_DRAWS,
-    SeedDifference,
-    SequenceDifference,
-    common_costs,
-    difference_at_equal_cost,
-    paired_over_seeds,
-    paired_over_sequences,
-    signed,
-)
 from depthdial.metrics import higher_is_better
-from depthdial.report.gates_summary import (
+from depthdial.report.gates.summary import (
     MARGIN_POINTS,
     POINTS,
     GateCell,
@@ -30,7 +20,17 @@ from depthdial.report.gates_summary import (
     gathered,
     pairs_of,
 )
-from depthdial.report.tables import Cells, without_empty_columns
+from depthdial.report.kit.tables import Cells, without_empty_columns
+from depthdial.stats.equivalence import (
+    N_DRAWS,
+    SeedDifference,
+    SequenceDifference,
+    common_costs,
+    difference_at_equal_cost,
+    paired_over_seeds,
+    paired_over_sequences,
+    signed,
+)
 
 ALL_TARGETS = "all"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depthdial.report.style import BLUE, GRAY, ORANGE, SKY, VERMILION, figure_style, headed, new_figure, save_figure
+from depthdial.report.kit.style import BLUE, GRAY, ORANGE, SKY, VERMILION, figure_style, headed, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

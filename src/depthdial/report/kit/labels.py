@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthdial.report.style import GRAY
+from depthdial.report.kit.style import GRAY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

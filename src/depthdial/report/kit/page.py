@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from depthdial.files import write_text
-from depthdial.report.folder import read_folder
-from depthdial.report.parts import Picture, Section
-from depthdial.report.sections import build_sections
-from depthdial.report.style import save_figure
+from depthdial.report.kit.parts import Picture, Section
+from depthdial.report.kit.style import save_figure
+from depthdial.report.study.folder import read_folder
+from depthdial.report.study.sections import build_sections
 
 
 def write_report(folder: Path | str) -> Path:
@@ -67,7 +67,7 @@ def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
-        loader=PackageLoader("depthdial.report"),
+        loader=PackageLoader("depthdial.report.kit"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from depthdial.report.tables import COLUMN_LABELS, cell_parts
+from depthdial.report.kit.tables import COLUMN_LABELS, cell_parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from depthdial.files import write_text
-from depthdial.measure.stats import Interval
-from depthdial.report.tables import COLUMN_LABELS, Cells, cell_text
+from depthdial.report.kit.tables import COLUMN_LABELS, Cells, cell_text
+from depthdial.stats.intervals import Interval
 
 
 def markdown_table(table: Sequence[Cells]) -> str:

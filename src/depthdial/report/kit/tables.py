@@ -9,12 +9,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from depthdial.choose.costs import LAYER_STEPS, LAYERS, MS
-from depthdial.choose.oracle import OracleCurve
-from depthdial.choose.predictable import PredictableCurve
-from depthdial.measure.results import PROVENANCE_COLUMNS
-from depthdial.measure.stats import Interval
-from depthdial.report.summary import RouteRows, full_of, gather, headline_metric
+from depthdial.oracles.costs import LAYER_STEPS, LAYERS, MS
+from depthdial.oracles.oracle import OracleCurve
+from depthdial.oracles.predictable import PredictableCurve
+from depthdial.report.study.summary import RouteRows, full_of, gather, headline_metric
+from depthdial.rows.store import PROVENANCE_COLUMNS
+from depthdial.stats.intervals import Interval
 
 COLUMN_LABELS = {
     "route": "route",

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthdial.report.routes_plot import fill_cells, shade, shade_key, tick_numbers
-from depthdial.report.search_comparison import Comparison, first_drops
-from depthdial.report.style import (
+from depthdial.report.kit.style import (
     BLACK,
     GRAY,
     GREEN,
@@ -25,6 +23,8 @@ from depthdial.report.style import (
     new_figure,
     shortened,
 )
+from depthdial.report.search.comparison import Comparison, first_drops
+from depthdial.report.study.routes_plot import fill_cells, shade, shade_key, tick_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from depthdial.errors import InputError
-from depthdial.families import RouteFamily
 from depthdial.files import read_json
-from depthdial.measure.results import load_rows
-from depthdial.measure.stats import Interval, mean_interval
-from depthdial.report.summary import RouteRows, gather
-from depthdial.report.tables import Cells, without_empty_columns
+from depthdial.report.kit.tables import Cells, without_empty_columns
+from depthdial.report.study.summary import RouteRows, gather
 from depthdial.routes import FIXED_FAMILIES, Route
+from depthdial.routes.families import RouteFamily
+from depthdial.rows.store import load_rows
+from depthdial.stats.intervals import Interval, mean_interval
 
 KIND = "search"
 FAMILIES_FOLDER = "families"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from depthdial.report.page import only_value, page_title, write_page
-from depthdial.report.parts import Picture, Section, as_table, pairs_table
-from depthdial.report.search_compare_plot import draw_importance_by_method, draw_kept_layers, draw_kl_by_method
-from depthdial.report.search_comparison import Comparison, read_comparison
-from depthdial.report.style import shortened
-from depthdial.report.table_files import write_table
-from depthdial.report.tables import provenance_table, settings_table
+from depthdial.report.kit.page import only_value, page_title, write_page
+from depthdial.report.kit.parts import Picture, Section, as_table, pairs_table
+from depthdial.report.kit.style import shortened
+from depthdial.report.kit.table_files import write_table
+from depthdial.report.kit.tables import provenance_table, settings_table
+from depthdial.report.search.compare_plot import draw_importance_by_method, draw_kept_layers, draw_kl_by_method
+from depthdial.report.search.comparison import Comparison, read_comparison
 
 _NOT_SETTINGS = ("drop_order", "kl", "nll", "importance", "prompts", "cost", "settings", "versions", "hardware", "commit")
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthdial.report.style import BLUE, ORANGE, VERMILION, figure_style, headed, log_heights, new_figure
-from depthdial.report.summary import RouteRows
+from depthdial.report.kit.style import BLUE, ORANGE, VERMILION, figure_style, headed, log_heights, new_figure
+from depthdial.report.study.summary import RouteRows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

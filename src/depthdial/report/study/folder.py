@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from depthdial.choose.oracle import OracleCurve
-from depthdial.choose.predictable import PredictableCurve
 from depthdial.errors import InputError
-from depthdial.families import RouteFamily
 from depthdial.files import read_json
-from depthdial.measure.results import load_rows, load_study_rows
-from depthdial.report.controller_scores import ControllerScores, read_scores
+from depthdial.oracles.oracle import OracleCurve
+from depthdial.oracles.predictable import PredictableCurve
+from depthdial.report.controller.scores import ControllerScores, read_scores
+from depthdial.routes.families import RouteFamily
+from depthdial.rows.store import load_rows, load_study_rows
 
 _Curve = TypeVar("_Curve", OracleCurve, PredictableCurve)
 

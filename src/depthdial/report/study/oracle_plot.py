@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthdial.choose.costs import LAYER_STEPS
-from depthdial.choose.oracle import OracleCurve
-from depthdial.report.labels import between, place_labels
-from depthdial.report.shares_plot import LABELLED_ROUTES, fill_shares, legend_columns, route_colors
-from depthdial.report.style import (
+from depthdial.oracles.costs import LAYER_STEPS
+from depthdial.oracles.oracle import OracleCurve
+from depthdial.report.kit.labels import between, place_labels
+from depthdial.report.kit.style import (
     BLACK,
     BLUE,
     GRAY,
@@ -23,7 +22,8 @@ from depthdial.report.style import (
     shortened,
     titled_key,
 )
-from depthdial.report.summary import family_of
+from depthdial.report.study.shares_plot import LABELLED_ROUTES, fill_shares, legend_columns, route_colors
+from depthdial.report.study.summary import family_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

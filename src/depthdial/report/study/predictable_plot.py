@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthdial.choose.costs import LAYER_STEPS, LAYERS
-from depthdial.choose.predictable import PredictableCurve
-from depthdial.report.labels import between, place_labels
-from depthdial.report.oracle_plot import METRIC_NAMES, label_cost, short_name
-from depthdial.report.style import (
+from depthdial.oracles.costs import LAYER_STEPS, LAYERS
+from depthdial.oracles.predictable import PredictableCurve
+from depthdial.report.kit.labels import between, place_labels
+from depthdial.report.kit.style import (
     BLACK,
     BLUE,
     GRAY,
@@ -26,7 +25,8 @@ from depthdial.report.style import (
     shortened,
     titled_key,
 )
-from depthdial.report.summary import family_of
+from depthdial.report.study.oracle_plot import METRIC_NAMES, label_cost, short_name
+from depthdial.report.study.summary import family_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from depthdial.errors import InputError
-from depthdial.report.style import BLUE, SKIPPED, figure_style, new_figure, save_figure, shortened
+from depthdial.report.kit.style import BLUE, SKIPPED, figure_style, new_figure, save_figure, shortened
 from depthdial.routes import AnyRoute, RandomRoute, Route
 
 if TYPE_CHECKING:

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from depthdial.measure.results import count_samples
-from depthdial.report import tables
-from depthdial.report.controller_section import controller_section
-from depthdial.report.folder import ResultFolder
-from depthdial.report.oracle_plot import METRIC_NAMES, draw_oracle
-from depthdial.report.parts import Picture, Sample, Section, as_table, file_name, pairs_table
-from depthdial.report.predictable_plot import budget_text, draw_predictable, shown_budget
-from depthdial.report.routes_plot import RouteBar, draw_routes
-from depthdial.report.search_plot import draw_importance, draw_search
-from depthdial.report.similarity_plot import draw_fidelity, draw_similarity
-from depthdial.report.summary import RouteRows, gather, headline_metric
-from depthdial.report.time_plot import affine_fit, describe_fit, draw_quality_time, draw_time_layers, timed_routes
+from depthdial.report.controller.section import controller_section
+from depthdial.report.kit import tables
+from depthdial.report.kit.parts import Picture, Sample, Section, as_table, file_name, pairs_table
+from depthdial.report.search.plot import draw_importance, draw_search
+from depthdial.report.study.folder import ResultFolder
+from depthdial.report.study.oracle_plot import METRIC_NAMES, draw_oracle
+from depthdial.report.study.predictable_plot import budget_text, draw_predictable, shown_budget
+from depthdial.report.study.routes_plot import RouteBar, draw_routes
+from depthdial.report.study.similarity_plot import draw_fidelity, draw_similarity
+from depthdial.report.study.summary import RouteRows, gather, headline_metric
+from depthdial.report.study.time_plot import affine_fit, describe_fit, draw_quality_time, draw_time_layers, timed_routes
+from depthdial.rows.store import count_samples
 
 # What the columns of the headline table mean, those that it has.
 _DEFINITIONS = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthdial.report.style import shortened
+from depthdial.report.kit.style import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from depthdial.measure.stats import Interval
-from depthdial.report.style import Look, figure_style, headed, keep_to_range, log_heights, looks, new_figure
-from depthdial.report.summary import RouteRows, family_lines, pooled
+from depthdial.report.kit.style import Look, figure_style, headed, keep_to_range, log_heights, looks, new_figure
+from depthdial.report.study.summary import RouteRows, family_lines, pooled
+from depthdial.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from depthdial.errors import InputError
-from depthdial.measure.results import count_samples
-from depthdial.measure.stats import Interval, mean_interval, mean_over_samples
 from depthdial.routes import FIXED_FAMILIES, RANDOM_FAMILIES, Route, stored_route
+from depthdial.rows.store import count_samples
+from depthdial.stats.intervals import Interval, mean_interval, mean_over_samples
 
 # Families in the order in which tables name them; a searched one, whose name is its own, follows the full model.
 _ORDER = ("full", "elastic", "", "uls", "unified", "rls", "rls-wo1", "ee", "listed")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthdial.report.labels import between, place_labels
-from depthdial.report.oracle_plot import METRIC_NAMES, short_name
-from depthdial.report.style import GRAY, Look, figure_style, headed, keep_to_range, looks, new_figure, shortened
-from depthdial.report.summary import RouteRows, full_of
+from depthdial.report.kit.labels import between, place_labels
+from depthdial.report.kit.style import GRAY, Look, figure_style, headed, keep_to_range, looks, new_figure, shortened
+from depthdial.report.study.oracle_plot import METRIC_NAMES, short_name
+from depthdial.report.study.summary import RouteRows, full_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthdial.report.style import figure_style, headed, log_heights, new_figure, save_figure, shortened
+from depthdial.report.kit.style import figure_style, headed, log_heights, new_figure, save_figure, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,17 +12,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from depthdial.data.tasks import Task, as_task
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.files import read_json
-from depthdial.measure.batches import Runner
 from depthdial.measure.cost import model_cost
 from depthdial.measure.plan import ModelIdentity, Routes, unique_routes
-from depthdial.measure.tasks import Task, as_task
 from depthdial.routes import Route
 from depthdial.train.artefact import is_finished, save_artefact
 from depthdial.train.compute import training_flops
+from depthdial.train.depth.routed import RoutedModel, refuse_checkpointing
+from depthdial.train.depth.settings import FinetuneSettings
+from depthdial.train.depth.student import student
 from depthdial.train.objective import Objective
-from depthdial.train.routed import RoutedModel, refuse_checkpointing
 from depthdial.train.rows import TrainingRow, check_answers, training_rows
 from depthdial.train.running import (
     FINAL,
@@ -35,8 +37,6 @@ from depthdial.train.running import (
     world_size,
 )
 from depthdial.train.schedule import Schedule, make_schedule
-from depthdial.train.settings import FinetuneSettings
-from depthdial.train.student import student
 from depthdial.train.trainer import DepthTrainer
 
 

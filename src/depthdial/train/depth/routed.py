@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from depthdial.engine.teacher_forcing import continued_logits
 from depthdial.errors import InputError
-from depthdial.measure.forced import continued_logits
-from depthdial.models.architectures import accepts, count_layers, unwrap
-from depthdial.models.prompt import Prefill, positions, prefill
-from depthdial.models.view import quiet_view
+from depthdial.hf.architectures import accepts, count_layers, unwrap
 from depthdial.routes import Route
+from depthdial.views.prompted import Prefill, positions, prefill
+from depthdial.views.view import quiet_view
 
 
 class RoutedModel(nn.Module):

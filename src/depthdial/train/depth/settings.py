@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 
 from depthdial.errors import InputError, check_choice
 from depthdial.measure.plan import check_positive
-from depthdial.models.prompt import PROMPT_DEPTHS
 from depthdial.train.rows import check_answers
+from depthdial.views.prompted import PROMPT_DEPTHS
 
 Method = Literal["lora", "full"]
 METHODS: tuple[Method, ...] = get_args(Method)

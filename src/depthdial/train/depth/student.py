@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from depthdial.errors import InputError
-from depthdial.models.architectures import decoder_stack, unwrap
-from depthdial.models.view import quiet_view
+from depthdial.hf.architectures import decoder_stack, unwrap
 from depthdial.routes import Route
-from depthdial.train.settings import FinetuneSettings
+from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.targets import linear_targets, unloadable
+from depthdial.views.view import quiet_view
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from depthdial.models.gates import TokenGates
-from depthdial.models.token_policy import Decide, TokenPolicy, TokenStep, logistic_noise
-from depthdial.models.token_view import token_view
-from depthdial.train.routed import whole_logits
+from depthdial.train.depth.routed import whole_logits
+from depthdial.views.tokens.gates import TokenGates
+from depthdial.views.tokens.policy import Decide, TokenPolicy, TokenStep, logistic_noise
+from depthdial.views.tokens.view import token_view
 
 
 class RelaxedGates(TokenPolicy):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard, get_args
 
 from depthdial.errors import InputError, check_choice
-from depthdial.models.gates import GateConfig, GateInput, GateKind
-from depthdial.models.token_cache import KEY_VALUES, KeyValues
-from depthdial.train.settings import FinetuneSettings
+from depthdial.train.depth.settings import FinetuneSettings
+from depthdial.views.tokens.cache import KEY_VALUES, KeyValues
+from depthdial.views.tokens.gates import GateConfig, GateInput, GateKind
 
 Backbone = Literal["lora", "full", "frozen"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)

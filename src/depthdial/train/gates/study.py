@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from depthdial.errors import InputError
-from depthdial.measure.gate_rows import TRAINED_CONTROLLERS
 from depthdial.measure.plan import check_positive
-from depthdial.models.token_cache import KeyValues
-from depthdial.train.gate_settings import GateSettings
-from depthdial.train.settings import FinetuneSettings
+from depthdial.rows.gates import TRAINED_CONTROLLERS
+from depthdial.train.depth.settings import FinetuneSettings
+from depthdial.train.gates.settings import GateSettings
+from depthdial.views.tokens.cache import KeyValues
 
 _POSITIVE = (
     *("seeds", "tokens", "batch_size", "rank", "exit_rows", "max_new_tokens", "eval_batch_size", "fidelity_tokens"),

@@ -10,9 +10,9 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 
 from depthdial.files import read_json, write_json
-from depthdial.train.budget import Budget, Price
-from depthdial.train.gate_settings import GateSettings
-from depthdial.train.gated import GatedModel, GatedOutput
+from depthdial.train.gates.budget import Budget, Price
+from depthdial.train.gates.gated import GatedModel, GatedOutput
+from depthdial.train.gates.settings import GateSettings
 from depthdial.train.objective import Objective
 from depthdial.train.rows import TrainingRow
 from depthdial.train.schedule import Schedule

@@ -10,21 +10,20 @@ from typing import Any
 
 import torch
 
+from depthdial.data.tasks import Task, as_task
+from depthdial.engine.session import Runner
 from depthdial.files import read_json
-from depthdial.measure.batches import Runner
+from depthdial.hf.architectures import unwrap
+from depthdial.hf.weights import weights_hash
 from depthdial.measure.cost import model_cost
 from depthdial.measure.plan import ModelIdentity
-from depthdial.measure.tasks import Task, as_task
-from depthdial.models.architectures import unwrap
-from depthdial.models.gates import GATES_FILE, GateBase, TokenGates
-from depthdial.models.token_view import token_view
-from depthdial.models.weights import weights_hash
 from depthdial.train.artefact import RECORD_FILE, is_finished, save_gates
-from depthdial.train.budget import Budget, Price
 from depthdial.train.compute import training_flops
-from depthdial.train.gate_settings import GateSettings
-from depthdial.train.gate_trainer import GateTrainer
-from depthdial.train.gated import GatedModel
+from depthdial.train.depth.student import frozen, student
+from depthdial.train.gates.budget import Budget, Price
+from depthdial.train.gates.gated import GatedModel
+from depthdial.train.gates.settings import GateSettings
+from depthdial.train.gates.trainer import GateTrainer
 from depthdial.train.objective import Objective
 from depthdial.train.rows import check_answers, training_rows
 from depthdial.train.running import (
@@ -38,7 +37,8 @@ from depthdial.train.running import (
     world_size,
 )
 from depthdial.train.schedule import Schedule, make_schedule
-from depthdial.train.student import frozen, student
+from depthdial.views.tokens.gates import GATES_FILE, GateBase, TokenGates
+from depthdial.views.tokens.view import token_view
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from depthdial.errors import InputError
-from depthdial.models.prompt import Prefill, quiet_prompted_view
-from depthdial.models.token_cache import KeyValues, token_cache
-from depthdial.models.token_policy import TokenPolicy, sequence_key
-from depthdial.models.token_view import TokenTrace, token_view
-from depthdial.models.view import quiet_view
 from depthdial.routes import Route
+from depthdial.views.prompted import Prefill, quiet_prompted_view
+from depthdial.views.tokens.cache import KeyValues, token_cache
+from depthdial.views.tokens.policy import TokenPolicy, sequence_key
+from depthdial.views.tokens.view import TokenTrace, token_view
+from depthdial.views.view import quiet_view
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

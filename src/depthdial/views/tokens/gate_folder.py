@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from depthdial.errors import InputError
-from depthdial.models.adapter import compare_weights
-from depthdial.models.architectures import count_layers, unwrap
-from depthdial.models.gates import GATES_FILE, TokenGates
-from depthdial.models.load import with_adapter
-from depthdial.models.untouched import adapter_modules
-from depthdial.models.view import quiet_view
+from depthdial.hf.adapter import compare_weights
+from depthdial.hf.architectures import count_layers, unwrap
+from depthdial.hf.load import with_adapter
+from depthdial.hf.untouched import adapter_modules
+from depthdial.views.tokens.gates import GATES_FILE, TokenGates
+from depthdial.views.view import quiet_view
 
 _ADAPTER_FILE = "adapter_config.json"
 

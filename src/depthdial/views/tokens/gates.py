@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from depthdial.errors import InputError, check_choice
 from depthdial.files import read_json, write_atomically, write_json
-from depthdial.models.token_policy import Decide, TokenPolicy, TokenStep, logistic_noise, uniform_draws
-from depthdial.models.trained import recorded_prompts
+from depthdial.hf.trained import recorded_prompts
+from depthdial.views.tokens.policy import Decide, TokenPolicy, TokenStep, logistic_noise, uniform_draws
 
 GateInput = Literal["hidden", "fixed", "position", "embedding", "embedding+position"]
 GATE_INPUTS: tuple[GateInput, ...] = get_args(GateInput)

@@ -14,9 +14,9 @@ from typing import Any, Literal, get_args
 import torch
 
 from depthdial.errors import InputError
-from depthdial.models.architectures import PER_SEQUENCE_ARGUMENTS, PER_TOKEN_ARGUMENTS, SHARED_ARGUMENTS
-from depthdial.models.token_cache import Gathered, KeysWritten, KeyValues, TokenCacheLayer
-from depthdial.models.token_policy import Decide
+from depthdial.hf.architectures import PER_SEQUENCE_ARGUMENTS, PER_TOKEN_ARGUMENTS, SHARED_ARGUMENTS
+from depthdial.views.tokens.cache import Gathered, KeysWritten, KeyValues, TokenCacheLayer
+from depthdial.views.tokens.policy import Decide
 
 Execution = Literal["gather", "dense"]
 EXECUTIONS: tuple[Execution, ...] = get_args(Execution)

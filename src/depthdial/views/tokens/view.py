@@ -18,7 +18,7 @@ import torch
 from transformers import DynamicCache
 
 from depthdial.errors import InputError, check_choice
-from depthdial.models.architectures import (
+from depthdial.hf.architectures import (
     check_token_routing,
     decoder_stack,
     has_hiding_masks,
@@ -26,16 +26,16 @@ from depthdial.models.architectures import (
     longest_routed,
     unwrap,
 )
-from depthdial.models.cache_name import argument_name, cache_in, cache_name, without_cache
-from depthdial.models.passes import by_name, n_prompt, setting, tokens_of
-from depthdial.models.prompt import PROMPT_DEPTHS, Prefill, PromptDepth, positions
-from depthdial.models.prompt_pass import is_same_prompt
-from depthdial.models.token_cache import KEY_VALUES, KeyValues, TokenCacheLayer, token_cache, token_layers
-from depthdial.models.token_layer import EXECUTIONS, Execution, StockLayer, TokenPass, check_arguments, run_layer
-from depthdial.models.token_policy import Decide, TokenPolicy, TokenStep, as_policy
-from depthdial.models.view import TOKENS_ATTRIBUTE, quiet_view
-from depthdial.models.view_cache import check_kind, held, mark, n_cached
-from depthdial.models.view_generate import Asked, reuse_all, reuse_for_tokens, tell_prompts
+from depthdial.hf.cache_name import argument_name, cache_in, cache_name, without_cache
+from depthdial.views.cache import check_kind, held, mark, n_cached
+from depthdial.views.generate import Asked, reuse_all, reuse_for_tokens, tell_prompts
+from depthdial.views.passes import by_name, n_prompt, setting, tokens_of
+from depthdial.views.prompt_pass import is_same_prompt
+from depthdial.views.prompted import PROMPT_DEPTHS, Prefill, PromptDepth, positions
+from depthdial.views.tokens.cache import KEY_VALUES, KeyValues, TokenCacheLayer, token_cache, token_layers
+from depthdial.views.tokens.layer import EXECUTIONS, Execution, StockLayer, TokenPass, check_arguments, run_layer
+from depthdial.views.tokens.policy import Decide, TokenPolicy, TokenStep, as_policy
+from depthdial.views.view import TOKENS_ATTRIBUTE, quiet_view
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
