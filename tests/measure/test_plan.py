@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from depthdial.checks import check_positive
 from depthdial.errors import InputError
 from depthdial.hf.adapter import AdapterCard, attach_card
 from depthdial.hf.untouched import untouched

@@ -10,7 +10,7 @@ from typing import Any
 
 from depthdial.errors import InputError
 from depthdial.files import read_json
-from depthdial.measure.plan import check_positive
+from depthdial.checks import check_positive
 
 ALL = "all"
 

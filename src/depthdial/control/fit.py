@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from depthdial.checks import check_positive
 from depthdial.control.card import METRICS, ControllerCard, check_family, routes_of, searched_prompts
 from depthdial.control.controller import SequenceController
 from depthdial.control.prediction import COST_UNITS, LAYER_STEPS, LAYERS, MS, Prediction, likely_steps
@@ -26,7 +27,7 @@ from depthdial.hf.known_routes import best_known_routes
 from depthdial.hf.weights import weights_hash
 from depthdial.measure.features import FeatureSpec
 from depthdial.measure.latency import layer_flops, layer_ms
-from depthdial.measure.plan import ModelIdentity, check_positive
+from depthdial.measure.plan import ModelIdentity
 from depthdial.measure.quality import require_rouge
 from depthdial.oracles.prices import Budget, budget_in, budget_of, price_for_budget
 from depthdial.provenance import environment

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from depthdial.checks import check_positive
 from depthdial.control.choosing import Choice, Chooser, choosing
 from depthdial.data.templates import resolve_template
 from depthdial.engine.depths import Controller, is_several, number_in, one_each, read_depth
@@ -25,7 +26,6 @@ from depthdial.engine.steps import FinishReason, Steps, draws
 from depthdial.engine.streams import check_streaming, streaming
 from depthdial.errors import InputError, check_choice
 from depthdial.hf.architectures import unwrap
-from depthdial.measure.plan import check_positive
 from depthdial.routes import AnyRoute, Route
 from depthdial.views.prompted import PROMPT_DEPTHS, Prefill, clock_sec
 from depthdial.views.snapshot import as_is

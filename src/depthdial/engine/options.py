@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from depthdial.checks import check_positive
 from depthdial.errors import InputError
 from depthdial.hf.cache_name import CACHE_NAMES
 from depthdial.measure.plan import check_positive

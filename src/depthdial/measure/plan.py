@@ -173,12 +173,6 @@ def route_columns(route: Depth, name: str) -> dict[str, Any]:
     }
 
 
-def check_positive(value: int, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, not {value!r}.")
-    return value
-
-
 def _adapter_suffix(model: Any) -> str:
     card = adapter_card(model)
     return f" + {card.kind if card else 'adapter'}" if has_adapters_on(model) else ""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import torch
 
+from depthdial.checks import check_positive
 from depthdial.data.leakage import require_unsearched
 from depthdial.data.tasks import EncodedExample, Task, as_task
 from depthdial.engine.session import FIDELITY_TOKENS, Runner
@@ -31,7 +32,7 @@ from depthdial.engine.teacher_forcing import (
 from depthdial.errors import InputError
 from depthdial.hf.adapter import warn_if_outside
 from depthdial.measure.answers import full_answers, reference_prefill
-from depthdial.measure.plan import ModelIdentity, Plan, Routes, check_positive, cut, make_plan, route_columns
+from depthdial.measure.plan import ModelIdentity, Plan, Routes, cut, make_plan, route_columns
 from depthdial.progress import progress_bar
 from depthdial.routes import FAMILIES, AnyRoute, Route, family_routes
 from depthdial.rows.store import SIMILARITY_COLUMNS, UnitStore

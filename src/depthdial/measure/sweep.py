@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from depthdial.checks import check_positive
 from depthdial.data.leakage import require_unsearched
 from depthdial.data.tasks import Task, as_task
 from depthdial.engine.sampling import sampled_metrics, sampling_policy
@@ -22,7 +23,7 @@ from depthdial.hf.adapter import warn_if_outside
 from depthdial.hf.weights import weights_hash
 from depthdial.measure.answers import check_reference
 from depthdial.measure.cost import model_cost
-from depthdial.measure.plan import ModelIdentity, Routes, check_positive, make_plan
+from depthdial.measure.plan import ModelIdentity, Routes, make_plan
 from depthdial.measure.quality import (
     ANSWER_METRICS,
     METRICS,

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from depthdial.data.leakage import prompt_hashes, require_unsearched
+from depthdial.checks import check_positive
 from depthdial.data.tasks import Task, as_task
 from depthdial.errors import InputError, check_choice
 from depthdial.files import check_out_file
 from depthdial.hf.untouched import has_adapters_on
 from depthdial.measure.latency import COSTS, LayerCosts, layer_flops, layer_ms, layers_alike
-from depthdial.measure.plan import ModelIdentity, Plan, check_positive, make_plan
+from depthdial.measure.plan import ModelIdentity, Plan, make_plan
 from depthdial.progress import progress_bar
 from depthdial.provenance import environment
 from depthdial.routes import Route

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from depthdial.checks import check_positive
 from depthdial.control.baselines import Learned, learn_again
 from depthdial.control.cascade import measured_cascade
 from depthdial.control.certify import certification_plan, certify_rows
@@ -33,7 +34,7 @@ from depthdial.engine.session import Runner
 from depthdial.errors import InputError, check_choice
 from depthdial.files import claim, write_atomically
 from depthdial.guarantee.plan import Certificate, CertificationPlan
-from depthdial.measure.plan import ModelIdentity, check_positive
+from depthdial.measure.plan import ModelIdentity
 from depthdial.measure.quality import require_rouge
 from depthdial.measure.sweep import sweep
 from depthdial.oracles.prices import prices_for_budgets

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from depthdial.data.leakage import prompt_hashes, require_apart, require_no_test_split, require_unsearched
+from depthdial.checks import check_positive
 from depthdial.data.tasks import Task, as_task
 from depthdial.errors import InputError, check_choice
 from depthdial.files import claim, write_json
 from depthdial.hf.architectures import count_layers
 from depthdial.measure.latency import COSTS
-from depthdial.measure.plan import ModelIdentity, check_positive
+from depthdial.measure.plan import ModelIdentity
 from depthdial.measure.sweep import sweep
 from depthdial.report.search.comparison import (
     FAMILIES_FOLDER,

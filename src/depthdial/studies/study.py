@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from depthdial.data.leakage import prompt_hashes, require_apart, require_unsearched
+from depthdial.checks import check_positive
 from depthdial.data.tasks import Task, as_task
 from depthdial.errors import InputError
 from depthdial.files import claim, read_json, write_json
 from depthdial.hf.adapter import AdapterCard, adapter_card
 from depthdial.hf.architectures import count_layers
-from depthdial.measure.plan import ModelIdentity, check_positive
+from depthdial.measure.plan import ModelIdentity
 from depthdial.measure.similarity import similarity
 from depthdial.measure.sweep import sweep
 from depthdial.oracles.costs import LAYER_STEPS, TOKENS_COLUMN, counted_columns

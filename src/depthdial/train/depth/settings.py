@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from depthdial.checks import check_positive
 from depthdial.errors import InputError, check_choice
-from depthdial.measure.plan import check_positive
 from depthdial.train.rows import check_answers
 from depthdial.views.prompted import PROMPT_DEPTHS
 

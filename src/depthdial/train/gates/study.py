@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from depthdial.checks import check_positive
 from depthdial.errors import InputError
-from depthdial.measure.plan import check_positive
 from depthdial.rows.gates import TRAINED_CONTROLLERS
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.gates.settings import GateSettings
