@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from depthdial.engine.decode import DecodingPolicy, cut_at_end, decode, draw_tokens, eos_ids
+from depthdial.engine.decode import decode
+from depthdial.engine.sampling import DecodingPolicy, cut_at_end, draw_tokens
 from depthdial.errors import InputError
+from depthdial.hf.ends import eos_ids
 from depthdial.routes import Route
 from depthdial.views.prompted import left_padded, prefill
 

@@ -8,9 +8,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from depthdial.checks import check_positive
 from depthdial.errors import InputError
 from depthdial.files import read_json
-from depthdial.checks import check_positive
 
 ALL = "all"
 

@@ -18,18 +18,20 @@ from depthdial.checks import check_positive
 from depthdial.control.choosing import Choice, Chooser, choosing
 from depthdial.data.templates import resolve_template
 from depthdial.engine.depths import Controller, is_several, number_in, one_each, read_depth
+from depthdial.engine.loop import decode_tokens
 from depthdial.engine.options import Options, read_options
 from depthdial.engine.processors import Row
 from depthdial.engine.requests import Request, read_requests
+from depthdial.engine.sampler import Sampler
+from depthdial.engine.sampling import FinishReason, request_draws
 from depthdial.engine.session import Runner
-from depthdial.engine.steps import FinishReason, Steps, draws
 from depthdial.engine.streams import check_streaming, streaming
 from depthdial.errors import InputError, check_choice
 from depthdial.hf.architectures import unwrap
 from depthdial.routes import AnyRoute, Route
 from depthdial.views.prompted import PROMPT_DEPTHS, Prefill, clock_sec
 from depthdial.views.snapshot import as_is
-from depthdial.views.tokens.depth import Depth, TokenDepth, prompted
+from depthdial.views.tokens.depth import Depth, TokenDepth
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ class _Job:
         """InputError for options whose values no processor takes, before anything runs."""
         embeddings: Any = unwrap(self.runner.model).get_input_embeddings()
         vocabulary = embeddings.weight.shape[0]
-        Steps(
+        Sampler.from_options(
             self.options, self.tokenizer, [self._row(0, vocabulary)], len(self.requests[0].ids), processors=self.processors
         )
 
@@ -282,38 +284,30 @@ class _Job:
     def _decode(
         self, runner: Runner, route: Depth, ready: Prefill, places: Sequence[int], limit: int
     ) -> list[tuple[list[int], FinishReason]]:
-        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
-
-        steps = self._steps(ready, places, limit)
-        view: Any = prompted(runner.model, route, ready)
-        # Its own defaults would fill what is left open here.
-        view.generation_config = GenerationConfig(
-            max_new_tokens=limit,
-            do_sample=False,
-            eos_token_id=list(self.options.ends) or None,
-            pad_token_id=self.options.pad_token_id,
-        )
-        given: dict[str, Any] = {"logits_processor": LogitsProcessorList([steps.choose])} if steps.changes_logits else {}
-        if steps.watches_rows:
-            given["stopping_criteria"] = StoppingCriteriaList([steps.end])  # type: ignore[list-item]
+        sampler, streamer = self._sampler(ready, places, limit), self.streamer
+        if streamer is not None:
+            streamer.put(ready.input_ids.cpu())
         with as_is(runner.device):
-            output: Any = view.generate(
-                ready.input_ids,
-                attention_mask=ready.attention_mask,
-                generation_config=view.generation_config,
-                streamer=self.streamer,
-                **given,
+            new = decode_tokens(
+                runner.model,
+                route,
+                ready,
+                sampler,
+                max_new_tokens=limit,
+                pad_token_id=self.options.pad_token_id,
+                on_tokens=None if streamer is None else lambda tokens: streamer.put(tokens.cpu()),
             )
-        new = output[:, ready.input_ids.shape[1] :].tolist()
-        return [steps.cut(row, tokens) for row, tokens in enumerate(new)]
+        if streamer is not None:
+            streamer.end()
+        return [sampler.cut(row, tokens) for row, tokens in enumerate(new)]
 
-    def _steps(self, ready: Prefill, places: Sequence[int], limit: int) -> Steps:
+    def _sampler(self, ready: Prefill, places: Sequence[int], limit: int) -> Sampler:
         chance = None
         if self.options.seed is not None:
             asked = [self.requests[place] for place in places]
-            table = np.stack([draws(self.options.seed, one.ids, one.repeat, limit) for one in asked])
+            table = np.stack([request_draws(self.options.seed, one.ids, one.repeat, limit) for one in asked])
             chance = torch.from_numpy(table).to(self.runner.device)
-        return Steps(
+        return Sampler.from_options(
             self.options,
             self.tokenizer,
             [self._row(place, ready.logits.shape[-1]) for place in places],

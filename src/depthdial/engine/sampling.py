@@ -1,21 +1,107 @@
-"""The chance in sampled answers: a stream of numbers for each (seed, sequence, route, sample), and for nothing else.
+"""How answers are sampled: policies, a token for a number in [0, 1), and where those numbers come from.
 
-So a row is the same in whichever batch, order or process it is made, and a killed run goes on with the rows that it would
-have had. Streams share nothing with each other: an answer says nothing about how lucky another one was, which is what
-choosing on some samples and scoring on others rests on.
+All chance comes in from outside, as one number in [0, 1) for each token, so that a draw depends neither on the batch that it is
+made in nor on the state of a random generator. The numbers are a stream for each (seed, sequence, route, sample): a row is
+the same in whichever batch, order or process it is made, and a killed run goes on with the rows that it would have had.
+Streams share nothing with each other: an answer says nothing about how lucky another one was, which is what choosing on some
+samples and scoring on others rests on.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from depthdial.engine.decode import GREEDY, DecodingPolicy
 from depthdial.errors import InputError
 from depthdial.views.tokens.depth import Depth
+
+FinishReason = Literal["eos", "length", "stop"]
+
+# Below this, dividing by the temperature overflows; what it would choose is the greedy token anyway.
+_LOWEST_TEMPERATURE = 1e-4
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class DecodingPolicy:
+    """How the next token is chosen from the logits.
+
+    Attributes:
+        temperature: what logits are divided by before a token is drawn; 0 is greedy, the token with the largest logit.
+        top_p: tokens are drawn from the fewest likeliest ones that together hold this probability, at the temperature
+            (nucleus sampling, arXiv 1904.09751); 1 is all of them.
+
+    Raises:
+        InputError: for numbers that are none of these.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        hot = _is_number(self.temperature) and math.isfinite(self.temperature)
+        if not hot or (self.temperature != 0 and self.temperature < _LOWEST_TEMPERATURE):
+            raise InputError(
+                f"temperature must be a number of at least {_LOWEST_TEMPERATURE} to draw answers, or 0 for greedy ones, "
+                f"not {self.temperature!r}."
+            )
+        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
+            raise InputError(f"top_p must be a probability above 0 and at most 1, not {self.top_p!r}.")
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0
+
+
+GREEDY = DecodingPolicy()
+
+
+def draw_tokens(logits: torch.Tensor, draws: torch.Tensor, policy: DecodingPolicy) -> torch.Tensor:
+    """One token for each row, by inverting the cumulative distribution at the row's draw.
+
+    Args:
+        logits: (n_sequences, vocabulary), of any float type.
+        draws: (n_sequences,) numbers in [0, 1).
+
+    Returns:
+        (n_sequences,) token ids; never one of probability 0.
+
+    Raises:
+        InputError: if the logits are not finite.
+    """
+    logits = logits.float()
+    probabilities = ((logits - logits.amax(-1, keepdim=True)) / policy.temperature).softmax(-1)
+    if not probabilities.isfinite().all():
+        raise InputError("The model's logits are not finite, so no token can be drawn: try --dtype float32.")
+    order = None
+    if policy.top_p < 1:
+        probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities = probabilities.masked_fill(before >= policy.top_p, 0.0)
+    reached = probabilities.cumsum(-1)
+    total = reached[:, -1:]
+    wanted = draws[:, None].to(total) * total
+    # Rounding may lift a draw to the total, behind the last token that can be drawn.
+    wanted = torch.minimum(wanted, torch.nextafter(total, torch.zeros_like(total)))
+    places = torch.searchsorted(reached, wanted, right=True)
+    return (places if order is None else order.gather(-1, places))[:, 0]
+
+
+def cut_at_end(tokens: list[int], eos_token_ids: Sequence[int]) -> tuple[list[int], FinishReason]:
+    """The tokens up to and with the first end token, and why they end there."""
+    for i, token in enumerate(tokens):
+        if token in eos_token_ids:
+            return tokens[: i + 1], "eos"
+    return tokens, "length"
 
 
 def sampling_policy(samples: int, temperature: float, top_p: float) -> DecodingPolicy:
@@ -48,8 +134,8 @@ def sampled_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
     return tuple(metrics)
 
 
-def draws(seed: object, answers: Sequence[tuple[str, int]], route: Depth, n_tokens: int) -> torch.Tensor:
-    """(n_answers, n_tokens) numbers in [0, 1) for `models.decode`.
+def sweep_draws(seed: object, answers: Sequence[tuple[str, int]], route: Depth, n_tokens: int) -> torch.Tensor:
+    """(n_answers, n_tokens) numbers in [0, 1), one for each token that may be drawn.
 
     Args:
         seed: of the run.
@@ -59,6 +145,11 @@ def draws(seed: object, answers: Sequence[tuple[str, int]], route: Depth, n_toke
     """
     rows = [_stream(f"{seed}\n{route}\n{sample}\n{sequence_id}").random(n_tokens) for sequence_id, sample in answers]
     return torch.from_numpy(np.stack(rows))
+
+
+def request_draws(seed: int, prompt_ids: Sequence[int], repeat: int, n_tokens: int) -> np.ndarray:
+    """(n_tokens,) numbers in [0, 1) for the answer to a prompt that stood `repeat` times before in the list."""
+    return _stream(f"{seed}\n{repeat}\n{','.join(map(str, prompt_ids))}").random(n_tokens)
 
 
 def _stream(key: str) -> np.random.Generator:

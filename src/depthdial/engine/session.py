@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from depthdial.data.tasks import EncodedExample
-from depthdial.engine.decode import GREEDY, Decoded, DecodingPolicy, decode, joined
+from depthdial.engine.decode import Decoded, decode, joined
+from depthdial.engine.sampling import GREEDY, DecodingPolicy
 from depthdial.hf.architectures import count_layers, unwrap
 from depthdial.hf.ends import eos_ids
 from depthdial.hf.untouched import has_adapters_on

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from depthdial.engine.loop import continue_on
 from depthdial.hf.architectures import accepts, decoder_stack
-from depthdial.hf.cache_name import cache_argument
 from depthdial.routes import Route
-from depthdial.views.prompted import Prefill, positions
+from depthdial.views.prompted import Prefill
 from depthdial.views.snapshot import as_is
 from depthdial.views.tokens.depth import Depth, continuing
 from depthdial.views.view import quiet_view
@@ -105,11 +105,7 @@ def forced_states(model: Any, route: Route, prefilled: Prefill, tokens: torch.Te
 
 
 def _run(runner: Any, cache: Any, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor, **options: Any) -> Any:
-    attention_mask = torch.cat([prefilled.attention_mask, mask], dim=1)
-    inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": attention_mask}
-    if accepts(runner, "position_ids"):
-        inputs["position_ids"] = positions(attention_mask, n_last=tokens.shape[1])
-    return runner(**inputs, **cache_argument(runner, cache), use_cache=True, **options)
+    return continue_on(runner, cache, tokens, torch.cat([prefilled.attention_mask, mask], dim=1), **options)
 
 
 def right_padded(rows: Sequence[Sequence[int]], pad_token_id: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from depthdial.data.tasks import EncodedExample
+from depthdial.engine.loop import continue_on
 from depthdial.engine.session import Runner
 from depthdial.hf.architectures import accepts, decoder_stack
-from depthdial.hf.cache_name import cache_argument
 from depthdial.measure.cost import model_cost
 from depthdial.routes import Route
-from depthdial.views.prompted import clock_sec, positions
+from depthdial.views.prompted import clock_sec
 from depthdial.views.snapshot import as_is
 from depthdial.views.view import quiet_view
 
@@ -114,7 +114,4 @@ def _decode_steps(model: Any, runner: Runner, example: EncodedExample) -> None:
     with as_is(runner.device):
         for _ in range(n_steps):
             mask = torch.cat([mask, mask.new_ones(1, 1)], dim=1)
-            inputs = {"input_ids": token, "attention_mask": mask, "use_cache": True} | cache_argument(model, cache)
-            if accepts(model, "position_ids"):
-                inputs["position_ids"] = positions(mask, n_last=1)
-            token = model(**inputs).logits[:, -1].argmax(-1, keepdim=True)
+            token = continue_on(model, cache, token, mask).logits[:, -1].argmax(-1, keepdim=True)

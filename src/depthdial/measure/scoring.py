@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from depthdial.data.tasks import EncodedExample
-from depthdial.engine.decode import GREEDY, Decoded, DecodingPolicy
-from depthdial.engine.sampling import draws
+from depthdial.engine.decode import Decoded
+from depthdial.engine.sampling import GREEDY, DecodingPolicy, sweep_draws
 from depthdial.engine.session import Runner
 from depthdial.engine.teacher_forcing import Predictions, by_route, forced_logits, nll, right_padded, row_slices
 from depthdial.measure.answers import full_answers
@@ -295,7 +295,7 @@ class Scoring:
     ) -> Decoded:
         """An answer of at most `most` tokens for each of `rows`, whose repetitions stand together, numbered from 0."""
         numbered = self._numbered(batch, rows)
-        chance = draws(self.plan.run.settings["seed"], numbered, route, most)
+        chance = sweep_draws(self.plan.run.settings["seed"], numbered, route, most)
         depth = _for_batch(route, numbered)
         return runner.decode(depth, repeated, most, self.options.policy, chance)
 

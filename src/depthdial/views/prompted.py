@@ -27,7 +27,6 @@ from depthdial.hf.untouched import adapter_modules
 from depthdial.routes import Route
 from depthdial.views.cache import mark
 from depthdial.views.generate import reuse_for_route, tell_prompts
-from depthdial.engine.pooling import PooledStates, Pooling
 from depthdial.views.prompt_pass import Switch, prompted_forward
 from depthdial.views.view import PROMPTED_ATTRIBUTE, as_route, quiet_view
 from depthdial.views.weights import SHARED_ATTRIBUTE
