@@ -10,7 +10,6 @@ import torch
 
 import depthdial as dd
 from depthdial.control import rows as controller_rows
-from depthdial.control.card import routes_of
 from depthdial.control.controller import SequenceController
 from depthdial.control.fit import _spread
 from depthdial.control.prediction import Prediction
@@ -22,6 +21,7 @@ from depthdial.hf.untouched import untouched
 from depthdial.measure.features import features_of, watched_prefill
 from depthdial.oracles.prices import budget_of
 from depthdial.routes import Route
+from depthdial.routes.families import fixed_routes
 from depthdial.rows.store import UnitStore
 
 ROUTES = ["full", "ee:3", "0,2,4,5"]
@@ -186,7 +186,7 @@ def test_a_model_in_a_narrower_type_cannot_be_told_from_others(fit, model):
 
 def test_rows_that_the_routes_were_searched_on_are_refused(fit, model, tokenizer, small_task, tmp_path):
     prompts = prompt_hashes(unseen(small_task))
-    family = dd.RouteFamily("own", 6, routes_of(ROUTES, 6), {"prompts": prompts})
+    family = dd.RouteFamily("own", 6, fixed_routes(ROUTES, 6), {"prompts": prompts})
     for routes in (family, family.routes, [*ROUTES, *family.routes]):  # given as texts beside, they are the same routes
         controller = fit(routes=routes)
         assert controller.card.fitted_on["searched_on"] == sorted(prompts)
@@ -202,7 +202,7 @@ def test_rows_that_the_routes_were_searched_on_are_refused(fit, model, tokenizer
 def test_a_fit_refuses_what_was_searched_or_trained_on_before_any_work(fit, model, many, monkeypatch):
     monkeypatch.setattr("depthdial.control.fit.measure_rows", lambda *_, **__: pytest.fail("rows were measured"))
     monkeypatch.setattr("depthdial.control.fit.encode", lambda *_, **__: pytest.fail("prompts were encoded"))
-    family = dd.RouteFamily("own", 6, routes_of(ROUTES, 6), {"prompts": prompt_hashes(many)[:2]})
+    family = dd.RouteFamily("own", 6, fixed_routes(ROUTES, 6), {"prompts": prompt_hashes(many)[:2]})
     renamed = replace(many, examples=tuple(replace(e, id=f"new {e.id}") for e in many.examples))
     with pytest.raises(InputError, match=r"^2 of the 48 sequences \(such as 'new .*\) were used to search the routes: take"):
         fit(task=renamed, routes=list(family.routes))

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from depthdial.engine.loop import decode_tokens
-from depthdial.views.prompted import left_padded, prefill
 from depthdial.engine.sampler import Sampler
 from depthdial.engine.sampling import GREEDY, DecodingPolicy, draw_tokens
 from depthdial.routes import Route
-from depthdial.views.prompted import prompted_view
+from depthdial.views.prompted import left_padded, prefill, prompted_view
 from tests.tiny import tiny
 
 PROMPTS = [[1, 5, 9], [1, 7], [1, 8, 8, 4, 6]]
@@ -23,7 +22,13 @@ def looped(model, route, policy=GREEDY, draws=None, ends=(), told=None):
     sampler = Sampler.from_draws(policy, draws, ends, ready.input_ids, N_TOKENS)
     with torch.no_grad():
         return decode_tokens(
-            model, route, ready, sampler, max_new_tokens=N_TOKENS, pad_token_id=0, on_tokens=None if told is None else told.append
+            model,
+            route,
+            ready,
+            sampler,
+            max_new_tokens=N_TOKENS,
+            pad_token_id=0,
+            on_tokens=None if told is None else told.append,
         )
 
 

@@ -70,7 +70,7 @@ def generate(
 def _depth(depth: str | None, route: str | None, controller: Path | None, budget: str | None, routes: str | None) -> Any:
     """What `dd.generate` takes; what can be refused without the model is refused here."""
     from depthdial.control.controller import CONTROLLER_FILE, SequenceController
-    from depthdial.engine.depths import number_in
+    from depthdial.engine.depth import number_in
 
     if sum(given is not None for given in (route, depth, controller)) > 1:
         raise InputError("--route, --depth and --controller each say which layers run: give one of them.")

@@ -137,13 +137,6 @@ class ControllerCard:
             raise InputError(f"The stored controller is damaged ({reason}): fit it again.") from error
 
 
-def require_fixed(route: Any) -> Route:
-    """A route as it is; InputError for a random rule, which is another route for every sequence."""
-    if not isinstance(route, Route):
-        raise InputError(f"The choice is among fixed routes, and {route.name!r} is none: leave it out.")
-    return route
-
-
 def check_family(routes: Sequence[Any], n_layers: int) -> None:
     """Refuse routes that a controller cannot choose among.
 
@@ -158,19 +151,6 @@ def check_family(routes: Sequence[Any], n_layers: int) -> None:
         raise InputError(f"The family ({names}) has no full route: add 'full', for sequences that need every layer.")
     if len(routes) < 2:
         raise InputError("A controller needs two routes or more to choose among: add one that skips layers.")
-
-
-def routes_of(routes: Any, n_layers: int) -> tuple[Route, ...]:
-    """Routes, cheapest first, from a RouteFamily, the text of `--routes`, or a list of routes and texts.
-
-    Raises:
-        InputError: if they are none of these, or one is a random rule or for another depth.
-    """
-    found = listed_routes(routes, n_layers)
-    if not found:
-        raise InputError("There are no routes to choose from: give two or more, the full one among them.")
-    kept = distinct_routes(require_fixed(require_depth(route, n_layers)) for route in found)
-    return tuple(sorted(kept, key=lambda route: route.cost_layers))
 
 
 def searched_prompts(routes: Sequence[Route]) -> tuple[str, ...]:

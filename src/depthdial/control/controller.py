@@ -18,10 +18,14 @@ import numpy as np
 import torch
 
 from depthdial.control.card import ControllerCard
+from depthdial.control.choosing import assigned, check_asked
 from depthdial.control.memory import CertifiedRows
+from depthdial.control.online import OnlineController
 from depthdial.control.prediction import LAYER_STEPS, Prediction, predict_with, require_prediction
 from depthdial.control.predictors.base import Predictor
 from depthdial.control.predictors.fitting import restore_predictor
+from depthdial.engine.depth import Asked, Assignment, Batch
+from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_atomically, write_json
 from depthdial.guarantee.plan import Certificate
@@ -75,6 +79,22 @@ class SequenceController:
     def costs(self) -> np.ndarray:
         """(n_routes,) what a decoding step costs on each route, in the controller's unit."""
         return np.array(self.card.route_costs)
+
+    @property
+    def name(self) -> str:
+        return "controller"
+
+    @property
+    def n_layers(self) -> int:
+        return self.card.n_layers
+
+    def prepare(self, session: Runner, asked: Asked) -> None:
+        """As `engine.depth.Depth` says."""
+        check_asked(self, session, asked)
+
+    def assign(self, session: Runner, batch: Batch, asked: Asked) -> Assignment:
+        """As `engine.depth.Depth` says."""
+        return assigned(self, self.pick_at, session, batch, asked)
 
     def predict(self, features: np.ndarray) -> Prediction:
         """Quality and decoding steps of every route for (n, n_features) features, by `measure.prompt_features`."""
@@ -336,47 +356,6 @@ class SequenceController:
         return fit_controller(
             model, tokenizer, task=task, routes=routes, settings=settings, out=out, identity=identity, progress=progress
         )
-
-
-@dataclass
-class OnlineController:
-    """A controller on a stream of unknown length, within a running budget; it remembers what it has spent.
-
-    Attributes:
-        controller: predicts; its own price is only where the stream's starts.
-        state: the running budget (see `policy.OnlineBudget` for what it promises).
-    """
-
-    controller: SequenceController
-    state: OnlineBudget
-
-    def pick(self, predicted: Prediction) -> np.ndarray:
-        """(n,) places of the routes of the next n sequences, in order of arrival."""
-        return self.pick_at(predicted)[0]
-
-    def pick_at(self, predicted: Prediction) -> tuple[np.ndarray, tuple[float, ...]]:
-        """The same with the price at which each was weighed; the guard of the budget may have overruled it."""
-        chosen, prices = [], []
-        expected = self.controller.expected_costs(require_prediction(predicted))
-        for quality, costs in zip(predicted.quality, expected, strict=True):
-            prices.append(self.state.price)
-            route, self.state = self.state.step(quality, costs)
-            chosen.append(route)
-        return np.array(chosen, dtype=np.intp), tuple(prices)
-
-    def settle(self, predicted: Prediction, chosen: np.ndarray, steps: np.ndarray) -> None:
-        """Replace what answers were expected to cost by what they cost, once they are there.
-
-        Args:
-            predicted, chosen: what `pick` was given of these n sequences, and what it gave.
-            steps: (n,) decoding steps that their answers really took.
-        """
-        rows = np.arange(len(chosen))
-        expected = self.controller.expected_costs(predicted)[rows, chosen]
-        measured = self.controller.card.costs_of(
-            np.repeat(np.asarray(steps, dtype=float)[:, None], len(self.controller.costs), 1)
-        )
-        self.state = self.state.settle(float(expected.sum()), float(measured[rows, chosen].sum()))
 
 
 def _restored(document: dict[str, Any], arrays: dict[str, np.ndarray], prefix: str) -> Predictor:

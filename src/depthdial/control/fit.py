@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from depthdial.checks import check_positive
-from depthdial.control.card import METRICS, ControllerCard, check_family, routes_of, searched_prompts
+from depthdial.control.card import METRICS, ControllerCard, check_family, searched_prompts
 from depthdial.control.controller import SequenceController
 from depthdial.control.prediction import COST_UNITS, LAYER_STEPS, LAYERS, MS, Prediction, likely_steps
 from depthdial.control.predictors.base import LEAST_ROWS
@@ -32,6 +32,7 @@ from depthdial.measure.quality import require_rouge
 from depthdial.oracles.prices import Budget, budget_in, budget_of, price_for_budget
 from depthdial.provenance import environment
 from depthdial.routes import Route
+from depthdial.routes.families import fixed_routes
 from depthdial.views.prompted import PROMPT_DEPTHS, PromptDepth
 
 AUTO = "auto"
@@ -97,7 +98,7 @@ def fit_controller(
             "better a thousand."
         )
     runner = Runner.of(model, tokenizer)
-    family = _spread(best_known_routes(model)) if routes is None else routes_of(routes, runner.n_layers)
+    family = _spread(best_known_routes(model)) if routes is None else fixed_routes(routes, runner.n_layers)
     check_family(family, runner.n_layers)
     if not settings.allow_searched_rows:
         require_unsearched(task, family, model)

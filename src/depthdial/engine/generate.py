@@ -15,9 +15,8 @@ import numpy as np
 import torch
 
 from depthdial.checks import check_positive
-from depthdial.control.choosing import Choice, Chooser, choosing
 from depthdial.data.templates import resolve_template
-from depthdial.engine.depths import Controller, is_several, number_in, one_each, read_depth
+from depthdial.engine.depth import Asked, Assignment, Batch, Depth, is_several, number_in, one_each, read_depth, takes_routes
 from depthdial.engine.loop import decode_tokens
 from depthdial.engine.options import Options, read_options
 from depthdial.engine.processors import Row
@@ -31,7 +30,8 @@ from depthdial.hf.architectures import unwrap
 from depthdial.routes import AnyRoute, Route
 from depthdial.views.prompted import PROMPT_DEPTHS, Prefill, clock_sec
 from depthdial.views.snapshot import as_is
-from depthdial.views.tokens.depth import Depth, TokenDepth
+from depthdial.views.tokens.depth import Depth as Running
+from depthdial.views.tokens.depth import TokenDepth
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Generation:
         return (self.new_tokens - 1) / self.decode_sec if self.decode_sec > 0 else float("nan")
 
 
-OneDepth = AnyRoute | TokenDepth | Controller | str | float | tuple[int, ...] | PathLike[str]
+OneDepth = AnyRoute | TokenDepth | Depth | str | float | tuple[int, ...] | PathLike[str]
 
 
 def generate(
@@ -175,19 +175,20 @@ def generate(
     job.check()
     resolved = resolve_template(template, tokenizer)
     answers: dict[int, Generation] = {}
-    for one, places in _by_depth(depth, model, runner.n_layers, routes, len(requests)):
-        chooser = choosing(one, runner, routes, prompt_depth, resolved)
+    for one, own_routes, places in _by_depth(depth, model, runner.n_layers, routes, len(requests)):
+        asked = Asked(prompt_depth, resolved, own_routes)
+        one.prepare(runner, asked)
         for start in range(0, len(places), batch_size):
-            answers |= job.answer(places[start : start + batch_size], chooser)
+            answers |= job.answer(places[start : start + batch_size], one, asked)
     return [answers[place] for place in range(len(requests))]
 
 
-def _by_depth(depth: Any, model: Any, n_layers: int, routes: Any, n_prompts: int) -> list[tuple[Any, list[int]]]:
-    """The depths of a call, each with the places of the prompts that take it."""
+def _by_depth(depth: Any, model: Any, n_layers: int, routes: Any, n_prompts: int) -> list[tuple[Depth, Any, list[int]]]:
+    """The depths of a call, each with the routes to choose from that are asked of it, and the places of its prompts."""
     if not is_several(depth):
-        return [(read_depth(depth, model, n_layers, routes), list(range(n_prompts)))]
+        return [(*_read(depth, model, n_layers, routes), list(range(n_prompts)))]
     given = one_each(depth, n_prompts)
-    if routes is not None and all(_routes_for(one, routes) is None for one in given):
+    if routes is not None and not any(map(takes_routes, given)):
         raise InputError(
             "routes= says what a depth in numbers, such as 0.5, is chosen from: leave it out, or give a number."
         )
@@ -196,14 +197,16 @@ def _by_depth(depth: Any, model: Any, n_layers: int, routes: Any, n_prompts: int
     for place, one in enumerate(given):
         is_value = isinstance(one, str | int | float | tuple | Route)
         groups.setdefault((type(one), one) if is_value else id(one), []).append(place)
-    return [
-        (read_depth(given[places[0]], model, n_layers, _routes_for(given[places[0]], routes)), places)
-        for places in groups.values()
-    ]
+    found = []
+    for places in groups.values():
+        one = given[places[0]]
+        found.append((*_read(one, model, n_layers, routes if takes_routes(one) else None), places))
+    return found
 
 
-def _routes_for(depth: Any, routes: Any) -> Any:
-    return routes if isinstance(depth, Controller) or number_in(depth) is not None else None
+def _read(depth: Any, model: Any, n_layers: int, routes: Any) -> tuple[Depth, Any]:
+    found = read_depth(depth, model, n_layers, routes)
+    return found, None if number_in(depth) is not None else routes
 
 
 @dataclass(frozen=True)
@@ -232,32 +235,26 @@ class _Job:
             self.options, self.tokenizer, [self._row(0, vocabulary)], len(self.requests[0].ids), processors=self.processors
         )
 
-    def answer(self, places: Sequence[int], chooser: Chooser) -> dict[int, Generation]:
+    def answer(self, places: Sequence[int], depth: Depth, asked: Asked) -> dict[int, Generation]:
         answers: dict[int, Generation] = {}
-        prompts = [self.requests[place].ids for place in places]
-        choice = chooser(prompts, places)
+        batch = Batch([self.requests[place].ids for place in places], places)
+        assignment = depth.assign(self.runner, batch, asked)
         # Rows of one length limit decode together, so that none reaches beyond its context while it waits for another.
-        groups: dict[tuple[Depth, int], list[int]] = {}
-        for member, (place, route) in enumerate(zip(places, choice.routes, strict=True)):
+        groups: dict[tuple[Running, int], list[int]] = {}
+        for member, (place, route) in enumerate(zip(places, assignment.routes, strict=True)):
             groups.setdefault((route, self.limits[place]), []).append(member)
         for (route, limit), members in groups.items():
-            answers |= self._group(choice, prompts, places, members, route, limit)
-        if choice.settle is not None:  # the first token of an answer comes out of the prompt's pass
-            choice.settle(np.array([max(len(answers[place].tokens) - 1, 0) for place in places]))
+            answers |= self._group(assignment, batch, members, route, limit)
+        if assignment.settle is not None:  # the first token of an answer comes out of the prompt's pass
+            assignment.settle(np.array([max(len(answers[place].tokens) - 1, 0) for place in places]))
         return answers
 
     def _group(
-        self,
-        choice: Choice,
-        prompts: Sequence[Sequence[int]],
-        places: Sequence[int],
-        members: Sequence[int],
-        route: Depth,
-        limit: int,
+        self, assignment: Assignment, batch: Batch, members: Sequence[int], route: Running, limit: int
     ) -> dict[int, Generation]:
-        chosen = [places[member] for member in members]
-        runner = choice.running(self.runner, route)
-        ready = choice.prefilled(runner, prompts, members, route)
+        chosen = [batch.keys[member] for member in members]
+        runner = assignment.running(self.runner, route)
+        ready = assignment.prefilled(runner, batch, members, route)
         if isinstance(route, TokenDepth):
             route = route.for_batch((self.requests[i].ids, self.requests[i].repeat) for i in chosen)
         started = clock_sec(runner.device)
@@ -276,13 +273,13 @@ class _Job:
                 decode_sec=decode_sec,
                 batch_size=len(chosen),
                 layers_run=ran,
-                **choice.why(member),
+                **(vars(assignment.reasons[member]) if assignment.reasons else {}),
             )
             for member, place, (tokens, reason), ran in zip(members, chosen, rows, layers, strict=True)
         }
 
     def _decode(
-        self, runner: Runner, route: Depth, ready: Prefill, places: Sequence[int], limit: int
+        self, runner: Runner, route: Running, ready: Prefill, places: Sequence[int], limit: int
     ) -> list[tuple[list[int], FinishReason]]:
         sampler, streamer = self._sampler(ready, places, limit), self.streamer
         if streamer is not None:

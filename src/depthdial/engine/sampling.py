@@ -1,8 +1,8 @@
 """How answers are sampled: policies, a token for a number in [0, 1), and where those numbers come from.
 
-All chance comes in from outside, as one number in [0, 1) for each token, so that a draw depends neither on the batch that it is
-made in nor on the state of a random generator. The numbers are a stream for each (seed, sequence, route, sample): a row is
-the same in whichever batch, order or process it is made, and a killed run goes on with the rows that it would have had.
+All chance comes in from outside, as one number in [0, 1) for each token, so that a draw depends neither on the batch that it
+is made in nor on the state of a random generator. The numbers are a stream for each (seed, sequence, route, sample): a row
+is the same in whichever batch, order or process it is made, and a killed run goes on with the rows that it would have had.
 Streams share nothing with each other: an answer says nothing about how lucky another one was, which is what choosing on some
 samples and scoring on others rests on.
 """

@@ -125,6 +125,26 @@ def listed_routes(given: Any, n_layers: int) -> tuple[Any, ...]:
     return _listed(given, n_layers)
 
 
+def fixed_routes(routes: Any, n_layers: int) -> tuple[Route, ...]:
+    """Routes, cheapest first, from a RouteFamily, the text of `--routes`, or a list of routes and texts.
+
+    Raises:
+        InputError: if they are none of these, or one is a random rule or for another depth.
+    """
+    found = listed_routes(routes, n_layers)
+    if not found:
+        raise InputError("There are no routes to choose from: give two or more, the full one among them.")
+    kept = dict.fromkeys(require_fixed(require_depth(route, n_layers)) for route in found)
+    return tuple(sorted(kept, key=lambda route: route.cost_layers))
+
+
+def require_fixed(route: Any) -> Route:
+    """A route as it is; InputError for a random rule, which is another route for every sequence."""
+    if not isinstance(route, Route):
+        raise InputError(f"The choice is among fixed routes, and {route.name!r} is none: leave it out.")
+    return route
+
+
 def _listed(one: Any, n_layers: int) -> tuple[Any, ...]:
     if isinstance(one, RouteFamily):
         return tuple(require_depth(route, n_layers) for route in one.routes)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from depthdial.data.leakage import prompt_hashes, require_unsearched
 from depthdial.checks import check_positive
+from depthdial.data.leakage import prompt_hashes, require_unsearched
 from depthdial.data.tasks import Task, as_task
 from depthdial.errors import InputError, check_choice
 from depthdial.files import check_out_file

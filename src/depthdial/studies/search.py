@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from depthdial.data.leakage import prompt_hashes, require_apart, require_no_test_split, require_unsearched
 from depthdial.checks import check_positive
+from depthdial.data.leakage import prompt_hashes, require_apart, require_no_test_split, require_unsearched
 from depthdial.data.tasks import Task, as_task
 from depthdial.errors import InputError, check_choice
 from depthdial.files import claim, write_json

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depthdial.data.leakage import prompt_hashes, require_apart, require_unsearched
 from depthdial.checks import check_positive
+from depthdial.data.leakage import prompt_hashes, require_apart, require_unsearched
 from depthdial.data.tasks import Task, as_task
 from depthdial.errors import InputError
 from depthdial.files import claim, read_json, write_json

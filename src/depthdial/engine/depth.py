@@ -1,0 +1,324 @@
+"""The one idea of depth: which layers run for each prompt of a batch, and why; and a depth as people write it.
+
+A route, its text, a share or a count of layers, a token policy, and whatever else assigns routes to prompts (a controller)
+are all depths. What runs a model knows this protocol and nothing of who implements it.
+"""
+
+from __future__ import annotations
+
+import functools
+import numbers
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import nn
+
+from depthdial.engine.session import Runner
+from depthdial.errors import InputError
+from depthdial.hf.adapter import warn_if_outside
+from depthdial.hf.known_routes import best_known_routes, check_share, route_within
+from depthdial.routes import AnyRoute, RandomRoute, Route, require_depth
+from depthdial.routes.families import fixed_routes
+from depthdial.views.prompted import Prefill
+from depthdial.views.tokens.depth import Depth as Running
+from depthdial.views.tokens.depth import TokenDepth
+from depthdial.views.tokens.policy import as_policy
+from depthdial.views.view import route_of
+
+# Entry points of this group read a folder as a depth; each is named after the file that such a folder holds.
+FOLDERS = "depthdial.depths"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caller asks beside a depth.
+
+    Attributes:
+        prompt_depth: `full` or `route`.
+        template: of the prompts, resolved.
+        routes: to choose from; None for the depth's own.
+    """
+
+    prompt_depth: str = "full"
+    template: str = "plain"
+    routes: Any = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts that run together.
+
+    Attributes:
+        ids: the tokens of each.
+        keys: by which random rules draw: places in the whole list, or ids.
+    """
+
+    ids: Sequence[Sequence[int]]
+    keys: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a prompt took its route.
+
+    Attributes:
+        predicted: quality of each route, by name.
+        predicted_steps: decoding steps of each route's answer, by name.
+        price: quality that a route had to be worth for each unit of cost.
+    """
+
+    predicted: Mapping[str, float]
+    predicted_steps: Mapping[str, float]
+    price: float
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The routes of one batch.
+
+    Attributes:
+        routes: one a prompt; a token-wise depth in a route's place.
+        full: the full pass over the batch's prompts that every route continues on; None where each route runs its own.
+        reasons: one a prompt; empty where nothing was weighed.
+        full_untouched: whether the full route runs without the model's adapters.
+        settle: to be told the decoding steps of the answers, once they are there; None where nobody keeps a running budget.
+    """
+
+    routes: tuple[Running, ...]
+    full: Prefill | None
+    reasons: tuple[Reason, ...] = ()
+    full_untouched: bool = False
+    settle: Callable[[np.ndarray], None] | None = field(default=None, compare=False)
+
+    def running(self, session: Runner, route: Running) -> Runner:
+        """What a route runs on."""
+        return session.untouched if self.full_untouched and route.is_full else session
+
+    def prefilled(self, session: Runner, batch: Batch, members: Sequence[int], route: Running) -> Prefill:
+        """The prompts of some members of the batch, ready to be continued on `route`."""
+        if self.full is not None:
+            return self.full.select(torch.tensor(members, device=session.device))
+        assert isinstance(route, Route)
+        return session.prefill_ids([batch.ids[m] for m in members], route)
+
+
+@runtime_checkable
+class Depth(Protocol):
+    """What decides which layers run.
+
+    Attributes:
+        name: for rows and messages.
+        n_layers: of the model that it is for.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def n_layers(self) -> int: ...
+
+    def prepare(self, session: Runner, asked: Asked) -> None:
+        """Refuse what does not fit, before anything runs.
+
+        Raises:
+            InputError: if the depth does not fit the model, or what else is asked.
+        """
+        ...
+
+    def assign(self, session: Runner, batch: Batch, asked: Asked) -> Assignment:
+        """The routes of a batch of prompts, with the reason of each."""
+        ...
+
+
+@dataclass(frozen=True)
+class RouteDepth:
+    """One route for every prompt, or a random rule that draws one for each."""
+
+    route: AnyRoute
+
+    @property
+    def name(self) -> str:
+        return self.route.name
+
+    @property
+    def n_layers(self) -> int:
+        return self.route.n_layers
+
+    def prepare(self, session: Runner, asked: Asked) -> None:
+        """Warns:
+        RouteWarning: for a route that the model's adapter was not trained for.
+        """
+        _refuse_routes(asked)
+        warn_if_outside(session.given, self.route, stacklevel=4)
+
+    def assign(self, session: Runner, batch: Batch, asked: Asked) -> Assignment:
+        full = session.prefill_ids(batch.ids) if asked.prompt_depth == "full" else None
+        return Assignment(tuple(self.route.for_sequence(key) for key in batch.keys), full)
+
+
+@dataclass(frozen=True)
+class TokenwiseDepth:
+    """A policy that decides for each token; prompts run every layer."""
+
+    depth: TokenDepth
+
+    @property
+    def name(self) -> str:
+        return self.depth.name
+
+    @property
+    def n_layers(self) -> int:
+        return self.depth.n_layers
+
+    def prepare(self, session: Runner, asked: Asked) -> None:
+        _refuse_routes(asked)
+        if asked.prompt_depth != "full":
+            raise InputError(
+                f"The token-wise depth {self.name!r} runs prompts at full depth, not prompt_depth={asked.prompt_depth!r}: "
+                "use dd.token_view(model, policy, prompt_depth='route') for that."
+            )
+
+    def assign(self, session: Runner, batch: Batch, asked: Asked) -> Assignment:
+        return Assignment((self.depth,) * len(batch.ids), session.prefill_ids(batch.ids))
+
+
+def _refuse_routes(asked: Asked) -> None:
+    if asked.routes is not None:
+        raise InputError(
+            "routes= says what a depth in numbers, such as 0.5, is chosen from: leave it out, or give a number."
+        )
+
+
+_COUNT = re.compile(r"[+-]?\d+")
+_SHARE = re.compile(r"[+-]?(\d+\.\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+_PERCENT = re.compile(r"([+-]?\d+(?:\.\d*)?)\s*%")
+
+_TAKEN = "depth is a route such as 'uls:50%', a Route, a share of the layers such as 0.5, or a controller, not "
+
+
+def is_several(depth: Any) -> bool:
+    """Whether a depth is a list of one for each prompt; a tuple of whole numbers is a route's layers."""
+    if isinstance(depth, tuple):
+        return not all(_is_whole(one) for one in depth)
+    return isinstance(depth, list)
+
+
+def number_in(depth: Any) -> int | float | None:
+    """The number that a depth is, as a value or as text: a float is a share of the layers, an int a count of them.
+
+    Raises:
+        InputError: for a number that is neither a share nor a count.
+    """
+    if isinstance(depth, str):
+        text = depth.strip()
+        if _COUNT.fullmatch(text):
+            return _count(int(text) if len(text) < 10 else 10**9, text)
+        if _SHARE.fullmatch(text):
+            return check_share(float(text))
+        percent = _PERCENT.fullmatch(text)
+        return None if percent is None else check_share(float(percent[1]) / 100)
+    if isinstance(depth, bool) or not isinstance(depth, numbers.Real):
+        return None
+    return _count(int(depth), repr(depth)) if isinstance(depth, numbers.Integral) else check_share(float(depth))
+
+
+def read_depth(given: Any, model: Any, n_layers: int, routes: Any = None) -> Depth:
+    """What a depth stands for on a model of `n_layers` layers: the one parser of depths.
+
+    Args:
+        given: a Route, its text, its layers, a share or a count of layers, a token policy, anything that assigns routes to
+            prompts itself, or its folder.
+        routes: what a number chooses from; None: the best known routes.
+
+    Raises:
+        InputError: for what is no depth, or does not fit the model.
+    """
+    number = number_in(given)
+    if number is not None:
+        return RouteDepth(_within(number, model, n_layers, routes))
+    if isinstance(given, Depth):
+        return given
+    if isinstance(given, Route | RandomRoute):
+        return RouteDepth(require_depth(given, n_layers))  # type: ignore[arg-type]
+    if isinstance(given, str | os.PathLike):
+        found = _read_folder(Path(given))
+        return RouteDepth(Route.parse(str(given), n_layers)) if found is None else found
+    if isinstance(given, tuple | range):
+        return RouteDepth(Route(tuple(given), n_layers))
+    if isinstance(given, nn.Module) and not callable(getattr(given, "policy", None)):
+        raise _no_model(given)
+    if isinstance(given, TokenDepth):
+        return TokenwiseDepth(require_depth(given, n_layers))  # type: ignore[arg-type]
+    if callable(given) or hasattr(given, "fingerprint") or callable(getattr(given, "policy", None)):
+        return TokenwiseDepth(TokenDepth(as_policy(given), n_layers))
+    raise InputError(f"{_TAKEN}{_short(given)}.")
+
+
+@functools.cache
+def _folder_readers() -> dict[str, Any]:
+    return {point.name: point for point in entry_points(group=FOLDERS)}
+
+
+def _read_folder(folder: Path) -> Depth | None:
+    """The depth that was saved in a folder; None for what is no such folder."""
+    try:
+        kind = next((name for name in _folder_readers() if (folder / name).is_file()), None)
+    except OSError:  # a long list of layers is no file name
+        return None
+    return None if kind is None else _folder_readers()[kind].load()(folder)
+
+
+def takes_routes(given: Any) -> bool:
+    """Whether `routes` says something about a depth: what a number chooses from, or what chooses by itself."""
+    return number_in(given) is not None or isinstance(given, Depth)
+
+
+def _within(number: int | float, model: Any, n_layers: int, routes: Any) -> Route:
+    if isinstance(number, int) and number > n_layers:
+        raise InputError(f"depth={number} asks for {number} of {n_layers} layers: give at most {n_layers}.")
+    known = best_known_routes(model) if routes is None else fixed_routes(routes, n_layers)
+    return route_within(known, number / n_layers if isinstance(number, int) else number)
+
+
+def _count(value: int, told: str) -> int:
+    if value == 1:
+        raise InputError(
+            f"depth={told} may mean one layer or the whole model: write 1.0 or 'full' for every layer, and a route such as "
+            "'ee:1' for one."
+        )
+    if value < 1:
+        raise InputError(f"A depth is a route, or a share of the layers above 0 and at most 1 such as 0.5, not {told}.")
+    return value
+
+
+def _no_model(model: nn.Module) -> InputError:
+    kind, route = type(model).__name__, route_of(model)
+    if route is None:
+        return InputError(f"{_TAKEN}a model ({kind}).")
+    return InputError(f"{_TAKEN}a view ({kind}): give the view's own route, depth={str(route)!r}.")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def one_each(depth: Sequence[Any], n_prompts: int) -> list[Any]:
+    """A list of depths, once it is sure to have one for each prompt."""
+    if len(depth) != n_prompts:
+        raise InputError(
+            f"depth is a list of {len(depth)} for {n_prompts} prompts: give one for each prompt, or a route's layers as "
+            "a tuple such as (0, 1, 5)."
+        )
+    return list(depth)
+
+
+def _short(value: object) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
