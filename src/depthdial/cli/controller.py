@@ -59,13 +59,13 @@ def fit(
     allow_searched_rows: AllowSearchedRows = False,
 ) -> None:
     """Learn from train rows how good each route's answer will be, and set a price for the budget."""
-    from depthdial.control.card import routes_of
     from depthdial.control.controller import SequenceController
     from depthdial.control.fit import FitSettings
     from depthdial.data.leakage import require_no_test_split
     from depthdial.hf.adapter import adapter_card
     from depthdial.hf.architectures import count_layers
     from depthdial.measure.plan import ModelIdentity
+    from depthdial.routes.families import fixed_routes
 
     sizes = (response_tokens, batch_size, n_folds, source.seed)
     chosen = FitSettings(budget, metric, cost, predictor, prompt_depth, *sizes, allow_searched_rows)  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ def fit(
     require_no_test_split(rows, "fit a controller")
     loaded, tokenizer = loading.load(model)
     card = adapter_card(loaded)
-    known = routes_of(routes, count_layers(loaded)) if routes else () if card is None else card.routes
+    known = fixed_routes(routes, count_layers(loaded)) if routes else () if card is None else card.routes
     tell_rows(source, [*made_on(known, loaded), ("to fit a controller", rows)], source.held_out_split)
     controller = SequenceController.fit(
         loaded,

@@ -12,8 +12,8 @@ from depthdial.control.prediction import COST_UNITS, cost_table
 from depthdial.errors import InputError, check_choice
 from depthdial.measure.features import FeatureSpec
 from depthdial.oracles.prices import Budget, budget_in
-from depthdial.routes import Route, require_depth
-from depthdial.routes.families import RouteFamily, distinct_routes, listed_routes, restored_routes, stored_routes
+from depthdial.routes import Route
+from depthdial.routes.families import RouteFamily, require_fixed, restored_routes, stored_routes
 from depthdial.views.prompted import PromptDepth
 
 # Qualities that a controller can predict: in [0, 1], more is better.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from depthdial.control.fitted import FittedController
 from depthdial.control.prediction import cost_table
 from depthdial.errors import InputError
 from depthdial.guarantee.plan import CONFORMAL, Certificate, CertificationPlan
@@ -19,7 +20,6 @@ from depthdial.oracles.prices import choose_routes, prices_for_budgets
 from depthdial.provenance import digest, environment
 
 if TYPE_CHECKING:
-    from depthdial.control.controller import SequenceController
     from depthdial.control.rows import MeasuredRows
 
 _SAFEST = "full"
@@ -28,7 +28,7 @@ _GRID = 24
 
 
 def certification_plan(
-    controller: SequenceController, epsilon: float, *, delta: float | None = 0.05, method: str = "betting", seed: int = 0
+    controller: FittedController, epsilon: float, *, delta: float | None = 0.05, method: str = "betting", seed: int = 0
 ) -> CertificationPlan:
     """What will be tested: the full model, then prices from the safest to that of the cheapest routes. No row is needed.
 
@@ -58,7 +58,7 @@ def certification_plan(
     )
 
 
-def identity_of(controller: SequenceController) -> str:
+def identity_of(controller: FittedController) -> str:
     """Digest of everything that decides what a controller picks at a price: card, both predictors, calibration.
 
     A certificate is bound to it: other weights are another controller.
@@ -73,7 +73,7 @@ def identity_of(controller: SequenceController) -> str:
     return digest({"card": controller.card.to_dict(), "predictors": predictors, "learned": learned})
 
 
-def price_grid(controller: SequenceController) -> tuple[float, ...]:
+def price_grid(controller: FittedController) -> tuple[float, ...]:
     """Rising prices that save more and more on the rows of the fit, finely at first."""
     costs = controller.expected_costs(controller.calibration)
     full, cheapest = costs[:, controller.card.full].mean(), costs.min(axis=1).mean()
@@ -84,7 +84,7 @@ def price_grid(controller: SequenceController) -> tuple[float, ...]:
 
 
 def certify_rows(
-    controller: SequenceController, plan: CertificationPlan, rows: MeasuredRows, provenance: dict[str, Any]
+    controller: FittedController, plan: CertificationPlan, rows: MeasuredRows, provenance: dict[str, Any]
 ) -> Certificate:
     """Test a plan on measured rows."""
     card = controller.card
@@ -103,7 +103,7 @@ def certify_rows(
     return replace(certificate, provenance={**certificate.provenance, **beside})
 
 
-def measured_costs(controller: SequenceController, steps: np.ndarray) -> np.ndarray:
+def measured_costs(controller: FittedController, steps: np.ndarray) -> np.ndarray:
     """(n, n_routes) costs of measured answers, of which full ones cost the full route's cost on average on these very rows.
 
     Raises:
@@ -116,7 +116,7 @@ def measured_costs(controller: SequenceController, steps: np.ndarray) -> np.ndar
     return cost_table(card.cost_unit, controller.costs, steps, mean_steps)
 
 
-def certified_price(controller: SequenceController, certificate: Certificate) -> float:
+def certified_price(controller: FittedController, certificate: Certificate) -> float:
     """The price of a certificate of this controller's.
 
     Raises:

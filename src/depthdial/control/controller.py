@@ -12,18 +12,22 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from depthdial.control.card import ControllerCard
+from depthdial.control.certify import certification_plan, certified_price, certify_rows
 from depthdial.control.choosing import assigned, check_asked
+from depthdial.control.fit import FitSettings, fit_controller, measure_for
 from depthdial.control.memory import CertifiedRows
 from depthdial.control.online import OnlineController
 from depthdial.control.prediction import LAYER_STEPS, Prediction, predict_with, require_prediction
 from depthdial.control.predictors.base import Predictor
 from depthdial.control.predictors.fitting import restore_predictor
+from depthdial.data.leakage import prompt_hashes, require_no_test_split
+from depthdial.data.tasks import Task, as_task
 from depthdial.engine.depth import Asked, Assignment, Batch
 from depthdial.engine.session import Runner
 from depthdial.errors import InputError
@@ -32,13 +36,10 @@ from depthdial.guarantee.plan import Certificate
 from depthdial.hf.adapter import adapter_card, compare_weights
 from depthdial.hf.architectures import count_layers, unwrap
 from depthdial.hf.untouched import adapter_modules
+from depthdial.measure.plan import ModelIdentity
 from depthdial.oracles.prices import Budget, OnlineBudget, choose_routes, price_for_budget
 from depthdial.routes import Route
 from depthdial.views.prompted import PromptDepth
-
-if TYPE_CHECKING:
-    from depthdial.data.tasks import Task
-    from depthdial.measure.plan import ModelIdentity
 
 CONTROLLER_FILE, ARRAYS_FILE = "controller.json", "controller.safetensors"
 _FORMAT, _VERSION = "depthdial-controller", 2
@@ -168,11 +169,6 @@ class SequenceController:
             InputError: for a test split, a task that shares prompts with the fit or with another certificate of this
                 controller, another model, or numbers out of range.
         """
-        from depthdial.control.certify import certification_plan, certify_rows
-        from depthdial.control.fit import measure_for
-        from depthdial.data.leakage import prompt_hashes, require_no_test_split
-        from depthdial.data.tasks import as_task
-
         task = as_task(task, held_out=True)
         require_no_test_split(task, "certify")
         plan = certification_plan(self, epsilon, delta=delta, method=method, seed=seed)  # before a row is read
@@ -189,8 +185,6 @@ class SequenceController:
         Raises:
             InputError: if the certificate certifies nothing, or belongs to another controller.
         """
-        from depthdial.control.certify import certified_price
-
         return replace(self, price=certified_price(self, certificate), certificate=certificate)
 
     def check(self, model: Any) -> None:
@@ -349,13 +343,15 @@ class SequenceController:
             InputError: for a test split, rows that were searched or trained on, too few rows, a family without the full
                 route, features that are all constant, or a bad argument; before anything runs, where that can be told.
         """
-        from depthdial.control.fit import FitSettings, fit_controller
-
         sizes = (response_tokens, batch_size, n_folds, seed)
         settings = FitSettings(budget, metric, cost, predictor, prompt_depth, *sizes, allow_searched_rows)
-        return fit_controller(
+        fitted = fit_controller(
             model, tokenizer, task=task, routes=routes, settings=settings, out=out, identity=identity, progress=progress
         )
+        controller = cls(**vars(fitted))
+        if out is not None:
+            controller.save_pretrained(out)
+        return controller
 
 
 def _restored(document: dict[str, Any], arrays: dict[str, np.ndarray], prefix: str) -> Predictor:

@@ -12,7 +12,7 @@ import numpy as np
 
 from depthdial.checks import check_positive
 from depthdial.control.card import METRICS, ControllerCard, check_family, searched_prompts
-from depthdial.control.controller import SequenceController
+from depthdial.control.fitted import Fitted, FittedController
 from depthdial.control.prediction import COST_UNITS, LAYER_STEPS, LAYERS, MS, Prediction, likely_steps
 from depthdial.control.predictors.base import LEAST_ROWS
 from depthdial.control.predictors.fitting import KINDS, choose_kind, cross_validated, fit_predictor, score
@@ -88,8 +88,8 @@ def fit_controller(
     out: Path | str | None,
     identity: ModelIdentity | None,
     progress: bool,
-) -> SequenceController:
-    """See `SequenceController.fit`."""
+) -> Fitted:
+    """See `SequenceController.fit`, which makes a controller of it."""
     task = as_task(task, held_out=True)
     require_no_test_split(task, "fit a controller")
     if len(task.examples) < max(LEAST_ROWS, settings.n_folds):
@@ -121,10 +121,7 @@ def fit_controller(
         progress=progress,
     )
     card = _card(model, tokenizer, task, family, settings, spec, identity, costs, searched_prompts(family))
-    controller = fit_rows(rows, card, settings)
-    if folder is not None:
-        controller.save_pretrained(folder)
-    return controller
+    return fit_rows(rows, card, settings)
 
 
 def _check_budget(budget: Budget, costs: Sequence[float], unit: str, n_layers: int) -> None:
@@ -142,7 +139,7 @@ def _spread(routes: Sequence[Route], most: int = _MOST_ROUTES) -> tuple[Route, .
 
 
 def measure_for(
-    controller: SequenceController,
+    controller: FittedController,
     model: Any,
     tokenizer: Any,
     task: Task,
@@ -166,7 +163,7 @@ def measure_for(
     return measure_rows(model, tokenizer, task, settings, controller.card.features, **options)
 
 
-def require_unseen(controller: SequenceController, task: Task, model: Any) -> None:
+def require_unseen(controller: FittedController, task: Task, model: Any) -> None:
     """Refuse rows that the controller, the search for its routes, or the training of the model or its adapter has seen.
 
     Raises:
@@ -177,7 +174,7 @@ def require_unseen(controller: SequenceController, task: Task, model: Any) -> No
     require_unsearched(task, model=model, can_allow=False)
 
 
-def require_same_prompts(controller: SequenceController, template: str, max_prompt_tokens: int | None) -> None:
+def require_same_prompts(controller: FittedController, template: str, max_prompt_tokens: int | None) -> None:
     """Refuse prompts that are made otherwise than those of the fit: nothing that was fitted is about them.
 
     Raises:
@@ -191,17 +188,15 @@ def require_same_prompts(controller: SequenceController, template: str, max_prom
         )
 
 
-def row_settings(controller: SequenceController, batch_size: int) -> RowSettings:
+def row_settings(controller: FittedController, batch_size: int) -> RowSettings:
     """How the rows of a fitted controller are measured."""
     card = controller.card
     size = check_positive(batch_size, "batch_size")
     return RowSettings(card.routes, card.prompt_depth, card.metric, card.response_tokens, size)
 
 
-def fit_rows(
-    rows: MeasuredRows, card: ControllerCard, settings: FitSettings, keep: np.ndarray | None = None
-) -> SequenceController:
-    """A controller of measured rows, or of those in `keep`.
+def fit_rows(rows: MeasuredRows, card: ControllerCard, settings: FitSettings, keep: np.ndarray | None = None) -> Fitted:
+    """The parts of a controller, from measured rows or those in `keep`.
 
     `card` says what it is for; its scores are filled in here.
     """
@@ -237,7 +232,7 @@ def fit_rows(
     )
     price = price_for_budget(quality, whole.costs_of(calibration.steps), whole.budget(settings.budget))
     qualities, steps = (fit_predictor(chosen.kind, features, table, **options) for table in (values, shares))
-    return SequenceController(whole, qualities, steps, calibration, price)
+    return Fitted(whole, qualities, steps, calibration, price)
 
 
 def step_shares(steps: np.ndarray, max_steps: int) -> np.ndarray:

@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from depthdial.control.card import ControllerCard
 from depthdial.control.choosing import assigned, check_asked
+from depthdial.control.fitted import FittedController
 from depthdial.control.prediction import Prediction, require_prediction
 from depthdial.engine.depth import Asked, Assignment, Batch
 from depthdial.engine.session import Runner
 from depthdial.oracles.prices import OnlineBudget
-from depthdial.routes import Route
-
-
-class Controller(Protocol):
-    """What a running budget needs of a controller."""
-
-    @property
-    def card(self) -> ControllerCard: ...
-
-    @property
-    def routes(self) -> tuple[Route, ...]: ...
-
-    @property
-    def costs(self) -> np.ndarray: ...
-
-    def expected_costs(self, predicted: Prediction) -> np.ndarray: ...
 
 
 @dataclass
@@ -40,7 +23,7 @@ class OnlineController:
         state: the running budget (see `policy.OnlineBudget` for what it promises).
     """
 
-    controller: Controller
+    controller: FittedController
     state: OnlineBudget
 
     @property

@@ -134,7 +134,7 @@ def fixed_routes(routes: Any, n_layers: int) -> tuple[Route, ...]:
     found = listed_routes(routes, n_layers)
     if not found:
         raise InputError("There are no routes to choose from: give two or more, the full one among them.")
-    kept = dict.fromkeys(require_fixed(require_depth(route, n_layers)) for route in found)
+    kept = distinct_routes(require_fixed(require_depth(route, n_layers)) for route in found)
     return tuple(sorted(kept, key=lambda route: route.cost_layers))
 
 
