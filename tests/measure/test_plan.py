@@ -6,7 +6,7 @@ from depthdial.checks import check_positive
 from depthdial.errors import InputError
 from depthdial.hf.adapter import AdapterCard, attach_card
 from depthdial.hf.untouched import untouched
-from depthdial.measure.plan import ModelIdentity, check_positive, cut, make_plan, route_columns, unique_routes
+from depthdial.measure.plan import ModelIdentity, cut, make_plan, route_columns, unique_routes
 from depthdial.routes import Route
 from depthdial.routes.families import RouteFamily
 

@@ -19,7 +19,6 @@ import torch
 from depthdial.checks import check_positive
 from depthdial.errors import InputError
 from depthdial.hf.cache_name import CACHE_NAMES
-from depthdial.measure.plan import check_positive
 
 DEFAULT_NEW_TOKENS = 64
 
