@@ -16,8 +16,8 @@ from common import arguments, publish
 
 import depthdial as dd
 from depthdial.engine.decode import decode
+from depthdial.engine.prefill import Prefill, left_padded, prefill
 from depthdial.engine.session import Runner
-from depthdial.views.prompted import Prefill, left_padded, prefill
 
 PROMPT = "Explain in three sentences why the sky is blue."
 

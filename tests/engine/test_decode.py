@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from depthdial.engine.decode import decode
+from depthdial.engine.prefill import left_padded, prefill
 from depthdial.engine.sampling import DecodingPolicy, cut_at_end, draw_tokens
 from depthdial.errors import InputError
 from depthdial.hf.ends import eos_ids
 from depthdial.routes import Route
-from depthdial.views.prompted import left_padded, prefill
 
 FULL = Route(tuple(range(6)), 6)
 ROUTE = Route((0, 2, 3, 5), 6)

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from depthdial.engine.loop import decode_tokens
+from depthdial.engine.prefill import left_padded, prefill
 from depthdial.engine.sampler import Sampler
 from depthdial.engine.sampling import GREEDY, DecodingPolicy, draw_tokens
 from depthdial.routes import Route
-from depthdial.views.prompted import left_padded, prefill, prompted_view
+from depthdial.views.prompted import prompted_view
 from tests.tiny import tiny
 
 PROMPTS = [[1, 5, 9], [1, 7], [1, 8, 8, 4, 6]]

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from depthdial.engine.prefill import left_padded, prefill
 from depthdial.engine.teacher_forcing import (
     Predictions,
     by_route,
@@ -17,7 +18,6 @@ from depthdial.engine.teacher_forcing import (
     row_slices,
 )
 from depthdial.routes import Route
-from depthdial.views.prompted import left_padded, prefill
 
 PROMPTS = [[1, 5, 9, 4], [1, 7], [1, 8, 8, 3, 12, 20]]
 RESPONSES = [[4, 5], [6, 7, 8, 9, 10], [11]]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from depthdial.engine.decode import decode
+from depthdial.engine.prefill import left_padded, prefill
 from depthdial.errors import InputError, RouteWarning
 from depthdial.hf import adapter
 from depthdial.hf.adapter import (
@@ -27,7 +28,7 @@ from depthdial.hf.adapter import (
 from depthdial.hf.weights import weights_hash
 from depthdial.routes import Route
 from depthdial.studies.study import adapter_routes
-from depthdial.views.prompted import left_padded, prefill, prompted_view
+from depthdial.views.prompted import prompted_view
 from depthdial.views.view import as_route, quiet_view, view
 from tests.tiny import tiny
 from tests.views.test_view_adapters import adapted

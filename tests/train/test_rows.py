@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from depthdial.data.tasks import Example
+from depthdial.engine.prefill import left_padded, prefill
 from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.train.rows import ANSWERS, check_answers, training_rows
-from depthdial.views.prompted import left_padded, prefill
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
+from depthdial.engine.prefill import prefill
 from depthdial.errors import InputError
 from depthdial.hf.cache_name import cache_name, cache_of
 from depthdial.routes import Route
-from depthdial.views.prompted import prefill, prompted_view
+from depthdial.views.prompted import prompted_view
 from depthdial.views.tokens.policy import Bernoulli
 from depthdial.views.tokens.view import TokenTrace, token_view
 from depthdial.views.view import view
@@ -93,8 +94,6 @@ def test_caches_and_chunks_do_not_change_what_is_written(name: str, kind: str) -
     for n_columns in (2, 5, 8):
         assert written(model, **cached, **{cache_name(): full_cache(name, PROMPTS, n_columns)}) == wanted
     assert written(model, **cached, **{cache_name(): full_cache(name, PROMPTS, 3)}, prefill_chunk_size=2) == wanted
-    prefilled = prefill(base(name), **prompt())
-    assert written(made(kind, name, prefilled=prefilled), **cached, prefill_chunk_size=4) == wanted
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,8 +103,6 @@ def test_drafted_tokens_do_not_change_what_is_written(name: str, kind: str) -> N
     [wanted] = expected(kind, name, 1)
     for assistant in (base(name), view(base(name), (0, 1, 2)), made(kind, name)):
         assert written(made(kind, name), FIRST, use_cache=True, assistant_model=assistant) == [wanted]
-    prefilled = prefill(base(name), **prompt(FIRST))
-    assert written(made(kind, name, prefilled=prefilled), FIRST, use_cache=True, assistant_model=base(name)) == [wanted]
     repeating = Batch(FIRST.ids[:, :3].repeat(1, 4), torch.ones(1, 12, dtype=torch.long))
     ends: dict[str, Any] = {"use_cache": True, "eos_token_id": 95}  # older releases look tokens up only with an end
     alone = written(made(kind, name), repeating, **ends)
@@ -164,9 +161,6 @@ def test_guidance_follows_a_second_prompt_of_its_own(kind: str) -> None:
             two = dense(other, runs(kind, 0, 1)[: len(other)]).logits[0, -1].log_softmax(-1)
             answer.append(int((scale * (one - two) + two).argmax()))
     assert written(made(kind), FIRST, guidance_scale=scale) == [answer]
-    prefilled = prefill(base(), **prompt(FIRST))
-    if kind == "prompted":
-        assert written(made(kind, prefilled=prefilled), FIRST, guidance_scale=scale) == [answer]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -180,10 +174,6 @@ def test_embeddings_and_several_answers(kind: str) -> None:
     if kind == "prompted":
         twice = model.generate(**prompt(), **{**GREEDY, "do_sample": True, "top_k": 1}, num_return_sequences=2)
         assert twice[:, 9:].tolist() == [answer for answer in wanted for _ in range(2)]
-        prefilled = made(kind, prefilled=prefill(base(), **prompt()))
-        assert prefilled.generate(**prompt(), **GREEDY, num_beams=2).tolist() == (
-            model.generate(**prompt(), **GREEDY, num_beams=2).tolist()
-        )
 
 
 def test_scores_and_states_of_each_step() -> None:
@@ -326,9 +316,6 @@ def test_a_pass_by_hand_refuses_what_it_cannot_tell() -> None:
             shallow(attention_mask=PROMPTS.mask)
     with pytest.raises(InputError, match="A StaticCache has no room for the keys"):
         model(**prompt(), **{cache_name(): StaticCache(config=base().config, max_cache_len=32)})
-    short = prefill(base(), **prompt(), route=Route(ROUTE, 6))
-    with pytest.raises(InputError, match="The prompts at hand ran route '1-2,4', and this pass asks for another one"):
-        prompted_view(base(), ROUTE, short)(**prompt(FIRST))
     trained = tiny("llama").train()
     checkpoint_gradients(trained)
     with pytest.raises(InputError, match=r"leaves no KV cache .*gradient_checkpointing_disable"):

@@ -6,9 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from depthdial.engine.decode import decode
+from depthdial.engine.prefill import left_padded, prefill
 from depthdial.errors import InputError
 from depthdial.routes import Route
-from depthdial.views.prompted import left_padded, positions, prefill, prompted_view
+from depthdial.views.passes import positions
+from depthdial.views.prompted import prompted_view
 from depthdial.views.view import view
 
 PROMPTS = [[1, 5, 9, 4], [1, 7], [1, 8, 8, 3, 12, 20], [6]]

@@ -15,9 +15,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from depthdial.engine.decode import decode
+from depthdial.engine.prefill import prefill
 from depthdial.errors import InputError
 from depthdial.routes import Route
-from depthdial.views.prompted import prefill, prompted_view
+from depthdial.views.prompted import prompted_view
 from depthdial.views.tokens.policy import Bernoulli
 from depthdial.views.tokens.view import token_view
 from depthdial.views.view import quiet_view, view

@@ -14,7 +14,7 @@ from depthdial.measure.features import FeatureSpec
 from depthdial.oracles.prices import Budget, budget_in
 from depthdial.routes import Route
 from depthdial.routes.families import RouteFamily, require_fixed, restored_routes, stored_routes
-from depthdial.views.prompted import PromptDepth
+from depthdial.views.passes import PromptDepth
 
 # Qualities that a controller can predict: in [0, 1], more is better.
 METRICS = ("agreement", "rouge_l")

@@ -39,7 +39,7 @@ from depthdial.hf.untouched import adapter_modules
 from depthdial.measure.plan import ModelIdentity
 from depthdial.oracles.prices import Budget, OnlineBudget, choose_routes, price_for_budget
 from depthdial.routes import Route
-from depthdial.views.prompted import PromptDepth
+from depthdial.views.passes import PromptDepth
 
 CONTROLLER_FILE, ARRAYS_FILE = "controller.json", "controller.safetensors"
 _FORMAT, _VERSION = "depthdial-controller", 2

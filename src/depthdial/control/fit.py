@@ -33,7 +33,7 @@ from depthdial.oracles.prices import Budget, budget_in, budget_of, price_for_bud
 from depthdial.provenance import environment
 from depthdial.routes import Route
 from depthdial.routes.families import fixed_routes
-from depthdial.views.prompted import PROMPT_DEPTHS, PromptDepth
+from depthdial.views.passes import PROMPT_DEPTHS, PromptDepth
 
 AUTO = "auto"
 MEASURED = "measured"

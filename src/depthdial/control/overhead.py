@@ -12,10 +12,10 @@ import numpy as np
 from depthdial.control.controller import SequenceController
 from depthdial.data.tasks import EncodedExample
 from depthdial.engine.decode import Decoded
+from depthdial.engine.prefill import clock_sec
 from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.measure.features import features_of, watched_prefill
-from depthdial.views.prompted import clock_sec
 
 _WARM = 2
 

@@ -20,7 +20,7 @@ from depthdial.measure.sweep import sweep
 from depthdial.oracles.score_table import read_samples, read_scores
 from depthdial.routes import Route
 from depthdial.rows.store import load_rows
-from depthdial.views.prompted import PromptDepth
+from depthdial.views.passes import PromptDepth
 
 # Where the parts of one measurement are, in its folder.
 SCORES, FEATURES, KNOWN = "scores", "features", "known"

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from depthdial.engine.loop import decode_tokens
+from depthdial.engine.prefill import Prefill, clock_sec
 from depthdial.engine.sampler import Sampler
 from depthdial.engine.sampling import GREEDY, DecodingPolicy, FinishReason
-from depthdial.views.prompted import Prefill, clock_sec
 from depthdial.views.tokens.depth import Depth, TokenDepth
 
 

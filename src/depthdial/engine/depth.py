@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from depthdial.engine.prefill import Prefill
 from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.hf.adapter import warn_if_outside
 from depthdial.hf.known_routes import best_known_routes, check_share, route_within
 from depthdial.routes import AnyRoute, RandomRoute, Route, require_depth
 from depthdial.routes.families import fixed_routes
-from depthdial.views.prompted import Prefill
 from depthdial.views.tokens.depth import Depth as Running
 from depthdial.views.tokens.depth import TokenDepth
 from depthdial.views.tokens.policy import as_policy

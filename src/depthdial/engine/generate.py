@@ -19,6 +19,7 @@ from depthdial.data.templates import resolve_template
 from depthdial.engine.depth import Asked, Assignment, Batch, Depth, is_several, number_in, one_each, read_depth, takes_routes
 from depthdial.engine.loop import decode_tokens
 from depthdial.engine.options import Options, read_options
+from depthdial.engine.prefill import Prefill, clock_sec
 from depthdial.engine.processors import Row
 from depthdial.engine.requests import Request, read_requests
 from depthdial.engine.sampler import Sampler
@@ -28,7 +29,7 @@ from depthdial.engine.streams import check_streaming, streaming
 from depthdial.errors import InputError, check_choice
 from depthdial.hf.architectures import unwrap
 from depthdial.routes import AnyRoute, Route
-from depthdial.views.prompted import PROMPT_DEPTHS, Prefill, clock_sec
+from depthdial.views.passes import PROMPT_DEPTHS
 from depthdial.views.snapshot import as_is
 from depthdial.views.tokens.depth import Depth as Running
 from depthdial.views.tokens.depth import TokenDepth

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from depthdial.engine.prefill import Prefill, continuing
 from depthdial.engine.sampler import Sampler
 from depthdial.hf.architectures import accepts
 from depthdial.hf.cache_name import cache_argument
-from depthdial.views.prompted import Prefill, positions
-from depthdial.views.tokens.depth import Depth, continuing
+from depthdial.views.passes import positions
+from depthdial.views.tokens.depth import Depth
 
 
 def decode_tokens(

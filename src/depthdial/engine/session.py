@@ -11,12 +11,12 @@ import torch
 
 from depthdial.data.tasks import EncodedExample
 from depthdial.engine.decode import Decoded, decode, joined
+from depthdial.engine.prefill import Prefill, left_padded, prefill
 from depthdial.engine.sampling import GREEDY, DecodingPolicy
 from depthdial.hf.architectures import count_layers, unwrap
 from depthdial.hf.ends import eos_ids
 from depthdial.hf.untouched import has_adapters_on
 from depthdial.routes import Route
-from depthdial.views.prompted import Prefill, left_padded, prefill
 from depthdial.views.snapshot import as_is, snapshot
 from depthdial.views.tokens.depth import Depth, TokenDepth
 from depthdial.views.view import quiet_view

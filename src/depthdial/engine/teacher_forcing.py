@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import torch
 
 from depthdial.engine.loop import continue_on
+from depthdial.engine.prefill import Prefill, continuing
 from depthdial.hf.architectures import accepts, decoder_stack
 from depthdial.routes import Route
-from depthdial.views.prompted import Prefill
 from depthdial.views.snapshot import as_is
-from depthdial.views.tokens.depth import Depth, continuing
+from depthdial.views.tokens.depth import Depth
 from depthdial.views.view import quiet_view
 
 # Logits of one pass are kept under this size (0.13 GB in fp32): with a large vocabulary they outweigh everything else.

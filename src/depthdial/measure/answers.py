@@ -11,12 +11,12 @@ from typing import Any
 
 from depthdial.data.tasks import EncodedExample
 from depthdial.engine.decode import Decoded, DecodedPart
+from depthdial.engine.prefill import Prefill
 from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
 from depthdial.hf.architectures import unwrap
 from depthdial.rows.store import UnitStore, unit_name
-from depthdial.views.prompted import Prefill
 
 
 def reference_prefill(runner: Runner, batch: Sequence[EncodedExample], prefilled: Prefill) -> Prefill:

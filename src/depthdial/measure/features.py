@@ -17,13 +17,14 @@ import pyarrow as pa
 import torch
 
 from depthdial.data.tasks import EncodedExample
+from depthdial.engine.prefill import Prefill
 from depthdial.engine.session import Runner
 from depthdial.errors import InputError, check_choice
 from depthdial.measure.plan import Plan
 from depthdial.progress import progress_bar
 from depthdial.routes import Route
 from depthdial.rows.store import RunSettings, UnitStore, unit_name
-from depthdial.views.prompted import PROMPT_DEPTHS, Prefill, PromptDepth
+from depthdial.views.passes import PROMPT_DEPTHS, PromptDepth
 
 POOLINGS = ("last", "mean")
 _LENGTH = "log_prompt_tokens"

@@ -12,11 +12,11 @@ import torch
 
 from depthdial.data.tasks import EncodedExample
 from depthdial.engine.loop import continue_on
+from depthdial.engine.prefill import clock_sec
 from depthdial.engine.session import Runner
 from depthdial.hf.architectures import decoder_stack
 from depthdial.measure.cost import model_cost
 from depthdial.routes import Route
-from depthdial.views.prompted import clock_sec
 from depthdial.views.snapshot import as_is
 from depthdial.views.view import quiet_view
 

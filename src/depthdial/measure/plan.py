@@ -20,7 +20,7 @@ from depthdial.provenance import digest
 from depthdial.routes import AnyRoute, require_depth
 from depthdial.routes.families import RouteFamily, distinct_routes, listed_routes
 from depthdial.rows.store import RunSettings, UnitStore, unit_name
-from depthdial.views.prompted import PROMPT_DEPTHS, PromptDepth
+from depthdial.views.passes import PROMPT_DEPTHS, PromptDepth
 from depthdial.views.tokens.depth import Depth, TokenDepth
 from depthdial.views.tokens.policy import TokenPolicy
 

@@ -11,6 +11,7 @@ import torch
 
 from depthdial.data.tasks import EncodedExample
 from depthdial.engine.decode import Decoded
+from depthdial.engine.prefill import Prefill
 from depthdial.engine.sampling import GREEDY, DecodingPolicy, sweep_draws
 from depthdial.engine.session import Runner
 from depthdial.engine.teacher_forcing import Predictions, by_route, forced_logits, nll, right_padded, row_slices
@@ -21,7 +22,6 @@ from depthdial.measure.quality import ANSWER_METRICS, ROUGE_METRICS, rouge
 from depthdial.measure.token_cost import deciding_flops, token_cost
 from depthdial.routes import Route
 from depthdial.rows.store import UnitStore
-from depthdial.views.prompted import Prefill
 from depthdial.views.tokens.depth import Depth, TokenDepth
 
 

@@ -19,6 +19,7 @@ import torch
 from depthdial.checks import check_positive
 from depthdial.data.leakage import require_unsearched
 from depthdial.data.tasks import EncodedExample, Task, as_task
+from depthdial.engine.prefill import Prefill
 from depthdial.engine.session import FIDELITY_TOKENS, Runner
 from depthdial.engine.teacher_forcing import (
     HiddenStates,
@@ -36,7 +37,6 @@ from depthdial.measure.plan import ModelIdentity, Plan, Routes, cut, make_plan, 
 from depthdial.progress import progress_bar
 from depthdial.routes import FAMILIES, AnyRoute, Route, family_routes
 from depthdial.rows.store import SIMILARITY_COLUMNS, UnitStore
-from depthdial.views.prompted import Prefill
 from depthdial.views.snapshot import as_is
 from depthdial.views.tokens.depth import TokenDepth
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 
 from depthdial.data.tasks import EncodedExample
+from depthdial.engine.prefill import Prefill
 from depthdial.engine.session import Runner
 from depthdial.engine.teacher_forcing import Predictions, forced_logits, nll, right_padded
 from depthdial.errors import InputError
 from depthdial.measure.answers import reference_prefill
 from depthdial.routes import Route
 from depthdial.search.states import TextStates, text_states
-from depthdial.views.prompted import Prefill
 
 METRICS = ("kl", "nll")
 

@@ -12,7 +12,7 @@ from depthdial.engine.session import Runner
 from depthdial.engine.teacher_forcing import right_padded
 from depthdial.errors import InputError
 from depthdial.hf.architectures import accepts, decoder_stack
-from depthdial.views.prompted import positions
+from depthdial.views.passes import positions
 from depthdial.views.snapshot import as_is
 from depthdial.views.view import quiet_view
 

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from depthdial.engine.prefill import left_padded
 from depthdial.engine.teacher_forcing import right_padded
 from depthdial.errors import InputError
 from depthdial.files import read_json
@@ -26,7 +27,6 @@ from depthdial.train.depth.routed import RoutedModel, whole_logits
 from depthdial.train.objective import Objective
 from depthdial.train.rows import TrainingRow
 from depthdial.train.schedule import MicroBatch, Schedule
-from depthdial.views.prompted import left_padded
 
 # What a batch holds of tokens.
 BATCH_TENSORS = ("prompt_ids", "prompt_mask", "response_ids", "response_mask")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from depthdial.errors import InputError
 from depthdial.hf.cache_name import argument_name, renamed
+
+PromptDepth = Literal["full", "route"]
+PROMPT_DEPTHS: tuple[PromptDepth, ...] = ("full", "route")
 
 # Cut by their last dimension where a pass is split; `cache_position` is from before transformers 5.13.
 _BY_COLUMN = ("position_ids", "cache_position", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
@@ -99,3 +102,9 @@ def _logits_of_parts(keep: Any, n_rest: int) -> tuple[Any, Any]:
     if not isinstance(keep, int) or keep == 0:  # all of them, or some by their places, picked afterwards
         return 0, 0
     return max(keep - n_rest, 1), min(keep, n_rest)
+
+
+def positions(attention_mask: torch.Tensor, n_last: int | None = None) -> torch.Tensor:
+    """Position of each token among the real ones, as transformers' `generate` counts them; of the last `n_last` columns."""
+    places = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+    return places if n_last is None else places[:, -n_last:]

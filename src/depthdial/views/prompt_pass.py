@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from depthdial.errors import InputError
 from depthdial.hf.cache_name import argument_name, cache_in, cache_name, without_cache
 from depthdial.routes import Route
-from depthdial.views.cache import check_kind, check_layers, cut, empty, fill, mark, n_cached
+from depthdial.views.cache import check_kind, check_layers, cut, empty, n_cached
 from depthdial.views.passes import by_name, join_logits, n_prompt, setting, split, tokens_of
-
-if TYPE_CHECKING:
-    from depthdial.views.prompted import Prefill
 
 
 @dataclass(frozen=True)
 class Switch:
-    """What a prompted view runs: `base` for the prompt, then `route`; `prefilled` is a pass that is at hand already."""
+    """What a prompted view runs: `base` for the prompt, then `route`."""
 
     base: Any
     route: Route
-    prefilled: Prefill | None
     signature: inspect.Signature
 
 
@@ -67,7 +61,7 @@ def _with_prompt(shallow: Any, switch: Switch, given: dict[str, Any], n_full: in
     n_rest, n_past = tokens_of(given).shape[1] - n_full, n_cached(cache_in(given))
     _refuse_in_prompt(shallow, given, n_rest)
     first, rest = split(given, n_full, n_past) if n_rest else (given, {})
-    output = _looked_up(switch, first, n_past) or _whole(switch, first, n_past + n_full)
+    output = _whole(switch, first, n_past + n_full)
     cache = output[cache_name()]
     is_done = prompt_columns is None or n_past + n_full >= prompt_columns
     if is_done and len(cache.layers) != len(switch.route.layers):
@@ -110,51 +104,6 @@ def _whole(switch: Switch, given: dict[str, Any], n_after: int) -> Any:
             "model.gradient_checkpointing_disable(), or use dd.view, whose prompt runs the route."
         )
     return output
-
-
-def _looked_up(switch: Switch, given: dict[str, Any], n_past: int) -> Any:
-    """The output of the pass that is at hand already, if it was one of these prompts; else None.
-
-    Raises:
-        InputError: if the prompts are others, and those at hand did not run every layer.
-    """
-    from transformers.cache_utils import DynamicCache
-    from transformers.modeling_outputs import CausalLMOutputWithPast
-
-    prefilled = switch.prefilled
-    if prefilled is None or n_past:
-        return None
-    cache: Any = cache_in(given)
-    is_plain = cache is None or (type(cache) is DynamicCache and not cache.offloading)
-    if is_plain and cache is not None and cache.layer_class_to_replicate is not None:
-        # Made to be rolled back by any length: layers that let go of what is behind their window would not do.
-        is_plain = all(type(layer) is cache.layer_class_to_replicate for layer in prefilled.cache.layers)
-    beside = given.get("output_hidden_states") or given.get("output_attentions")
-    if is_plain and not beside and is_same_prompt(prefilled, given):
-        ready = prefilled.cache_for(switch.route)
-        if cache is not None:
-            fill(cache, ready.layers)
-            ready = cache
-        mark(ready, switch.route.layers, prefilled.input_ids.shape[1])
-        return CausalLMOutputWithPast(logits=prefilled.logits, **{cache_name(): ready})  # type: ignore[arg-type]
-    if not prefilled.route.is_full:
-        raise InputError(
-            f"The prompts at hand ran route {prefilled.route.name!r}, and this pass asks for another one: pass the same "
-            "input_ids and attention_mask, or prefill at full depth."
-        )
-    return None
-
-
-def is_same_prompt(prefilled: Prefill, given: dict[str, Any]) -> bool:
-    """Whether a pass is of the very prompts, padding and all, that are prefilled."""
-    ids, mask = given.get("input_ids"), given.get("attention_mask")
-    if ids is None or ids.shape != prefilled.input_ids.shape or not torch.equal(ids, prefilled.input_ids.to(ids.device)):
-        return False
-    if mask is None:
-        return bool(prefilled.attention_mask.all())
-    return mask.shape == prefilled.attention_mask.shape and torch.equal(
-        mask.bool(), prefilled.attention_mask.to(mask.device).bool()
-    )
 
 
 def _refuse(given: dict[str, Any], prompt_columns: int | None) -> None:

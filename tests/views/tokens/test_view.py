@@ -11,9 +11,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from depthdial.engine.prefill import left_padded
 from depthdial.hf.cache_name import cache_name, cache_of
 from depthdial.routes import Route
-from depthdial.views.prompted import left_padded, prefill, prompted_view
+from depthdial.views.prompted import prompted_view
 from depthdial.views.tokens.policy import Bernoulli, ConfidenceExit, StaticRoutes
 from depthdial.views.tokens.view import TokenTrace, token_view
 from depthdial.views.view import view
@@ -51,7 +52,6 @@ def test_generate_writes_what_the_dense_reference_writes(name: str, key_values: 
         expected.append(dense.greedy(ids, full_prompt, key_values, N_NEW))
     routed = token_view(model, Table(RAN), key_values=key_values)
     assert written(routed) == expected
-    assert written(token_view(model, Table(RAN), key_values=key_values, prefilled=prefill(model, **prompt()))) == expected
     alone = Batch(PROMPTS.ids[:1], PROMPTS.mask[:1])
     assert written(routed, alone) == expected[:1]
     swapped = Batch(PROMPTS.ids[[3, 1]], PROMPTS.mask[[3, 1]])

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache
+from transformers import StaticCache
 
+from depthdial.engine.prefill import continuing, prefill
 from depthdial.errors import InputError
 from depthdial.hf.cache_name import cache_name, cache_of
 from depthdial.routes import Route
-from depthdial.views.prompted import prefill, prompted_view
+from depthdial.views.prompted import prompted_view
+from depthdial.views.tokens.depth import TokenDepth
 from depthdial.views.tokens.policy import Bernoulli, ConfidenceExit
 from depthdial.views.tokens.view import token_view
 from depthdial.views.view import view
@@ -68,9 +70,6 @@ def test_static_caches_are_refused(llama: Any, routed: Any) -> None:
 def test_beam_search_is_refused(llama: Any, routed: Any) -> None:
     with pytest.raises(InputError, match=r"Beam search is not supported .*\(num_beams=1\)"):
         routed.generate(**prompt(), num_beams=2, max_new_tokens=3, do_sample=False)
-    behind = token_view(llama, HALF, prefilled=prefill(llama, BATCH.ids, BATCH.mask))
-    with pytest.raises(InputError, match=r"prefilled prompts are 2 and the batch has 4 sequences: .* without beam search"):
-        behind.generate(**prompt(), num_beams=2, max_new_tokens=3, do_sample=False)
 
 
 @pytest.mark.parametrize("how", ["torch.compile", "compile"])
@@ -168,7 +167,7 @@ def test_a_pass_checks_what_it_is_called_with(llama: Any, routed: Any) -> None:
             routed(input_ids=BATCH.ids[:, :1], **{cache_name(): cache})
         shallow = prefill(llama, BATCH.ids, BATCH.mask, Route((0, 1), 6))
         with pytest.raises(InputError, match="continues on a prompt that ran every layer, not on one of route"):
-            token_view(llama, HALF, prefilled=shallow)(**prompt(), **{cache_name(): DynamicCache()})
+            continuing(llama, TokenDepth(HALF, 6), shallow)
 
 
 def test_layers_do_not_run_by_themselves(routed: Any) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from depthdial.engine.prefill import Prefill, prefill
 from depthdial.engine.teacher_forcing import continued_logits
 from depthdial.errors import InputError
 from depthdial.hf.architectures import accepts, count_layers, unwrap
 from depthdial.routes import Route
-from depthdial.views.prompted import Prefill, positions, prefill
+from depthdial.views.passes import positions
 from depthdial.views.view import quiet_view
 
 

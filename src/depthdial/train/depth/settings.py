@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from depthdial.checks import check_positive
 from depthdial.errors import InputError, check_choice
 from depthdial.train.rows import check_answers
-from depthdial.views.prompted import PROMPT_DEPTHS
+from depthdial.views.passes import PROMPT_DEPTHS
 
 Method = Literal["lora", "full"]
 METHODS: tuple[Method, ...] = get_args(Method)

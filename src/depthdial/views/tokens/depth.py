@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from depthdial.errors import InputError
 from depthdial.routes import Route
-from depthdial.views.prompted import Prefill, quiet_prompted_view
-from depthdial.views.tokens.cache import KeyValues, token_cache
+from depthdial.views.tokens.cache import KeyValues
 from depthdial.views.tokens.policy import TokenPolicy, sequence_key
 from depthdial.views.tokens.view import TokenTrace, token_view
-from depthdial.views.view import quiet_view
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-    from transformers.cache_utils import Cache
 
 
 @dataclass(frozen=True)
@@ -80,23 +77,9 @@ class TokenDepth:
         counts = self.trace.layers_run()
         return [row[:n].double().mean().item() if n else None for row, n in zip(counts, n_tokens, strict=True)]
 
-    def view(self, model: Any, prefilled: Prefill | None = None) -> PreTrainedModel:
-        """A token view of the model; with `prefilled` its first pass only looks the prompt up."""
-        return token_view(
-            model, self.policy, key_values=self.key_values, keys=self.keys, prefilled=prefilled, trace=self.trace
-        )
+    def view(self, model: Any) -> PreTrainedModel:
+        """A token view of the model."""
+        return token_view(model, self.policy, key_values=self.key_values, keys=self.keys, trace=self.trace)
 
 
 Depth = Route | TokenDepth
-
-
-def prompted(model: Any, depth: Depth, prefilled: Prefill) -> PreTrainedModel:
-    """A model that generates at this depth behind prompts that have run every layer."""
-    return depth.view(model, prefilled) if isinstance(depth, TokenDepth) else quiet_prompted_view(model, depth, prefilled)
-
-
-def continuing(model: Any, depth: Depth, prefilled: Prefill) -> tuple[PreTrainedModel, Cache]:
-    """A model of this depth, and a cache of prefilled prompts for it to continue on."""
-    if isinstance(depth, TokenDepth):
-        return depth.view(model), token_cache(depth.n_layers, prefilled.cache)
-    return quiet_view(model, depth), prefilled.cache_for(depth)

@@ -26,12 +26,10 @@ from depthdial.hf.architectures import (
     longest_routed,
     unwrap,
 )
-from depthdial.hf.cache_name import argument_name, cache_in, cache_name, without_cache
+from depthdial.hf.cache_name import argument_name, cache_in, without_cache
 from depthdial.views.cache import check_kind, held, mark, n_cached
 from depthdial.views.generate import Asked, reuse_all, reuse_for_tokens, tell_prompts
-from depthdial.views.passes import by_name, n_prompt, setting, tokens_of
-from depthdial.views.prompt_pass import is_same_prompt
-from depthdial.views.prompted import PROMPT_DEPTHS, Prefill, PromptDepth, positions
+from depthdial.views.passes import PROMPT_DEPTHS, PromptDepth, by_name, n_prompt, positions, setting, tokens_of
 from depthdial.views.tokens.cache import KEY_VALUES, KeyValues, TokenCacheLayer, token_cache, token_layers
 from depthdial.views.tokens.layer import EXECUTIONS, Execution, StockLayer, TokenPass, check_arguments, run_layer
 from depthdial.views.tokens.policy import Decide, TokenPolicy, TokenStep, as_policy
@@ -86,7 +84,6 @@ def token_view(
     prompt_depth: PromptDepth = "full",
     execution: Execution = "gather",
     keys: Sequence[int] | None = None,
-    prefilled: Prefill | None = None,
     trace: TokenTrace | None = None,
 ) -> PreTrainedModel:
     """A PreTrainedModel that decides token by token which layers run, sharing every weight with `model`.
@@ -105,7 +102,6 @@ def token_view(
         execution: `gather` computes only what runs. `dense` computes every layer for every token and mixes output and input
             by the decision, so that gradients reach it: what training needs, and no time is saved.
         keys: an integer a sequence, by which chance is drawn (`sequence_key(id)`); default: its row.
-        prefilled: the prompt's pass where it is at hand already; the first forward then only looks it up.
         trace: is told what ran.
 
     Raises:
@@ -130,7 +126,6 @@ def token_view(
         prompt_depth,
         execution,
         _checked_keys(keys),
-        prefilled,
         trace,
         signature,
         n_layers,
@@ -172,7 +167,6 @@ class _Router:
     prompt_depth: PromptDepth
     execution: Execution
     keys: tuple[int, ...] | None
-    prefilled: Prefill | None
     trace: TokenTrace | None
     signature: inspect.Signature
     n_layers: int
@@ -212,10 +206,6 @@ def _forward(routed: Any, router: _Router, *args: Any, prompt_columns: int | Non
             "model."
         )
     _check_length(routed, router, given, n_past)
-    if router.prefilled is not None and n_past == 0:
-        ready = _prefilled_output(router.prefilled, given, cache, n_layers)
-        if ready is not None:
-            return ready
     if cache is None:
         cache = token_cache(n_layers)
     elif not cache.layers or not isinstance(cache.layers[0], TokenCacheLayer):
@@ -285,30 +275,6 @@ def _keys(router: _Router, n_sequences: int, device: Any) -> torch.Tensor:
     if len(router.keys) != n_sequences:
         raise InputError(f"There are {len(router.keys)} keys for a batch of {n_sequences}: give one a sequence.")
     return torch.tensor(router.keys, device=device)
-
-
-def _prefilled_output(prefilled: Prefill, given: dict[str, Any], cache: Any, n_layers: int) -> Any:
-    """The output of the pass that is at hand already, if it was one of these prompts; else None."""
-    from transformers.modeling_outputs import CausalLMOutputWithPast
-
-    tokens = tokens_of(given)
-    if tokens.shape[0] != prefilled.n_sequences:
-        raise InputError(
-            f"The prefilled prompts are {prefilled.n_sequences} and the batch has {tokens.shape[0]} sequences: prefill the "
-            "same batch, without beam search or several answers a prompt."
-        )
-    if not prefilled.route.is_full:
-        raise InputError(
-            f"Token routing continues on a prompt that ran every layer, not on one of route {prefilled.route.name!r}."
-        )
-    if given.get("output_hidden_states") or not is_same_prompt(prefilled, given):
-        return None
-    ready = token_cache(n_layers, prefilled.cache)
-    if cache is not None:
-        cache.layers = ready.layers
-        ready = cache
-    mark(ready, range(n_layers), tokens.shape[1])
-    return CausalLMOutputWithPast(logits=prefilled.logits, **{cache_name(): ready})  # type: ignore[arg-type]
 
 
 def _traced(now: TokenPass, counted: torch.Tensor) -> TracedPass:
