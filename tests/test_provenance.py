@@ -110,7 +110,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "first")
-    monkeypatch.setattr(provenance, "__file__", str(package / "measure" / "provenance.py"))
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
     return tmp_path
 
 
@@ -144,16 +144,16 @@ def test_changes_outside_the_package_do_not_count(checkout: Path) -> None:
 def test_a_virtual_environment_inside_somebody_elses_checkout_is_a_release(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installed = checkout / ".venv" / "depthdial" / "measure" / "provenance.py"
+    installed = checkout / ".venv" / "depthdial" / "provenance.py"
     installed.parent.mkdir(parents=True)
-    (installed.parents[1] / "__init__.py").write_text("")
+    (installed.parent / "__init__.py").write_text("")
     installed.write_text("")
     monkeypatch.setattr(provenance, "__file__", str(installed))
     assert commit() == f"release {importlib.metadata.version('depthdial')}"
 
 
 def test_no_checkout_at_all_is_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "depthdial" / "measure"
+    package = tmp_path / "depthdial"
     package.mkdir(parents=True)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))

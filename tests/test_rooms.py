@@ -356,8 +356,8 @@ def test_one_file_knows_the_names_inside_models() -> None:
     "line", ["base.model.layers[0]", "getattr(model, 'gpt_neox')", "model.transformer.h", "layer.self_attn"]
 )
 def test_a_file_that_knows_them_is_caught(line: str) -> None:
-    assert len(knows_module_names({"models/view.py": f"x = 1\n{line}\n"})) == 1
-    assert knows_module_names({"models/view.py": "stack.layers[0]\nself.model.config\n"}) == []
+    assert len(knows_module_names({"views/view.py": f"x = 1\n{line}\n"})) == 1
+    assert knows_module_names({"views/view.py": "stack.layers[0]\nself.model.config\n"}) == []
 
 
 def unsafe_reading(text: str) -> list[str]:

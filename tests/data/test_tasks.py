@@ -252,7 +252,7 @@ def builtin():
 def categories():
     import importlib.resources
 
-    lines = (importlib.resources.files("depthdial.measure") / "data" / "builtin.jsonl").read_text("utf-8").splitlines()
+    lines = (importlib.resources.files("depthdial.data") / "builtin.jsonl").read_text("utf-8").splitlines()
     return {row["id"]: row["category"] for row in map(json.loads, lines)}
 
 

@@ -1,7 +1,7 @@
 """Certify a controller: a price at which it loses at most epsilon of quality against the full model, with high probability.
 
 The grid of prices comes from the controller alone, before a row is read; the losses are measured on rows that neither the
-controller nor its prices have seen. See `choose.guarantee` for what is promised.
+controller nor its prices have seen. See `guarantee.plan` for what is promised.
 """
 
 from __future__ import annotations

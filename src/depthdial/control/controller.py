@@ -98,7 +98,7 @@ class SequenceController:
         return assigned(self, self.pick_at, session, batch, asked)
 
     def predict(self, features: np.ndarray) -> Prediction:
-        """Quality and decoding steps of every route for (n, n_features) features, by `measure.prompt_features`."""
+        """Quality and decoding steps of every route for (n, n_features) features, by `measure.features`."""
         return predict_with(self.predictor, self.steps_predictor, features, self.card.max_steps)
 
     def expected_costs(self, predicted: Prediction) -> np.ndarray:
@@ -155,7 +155,7 @@ class SequenceController:
         identity: ModelIdentity | None = None,
         progress: bool = False,
     ) -> Certificate:
-        """Measure rows that the controller has not seen and certify a price on them; see `choose.guarantee`.
+        """Measure rows that the controller has not seen and certify a price on them; see `guarantee.plan`.
 
         The certificate says so where nothing can be certified. `certified` gives the controller at its price.
 

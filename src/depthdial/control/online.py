@@ -20,7 +20,7 @@ class OnlineController:
 
     Attributes:
         controller: predicts; its own price is only where the stream's starts.
-        state: the running budget (see `policy.OnlineBudget` for what it promises).
+        state: the running budget (see `oracles.prices.OnlineBudget` for what it promises).
     """
 
     controller: FittedController

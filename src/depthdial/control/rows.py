@@ -53,7 +53,7 @@ class MeasuredRows:
     """Sequences with their features and the quality of every route.
 
     Attributes:
-        sequence_ids, prompts: (n,) ids, and hashes of the prompts (`measure.apart`).
+        sequence_ids, prompts: (n,) ids, and hashes of the prompts (`data.leakage`).
         features: (n, n_features) fp32.
         table: the sweep's rows, in the order of the sequences within each route.
     """

@@ -203,7 +203,7 @@ def certify(
     """Test a plan's settings on calibration rows.
 
     The guarantee is about sequences drawn as the calibration rows were. These must be independent of each other, and neither
-    the policy nor the plan may have seen them (`measure.apart` checks prompts).
+    the policy nor the plan may have seen them (`data.leakage` checks prompts).
 
     Args:
         losses: (n, m) quality of the full model minus quality of what setting j picks on row i; 0 in column 0.

@@ -1,6 +1,6 @@
 """The rows that a model's weights, or the adapter on it, were trained on: what it may not be judged by.
 
-Whoever trains keeps the hashes of the prompts (`measure.apart.prompt_hash`) in the record of the run, which the folder's
+Whoever trains keeps the hashes of the prompts (`data.leakage.prompt_hash`) in the record of the run, which the folder's
 card takes along; a folder from before, or of others, says nothing and is taken as it is. Loading puts them on the model,
 where views find them.
 """

@@ -1,7 +1,7 @@
 """Judge a controller on test rows: the verb `controller evaluate`, in one folder, to be stopped and started again.
 
-A room of its own, between the command line and the others, as `studies` is. The score and what it is held against are in
-`choose.gap`; here rows are measured, rivals are fitted on the rows of the fit, and certificates made on rows of their own.
+The score and what it is held against are in `control.judge.headroom`; here rows are measured, rivals are fitted on the
+rows of the fit, and certificates made on rows of their own.
 """
 
 from __future__ import annotations
