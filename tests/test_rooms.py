@@ -46,6 +46,7 @@ def _model(name: str) -> Room:
 
 
 ROOMS = (
+    _plain("moved"),
     _plain("errors"),
     _plain("checks"),
     _plain("files"),

@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from depthdial import moved
+
 if TYPE_CHECKING:
     from depthdial.control.controller import SequenceController
     from depthdial.data.tasks import Task, task
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from depthdial.views.view import view
 
 __version__ = "0.1.0"
+
+moved.install()
 
 _HOMES = {
     "AdapterCard": "hf.adapter",

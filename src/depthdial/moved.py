@@ -1,0 +1,86 @@
+"""Modules by the names that they had before the rooms: scripts that were written then go on to run.
+
+An old name is the very module that stands elsewhere now. The finder answers to nothing else, and is asked last, for names of
+this package that no file has.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+PACKAGE = "depthdial"
+# (old folder, folder of today): modules, `old=new` where they are called otherwise.
+_MOVED = {
+    ("", "routes"): "families",
+    ("choose", "control"): "controller controller_card=card controller_certify=certify controller_fit=fit "
+    "controller_memory=memory controller_rows=rows prediction",
+    ("choose", "control.judge"): "calibration=reliability gap=headroom gap_inputs=inputs",
+    ("choose", "guarantee"): "guarantee=plan p_values risk_control",
+    ("choose", "oracles"): "costs crossfit oracle policy=prices predictable score_table yardsticks=baselines",
+    ("choose", "oracles.exact"): "core_search=core hull knapsack",
+    ("choose.predictors", "control.predictors"): "base fitting ridge",
+    ("choose.search", "search"): "calibration method run",
+    ("generation", "engine"): "depths=depth engine=generate options requests streams",
+    ("measure", ""): "provenance",
+    ("measure", "data"): "apart=leakage chat fields readers sources splits tasks templates",
+    ("measure", "engine"): "batches=session forced=teacher_forcing sampling",
+    ("measure", "measure"): "prompt_features=features",
+    ("measure", "rows"): "gate_rows=gates results=store",
+    ("measure", "stats"): "equivalence stats=intervals",
+    ("models", "engine"): "decode pooling prompt=prefill",
+    (
+        "models",
+        "hf",
+    ): "adapter architectures builtin checkpoint ends gguf_file=gguf known_routes load tokenizers untouched weights",
+    ("models", "views"): "probe view",
+    ("models", "views.tokens"): "gate_folder gates token_cache=cache token_depth=depth token_policy=policy token_view=view",
+    ("report", "report.kit"): "page",
+    ("train", "train.depth"): "finetune settings student",
+    ("train", "train.gates"): "gate_settings=settings gate_training=training",
+}
+
+
+def _joined(*names: str) -> str:
+    return ".".join(name for name in (PACKAGE, *names) if name)
+
+
+def moved_modules() -> dict[str, str]:
+    """Names of today by the old ones."""
+    pairs = [(folders, (*entry.split("="), entry)) for folders, entries in _MOVED.items() for entry in entries.split()]
+    return {_joined(old, names[0]): _joined(new, names[1]) for (old, new), names in pairs}
+
+
+class _Moved(MetaPathFinder, Loader):
+    def __init__(self) -> None:
+        self._names = moved_modules()
+        self._folders = {name.rpartition(".")[0] for name in self._names}
+        self._specs: dict[str, Any] = {}
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name in self._names:
+            return ModuleSpec(name, self)
+        return ModuleSpec(name, self, is_package=True) if name in self._folders else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        if spec.name not in self._names:
+            return None  # an empty folder
+        module = import_module(self._names[spec.name])
+        self._specs[spec.name] = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        spec = module.__spec__
+        if spec is not None and spec.name in self._specs:
+            module.__spec__ = self._specs.pop(spec.name)  # its own, which the import has just replaced
+
+
+def install() -> None:
+    """Let old names be imported, in this process."""
+    if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+        sys.meta_path.append(_Moved())
