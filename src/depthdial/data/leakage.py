@@ -15,7 +15,6 @@ from typing import Any
 from depthdial.data.tasks import Example, Task
 from depthdial.errors import InputError
 from depthdial.hf.trained import trained_on
-from depthdial.views.tokens.depth import TokenDepth
 
 SEARCHED = "to search the routes"
 _ELSEWHERE = "take rows that were not, from another split"
@@ -61,7 +60,7 @@ def seen_before(routes: Iterable[object] = (), model: Any = None) -> dict[str, f
     """
     routes = list(routes)
     searched = frozenset().union(*(getattr(route, "searched_on", ()) for route in routes))
-    gates = frozenset().union(*(route.policy.trained_on for route in routes if isinstance(route, TokenDepth)))
+    gates = frozenset().union(*(getattr(route, "trained_on", ()) for route in routes))
     found = {SEARCHED: searched, "to train the gates": gates, **({} if model is None else trained_on(model))}
     return {purpose: prompts for purpose, prompts in found.items() if prompts}
 

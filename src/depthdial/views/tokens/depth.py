@@ -57,6 +57,11 @@ class TokenDepth:
 
     is_full = False
 
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Hashes of the prompts that the policy was trained on."""
+        return self.policy.trained_on
+
     def for_sequence(self, sequence_id: object) -> TokenDepth:
         """Itself: what differs between sequences differs between tokens already."""
         return self
