@@ -41,7 +41,7 @@ _RIVALS: tuple[tuple[str, str, Any], ...] = (
     (SKY, "D", (0, (6, 1, 1, 1))),
     (YELLOW, "H", (0, (4, 1))),
     (BLACK, "P", (0, (2, 2))),
-    (GRAY, "^", (0, (8, 2))),
+    (GRAY, "^", (0, (1, 1))),
 )
 _CALIBRATED_ROUTES, _COLUMNS = 12, 4
 # How the legend begins; the rivals follow in their own order.
@@ -198,7 +198,9 @@ def _drawn(score: ControllerScore) -> list[tuple[float, float]]:
 
 
 def _title(score: ControllerScore) -> str:
-    what, gap = short_name(score.metric), score.gap() or score.gaps[-1]
+    what, gap = short_name(score.metric), score.gaps[-1]  # the oracle's, the wider one, as tables and pages quote it
+    if score.quality == "tokens":
+        what += " by tokens"
     if np.isnan(gap.closed[-1]):
         return f"{what}: between the static mixture and the {gap.name} there is no gap to close"
     return f"{what} at equal cost: {gap.text()} of the gap to the {gap.name} is closed"
