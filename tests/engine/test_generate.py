@@ -151,3 +151,25 @@ def test_the_example_of_the_docstring_runs(model, tokenizer):
     names = {"dd": dd, "model": model, "tokenizer": tokenizer}
     exec("\n".join(example), names)
     assert [len(answer.route) for answer in names["answers"]] == [3, 6]
+
+
+@pytest.mark.parametrize("options", [{"prefill_chunk_size": 1}, {"prefill_chunk_size": 3}, {"guidance_scale": 2.5}], ids=str)
+def test_chunks_and_guidance_are_those_of_transformers_for_each_row(model, tokenizer, options):
+    for depth in ("full", "1-4"):
+        answers = dd.generate(model, tokenizer, PROMPTS, depth=depth, max_new_tokens=6, **options)
+        plain = dd.generate(model, tokenizer, PROMPTS, depth=depth, max_new_tokens=6)
+        for prompt, answer in zip(PROMPTS, answers, strict=True):
+            ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+            out = dd.prompted_view(model, depth).generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False, **options
+            )
+            assert answer.tokens == tuple(out[0, ids.shape[1] :].tolist())
+        assert ([a.tokens for a in answers] == [a.tokens for a in plain]) == ("prefill_chunk_size" in options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"prefill_chunk_size": 0}, {"guidance_scale": "much"}, {"guidance_scale": True}], ids=str
+)
+def test_chunks_and_guidance_of_nonsense_are_refused(model, tokenizer, options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        dd.generate(model, tokenizer, PROMPTS, max_new_tokens=2, **options)

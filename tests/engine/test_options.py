@@ -71,9 +71,7 @@ def test_what_only_changes_speed_or_memory_of_the_models_own_settings_is_passed_
     assert ours(model, tokenizer) == plain
 
 
-@pytest.mark.parametrize(
-    "own", [{"guidance_scale": 2.5}, {"num_beams": 3}, {"penalty_alpha": 0.6}, {"dola_layers": "low"}, {"max_time": 3.0}]
-)
+@pytest.mark.parametrize("own", [{"num_beams": 3}, {"penalty_alpha": 0.6}, {"dola_layers": "low"}, {"max_time": 3.0}])
 def test_what_would_change_answers_is_refused_wherever_it_comes_from(model, tokenizer, own):
     ((name, value),) = own.items()
     plain = ours(model, tokenizer)
@@ -91,7 +89,6 @@ def test_what_would_change_answers_is_refused_wherever_it_comes_from(model, toke
 @pytest.mark.parametrize(
     "options",
     [
-        {"prefill_chunk_size": 3},
         {"prompt_lookup_num_tokens": 2},
         {"assistant_early_exit": 2},
         {"use_cache": False},

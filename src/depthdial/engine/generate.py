@@ -7,7 +7,7 @@ would get alone: how long it may be, where it ends and what is drawn are each ro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from depthdial.checks import check_positive
 from depthdial.data.templates import resolve_template
 from depthdial.engine.depth import Asked, Assignment, Batch, Depth, is_several, number_in, one_each, read_depth, takes_routes
-from depthdial.engine.loop import decode_tokens
+from depthdial.engine.loop import Guidance, decode_tokens
 from depthdial.engine.options import Options, read_options
 from depthdial.engine.prefill import Prefill, clock_sec
 from depthdial.engine.processors import Row
@@ -136,8 +136,8 @@ def generate(
             epsilon_cutoff, eta_cutoff, repetition_penalty, no_repeat_ngram_size, their encoder_ forms, bad_words_ids,
             sequence_bias, suppress_tokens, begin_suppress_tokens, min_length, min_new_tokens, max_length,
             forced_bos_token_id, forced_eos_token_id, exponential_decay_length_penalty, watermarking_config,
-            renormalize_logits, remove_invalid_values, eos_token_id and pad_token_id. As in transformers, what nobody gives
-            is the model's own generation_config's; and greedy where that does not sample.
+            renormalize_logits, remove_invalid_values, eos_token_id, pad_token_id, guidance_scale and prefill_chunk_size.
+            As in transformers, what nobody gives is the model's own generation_config's; and greedy where that does not sample.
 
     Returns:
         One Generation for each prompt, in order.
@@ -163,6 +163,7 @@ def generate(
         seed=seed,
         given=options,
     )
+    runner = replace(runner, chunk_tokens=chosen.prefill_chunk_size)
     job = _Job(
         runner,
         tokenizer,
@@ -294,10 +295,18 @@ class _Job:
                 max_new_tokens=limit,
                 pad_token_id=self.options.pad_token_id,
                 on_tokens=None if streamer is None else lambda tokens: streamer.put(tokens.cpu()),
+                guidance=self._guidance(runner, ready),
             )
         if streamer is not None:
             streamer.end()
         return [sampler.cut(row, tokens) for row, tokens in enumerate(new)]
+
+    def _guidance(self, runner: Runner, ready: Prefill) -> Guidance | None:
+        """As in transformers, away from what follows the prompt's last token alone."""
+        if self.options.guidance_scale is None:
+            return None
+        last = [[token] for token in ready.input_ids[:, -1].tolist()]
+        return Guidance(self.options.guidance_scale, runner.prefill_ids(last, ready.route))
 
     def _sampler(self, ready: Prefill, places: Sequence[int], limit: int) -> Sampler:
         chance = None

@@ -7,16 +7,32 @@ transformers' own; each step is one forward pass of one token a row, on the cach
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from depthdial.engine.prefill import Prefill, continuing
+from depthdial.engine.prefill import Prefill, continue_on, continuing
 from depthdial.engine.sampler import Sampler
-from depthdial.hf.architectures import accepts
-from depthdial.hf.cache_name import cache_argument
-from depthdial.views.passes import positions
-from depthdial.views.tokens.depth import Depth
+from depthdial.views.tokens.depth import Depth, TokenDepth
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance (arXiv 2306.17806): logits are pushed away from those of the answer without its prompt.
+
+    Attributes:
+        scale: 1 changes nothing.
+        unconditional: for each row a prompt of the last token alone.
+    """
+
+    scale: float
+    unconditional: Prefill
+
+    def applied(self, logits: torch.Tensor, unconditional: torch.Tensor) -> torch.Tensor:
+        """The guided logits, (n_sequences, vocabulary)."""
+        given, other = logits.log_softmax(-1), unconditional.log_softmax(-1)
+        return self.scale * (given - other) + other
 
 
 def decode_tokens(
@@ -28,6 +44,7 @@ def decode_tokens(
     max_new_tokens: int,
     pad_token_id: int,
     on_tokens: Callable[[torch.Tensor], None] | None = None,
+    guidance: Guidance | None = None,
 ) -> list[list[int]]:
     """Continue prefilled prompts at a depth; the first token comes out of the prompt's pass.
 
@@ -39,12 +56,18 @@ def decode_tokens(
     Returns:
         The tokens of each row, as many of each as the longest answer has; `sampler.cut` ends an answer.
     """
-    runner, cache = continuing(model, depth, prefilled)
-    ids, mask, logits = prefilled.input_ids, prefilled.attention_mask, prefilled.logits
+    streams = [_Stream(model, depth, prefilled)]
+    if guidance is not None:
+        untraced = replace(depth, trace=None) if isinstance(depth, TokenDepth) else depth
+        streams.append(_Stream(model, untraced, guidance.unconditional))
+    ids = prefilled.input_ids
     width = ids.shape[1]
     is_over = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     while True:
-        tokens = sampler.next_tokens(ids, logits[:, -1].to(torch.float32, copy=True))
+        logits = streams[0].last_logits()
+        if guidance is not None:
+            logits = guidance.applied(logits, streams[1].last_logits())
+        tokens = sampler.next_tokens(ids, logits)
         tokens = tokens.masked_fill(is_over, pad_token_id)
         ids = torch.cat([ids, tokens[:, None]], dim=1)
         if on_tokens is not None:
@@ -52,18 +75,20 @@ def decode_tokens(
         is_over = is_over | sampler.ended(ids)
         if ids.shape[1] - width >= max_new_tokens or bool(is_over.all()):
             return ids[:, width:].tolist()
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        logits = continue_on(runner, cache, tokens[:, None], mask).logits
+        for stream in streams:
+            stream.step(tokens)
 
 
-def continue_on(runner: Any, cache: Any, tokens: torch.Tensor, attention_mask: torch.Tensor, **options: Any) -> Any:
-    """The output of one pass over `tokens`, (n_sequences, n_tokens), behind what the cache holds.
+class _Stream:
+    """A batch of answers in the making: a model, its cache, and the logits of the last step."""
 
-    Args:
-        attention_mask: (n_sequences, cached + n_tokens), 0 for padding.
-        options: further arguments of the model's forward.
-    """
-    inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": attention_mask}
-    if accepts(runner, "position_ids"):
-        inputs["position_ids"] = positions(attention_mask, n_last=tokens.shape[1])
-    return runner(**inputs, **cache_argument(runner, cache), use_cache=True, **options)
+    def __init__(self, model: Any, depth: Depth, prefilled: Prefill) -> None:
+        self._runner, self._cache = continuing(model, depth, prefilled)
+        self._mask, self._logits = prefilled.attention_mask, prefilled.logits
+
+    def last_logits(self) -> torch.Tensor:
+        return self._logits[:, -1].to(torch.float32, copy=True)
+
+    def step(self, tokens: torch.Tensor) -> None:
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
+        self._logits = continue_on(self._runner, self._cache, tokens[:, None], self._mask).logits

@@ -9,6 +9,7 @@ generation_config that came with the model, the answer is the same without it.
 from __future__ import annotations
 
 import difflib
+import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ LOGITS = (
     *("begin_suppress_tokens", "watermarking_config", "renormalize_logits"),
 )
 ENDING = ("max_new_tokens", "max_length", "stop_strings", "eos_token_id")
-HONOURED = frozenset((*SAMPLING, *LOGITS, *ENDING, "do_sample", "pad_token_id", "bos_token_id"))
+PASSES = ("guidance_scale", "prefill_chunk_size")
+HONOURED = frozenset((*SAMPLING, *LOGITS, *ENDING, *PASSES, "do_sample", "pad_token_id", "bos_token_id"))
 
 # transformers' value of what nobody sets; the others' do nothing.
 _TOP_K = 50
@@ -69,7 +71,6 @@ _REFUSED: dict[str, _Refusal] = {
     "num_return_sequences": _Refusal(
         "asks for several answers to a prompt (repeat the prompt in the list of prompts instead)", (1,), True
     ),
-    "guidance_scale": _Refusal("needs a second, unconditional pass of the model, which a route has not", (1,), True),
     "penalty_alpha": _Refusal("is for contrastive search, which looks at every layer's states", (0,), True),
     "dola_layers": _Refusal("contrasts layers of the full model, which a route does not run", (), True),
     "low_memory": _Refusal("is for contrastive search"),
@@ -87,7 +88,6 @@ _REFUSED: dict[str, _Refusal] = {
     **dict.fromkeys(("is_assistant", "use_mtp", "speculation_type", "assistant_ensemble_weight"), _SPEED),
     "use_cache": _Refusal("is about the KV cache, without which a route cannot continue on its prompt", (True,)),
     **dict.fromkeys((*CACHE_NAMES, "cache_implementation", "cache_config", "max_cache_len"), _CACHE),
-    "prefill_chunk_size": _Refusal("cuts the prompt's pass into chunks (a smaller batch_size needs less memory too)"),
     **dict.fromkeys(
         ("compile_config", "disable_compile", "continuous_batching_config"), _Refusal("is about compiled passes")
     ),
@@ -95,7 +95,7 @@ _REFUSED: dict[str, _Refusal] = {
     **dict.fromkeys(("output_scores", "output_logits", "output_attentions", "output_hidden_states"), _OUTPUT),
     "decoder_start_token_id": _OTHERS,
     "prefix_allowed_tokens_fn": _Refusal("is for beam search (logits_processor takes a PrefixConstrainedLogitsProcessor)"),
-    "negative_prompt_ids": _Refusal("is for guidance by a second, unconditional pass, which a route has not"),
+    "negative_prompt_ids": _Refusal("is another prompt to be guided away from (guidance_scale alone takes none)"),
     "synced_gpus": _Refusal("is for transformers' own generate on sharded models"),
     "custom_generate": _Refusal("replaces transformers' own generate, which is not what runs here"),
     "tokenizer": _Refusal("is given already, as the second argument"),
@@ -114,6 +114,8 @@ class Options:
         max_length: most tokens of prompt and answer together; None for any.
         stop_strings: texts that end an answer.
         seed: of all chance; None for greedy answers.
+        guidance_scale: of classifier-free guidance; None for none.
+        prefill_chunk_size: most tokens of a prompt's pass; None for all of them.
     """
 
     values: Mapping[str, Any]
@@ -123,6 +125,8 @@ class Options:
     max_length: int | None
     stop_strings: tuple[str, ...]
     seed: int | None
+    guidance_scale: float | None = None
+    prefill_chunk_size: int | None = None
 
     @property
     def is_sampled(self) -> bool:
@@ -194,6 +198,8 @@ def read_options(
         max_length,
         _stop_strings(merged.get("stop_strings")),
         _seed(seed) if is_sampled else _checked_seed(seed),
+        _guidance_scale(merged.get("guidance_scale")),
+        None if (size := merged.get("prefill_chunk_size")) is None else check_positive(size, "prefill_chunk_size"),
     )
 
 
@@ -335,6 +341,14 @@ def _stop_strings(given: Any) -> tuple[str, ...]:
     if bad is not None:
         raise InputError(f"A stop string is a text of at least one character, not {_short(bad)}: leave it out.")
     return texts
+
+
+def _guidance_scale(given: Any) -> float | None:
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        raise InputError(f"The option guidance_scale is a number, not {_short(given)}: give such as 1.5.")
+    return None if given == 1 else float(given)
 
 
 def _flag(merged: Mapping[str, Any], name: str) -> bool:

@@ -19,7 +19,7 @@ import torch
 from depthdial.engine.pooling import PooledStates, Pooling
 from depthdial.errors import InputError
 from depthdial.hf.architectures import accepts, count_layers, unwrap
-from depthdial.hf.cache_name import cache_of
+from depthdial.hf.cache_name import cache_argument, cache_of
 from depthdial.routes import Route
 from depthdial.views.cache import mark
 from depthdial.views.passes import positions
@@ -98,12 +98,14 @@ def prefill(
     *,
     with_gradient: bool = False,
     watch: Sequence[int] = (),
+    chunk_tokens: int | None = None,
 ) -> Prefill:
     """Run a left-padded batch of prompts, (n_sequences, n_tokens), through `route` of the model (default: every layer).
 
     Args:
         with_gradient: let what continues on it be differentiated through the prompt too.
         watch: layers of the route, 0-based, after which the prompt's hidden states are pooled on the way.
+        chunk_tokens: at most so many columns in a pass, for less memory; with `watch` all of them.
     """
     base = unwrap(model)
     n_layers = count_layers(base)
@@ -113,7 +115,7 @@ def prefill(
     pooling = Pooling(runner, route.layers, watch, attention_mask) if watch else None
     started = clock_sec(input_ids.device)
     with torch.set_grad_enabled(with_gradient):
-        output = runner(**inputs, use_cache=True)
+        output = runner(**inputs, use_cache=True) if watch or not chunk_tokens else _in_chunks(runner, inputs, chunk_tokens)
     prefill_sec = clock_sec(input_ids.device) - started
     pooled = None if pooling is None else pooling.states()
     return Prefill(input_ids, attention_mask, cache_of(output), output.logits[:, -1:], route, prefill_sec, pooled)
@@ -133,6 +135,32 @@ def continuing(model: Any, depth: Depth, prefilled: Prefill) -> tuple[PreTrained
             )
         return depth.view(model), token_cache(depth.n_layers, prefilled.cache)
     return quiet_view(model, depth), prefilled.cache_for(depth)
+
+
+def _in_chunks(runner: Any, inputs: dict[str, Any], chunk_tokens: int) -> Any:
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    output = cache = None
+    for start in range(0, ids.shape[1], chunk_tokens):
+        end = min(start + chunk_tokens, ids.shape[1])
+        part = prompt_inputs(runner, ids[:, start:end], mask[:, :end])
+        if "position_ids" in part:
+            part["position_ids"] = part["position_ids"][:, start:]
+        output = runner(**part, **({} if cache is None else cache_argument(runner, cache)), use_cache=True)
+        cache = cache_of(output)
+    return output
+
+
+def continue_on(runner: Any, cache: Any, tokens: torch.Tensor, attention_mask: torch.Tensor, **options: Any) -> Any:
+    """The output of one pass over `tokens`, (n_sequences, n_tokens), behind what the cache holds.
+
+    Args:
+        attention_mask: (n_sequences, cached + n_tokens), 0 for padding.
+        options: further arguments of the model's forward.
+    """
+    inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": attention_mask}
+    if accepts(runner, "position_ids"):
+        inputs["position_ids"] = positions(attention_mask, n_last=tokens.shape[1])
+    return runner(**inputs, **cache_argument(runner, cache), use_cache=True, **options)
 
 
 def prompt_inputs(model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Runner:
         given: the model as the caller has it, for its name, card and weights; nothing is run on it.
         model: what runs: a view of all its layers in evaluation mode (see `snapshot`).
         eos_token_ids, pad_token_id: how answers end and batches are padded.
+        chunk_tokens: most columns of a prompt's pass, where memory asks for that.
     """
 
     given: Any
@@ -40,6 +41,7 @@ class Runner:
     n_layers: int
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
+    chunk_tokens: int | None = None
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any) -> Runner:
@@ -95,7 +97,7 @@ class Runner:
             ids, mask = left_padded(prompts, self.pad_token_id, self.device)
             # A fresh view where a pass leaves its frequencies behind, which the next would start from.
             model = quiet_view(self.model, self.full) if self.rotates_by_length else self.model
-            return prefill(model, ids, mask, route, watch=watch)
+            return prefill(model, ids, mask, route, watch=watch, chunk_tokens=self.chunk_tokens)
 
     def rooms(self, prefilled: Prefill, max_new_tokens: int) -> list[int]:
         """How long each answer of a batch may be: at most what its own prompt leaves of the context.

@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from depthdial.engine.loop import continue_on
-from depthdial.engine.prefill import Prefill, continuing
+from depthdial.engine.prefill import Prefill, continue_on, continuing
 from depthdial.hf.architectures import accepts, decoder_stack
 from depthdial.routes import Route
 from depthdial.views.snapshot import as_is

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from depthdial.data.tasks import EncodedExample
-from depthdial.engine.loop import continue_on
-from depthdial.engine.prefill import clock_sec
+from depthdial.engine.prefill import clock_sec, continue_on
 from depthdial.engine.session import Runner
 from depthdial.hf.architectures import decoder_stack
 from depthdial.measure.cost import model_cost
