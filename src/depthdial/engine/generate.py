@@ -137,7 +137,8 @@ def generate(
             sequence_bias, suppress_tokens, begin_suppress_tokens, min_length, min_new_tokens, max_length,
             forced_bos_token_id, forced_eos_token_id, exponential_decay_length_penalty, watermarking_config,
             renormalize_logits, remove_invalid_values, eos_token_id, pad_token_id, guidance_scale and prefill_chunk_size.
-            As in transformers, what nobody gives is the model's own generation_config's; and greedy where that does not sample.
+            As in transformers, what nobody gives is the model's own generation_config's; and greedy where that does not
+            sample.
 
     Returns:
         One Generation for each prompt, in order.
