@@ -22,7 +22,8 @@ from depthdial.data.tasks import EncodedExample, Task, as_task, encode
 from depthdial.data.templates import resolve_template
 from depthdial.engine.session import Runner
 from depthdial.errors import InputError, check_choice
-from depthdial.hf.architectures import count_layers, unwrap
+from depthdial.hf.architectures import unwrap
+from depthdial.hf.facts import ModelFacts
 from depthdial.hf.known_routes import best_known_routes
 from depthdial.hf.weights import weights_hash
 from depthdial.measure.features import FeatureSpec
@@ -243,11 +244,8 @@ def step_shares(steps: np.ndarray, max_steps: int) -> np.ndarray:
 
 def feature_spec(model: Any, routes: Sequence[Route], prompt_depth: PromptDepth) -> FeatureSpec:
     """The features of a model's prompts for a family of routes."""
-    base = unwrap(model)
-    embeddings: Any = base.get_input_embeddings()
-    width = embeddings.weight.shape[1]
-    hidden = getattr(base.config.get_text_config(decoder=True), "hidden_size", None) or width
-    return FeatureSpec.of(count_layers(base), int(hidden), routes, prompt_depth)
+    facts = ModelFacts.of(model)
+    return FeatureSpec.of(facts.n_layers, facts.width, routes, prompt_depth)
 
 
 def route_costs(unit: str, runner: Runner, examples: Sequence[EncodedExample], routes: Sequence[Route]) -> tuple[float, ...]:

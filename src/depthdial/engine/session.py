@@ -15,6 +15,7 @@ from depthdial.engine.prefill import Prefill, left_padded, prefill
 from depthdial.engine.sampling import GREEDY, DecodingPolicy
 from depthdial.hf.architectures import count_layers, unwrap
 from depthdial.hf.ends import eos_ids
+from depthdial.hf.facts import ModelFacts
 from depthdial.hf.untouched import has_adapters_on
 from depthdial.routes import Route
 from depthdial.views.snapshot import as_is, snapshot
@@ -50,6 +51,10 @@ class Runner:
         return cls(model, snapshot(model), count_layers(model), ends, pad)
 
     @cached_property
+    def facts(self) -> ModelFacts:
+        return ModelFacts.of(self.model)
+
+    @cached_property
     def untouched(self) -> Runner:
         """The same without the model's adapters: this runner itself where none is on.
 
@@ -71,16 +76,12 @@ class Runner:
     @property
     def context_tokens(self) -> int | None:
         """The longest sequence that the model was made for; None if its configuration does not say."""
-        config = unwrap(self.model).config.get_text_config(decoder=True)
-        names = ("max_position_embeddings", "max_seq_len")  # the latter is MPT's
-        return next((getattr(config, name) for name in names if getattr(config, name, None)), None)
+        return self.facts.context
 
     @cached_property
     def rotates_by_length(self) -> bool:
         """Whether rotary frequencies follow the longest sequence of a batch (dynamic NTK, LongRoPE)."""
-        rope = getattr(unwrap(self.model).config.get_text_config(decoder=True), "rope_parameters", None) or {}
-        kinds = {one.get("rope_type") for one in (rope, *rope.values()) if isinstance(one, dict)}
-        return not kinds.isdisjoint({"dynamic", "longrope"})
+        return not self.facts.rope.isdisjoint({"dynamic", "longrope"})
 
     def batches(self, examples: Sequence[EncodedExample], batch_size: int) -> list[Sequence[EncodedExample]]:
         """Batches of at most `batch_size`; of one where neighbours would decide about a sequence's rotary frequencies."""

@@ -15,7 +15,7 @@ from depthdial.engine.prefill import Prefill
 from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
-from depthdial.hf.architectures import unwrap
+from depthdial.hf.facts import ModelFacts
 from depthdial.rows.store import UnitStore, unit_name
 
 
@@ -27,7 +27,7 @@ def reference_prefill(runner: Runner, batch: Sequence[EncodedExample], prefilled
 
 def check_reference(model: Any, reference: Any) -> None:
     """InputError unless both models predict the same tokens."""
-    own, other = (unwrap(one).config.get_text_config(decoder=True).vocab_size for one in (model, reference))
+    own, other = (ModelFacts.of(one).vocabulary for one in (model, reference))
     if own != other:
         raise InputError(f"The reference model knows {other} tokens and this one {own}: compare models of one vocabulary.")
 

@@ -19,18 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from depthdial.errors import InputError
 from depthdial.hf.architectures import decoder_stack
 from depthdial.hf.cache_name import cache_of
+from depthdial.hf.facts import ModelFacts, experts_chosen, use_eager
 from depthdial.hf.weights import state_tensors, stored_bytes
 from depthdial.views.view import quiet_view
-
-_CHOSEN = (
-    "top_k",
-    "num_experts_per_tok",
-    "num_experts_per_token",
-    "moe_k",
-    "moe_topk",
-    "top_k_experts",
-    "experts_per_token",
-)
 
 
 @dataclass(frozen=True)
@@ -96,12 +87,12 @@ def layer_facts(base: Any) -> tuple[LayerFacts, ...]:
                     f"The cost of {type(base).__name__} cannot be counted, since it does not run on token ids "
                     f"({type(error).__name__}: {reason}): count on a model with its weights in memory."
                 ) from error
-    config = base.config.get_text_config(decoder=True)
-    layers = decoder_stack(base).layers
-    return tuple(_facts(layer, i, config, *runs) for i, layer in enumerate(layers))
+    stated = ModelFacts.of(base)
+    return tuple(_facts(base, stated, i, *runs) for i in range(stated.n_layers))
 
 
-def _facts(layer: nn.Module, index: int, config: Any, short: _Pass, long: _Pass) -> LayerFacts:
+def _facts(base: Any, stated: ModelFacts, index: int, short: _Pass, long: _Pass) -> LayerFacts:
+    layer = decoder_stack(base).layers[index]
     # Eager attention computes all pairs: F(n) = n * by_token + n^2 * by_pair, for two and for four tokens.
     by_pair = (long.flops[index] - 2 * short.flops[index]) / 8
     by_token = (short.flops[index] - 4 * by_pair) / 2
@@ -109,12 +100,12 @@ def _facts(layer: nn.Module, index: int, config: Any, short: _Pass, long: _Pass)
     for path, experts in _experts(layer).items():
         whole = held_bytes(layer.get_submodule(path))
         name = f"{index}.{path}"
-        chosen = short.chosen.get(name) or _chosen(layer, path, config, index)
+        chosen = short.chosen.get(name) or experts_chosen(layer, path, base, index)
         matrices, met = experts.share(chosen)
         weight_bytes += met - whole
         if name in short.chosen:  # its stand-in computed nothing
             by_token += 2 * matrices
-    window, is_chunked, cached = _window(config, index, short.cache)
+    window, is_chunked, cached = _window(stated, index, short.cache)
     return LayerFacts(by_token, by_pair, weight_bytes, _cached_bytes(short.cache, index), window, is_chunked, cached)
 
 
@@ -139,7 +130,7 @@ def _runs(base: Any, *, on_meta: bool, with_experts: bool = False) -> tuple[_Pas
     for module in twin.modules():
         for table in ("_forward_hooks", "_forward_pre_hooks"):
             module.__dict__[table].clear()
-    _use_eager(twin)
+    use_eager(twin)
     chosen: dict[str, int] = {}
     for index, layer in enumerate(decoder_stack(twin).layers):
         for path in _experts(layer):
@@ -158,7 +149,7 @@ def _runs(base: Any, *, on_meta: bool, with_experts: bool = False) -> tuple[_Pas
 def _named(twin: Any, name: str, base: Any) -> int:
     index, path = name.split(".", 1)
     layer = decoder_stack(twin).layers[int(index)]
-    return _chosen(layer, path, base.config.get_text_config(decoder=True), int(index))
+    return experts_chosen(layer, path, base, int(index))
 
 
 def _run(twin: Any, n_tokens: int, device: Any) -> _Pass:
@@ -214,30 +205,9 @@ def _experts(layer: nn.Module) -> dict[str, _Experts]:
     return found
 
 
-def _chosen(layer: nn.Module, path: str, config: Any, index: int) -> int:
-    block = layer.get_submodule(path.rpartition(".")[0])
-    for owner in (block, *block.children(), config):
-        for name in _CHOSEN:
-            value = getattr(owner, name, None)
-            value = value[min(index, len(value) - 1)] if isinstance(value, list | tuple) and value else value
-            if isinstance(value, int) and value:
-                return value
-    return 1
-
-
 def _replace(layer: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     layer.get_submodule(parent)._modules[name] = module
-
-
-def _use_eager(twin: Any) -> None:
-    for module in (twin, *twin.modules()):
-        config: Any = getattr(module, "config", None)
-        if hasattr(config, "get_text_config"):
-            config._attn_implementation_internal = config._experts_implementation_internal = "eager"
-            for part in config.__dict__.values():
-                if hasattr(part, "get_text_config"):
-                    part._attn_implementation_internal = "eager"
 
 
 def _move_to_meta(twin: nn.Module, dtype: torch.dtype) -> None:
@@ -276,16 +246,9 @@ def _cached_bytes(cache: list[Any], index: int) -> float:
     return sum(t.numel() * t.element_size() for t in held) / n_tokens if n_tokens else 0.0
 
 
-def _window(config: Any, index: int, cache: list[Any]) -> tuple[int | None, bool, int | None]:
-    """(tokens in sight, whether by chunks, tokens that the cache keeps)."""
+def _window(stated: ModelFacts, index: int, cache: list[Any]) -> tuple[int | None, bool, int | None]:
+    """(tokens in sight, whether by chunks, tokens that the cache keeps, which may be all and more than are in sight)."""
     held = getattr(cache[index], "sliding_window", None) if index < len(cache) else None
-    kinds = getattr(config, "layer_types", None)
     kept = held - 1 if isinstance(held, int) else None
-    if kinds and kinds[index] == "chunked_attention":
-        return getattr(config, "attention_chunk_size", None), True, kept
-    local = getattr(config, "attention_layers", None)
-    if local and local[index] == "local":  # GPT-Neo, whose cache keeps everything
-        return config.window_size, False, kept
-    if held is None and kinds and kinds[index] == "sliding_attention":  # in sight; a model's own cache may keep more
-        return getattr(config, "sliding_window", None), False, None
-    return held if isinstance(held, int) else None, False, kept
+    in_sight = stated.windows[index] if stated.chunked[index] or held is None else held
+    return in_sight, stated.chunked[index], kept

@@ -14,6 +14,7 @@ from depthdial.errors import InputError, check_choice
 from depthdial.hf.adapter import adapter_card
 from depthdial.hf.architectures import unwrap
 from depthdial.hf.ends import configured_ends
+from depthdial.hf.facts import ModelFacts
 from depthdial.hf.untouched import has_adapters_on
 from depthdial.hf.weights import weights_hash
 from depthdial.provenance import digest
@@ -46,14 +47,13 @@ class ModelIdentity:
 
         A model with adapters on is called `name + elastic` (or `specialist`, or `adapter` where there is no card).
         """
-        base = unwrap(model)
-        attention = getattr(base.config, "_attn_implementation", None)
+        base, facts = unwrap(model), ModelFacts.of(model)
         return cls(
-            (name or base.config.name_or_path or type(base).__name__) + _adapter_suffix(model),
+            (name or facts.name) + _adapter_suffix(model),
             weights_hash(model),
             str(base.dtype).removeprefix("torch."),
             base.device.type,
-            str(attention),
+            str(facts.attention),
         )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from depthdial.hf.architectures import unwrap
+from depthdial.hf.facts import ModelFacts
 from depthdial.measure.cost import ModelCost, RouteCost
 from depthdial.routes import Route
 from depthdial.views.tokens.cache import KeyValues
@@ -56,15 +57,13 @@ def skipped_layer_flops(model: Any, key_values: str) -> float:
     if key_values != "project":
         return 0.0
     base = unwrap(model)
-    n_layers = base.config.get_text_config(decoder=True).num_hidden_layers
-    return (_flops_of_skipping(base, "project") - _flops_of_skipping(base, "drop")) / n_layers
+    return (_flops_of_skipping(base, "project") - _flops_of_skipping(base, "drop")) / ModelFacts.of(base).n_layers
 
 
 def deciding_flops(model: Any, policy: TokenPolicy, new_tokens: int, layers_run: float) -> float:
     """What the policy's decisions about a response cost, whose tokens run `layers_run` layers in the mean."""
-    base = unwrap(model)
-    config = base.config.get_text_config(decoder=True)
-    return policy.flops_per_token(config.hidden_size, config.vocab_size, layers_run) * max(new_tokens - 1, 0)
+    facts = ModelFacts.of(model)
+    return policy.flops_per_token(facts.width, facts.vocabulary, layers_run) * max(new_tokens - 1, 0)
 
 
 def _flops_of_skipping(base: Any, key_values: KeyValues) -> float:

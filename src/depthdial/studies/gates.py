@@ -28,6 +28,7 @@ from depthdial.errors import InputError
 from depthdial.files import claim, write_atomically
 from depthdial.hf.adapter import merged
 from depthdial.hf.architectures import count_layers, unwrap
+from depthdial.hf.facts import ModelFacts
 from depthdial.hf.load import with_adapter
 from depthdial.measure.confidence import exit_thresholds
 from depthdial.measure.plan import ModelIdentity
@@ -118,11 +119,11 @@ def gates_study(
 
 
 def _check(model: Any, runs: Sequence[Run], settings: GatesStudySettings) -> None:
-    n_layers, width = count_layers(model), unwrap(model).config.get_text_config(decoder=True).hidden_size
+    facts = ModelFacts.of(model)
     for run in runs:
         if run.seed is not None:
-            settings.of_gates(run).config(n_layers, width)
-    token_view(model, Bernoulli((1.0,) * n_layers), key_values=settings.key_values)
+            settings.of_gates(run).config(facts.n_layers, facts.width)
+    token_view(model, Bernoulli((1.0,) * facts.n_layers), key_values=settings.key_values)
 
 
 def _about(settings: GatesStudySettings, identity: ModelIdentity, task: Task, training: Task) -> dict[str, Any]:

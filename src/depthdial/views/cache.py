@@ -11,6 +11,7 @@ from torch import nn
 
 from depthdial.errors import InputError
 from depthdial.hf.cache_name import cache_in, cache_name
+from depthdial.hf.facts import text_config
 
 _MARK = "depthdial_held"
 
@@ -69,7 +70,7 @@ def watch_cache(owner: nn.Module) -> None:
 
 def _check_cache(owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     cache = cache_in(kwargs)
-    config = owner.config.get_text_config(decoder=True)
+    config = text_config(owner)
     layers = getattr(cache, "layers", None)
     if layers is None or len(layers) == config.num_hidden_layers:
         return
@@ -83,11 +84,11 @@ def _check_cache(owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
             "that the view has written, or use dd.prompted_view, which continues on one of the whole model."
         )
     if layers:  # without any, they come as they are written to
-        empty(cache, config)
+        empty(cache, owner)
 
 
-def empty(cache: Any, config: Any) -> None:
-    """Make a cache an empty one for a model of `config`: of the same kind, and rolled back where it could be.
+def empty(cache: Any, model: Any) -> None:
+    """Make a cache an empty one for a model: of the same kind, and rolled back where it could be.
 
     Raises:
         InputError: if its layers are of several kinds that a configuration does not give.
@@ -95,7 +96,7 @@ def empty(cache: Any, config: Any) -> None:
     from transformers.cache_utils import DynamicCache
 
     records = any(getattr(layer, "record_past", False) for layer in cache.layers)
-    text = config.get_text_config(decoder=True)
+    text = text_config(model)
     kinds = {type(layer) for layer in cache.layers}
     if type(cache) is DynamicCache:
         # One that was made without a configuration is filled as layers come.

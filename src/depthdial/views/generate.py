@@ -176,7 +176,7 @@ def reuse_for_route(layers: tuple[int, ...], n_layers: int, asked: Asked, cache:
     if n_past >= n_prompt:
         return n_past
     if asked.n_given == asked.n_columns:
-        empty(cache, asked.view.config)
+        empty(cache, asked.view)
     return 0
 
 

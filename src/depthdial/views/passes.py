@@ -10,6 +10,7 @@ import torch
 
 from depthdial.errors import InputError
 from depthdial.hf.cache_name import argument_name, renamed
+from depthdial.hf.facts import setting as config_setting
 
 PromptDepth = Literal["full", "route"]
 PROMPT_DEPTHS: tuple[PromptDepth, ...] = ("full", "route")
@@ -32,7 +33,7 @@ def by_name(model: Any, signature: inspect.Signature, args: tuple[Any, ...], kwa
 def setting(model: Any, given: Mapping[str, Any], name: str, default: bool = True) -> bool:
     """What a caller says, or else the model's configuration, or else `default`."""
     said = given.get(name)
-    return getattr(model.config.get_text_config(decoder=True), name, default) if said is None else said
+    return config_setting(model, name, default) if said is None else said
 
 
 def tokens_of(given: Mapping[str, Any]) -> torch.Tensor:

@@ -14,7 +14,6 @@ that have an entry for each layer pulled apart. The model itself, its modes and 
 
 from __future__ import annotations
 
-import json
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from torch import nn
 from depthdial.errors import InputError
 from depthdial.hf.architectures import DecoderStack, decoder_stack
 from depthdial.hf.cache_name import cache_of
+from depthdial.hf.facts import config_numbers, config_text, text_config
 
 # Makes a view of some layers, unchecked.
 Cut = Callable[[Any, Sequence[int]], Any]
@@ -133,7 +133,7 @@ def _twin(base: Any, cut: Cut) -> Any:
         for table in ("_forward_hooks", "_forward_pre_hooks"):
             module.__dict__[table].clear()
         _narrow(module.__dict__)
-    _narrow(twin.config.get_text_config(decoder=True).__dict__)
+    _narrow(text_config(twin).__dict__)
     owner = twin
     for name in stack.path:
         _pull_apart(owner, stack)
@@ -192,7 +192,7 @@ def _distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def probe_tokens(base: Any) -> dict[str, torch.Tensor]:
     """Two sequences of plain tokens, the second padded on the left."""
     weight = base.get_input_embeddings().weight
-    special = set(_numbers([value for name, value in _every_field(base.config) if "token" in name]))
+    special = config_numbers(base.config, lambda name: "token" in name)
     plain = [i for i in range(min(len(weight), 4096)) if i not in special][: 2 * _N_TOKENS] or [0]
     ids = torch.tensor([plain[i % len(plain)] for i in range(2 * _N_TOKENS)], device=weight.device).view(2, -1)
     mask = torch.ones_like(ids)
@@ -200,33 +200,16 @@ def probe_tokens(base: Any) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _every_field(config: Any) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, value in config.__dict__.items():
-        found += _every_field(value) if hasattr(value, "get_text_config") else [(name, value)]
-    return found
-
-
-def _numbers(values: Sequence[Any]) -> list[int]:
-    found: list[int] = []
-    for value in values:
-        found += _numbers(value) if isinstance(value, list | tuple) else [value] if isinstance(value, int) else []
-    return found
-
-
 def _kind(base: Any, stack: DecoderStack) -> tuple[Any, ...]:
     """Class and configuration, and the classes and attributes on the way to the layers: anyone may change an instance."""
     owners = [base.get_submodule(".".join(stack.path[:n])) for n in range(len(stack.path))]
-    text = base.config.get_text_config(decoder=True)
-    fields = json.dumps(base.config.to_dict(), sort_keys=True, default=str)
     return (
         tuple(type(owner) for owner in owners),
         tuple(tuple(sorted((*owner.__dict__, *owner._modules, *owner._parameters, *owner._buffers))) for owner in owners),
         tuple(type(layer) for layer in stack.layers),
         tuple(repr(v) for owner in owners for v in owner.__dict__.values() if isinstance(v, list | tuple)),
-        getattr(text, "_attn_implementation", None),
         str(base.dtype),
-        hash(fields),
+        hash(config_text(base)),
     )
 
 

@@ -96,7 +96,7 @@ def _whole(switch: Switch, given: dict[str, Any], n_after: int) -> Any:
     """The pass of the whole model, whose cache holds `n_after` columns afterwards."""
     cache = cache_in(given)
     if cache is not None and n_cached(cache) == 0:
-        empty(cache, switch.base.config)  # generate() holds on to the cache that it passed
+        empty(cache, switch.base)  # generate() holds on to the cache that it passed
     output = switch.base(**_known(switch, given) | _CACHED)
     if n_cached(output.get(cache_name())) != n_after:
         raise InputError(

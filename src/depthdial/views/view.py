@@ -31,6 +31,7 @@ from depthdial.hf.architectures import (
     unwrap,
     why_not_saved,
 )
+from depthdial.hf.facts import note_untied
 from depthdial.hf.untouched import adapter_modules, is_adapter_module
 from depthdial.routes import RandomRoute, Route, require_depth
 from depthdial.views.cache import watch_cache
@@ -254,7 +255,7 @@ def _untie_adapted(model: PreTrainedModel) -> None:
     if None not in ends and ends[0].weight is ends[1].weight and any(map(is_adapter_module, ends)):
         head = ends[1].get_base_layer() if hasattr(ends[1], "get_base_layer") else ends[1]
         head.weight = nn.Parameter(head.weight.detach().clone())
-        model.config.tie_word_embeddings = False
+        note_untied(model)
 
 
 def _unload_adapters(parent: nn.Module) -> None:

@@ -13,7 +13,6 @@ import torch
 from depthdial.data.tasks import Task, as_task
 from depthdial.engine.session import Runner
 from depthdial.files import read_json
-from depthdial.hf.architectures import unwrap
 from depthdial.hf.weights import weights_hash
 from depthdial.measure.cost import model_cost
 from depthdial.measure.plan import ModelIdentity
@@ -85,8 +84,8 @@ def train_gates(
             weights that are not finite, and where a checkpoint cannot be written, with the last good checkpoint kept.
     """
     folder, runner = Path(out), Runner.of(model, tokenizer)
-    base, options = unwrap(model), dict(trainer_options or {})
-    config = settings.config(runner.n_layers, base.config.get_text_config(decoder=True).hidden_size)
+    options = dict(trainer_options or {})
+    config = settings.config(runner.n_layers, runner.facts.width)
     identity = identity or ModelIdentity.of(model, name)
     gates = TokenGates(config)
     token_view(model, gates.policy("sampled"), key_values=settings.key_values)  # refuses what cannot be routed by token

@@ -8,6 +8,7 @@ from typing import Any
 from depthdial.errors import InputError
 from depthdial.hf.adapter import compare_weights
 from depthdial.hf.architectures import count_layers, unwrap
+from depthdial.hf.facts import ModelFacts
 from depthdial.hf.load import with_adapter
 from depthdial.hf.untouched import adapter_modules
 from depthdial.views.tokens.gates import GATES_FILE, TokenGates
@@ -35,7 +36,8 @@ def load_gates(folder: Path | str, model: Any, *, weights_hash: str | None = Non
     folder = Path(folder).expanduser()
     gates = TokenGates.from_pretrained(folder)
     base = unwrap(model)
-    gates.check_fit(count_layers(base), base.config.get_text_config(decoder=True).hidden_size)
+    facts = ModelFacts.of(base)
+    gates.check_fit(facts.n_layers, facts.width)
     has_adapter = (folder / _ADAPTER_FILE).is_file()
     if has_adapter and adapter_modules(base):
         raise InputError(f"The gates {folder} bring an adapter of their own: load the model without one.")
@@ -49,7 +51,7 @@ def load_gates(folder: Path | str, model: Any, *, weights_hash: str | None = Non
 def _adapted(base: Any, folder: Path) -> Any:
     """The adapter on a view: PEFT puts its layers into the very modules that it is given, and freezes their weights."""
     needed_gradient = [(parameter, parameter.requires_grad) for parameter in base.parameters()]
-    adapted = with_adapter(quiet_view(base, range(count_layers(base))), folder, str(base.config.name_or_path))
+    adapted = with_adapter(quiet_view(base, range(count_layers(base))), folder, ModelFacts.of(base).name)
     for parameter, flag in needed_gradient:
         parameter.requires_grad_(flag)
     return adapted.eval()

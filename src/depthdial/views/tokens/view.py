@@ -27,6 +27,7 @@ from depthdial.hf.architectures import (
     unwrap,
 )
 from depthdial.hf.cache_name import argument_name, cache_in, without_cache
+from depthdial.hf.facts import ModelFacts
 from depthdial.views.cache import check_kind, held, mark, n_cached
 from depthdial.views.generate import Asked, reuse_all, reuse_for_tokens, tell_prompts
 from depthdial.views.passes import PROMPT_DEPTHS, PromptDepth, by_name, n_prompt, positions, setting, tokens_of
@@ -116,7 +117,7 @@ def token_view(
     check_token_routing(base)
     n_layers = decoder_stack(base).n_layers
     routed: Any = quiet_view(base, range(n_layers))
-    policy.check(n_layers, base.config.get_text_config(decoder=True).hidden_size)
+    policy.check(n_layers, ModelFacts.of(base).width)
     for index, layer in enumerate(decoder_stack(routed).layers):
         layer.__dict__["forward"] = _RoutedForward(layer, index, has_hiding_masks(base))
     signature = inspect.signature(type(routed).forward)
@@ -326,11 +327,9 @@ def _refuse(routed: Any, router: _Router, given: dict[str, Any], prompt_columns:
     mask: Any = given.get("attention_mask")
     if mask is not None and mask.ndim != 2:
         raise InputError("Token routing makes its own masks: pass attention_mask as (n_sequences, n_tokens), or none.")
-    if given.get("output_attentions") or getattr(routed.config, "output_attentions", False):
+    if setting(routed, given, "output_attentions", default=False):
         raise InputError("Token routing has no attention matrix of all tokens to give: leave output_attentions off.")
-    is_asked = given.get("output_router_logits")
-    is_asked = getattr(routed.config, "output_router_logits", False) if is_asked is None else is_asked
-    if is_asked and router.execution == "gather":
+    if setting(routed, given, "output_router_logits", default=False) and router.execution == "gather":
         raise InputError(
             "Token routing has no router logits of tokens that skip: leave output_router_logits off, or use "
             "execution='dense'."

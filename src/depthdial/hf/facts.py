@@ -1,0 +1,182 @@
+"""Facts that a model's configuration states, under one name each whatever the architecture calls them.
+
+Together with `architectures` the only reader of transformers' configuration fields.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from depthdial.hf.architectures import unwrap
+
+_CONTEXT = ("max_position_embeddings", "max_seq_len", "n_positions")  # the second is MPT's
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_CHOSEN = (
+    "top_k",
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "moe_k",
+    "moe_topk",
+    "top_k_experts",
+    "experts_per_token",
+)
+_WINDOWS = {
+    "sliding_attention": "sliding_window",
+    "chunked_attention": "attention_chunk_size",
+    "local": "window_size",  # GPT-Neo
+}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a configuration says of a decoder-only model.
+
+    Attributes:
+        name: the folder or id that the model came from; its class where it came from neither.
+        width: of the hidden states.
+        vocabulary: number of tokens.
+        heads, kv_heads, head_dim: of attention, one entry a layer; latent attention and Falcon cache other shapes.
+        windows: tokens that a token sees at most, one entry a layer; None for all.
+        chunked: by layer, whether a token sees those of its own chunk of `windows` tokens, and not the latest.
+        context: longest sequence that the model was made for; None where the configuration does not say.
+        experts: number of experts of a layer; 0 for a dense model.
+        rope: kinds of rotary frequencies, such as `default`, `llama3`, `dynamic`; empty without any.
+        end_tokens: ids that end an answer.
+        attention: the implementation, such as `sdpa`.
+    """
+
+    name: str
+    n_layers: int
+    width: int
+    vocabulary: int
+    heads: tuple[int, ...]
+    kv_heads: tuple[int, ...]
+    head_dim: tuple[int, ...]
+    windows: tuple[int | None, ...]
+    chunked: tuple[bool, ...]
+    context: int | None
+    experts: int
+    rope: frozenset[str]
+    end_tokens: tuple[int, ...]
+    attention: str | None
+
+    @classmethod
+    def of(cls, model: Any) -> ModelFacts:
+        """Read a model's configuration, which may change: nothing is kept.
+
+        Raises:
+            InputError: if `model` is no Hugging Face model.
+        """
+        base = unwrap(model)
+        text = text_config(base)
+        n_layers = text.num_hidden_layers
+        uneven = text.__dict__.get("_heterogeneity_spec") is not None  # fields that differ from layer to layer
+        layers = list(text.per_layer_config) if uneven else [text] * n_layers
+        kinds = (
+            _first(text, ("layer_types", "attention_layers")) or ["sliding_attention"] * n_layers
+        )  # where there is a window
+        heads = tuple(_heads(one, i, "num_attention_heads") or 1 for i, one in enumerate(layers))
+        embeddings: Any = base.get_input_embeddings()
+        width = getattr(text, "hidden_size", None) or embeddings.weight.shape[1]
+        ends = getattr(getattr(base, "generation_config", None), "eos_token_id", None)
+        rope = getattr(text, "rope_parameters", None) or {}
+        return cls(
+            name=base.config.name_or_path or type(base).__name__,
+            n_layers=n_layers,
+            width=int(width),
+            vocabulary=getattr(text, "vocab_size", None) or embeddings.weight.shape[0],
+            heads=heads,
+            kv_heads=tuple(_kv_heads(one, i, heads[i]) for i, one in enumerate(layers)),
+            head_dim=tuple(getattr(one, "head_dim", None) or width // heads[i] for i, one in enumerate(layers)),
+            windows=tuple(getattr(one, _WINDOWS.get(kind, ""), None) for one, kind in zip(layers, kinds, strict=True)),
+            chunked=tuple(kind == "chunked_attention" for kind in kinds),
+            context=_first(text, _CONTEXT),
+            experts=_first(text, _EXPERTS) or 0,
+            rope=frozenset(r["rope_type"] for r in (rope, *rope.values()) if isinstance(r, dict) and r.get("rope_type")),
+            end_tokens=tuple(i for i in (ends if isinstance(ends, list) else [ends]) if i is not None),
+            attention=getattr(base.config, "_attn_implementation", None),
+        )
+
+
+def text_config(model: Any) -> Any:
+    """The configuration of a model's decoder: the model's own, or the part of it that tells of the text."""
+    return model.config.get_text_config(decoder=True)
+
+
+def setting(model: Any, name: str, default: Any = None) -> Any:
+    """One of the switches in a configuration that a call may override (`use_cache`, `output_attentions`, ..)."""
+    return getattr(text_config(model), name, default)
+
+
+def experts_chosen(layer: nn.Module, path: str, model: Any, index: int) -> int:
+    """Experts of layer `index`, at `path` inside it, that a token is sent to, by the modules or else the configuration."""
+    block = layer.get_submodule(path.rpartition(".")[0])
+    for owner in (block, *block.children(), text_config(model)):
+        for name in _CHOSEN:
+            value = getattr(owner, name, None)
+            value = value[min(index, len(value) - 1)] if isinstance(value, list | tuple) and value else value
+            if isinstance(value, int) and value:
+                return value
+    return 1
+
+
+def config_text(model: Any) -> str:
+    """All that a model's configuration says, and its implementation of attention, as one text."""
+    attention = getattr(text_config(model), "_attn_implementation", None)
+    return f"{attention} {json.dumps(model.config.to_dict(), sort_keys=True, default=str)}"
+
+
+def use_eager(model: nn.Module) -> None:
+    """Have every module of a model, whose configurations are its own, compute attention and experts eagerly."""
+    for module in (model, *model.modules()):
+        config: Any = getattr(module, "config", None)
+        if _is_config(config):
+            config._attn_implementation_internal = config._experts_implementation_internal = "eager"
+            for part in filter(_is_config, config.__dict__.values()):
+                part._attn_implementation_internal = "eager"
+
+
+def note_untied(model: Any) -> None:
+    """Have the configuration say that a model's head has weights of its own."""
+    model.config.tie_word_embeddings = False
+
+
+def config_numbers(config: Any, chosen: Callable[[str], bool]) -> set[int]:
+    """Whole numbers in the fields of a configuration, and of those inside it, whose names are `chosen`."""
+    found: set[int] = set()
+    for name, value in config.__dict__.items():
+        if _is_config(value):
+            found |= config_numbers(value, chosen)
+        elif chosen(name):
+            found |= _numbers(value)
+    return found
+
+
+def _numbers(value: Any) -> set[int]:
+    if isinstance(value, list | tuple):
+        return set().union(*map(_numbers, value))
+    return {value} if isinstance(value, int) else set()
+
+
+def _is_config(value: Any) -> bool:
+    return hasattr(value, "get_text_config")
+
+
+def _first(config: Any, names: tuple[str, ...]) -> Any:
+    return next((getattr(config, name) for name in names if getattr(config, name, None)), None)
+
+
+def _heads(config: Any, index: int, name: str) -> int | None:
+    by_layer = getattr(config, f"{name}_per_layer", None)
+    return by_layer[index] if by_layer else getattr(config, name, None)
+
+
+def _kv_heads(config: Any, index: int, heads: int) -> int:
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):  # Falcon, StarCoder
+        return 1
+    return _heads(config, index, "num_key_value_heads") or getattr(config, "num_kv_heads", None) or heads
