@@ -387,23 +387,6 @@ CONFIG_FIELDS = re.compile(
     r"|head_dim|max_position_embeddings|rope_(?:parameters|scaling|theta)|layer_types|sliding_window|num_experts_per_\w+"
     r"|num_local_experts|moe_(?:k|topk)|multi_query|new_decoder_architecture|tie_word_embeddings|_attn_implementation)\b"
 )
-# What still reads them. A file that no longer does must leave this list.
-STILL_READ_CONFIGS = {
-    "control/fit.py",
-    "engine/session.py",
-    "measure/answers.py",
-    "measure/facts.py",
-    "measure/plan.py",
-    "measure/token_cost.py",
-    "studies/gates.py",
-    "train/gates/training.py",
-    "views/cache.py",
-    "views/passes.py",
-    "views/probe.py",
-    "views/tokens/gate_folder.py",
-    "views/tokens/view.py",
-    "views/view.py",
-}
 
 
 def reads_config_fields(files: dict[str, str]) -> set[str]:
@@ -411,7 +394,7 @@ def reads_config_fields(files: dict[str, str]) -> set[str]:
 
 
 def test_one_room_reads_configurations() -> None:
-    assert reads_config_fields(sources(SOURCE)) == STILL_READ_CONFIGS
+    assert reads_config_fields(sources(SOURCE)) == set()
 
 
 @pytest.mark.parametrize(

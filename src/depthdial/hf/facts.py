@@ -25,6 +25,8 @@ _CHOSEN = (
     "top_k_experts",
     "experts_per_token",
 )
+# Where modules and configurations keep how many tokens a token sees.
+WINDOW_FIELDS = ("sliding_window", "attention_chunk_size", "local_attention")
 _WINDOWS = {
     "sliding_attention": "sliding_window",
     "chunked_attention": "attention_chunk_size",
@@ -129,6 +131,12 @@ def config_text(model: Any) -> str:
     """All that a model's configuration says, and its implementation of attention, as one text."""
     attention = getattr(text_config(model), "_attn_implementation", None)
     return f"{attention} {json.dumps(model.config.to_dict(), sort_keys=True, default=str)}"
+
+
+def cached_window(cached: Any) -> int | None:
+    """Tokens that a layer of a KV cache is made for; None for all."""
+    held = getattr(cached, "sliding_window", None)
+    return held if isinstance(held, int) else None
 
 
 def use_eager(model: nn.Module) -> None:

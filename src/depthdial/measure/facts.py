@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from depthdial.errors import InputError
 from depthdial.hf.architectures import decoder_stack
 from depthdial.hf.cache_name import cache_of
-from depthdial.hf.facts import ModelFacts, experts_chosen, use_eager
+from depthdial.hf.facts import ModelFacts, cached_window, experts_chosen, use_eager
 from depthdial.hf.weights import state_tensors, stored_bytes
 from depthdial.views.view import quiet_view
 
@@ -248,7 +248,7 @@ def _cached_bytes(cache: list[Any], index: int) -> float:
 
 def _window(stated: ModelFacts, index: int, cache: list[Any]) -> tuple[int | None, bool, int | None]:
     """(tokens in sight, whether by chunks, tokens that the cache keeps, which may be all and more than are in sight)."""
-    held = getattr(cache[index], "sliding_window", None) if index < len(cache) else None
-    kept = held - 1 if isinstance(held, int) else None
+    held = cached_window(cache[index]) if index < len(cache) else None
+    kept = None if held is None else held - 1
     in_sight = stated.windows[index] if stated.chunked[index] or held is None else held
     return in_sight, stated.chunked[index], kept

@@ -24,12 +24,11 @@ from torch import nn
 from depthdial.errors import InputError
 from depthdial.hf.architectures import DecoderStack, decoder_stack
 from depthdial.hf.cache_name import cache_of
-from depthdial.hf.facts import config_numbers, config_text, text_config
+from depthdial.hf.facts import WINDOW_FIELDS, config_numbers, config_text, text_config
 
 # Makes a view of some layers, unchecked.
 Cut = Callable[[Any, Sequence[int]], Any]
 
-_WINDOWS = ("sliding_window", "attention_chunk_size", "local_attention")
 _WINDOW = 3
 _N_TOKENS = 6
 _ROUNDING = 2e-6  # relative to the largest logit
@@ -142,7 +141,7 @@ def _twin(base: Any, cut: Cut) -> Any:
 
 
 def _narrow(fields: dict[str, Any]) -> None:
-    for name in _WINDOWS:
+    for name in WINDOW_FIELDS:
         value = fields.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > _WINDOW:
             fields[name] = _WINDOW
