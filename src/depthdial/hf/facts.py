@@ -110,6 +110,11 @@ def text_config(model: Any) -> Any:
     return model.config.get_text_config(decoder=True)
 
 
+def stated_layers(model: Any) -> int:
+    """The number of layers in a model's configuration."""
+    return text_config(model).num_hidden_layers
+
+
 def setting(model: Any, name: str, default: Any = None) -> Any:
     """One of the switches in a configuration that a call may override (`use_cache`, `output_attentions`, ..)."""
     return getattr(text_config(model), name, default)

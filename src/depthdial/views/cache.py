@@ -11,7 +11,7 @@ from torch import nn
 
 from depthdial.errors import InputError
 from depthdial.hf.cache_name import cache_in, cache_name
-from depthdial.hf.facts import text_config
+from depthdial.hf.facts import stated_layers, text_config
 
 _MARK = "depthdial_held"
 
@@ -70,17 +70,17 @@ def watch_cache(owner: nn.Module) -> None:
 
 def _check_cache(owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     cache = cache_in(kwargs)
-    config = text_config(owner)
+    n_layers = stated_layers(owner)
     layers = getattr(cache, "layers", None)
-    if layers is None or len(layers) == config.num_hidden_layers:
+    if layers is None or len(layers) == n_layers:
         return
     from transformers.cache_utils import DynamicCache
 
-    if len(layers) == len(DynamicCache(config=config).layers):  # not every layer need have a cache of its own
+    if len(layers) == len(DynamicCache(config=text_config(owner)).layers):  # not every layer need have a cache of its own
         return
     if n_cached(cache):
         raise InputError(
-            f"The KV cache is of {len(layers)} layers, and this view runs {config.num_hidden_layers}: continue on a cache "
+            f"The KV cache is of {len(layers)} layers, and this view runs {n_layers}: continue on a cache "
             "that the view has written, or use dd.prompted_view, which continues on one of the whole model."
         )
     if layers:  # without any, they come as they are written to
@@ -96,14 +96,13 @@ def empty(cache: Any, model: Any) -> None:
     from transformers.cache_utils import DynamicCache
 
     records = any(getattr(layer, "record_past", False) for layer in cache.layers)
-    text = text_config(model)
     kinds = {type(layer) for layer in cache.layers}
     if type(cache) is DynamicCache:
         # One that was made without a configuration is filled as layers come.
-        cache.layers = [] if cache.layer_class_to_replicate is not None else DynamicCache(config=text).layers
+        cache.layers = [] if cache.layer_class_to_replicate is not None else DynamicCache(config=text_config(model)).layers
     elif len(kinds) == 1:  # a quantized one, whose layers are all alike
         cache.layers[0].reset()
-        cache.layers = [copy.copy(cache.layers[0]) for _ in range(text.num_hidden_layers)]
+        cache.layers = [copy.copy(cache.layers[0]) for _ in range(stated_layers(model))]
     else:
         raise InputError(
             f"A {type(cache).__name__} cannot be made for another number of layers: leave {cache_name()} out, or pass a "
