@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import bdtr, rel_entr
 
 from depthdial.errors import InputError, check_choice
 
@@ -195,26 +196,11 @@ def _empirical_bernstein(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
 def _hoeffding_bentkus(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
     n = x.shape[-1]
     observed = x.mean(axis=-1)
-    chernoff = np.exp(-n * _kl(np.minimum(observed, mean), mean))
-    bentkus = np.e * _binomial_cdf(np.ceil(n * observed), n, mean)
+    below = np.minimum(observed, mean)
+    chernoff = np.exp(-n * (rel_entr(below, mean) + rel_entr(1 - below, 1 - mean)))
+    bentkus = np.e * bdtr(np.ceil(n * observed), n, mean)
     return np.minimum(1.0, np.minimum(chernoff, bentkus))
 
 
 def _hoeffding(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
     return np.exp(-2 * x.shape[-1] * np.maximum(mean - x.mean(axis=-1), 0.0) ** 2)
-
-
-def _kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """KL divergence of coins in nats, with 0 log 0 = 0."""
-    tiny = np.finfo(float).tiny
-    return p * np.log(np.maximum(p, tiny) / q) + (1 - p) * np.log(np.maximum(1 - p, tiny) / (1 - q))
-
-
-def _binomial_cdf(count: np.ndarray, n: int, share: np.ndarray) -> np.ndarray:
-    """P(Binomial(n, share) <= count), element by element."""
-    wins = np.arange(n + 1)
-    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
-    ways = factorials[n] - factorials - factorials[::-1]
-    share = np.asarray(share)[..., None]
-    mass = np.exp(ways + wins * np.log(share) + (n - wins) * np.log1p(-share))
-    return np.minimum(np.where(wins <= np.asarray(count)[..., None], mass, 0.0).sum(axis=-1), 1.0)

@@ -1,1 +1,1 @@
-"""Intervals, tests of equivalence and plain numbers of them; numpy alone."""
+"""Intervals, bootstrap, tests of equivalence, and numbers as JSON holds them; numpy and scipy alone."""

@@ -1,8 +1,8 @@
-"""Is one thing better than another, worse, or as good? Paired differences over seeds and over sequences. Numpy only.
+"""Is one thing better than another, worse, or as good? Paired differences over seeds and over sequences.
 
 An interval that holds 0 does not show that two things are equal: it may as well be wide for want of data. Equality is shown
 by two one-sided tests (TOST: Schuirmann 1987, Lakens 2017): the difference is proved to lie above minus a margin and below
-plus it, which at 5% is the 90% interval lying inside the margin. What neither is settled by stays open, and is said so.
+plus it, which at 5% is the 90% interval lying inside the margin. Otherwise the result is inconclusive.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from depthdial.errors import InputError
+from depthdial.stats.bootstrap import percentiles
 from depthdial.stats.intervals import Interval, mean_interval, student_t_tail
 
 Verdict = Literal["helps", "hurts", "equivalent within the margin", "not decided by these data"]
@@ -63,25 +64,6 @@ class Difference:
             return "not decided by these data"
         return "helps" if self.direction > 0 else "hurts"
 
-    def sentence(self, a: str, b: str, unit: str = "", decimals: int = 2) -> str:
-        """The verdict with its numbers: "hidden helps: hidden minus fixed is +1.40 points (95% interval +0.61 to +2.19)"."""
-        low, high = self.interval_95.low, self.interval_95.high
-        has_interval = not math.isnan(low)
-        interval = (
-            f"95% interval {signed(low, decimals)} to {signed(high, decimals)}"
-            if has_interval
-            else "no interval, of one value"
-        )
-        told = f"{a} minus {b} is {signed(self.mean, decimals)}{f' {unit}' if unit else ''} ({interval})"
-        within = "" if self.margin is None else f"±{self.margin:g}{f' {unit}' if unit else ''}"
-        if self.is_equivalent:
-            though = {1: f"; {a} is better, by less than that", -1: f"; {a} is worse, by less than that", 0: ""}
-            return f"equivalent within the margin: {told}, and its 90% interval lies within {within}{though[self.direction]}"
-        if self.direction:
-            return f"{a} {self.verdict}: {told}"
-        margin = f", nor shown to lie within {within}" if within else ""
-        return f"not decided by these data: {told}, neither shown to differ from 0{margin}"
-
 
 @dataclass(frozen=True)
 class SeedDifference(Difference):
@@ -96,11 +78,6 @@ class SeedDifference(Difference):
     effect_size: float
     p_above: float
     p_below: float
-
-    @property
-    def p_equivalence(self) -> float:
-        """Of both tests together: the larger one."""
-        return max(self.p_above, self.p_below) if not math.isnan(self.p_above) else math.nan
 
 
 @dataclass(frozen=True)
@@ -143,18 +120,9 @@ def paired_over_seeds(
     p_above = p_below = math.nan
     if margin is not None and n > 1:
         error = float(differences.std(ddof=1)) / math.sqrt(n)
-        p_above = student_t_tail(_ratio(mean + margin, error), n - 1)
-        p_below = student_t_tail(_ratio(margin - mean, error), n - 1)
-    return SeedDifference(
-        mean,
-        mean_interval(differences, 0.95),
-        mean_interval(differences, 0.90),
-        margin,
-        higher_is_better,
-        effect_size=_effect_size(differences),
-        p_above=p_above,
-        p_below=p_below,
-    )
+        p_above, p_below = (student_t_tail(_ratio(margin + by, error), n - 1) for by in (mean, -mean))
+    ends = mean_interval(differences, 0.95), mean_interval(differences, 0.90)
+    return SeedDifference(mean, *ends, margin, higher_is_better, _effect_size(differences), p_above, p_below)
 
 
 def paired_over_sequences(
@@ -180,28 +148,16 @@ def paired_over_sequences(
     if n_draws < 1:
         raise InputError(f"n_draws must be 1 or more, not {n_draws}: 10000 is usual.")
     (n_seeds, n_sequences), mean = differences.shape, float(differences.mean())
-    of_sequences = _bootstrap(differences.mean(axis=0, keepdims=True), n_draws, seed)
+    by_sequence = differences.mean(axis=0)
+
+    def between(n: int, table: np.ndarray) -> tuple[float, Interval, Interval, float | None, bool]:
+        draws = _bootstrap(table, n_draws, seed) if n > 1 else None
+        return mean, *(_percentiles(mean, draws, level, n) for level in (0.95, 0.90)), margin, higher_is_better
+
     # One seed says nothing about others: a second resampling of it would only repeat the first.
-    of_both = _bootstrap(differences, n_draws, seed) if n_seeds > 1 else None
-    return SequenceDifference(
-        mean,
-        _percentiles(mean, of_sequences, 0.95, n_sequences),
-        _percentiles(mean, of_sequences, 0.90, n_sequences),
-        margin,
-        higher_is_better,
-        effect_size=_effect_size(differences.mean(axis=0)),
-        n_seeds=n_seeds,
-        n_sequences=n_sequences,
-        two_way=Difference(
-            mean,
-            _percentiles(mean, of_both, 0.95, n_seeds),
-            _percentiles(mean, of_both, 0.90, n_seeds),
-            margin,
-            higher_is_better,
-        ),
-        n_draws=n_draws,
-        seed=seed,
-    )
+    two_way = Difference(*between(n_seeds, differences))
+    effect_size, counts = _effect_size(by_sequence), (n_seeds, n_sequences)
+    return SequenceDifference(*between(n_sequences, by_sequence[None]), effect_size, *counts, two_way, n_draws, seed)
 
 
 def difference_at_equal_cost(
@@ -240,11 +196,6 @@ def common_costs(curves: Sequence[Curve], wanted: Sequence[float]) -> list[float
     return [found if abs(found - cost) <= step / 2 else None for found, cost in zip(nearest, wanted, strict=True)]
 
 
-def signed(value: float, decimals: int = 2) -> str:
-    """A difference as text, with its sign."""
-    return f"{value:+.{decimals}f}".replace("-", "−")
-
-
 def _differences(a: object, b: object, n_axes: int, margin: float | None) -> np.ndarray:
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if first.shape != second.shape or first.ndim != n_axes or first.size == 0:
@@ -271,23 +222,21 @@ def _effect_size(differences: np.ndarray) -> float:
 
 
 def _bootstrap(differences: np.ndarray, n_draws: int, seed: int) -> np.ndarray:
-    """(n_draws,) means of (n_seeds, n_sequences) differences with rows and columns drawn with replacement; one row stays."""
-    n_seeds, n_sequences = differences.shape
-    rng = np.random.default_rng(seed)
-    found = []
+    """(n_draws,) means of (n_seeds, n_sequences) differences with rows and columns drawn with replacement; one row stays.
+
+    Counts come from `multinomial`, unlike those of `bootstrap.resamples`, so that verdicts of rows from before stay theirs.
+    """
+    rng, found = np.random.default_rng(seed), []
     for start in range(0, n_draws, _DRAWS_AT_ONCE):
-        n = min(_DRAWS_AT_ONCE, n_draws - start)
-        columns = rng.multinomial(n_sequences, np.full(n_sequences, 1 / n_sequences), size=n) / n_sequences
-        rows = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n) / n_seeds
+        size = min(_DRAWS_AT_ONCE, n_draws - start)
+        columns, rows = (rng.multinomial(n, np.full(n, 1 / n), size=size) / n for n in differences.shape[::-1])
         found.append(((rows @ differences) * columns).sum(axis=1))
     return np.concatenate(found)
 
 
 def _percentiles(mean: float, draws: np.ndarray | None, confidence: float, n: int) -> Interval:
-    if draws is None or n < 2:
-        return Interval(mean, math.nan, math.nan, n)
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(mean, float(low), float(high), n)
+    low, high = (math.nan, math.nan) if draws is None else percentiles(draws, confidence).tolist()
+    return Interval(mean, low, high, n)
 
 
 def _read_at(curve: Curve, costs: Sequence[float] | np.ndarray) -> np.ndarray:

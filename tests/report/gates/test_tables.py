@@ -11,7 +11,14 @@ import pytest
 
 from depthdial.errors import InputError
 from depthdial.report.gates.summary import gather_gates, pairs_of
-from depthdial.report.gates.tables import answer_sentences, controllers_table, controls_table, differences_table
+from depthdial.report.gates.tables import (
+    answer_sentences,
+    controllers_table,
+    controls_table,
+    differences_table,
+    verdict_sentence,
+)
+from depthdial.stats.equivalence import paired_over_seeds
 from depthdial.stats.intervals import Interval, mean_interval
 from tests.report.gates.studies import TARGETS, gate_rows
 
@@ -201,3 +208,21 @@ def test_the_answer_is_a_sentence_for_each_mode(rows: pa.Table) -> None:
 def test_a_table_of_something_else_is_refused() -> None:
     with pytest.raises(InputError, match="no rows of a gates study"):
         controllers_table(pa.table({"sequence_id": ["a"]}))
+
+
+def test_sentences_carry_the_numbers() -> None:
+    wide = paired_over_seeds([1.0, -1.0, 3.0], [0.0, 0.0, 0.0], margin=1.0)
+    assert verdict_sentence(wide, "hidden", "fixed", "points") == (
+        "not decided by these data: hidden minus fixed is +1.00 points (95% interval −3.97 to +5.97), neither shown to "
+        "differ from 0, nor shown to lie within ±1 points"
+    )
+    narrow = paired_over_seeds([0.4, 0.5, 0.6], [0.0, 0.0, 0.0], margin=1.0)
+    assert verdict_sentence(narrow, "a", "b").endswith("its 90% interval lies within ±1; a is better, by less than that")
+    one = paired_over_seeds([0.4], [0.0], margin=1.0)
+    assert "no interval, of one value" in verdict_sentence(one, "a", "b") and "nan" not in verdict_sentence(one, "a", "b")
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.4, 2.0, -2.0])
+def test_a_sentence_says_its_verdict(shift: float) -> None:
+    found = paired_over_seeds(shift + 0.3 * np.array([-1.2, -0.5, 0.0, 0.5, 1.2]), np.zeros(5), margin=1.0)
+    assert found.verdict in verdict_sentence(found, "hidden", "fixed", "points")

@@ -23,13 +23,13 @@ from depthdial.report.gates.summary import (
 from depthdial.report.kit.tables import Cells, without_empty_columns
 from depthdial.stats.equivalence import (
     N_DRAWS,
+    Difference,
     SeedDifference,
     SequenceDifference,
     common_costs,
     difference_at_equal_cost,
     paired_over_seeds,
     paired_over_sequences,
-    signed,
 )
 
 ALL_TARGETS = "all"
@@ -119,15 +119,37 @@ def answer_sentences(
     decimals, unit = (2, "points") if metric in POINTS else (3, "")
     for mode, pairs in _by_mode(pairs_of(gathered(rows), a, b, metric)).items():
         pair, target = _overall(pairs)
-        told = compare.over_seeds(pair).sentence(a, b, unit, decimals)
+        told = verdict_sentence(compare.over_seeds(pair), a, b, unit, decimals)
         both = compare.over_sequences(pair).two_way
-        low, high = both.interval_95.low, both.interval_95.high
-        interval = f"95% interval {signed(low, decimals)} to {signed(high, decimals)}"
-        together = "" if math.isnan(low) else f" Seeds and sequences together: {both.verdict} ({interval})."
+        interval = _interval_text(both, decimals)
+        together = "" if interval is None else f" Seeds and sequences together: {both.verdict} ({interval})."
         where = f"mean of {len(pairs)} targets" if target == ALL_TARGETS else f"target {_target(target)}"
         scope = f"{mode.capitalize()} ({where}, {len(pair.seeds)} seeds, {pair.a.shape[1]} sequences)"
         sentences.append(f"{scope}: {told}.{together}")
     return sentences
+
+
+def verdict_sentence(found: Difference, a: str, b: str, unit: str = "", decimals: int = 2) -> str:
+    """The verdict with its numbers: "hidden helps: hidden minus fixed is +1.40 points (95% interval +0.61 to +2.19)"."""
+    unit = unit and f" {unit}"
+    interval = _interval_text(found, decimals) or "no interval, of one value"
+    told = f"{a} minus {b} is {_signed(found.mean, decimals)}{unit} ({interval})"
+    within = "" if found.margin is None else f"±{found.margin:g}{unit}"
+    if found.is_equivalent:
+        though = {1: f"; {a} is better, by less than that", -1: f"; {a} is worse, by less than that", 0: ""}[found.direction]
+        return f"{found.verdict}: {told}, and its 90% interval lies within {within}{though}"
+    if found.direction:
+        return f"{a} {found.verdict}: {told}"
+    return f"{found.verdict}: {told}, neither shown to differ from 0{within and f', nor shown to lie within {within}'}"
+
+
+def _interval_text(found: Difference, decimals: int) -> str | None:
+    low, high = found.interval_95.low, found.interval_95.high
+    return None if math.isnan(low) else f"95% interval {_signed(low, decimals)} to {_signed(high, decimals)}"
+
+
+def _signed(value: float, decimals: int) -> str:
+    return f"{value:+.{decimals}f}".replace("-", "−")
 
 
 @dataclass(frozen=True)
