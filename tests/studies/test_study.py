@@ -41,8 +41,10 @@ def run(model, tokenizer, task, out, **options):
 def test_a_study_leaves_everything_in_its_folder_goes_on_there_and_refuses_another(tmp_path, model, tokenizer, small_task):
     steps: list[str] = []
     result = run(model, tokenizer, small_task, tmp_path, say=steps.append)
-    assert [step.split(" ")[0] for step in steps] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
+    assert [step.split(" ")[0] for step in steps] == ["1/6", "2/6", "3/6", "4/6", "5/6", "6/6"]
     assert result.report.name == "report.html" and "No controller is in this folder" in result.report.read_text()
+    timed = json.loads((tmp_path / "timing.json").read_text())["routes"]
+    assert {row["route"] for row in timed} == set(result.rows["route"].to_pylist())
     assert result.controller is None and not (tmp_path / "controller").exists()
     assert not [name for name in json.loads((tmp_path / "study.json").read_text()) if "controller" in name]
     assert set(result.oracles) == {"rouge_l", "agreement"} == set(json.loads((tmp_path / "oracle.json").read_text()))

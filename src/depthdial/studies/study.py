@@ -1,4 +1,4 @@
-"""The whole per-sequence study of one model in one folder: search, similarity, sweep, oracle, controller, report.
+"""The whole per-sequence study of one model in one folder: search, similarity, sweep, time, oracle, controller, report.
 
 The pipeline of arXiv 2410.20022 (sections 3 and 4) end to end, and with rows to learn from the controller that the paper
 leaves open. Every step leaves its result in the folder and goes on from there when it is started again, so a study that was
@@ -16,7 +16,7 @@ from typing import Any
 
 from depthdial.checks import check_positive
 from depthdial.data.leakage import prompt_hashes, require_apart, require_unsearched
-from depthdial.data.tasks import Task, as_task
+from depthdial.data.tasks import Task, as_task, encode
 from depthdial.errors import InputError
 from depthdial.files import claim, read_json, write_json
 from depthdial.hf.adapter import AdapterCard, adapter_card
@@ -24,6 +24,7 @@ from depthdial.hf.architectures import count_layers
 from depthdial.measure.plan import ModelIdentity
 from depthdial.measure.similarity import similarity
 from depthdial.measure.sweep import sweep
+from depthdial.measure.timing import time_study
 from depthdial.oracles.costs import LAYER_STEPS, TOKENS_COLUMN, counted_columns
 from depthdial.oracles.oracle import OracleCurve, oracle
 from depthdial.oracles.predictable import PredictableCurve
@@ -143,7 +144,7 @@ def study(
     if controller_rows is not None:
         claim_controller(folder / "controller", controller_rows, evaluation)
     common = {"identity": identity, "progress": progress}
-    n_steps = 5 if controller_rows is None else 6
+    n_steps = 6 if controller_rows is None else 7
 
     say(f"1/{n_steps} search: nested routes of {n_layers} layers on {len(calibration.examples)} calibration prompts")
     family = _family(model, tokenizer, calibration, folder, settings, n_layers, common)
@@ -176,11 +177,15 @@ def study(
         with_adapter = ModelIdentity.of(adapted, name)
         sweep(adapted, tokenizer, routes=own_routes, out=folder / STUDY_SWEEPS[1], identity=with_adapter, **options)
     rows = load_study_rows(folder)
-    say(f"4/{n_steps} oracle: the best depth for every sequence under a global budget")
+    say(f"4/{n_steps} time: prompts and decoding steps of every route, apart from its quality")
+    timed = [(model, [route for route in routes if isinstance(route, Route)]), (adapted, own_routes)]
+    prompts = [example.prompt_ids for example in encode(task, tokenizer)]
+    time_study([part for part in timed if part[1]], tokenizer, prompts, folder, prompt_depth=settings.prompt_depth)
+    say(f"5/{n_steps} oracle: the best depth for every sequence under a global budget")
     oracles = run_oracles(rows, folder)
     scores = None
     if controller_rows is not None:
-        say(f"5/{n_steps} controller: fitted on {len(controller_rows.examples)} sequences, judged on {len(task.examples)}")
+        say(f"6/{n_steps} controller: fitted on {len(controller_rows.examples)} sequences, judged on {len(task.examples)}")
         scores = fit_and_judge(
             whole,
             tokenizer,
