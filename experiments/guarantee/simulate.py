@@ -24,7 +24,7 @@ from pools import Pool, edge_pool, policy_pool, rare_pool, read_pool
 from results import draw, markdown
 
 from depthdial.files import write_json, write_text
-from depthdial.guarantee.p_values import METHODS, p_values, smallest_epsilon
+from depthdial.guarantee.p_values import METHODS, p_values, upper_bounds
 from depthdial.guarantee.plan import CONFORMAL
 from depthdial.guarantee.risk_control import conformal_setting, fixed_sequence
 from depthdial.provenance import commit, versions
@@ -96,6 +96,11 @@ def wilson(count: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return float(min((middle - half) / (1 + spread), share)) if count else 0.0, float(
         max((middle + half) / (1 + spread), share)
     )
+
+
+def smallest_epsilon(n_rows: int, delta: float, *, method: str, bounds: tuple[float, float] = (-1.0, 1.0)) -> float:
+    """The smallest epsilon that n rows could certify at all: where not one of them loses anything."""
+    return max(float(upper_bounds(np.zeros(n_rows), delta, method=method, bounds=bounds)), 0.0)
 
 
 def smallest_epsilons() -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.errors import InputError
-from depthdial.guarantee.p_values import METHODS, p_values, rows_needed, smallest_epsilon, smallest_epsilon_of, upper_bounds
+from depthdial.guarantee.p_values import METHODS, check_delta, check_losses, check_rows, p_values, rows_needed, upper_bounds
 
 each_method = pytest.mark.parametrize("method", METHODS)
 
@@ -118,12 +118,14 @@ def test_hoeffding_bentkus_by_hand() -> None:
 
 @each_method
 def test_the_smallest_epsilon_and_the_rows_that_it_needs_belong_together(method: str) -> None:
-    by_n = [smallest_epsilon(n, 0.05, method=method) for n in (50, 100, 200, 500, 1000)]
+    def smallest(n: int) -> float:
+        return float(upper_bounds(np.zeros(n), 0.05, method=method))
+
+    by_n = [smallest(n) for n in (50, 100, 200, 500, 1000)]
     assert by_n == sorted(by_n, reverse=True) and by_n[-1] > 0
     needed = rows_needed(0.1, 0.05, method=method)
     assert needed is not None
-    assert smallest_epsilon(needed, 0.05, method=method) <= 0.1 < smallest_epsilon(needed - 1, 0.05, method=method)
-    assert smallest_epsilon_of(np.zeros(200), 0.05, method=method) == pytest.approx(by_n[2])
+    assert smallest(needed) <= 0.1 < smallest(needed - 1)
 
 
 def test_a_hopeless_epsilon_needs_more_than_a_million_rows() -> None:
@@ -132,18 +134,16 @@ def test_a_hopeless_epsilon_needs_more_than_a_million_rows() -> None:
 
 def test_gains_are_no_negative_epsilon() -> None:
     assert upper_bounds(np.full(500, -0.5), 0.05) < -0.3
-    assert smallest_epsilon_of(np.full(500, -0.5), 0.05) == 0.0
 
 
 REFUSED = [
-    (lambda: smallest_epsilon(1, 0.05), "too few calibration rows .1.: give at least 2"),
-    (lambda: smallest_epsilon(100, 0.0), "delta is 0.0: give a number between 0 and 1"),
-    (lambda: smallest_epsilon(100, 1.5), "delta is 1.5"),
-    (lambda: smallest_epsilon(100, 0.05, method="guess"), "Unknown method 'guess': use betting, "),
-    (lambda: smallest_epsilon_of([0.1], 0.05), "too few calibration rows .1."),
-    (lambda: smallest_epsilon_of([0.1, math.nan], 0.05), "A loss is NaN"),
-    (lambda: smallest_epsilon_of([0.1, 1.5], 0.05), "beyond the bounds -1 to 1"),
-    (lambda: smallest_epsilon_of([0.1, -0.1], 0.05, bounds=(0, 1)), "beyond the bounds 0 to 1"),
+    (lambda: check_rows(1), "too few calibration rows .1.: give at least 2"),
+    (lambda: check_delta(0.0), "delta is 0.0: give a number between 0 and 1"),
+    (lambda: check_delta(1.5), "delta is 1.5"),
+    (lambda: p_values(np.zeros(100), 0.05, method="guess"), "Unknown method 'guess': use betting, "),
+    (lambda: check_losses(np.array([0.1, math.nan]), (-1, 1)), "A loss is NaN"),
+    (lambda: check_losses(np.array([0.1, 1.5]), (-1, 1)), "beyond the bounds -1 to 1"),
+    (lambda: check_losses(np.array([0.1, -0.1]), (0, 1)), "beyond the bounds 0 to 1"),
 ]
 
 

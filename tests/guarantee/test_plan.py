@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.errors import InputError
-from depthdial.guarantee.p_values import p_values, rows_needed, smallest_epsilon
+from depthdial.guarantee.p_values import p_values, rows_needed, upper_bounds
 from depthdial.guarantee.plan import METHODS, Certificate, CertificationPlan, certify
 
 NAMES = ("full", "price 0.01", "price 0.02", "price 0.05")
@@ -65,9 +65,6 @@ def test_testing_stops_at_the_first_setting_that_fails() -> None:
     certificate = certify(plan(), losses, costs)
     assert certificate.p_values is not None and certificate.p_values[3] < 0.05 < certificate.p_values[2]
     assert certificate.certified == 1
-    both = certify(plan(starts=(1, 3)), losses, costs)
-    assert both.certified == 3
-    assert both.plan.level == 0.025 and both.upper_risks[1] > certificate.upper_risks[1]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -95,8 +92,8 @@ def test_too_few_rows_are_told_what_is_missing() -> None:
     costs = np.tile(COSTS, (50, 1))
     certificate = certify(plan(epsilon=0.02), np.zeros((50, 4)), costs)
     needed = rows_needed(0.02, 0.05)
-    known = f"the loss of setting 'price 0.01' is only known to be at most {smallest_epsilon(50, 0.05):.3g}"
-    known = f"the loss of setting 'price 0.01' is only known to be at most {smallest_epsilon(50, 0.05):.3g}"
+    known = f"the loss of setting 'price 0.01' is only known to be at most {upper_bounds(np.zeros(50), 0.05):.3g}"
+    known = f"the loss of setting 'price 0.01' is only known to be at most {upper_bounds(np.zeros(50), 0.05):.3g}"
     lacking = f"at least {needed} rows are needed even where nothing is lost"
     assert certificate.reason == f"Cannot be certified with 50 rows: {known}, and epsilon is 0.02; {lacking}."
     assert certificate.statement == certificate.reason
@@ -161,7 +158,6 @@ def test_a_plan_is_its_digest() -> None:
         plan(delta=0.1),
         plan(method="hoeffding"),
         plan(bounds=(0, 1)),
-        plan(starts=(1, 2)),
         plan(seed=1),
         plan(cost_unit="ms"),
         plan(about={"controller": "abc"}),
@@ -191,6 +187,8 @@ def test_stored_documents_that_are_none() -> None:
             Certificate.from_dict(broken)
     with pytest.raises(InputError, match="not a stored certification plan"):
         Certificate.from_dict(document | {"plan": {"epsilon": 0.1}})
+    with pytest.raises(InputError, match="tests start from 1 alone"):
+        CertificationPlan.from_dict(document["plan"] | {"starts": [1, 2]})
     loosened = document["plan"] | {"epsilon": 0.5}
     with pytest.raises(InputError, match="not the one that its digest was taken of"):
         Certificate.from_dict(document | {"plan": loosened})
@@ -217,16 +215,11 @@ REFUSED_PLANS = [
     ({"delta": None}, "betting needs a delta"),
     ({"method": "guess"}, "Unknown method 'guess': use betting, .* or conformal_risk_control"),
     ({"method": "conformal_risk_control", "delta": 0.05}, "knows no delta: give delta=None"),
-    ({"method": "conformal_risk_control", "starts": (1, 2)}, "has no starts"),
     ({"settings": ("full",)}, "two settings or more"),
     ({"settings": ("full", "a", "a")}, "a name of its own"),
     ({"settings": (0.0, 0.1)}, "a name of its own"),
     ({"bounds": (0.1, 1.0)}, "The bounds of the loss are"),
     ({"bounds": (-1.0, 0.01)}, "the greatest .at least epsilon"),
-    ({"starts": (0,)}, "rising indices from 1 to 3"),
-    ({"starts": ()}, "rising indices from 1 to 3"),
-    ({"starts": (2, 1)}, "rising indices from 1 to 3"),
-    ({"starts": (4,)}, "rising indices from 1 to 3"),
     ({"seed": -1}, "The seed is -1"),
     ({"about": {"model": object()}}, "something that JSON cannot"),
 ]

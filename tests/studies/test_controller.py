@@ -16,12 +16,11 @@ import depthdial as dd
 from depthdial.control.baselines import LENGTH_ONLY, NO_QUALITY, NO_STEPS
 from depthdial.control.certify import certification_plan
 from depthdial.control.controller import SequenceController
-from depthdial.control.judge.cascade import best_cascades, cascade_curve
 from depthdial.control.memory import CERTIFIED_FILE
 from depthdial.data.leakage import prompt_hashes
 from depthdial.errors import InputError
 from depthdial.report.controller.scores import read_scores
-from depthdial.rows.store import UnitStore, load_rows
+from depthdial.rows.store import UnitStore
 from depthdial.studies import controller as controller_studies
 from depthdial.studies.controller import EvaluationSettings, evaluate_controller
 from tests.conftest import make_llama, make_tokenizer
@@ -129,7 +128,7 @@ def test_a_page_figures_tables_rows_and_scores_are_left(whole):
     for name in ("controller-agreement", "controller-agreement-by-ms", "controller-rouge_l", "controller-shares"):
         assert {f"{name}.png", f"{name}.svg"} <= figures, figures
     assert (folder / "tables" / "certificates.csv").exists() and (folder / "tables" / "controller-agreement.md").exists()
-    for part in ("test/scores", "test/features", "test/known", "test/answers", "test/cascade", "calibration/scores"):
+    for part in ("test/scores", "test/features", "test/known", "test/answers", "calibration/scores"):
         assert (folder / part / "rows.parquet").exists(), part
     again = read_scores(folder)
     assert again is not None and again.to_dict() == result.scores.to_dict()
@@ -142,7 +141,7 @@ def test_every_score_has_its_methods_and_its_own_unit(whole):
         assert score.routes == tuple(NAMES) and (score.n_sequences, score.n_seeds, score.n_bootstrap) == (12, 2, 100)
         methods = {method.name for method in score.methods}
         expected = {"controller", "mean instead", LENGTH_ONLY, NO_STEPS, NO_QUALITY, "random"}
-        assert methods == expected | ({"cascade"} if name == "agreement" else set())
+        assert methods == expected
         assert {gap.name for gap in score.gaps} == ({"oracle"} if name == "rouge_l" else {"oracle", "predictable oracle"})
         assert score.n_known == (0 if name == "rouge_l" else 2)
         units = {"agreement by ms": "ms", "agreement by layers per sequence": "layers"}
@@ -197,26 +196,6 @@ def test_each_epsilon_has_its_certificate_on_the_calibration_rows(whole):
     assert strict.certified is None and strict.reason.startswith("Cannot be certified with 14 rows")
 
 
-def test_the_cascade_pays_both_runs_at_thresholds_of_the_calibration_rows(whole):
-    folder, result = whole
-
-    def part(name):
-        table = load_rows(folder / name / "scores").to_pylist()
-        values = np.array([[r["agreement"] for r in table if r["route"] == route] for route in NAMES]).T
-        sure = np.full(values.shape, -np.inf)
-        sure[:, 0] = [-row["answer_nll"] for row in load_rows(folder / name / "cascade").to_pylist()]
-        steps = np.array([r["new_tokens"] - 1 for r in table if r["route"] == "full"])
-        return (sure, values), np.array([3.0, 4.0, 6.0]) * steps[:, None] / (6 * steps.mean())
-
-    (held, held_costs), (tested, costs), budgets = part("calibration"), part("test"), np.array([0.7, 0.9])
-    chosen = best_cascades(*held, held_costs, budgets, shallow=[0], deep=[2])
-    values, spent = cascade_curve(chosen, *tested, costs)
-    scored = result.scores.scores["agreement"].method("cascade")
-    assert scored.values[:2] == pytest.approx(values.mean(axis=0))
-    assert scored.costs[:2] == pytest.approx(spent.mean(axis=0))
-    assert scored.costs.min() >= 3 / 6 - 1e-9
-
-
 def test_overhead_and_provenance_are_on_record(whole):
     overhead, about = whole[1].scores.overhead, whole[1].scores.controller
     assert overhead["n_prompts"] == 2 and overhead["choose_ms"] > 0 and overhead["overhead_ms"] >= overhead["choose_ms"]
@@ -225,14 +204,14 @@ def test_overhead_and_provenance_are_on_record(whole):
     assert about["fitted_on"]["n_sequences"] == 38 and about["r2"]["full"] is None
 
 
-def test_without_calibration_rows_there_is_no_certificate_and_no_cascade(words, fitted, tmp_path, no_report):
+def test_without_calibration_rows_there_is_no_certificate(words, fitted, tmp_path, no_report):
     bare = replace(SETTINGS, samples=0, rouge=False, seeds=1, rivals=())
     scores = judge(make_llama(), words, fitted, tmp_path, calibration=None, settings=bare).scores
     assert list(scores.scores) == OF_AGREEMENT and scores.certificates == ()
     score = scores.scores["agreement"]
     assert {method.name for method in score.methods} == {"controller", LENGTH_ONLY, NO_STEPS, NO_QUALITY, "random"}
     assert score.gap("predictable oracle") is None and score.gap("oracle") is not None and score.n_known == 0
-    assert not any((tmp_path / part).exists() for part in ("calibration", "test/known", "test/answers", "test/cascade"))
+    assert not any((tmp_path / part).exists() for part in ("calibration", "test/known", "test/answers"))
 
 
 # Stopped and started again

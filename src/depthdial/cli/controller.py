@@ -156,7 +156,7 @@ def evaluate(
     epsilons: Annotated[str, typer.Option(help="Certificates to try on the calibration rows.")] = "0.01,0.02,0.03,0.05",
     delta: Delta = 0.05,
     calibration_split: Annotated[
-        str | None, typer.Option(help="Rows for certificates and the cascade; default: validation, of a folder that has it.")
+        str | None, typer.Option(help="Rows for certificates; default: validation, of a folder that has it.")
     ] = None,
     limit: Limit = None,
     calibration_limit: CalibrationLimit = 500,
@@ -228,7 +228,7 @@ def _calibration_rows(source: DataOptions, split: str | None, limit: int) -> Any
     if split is None and not (source.data is not None and source.data.is_dir()):
         return None
     if split is None and not has_split(source.data, "validation"):  # type: ignore[arg-type]
-        typer.echo("no validation rows: no certificates and no cascade (name a split with --calibration-split)", err=True)
+        typer.echo("no validation rows: no certificates (name a split with --calibration-split)", err=True)
         return None
     return replace(source, split=split or "validation").read(limit)
 

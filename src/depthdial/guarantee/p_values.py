@@ -91,36 +91,6 @@ def upper_bounds(
     return certified
 
 
-def smallest_epsilon(
-    n_rows: int, delta: float, *, method: str = "betting", bounds: tuple[float, float] = (-1.0, 1.0)
-) -> float:
-    """The smallest epsilon that n rows could certify at all: where not one of them loses anything.
-
-    Raises:
-        InputError: fewer than 2 rows, delta not between 0 and 1, or no such method.
-    """
-    check_rows(n_rows)
-    check_delta(delta)
-    return max(float(upper_bounds(np.zeros(n_rows), delta, method=method, bounds=bounds)), 0.0)
-
-
-def smallest_epsilon_of(
-    losses: ArrayLike, delta: float, *, method: str = "betting", bounds: tuple[float, float] = (-1.0, 1.0)
-) -> np.ndarray:
-    """The smallest epsilon that these rows could have certified, for each sample (..., n) by itself; at least 0.
-
-    It tells how many rows a next plan needs. Taken as an epsilon after it was read, it is no certificate.
-
-    Raises:
-        InputError: fewer than 2 rows, a loss that is NaN or beyond the bounds, delta not between 0 and 1, or no such method.
-    """
-    rows = np.asarray(losses, dtype=float)
-    check_delta(delta)
-    check_rows(rows.shape[-1] if rows.ndim else 0)
-    check_losses(rows, bounds)
-    return np.maximum(upper_bounds(rows, delta, method=method, bounds=bounds), 0.0)
-
-
 def rows_needed(
     epsilon: float, delta: float, *, method: str = "betting", bounds: tuple[float, float] = (-1.0, 1.0)
 ) -> int | None:

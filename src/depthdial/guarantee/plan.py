@@ -34,6 +34,8 @@ CONFORMAL = "conformal_risk_control"
 METHODS = (*P_VALUE_METHODS, CONFORMAL)
 _BOOTSTRAP, _CONFIDENCE = 1000, 0.95
 _ZERO = 1e-12
+# In the digest of plans of before, which could start tests elsewhere too.
+_STARTS: dict[str, Any] = {"starts": [1]}
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,6 @@ class CertificationPlan:
         method: one of `p_values.METHODS`, or "conformal_risk_control", which promises an expectation.
         bounds: the least and the greatest loss that there can be. Where nothing can be better than the full model, as in
             agreement with it, (0, 1) is true too; betting gains little from it, Hoeffding-Bentkus much.
-        starts: settings that testing starts from; several share delta. Start again behind a setting that may fail.
         seed: of the order in which rows are bet on.
         cost_unit: what costs are counted in; savings in `layer_steps` are shares of the full model's, ratios of sums.
         metric: the quality that is promised.
@@ -63,7 +64,6 @@ class CertificationPlan:
     delta: float | None = 0.05
     method: str = "betting"
     bounds: tuple[float, float] = (-1.0, 1.0)
-    starts: tuple[int, ...] = (1,)
     seed: int = 0
     cost_unit: str = "layers"
     metric: str = "quality"
@@ -71,7 +71,7 @@ class CertificationPlan:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("settings", "bounds", "starts"):
+        for name in ("settings", "bounds"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _check_plan(self)
         # As JSON gives them back: 1 and 1.0, a tuple and a list must not make two digests of one plan.
@@ -89,28 +89,25 @@ class CertificationPlan:
         text = json.dumps(self.to_dict(), sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    @property
-    def level(self) -> float:
-        """The level of each single test: delta over the number of starts."""
-        return (self.delta or 0.0) / len(self.starts)
-
     def certify(self, losses: ArrayLike, costs: ArrayLike, *, provenance: Mapping[str, Any] | None = None) -> Certificate:
         """`certify` with this plan."""
         return certify(self, losses, costs, provenance=provenance)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "about"} | {
-            "about": dict(self.about)
-        }
+        document = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "about"}
+        return document | {"about": dict(self.about), **_STARTS}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> CertificationPlan:
         """The plan that `to_dict` wrote; InputError if fields are missing or unknown."""
-        wanted = {f.name for f in fields(cls)}
+        wanted = {f.name for f in fields(cls)} | set(_STARTS)
         if not isinstance(document, Mapping) or set(document) != wanted:
             raise InputError(f"This is not a stored certification plan: it must hold {', '.join(sorted(wanted))}.")
-        return cls(**document)
+        given = dict(document)
+        if (starts := given.pop("starts")) != _STARTS["starts"]:
+            raise InputError(f"The plan tests from settings {starts}: tests start from 1 alone, make another plan.")
+        return cls(**given)
 
 
 @dataclass(frozen=True)
@@ -223,10 +220,11 @@ def certify(
     else:
         tested = loss[np.random.default_rng(plan.seed).permutation(n)].T
         options: dict[str, Any] = {"method": plan.method, "bounds": plan.bounds}
-        ps = p_values(tested, plan.epsilon, delta=plan.level, **options)
+        delta = plan.delta or 0.0
+        ps = p_values(tested, plan.epsilon, delta=delta, **options)
         ps[0] = 0.0  # the full model loses nothing, and needs no test
-        certified = int(fixed_sequence(ps, plan.delta or 0.0, plan.starts))
-        uppers[1:] = upper_bounds(tested[1:], plan.level, **options)
+        certified = int(fixed_sequence(ps, delta))
+        uppers[1:] = upper_bounds(tested[1:], delta, **options)
     runs = np.stack([cost[:, certified], cost[:, 0] - cost[:, certified]], axis=1)
     base = cost[:, 0] if plan.cost_unit == LAYER_STEPS else np.ones(n)
     spent, saved = _intervals(runs, base, plan.seed)
@@ -256,8 +254,6 @@ def _check_plan(plan: CertificationPlan) -> None:
     if plan.method == CONFORMAL:
         if plan.delta is not None:
             raise InputError("Conformal risk control promises an expectation and knows no delta: give delta=None.")
-        if plan.starts != (1,):
-            raise InputError("Conformal risk control has no starts: leave them out.")
     elif plan.delta is None:
         raise InputError(f"The method {plan.method} needs a delta: give a number between 0 and 1, such as 0.05.")
     else:
@@ -273,9 +269,6 @@ def _check_plan(plan: CertificationPlan) -> None:
         )
     if isinstance(plan.seed, bool) or not isinstance(plan.seed, int) or plan.seed < 0:
         raise InputError(f"The seed is {plan.seed!r}: give a whole number of at least 0.")
-    tested = range(1, len(names))
-    if not plan.starts or sorted(set(plan.starts)) != list(plan.starts) or not set(plan.starts) <= set(tested):
-        raise InputError(f"Tests start from {plan.starts}: give rising indices from 1 to {len(names) - 1}.")
     try:
         json.dumps(dict(plan.about), allow_nan=False)
     except (TypeError, ValueError):
@@ -303,13 +296,12 @@ def _checked(plan: CertificationPlan, losses: np.ndarray, costs: np.ndarray) -> 
 
 def _reason(plan: CertificationPlan, n: int, uppers: np.ndarray) -> str:
     """Why nothing is certified: fewer rows than any losses could do with, or losses that are too high."""
-    first = min(plan.starts, key=lambda start: uppers[start])
-    bound = f"the loss of setting '{plan.settings[first]}' is only known to be at most {uppers[first]:.3g}"
+    bound = f"the loss of setting '{plan.settings[1]}' is only known to be at most {uppers[1]:.3g}"
     told = f"Cannot be certified with {n} rows: {bound}, and epsilon is {plan.epsilon:g}"
     if plan.method == CONFORMAL:
         least = int(np.ceil(plan.bounds[1] / plan.epsilon - _ZERO)) - 1
     else:
-        least = rows_needed(plan.epsilon, plan.level, method=plan.method, bounds=plan.bounds)
+        least = rows_needed(plan.epsilon, plan.delta or 0.0, method=plan.method, bounds=plan.bounds)
     if least is None:
         return f"{told}; more than a million rows are needed even where nothing is lost."
     return f"{told}; at least {least} rows are needed even where nothing is lost." if n < least else f"{told}."

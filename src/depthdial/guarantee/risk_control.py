@@ -6,17 +6,15 @@ rules answer with an index, 0 where nothing but the full model can be promised.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 
-def fixed_sequence(p_values: np.ndarray, delta: float, starts: Sequence[int] = (1,)) -> np.ndarray:
+def fixed_sequence(p_values: np.ndarray, delta: float) -> np.ndarray:
     """The last setting that is certified, with probability at least 1 - delta that none of the certified ones is too lossy.
 
-    From each start on, settings are tested at delta / (number of starts) until one is not rejected; none after that is
-    looked at. (Learn-then-Test, arXiv 2110.01052, fixed-sequence testing with Bonferroni over the starts: to certify a lossy
-    setting the first lossy one behind some start must be rejected, which happens with probability at most delta in all.)
+    From setting 1 on, settings are tested at delta until one is not rejected; none after that is looked at.
+    (Learn-then-Test, arXiv 2110.01052, fixed-sequence testing: to certify a lossy setting the first lossy one must be
+    rejected, which happens with probability at most delta.)
 
     Args:
         p_values: (..., m); that of setting 0 is not looked at, for its loss is 0.
@@ -24,12 +22,7 @@ def fixed_sequence(p_values: np.ndarray, delta: float, starts: Sequence[int] = (
     Returns:
         (...) indices.
     """
-    rejected = p_values <= delta / len(starts)
-    last = np.zeros(p_values.shape[:-1], dtype=np.intp)
-    for start in starts:
-        run = np.logical_and.accumulate(rejected[..., start:], axis=-1).sum(axis=-1)
-        last = np.maximum(last, np.where(run > 0, start + run - 1, 0))
-    return last
+    return np.logical_and.accumulate(p_values[..., 1:] <= delta, axis=-1).sum(axis=-1)
 
 
 def monotone_losses(losses: np.ndarray) -> np.ndarray:

@@ -311,7 +311,7 @@ class Scoring:
         ready: Prefill,
         decoded: Decoded,
     ) -> list[float]:
-        """Of each answer, under the depth that gave it: what a cascade can know of an answer without another."""
+        """Of each answer, under the depth that gave it: how sure it was of it."""
         texts = dict(enumerate(decoded.tokens))
         # A token-wise depth decides about an answer as it did when it wrote it.
         keys = self._numbered(batch, rows) if self.options.samples else [batch[i].id for i in rows]

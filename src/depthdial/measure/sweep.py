@@ -77,7 +77,7 @@ def sweep(
             RouteFamily or its file, or token policies as `TokenDepth`, of which `layers_run` and `cost` are what the tokens
             of an answer (else of the reference) ran in the mean.
         metrics: default: all of ROUGE, `nll`, `kl` and `agreement`, or ROUGE alone for sampled answers. `answer_nll`, only
-            where it is asked for, is the NLL of an answer under the route that wrote it: what a cascade can know of it.
+            where it is asked for, is the NLL of an answer under the route that wrote it: how sure the route was.
         samples: draw so many answers of every (sequence, route) instead of the greedy one: a row each, numbered in the
             column `sample`. KL and agreement are then on so many answers drawn from the full model. A row's chance comes
             from the task's seed, its sequence, route and number alone. All samples of a batch decode together behind one

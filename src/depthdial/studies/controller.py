@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 
 from depthdial.checks import check_positive
 from depthdial.control.baselines import Learned, learn_again
-from depthdial.control.cascade import measured_cascade
 from depthdial.control.certify import certification_plan, certify_rows
 from depthdial.control.controller import SequenceController
 from depthdial.control.fit import MEASURED, measure_for, require_unseen, route_costs, row_settings
@@ -115,7 +114,7 @@ def evaluate_controller(
         model: what the controller is for, with its adapter.
         folder: where `SequenceController.fit` left the controller and its measured rows.
         task: test rows; none of the fit.
-        calibration: rows of neither, for the certificates and the cascade's thresholds; without them there are none.
+        calibration: rows of neither, for the certificates; without them there are none.
         out: a folder for rows, scores, tables, figures and the page; a stopped run goes on there.
 
     Raises:
@@ -164,12 +163,9 @@ def evaluate_controller(
             progress=progress,
         )
     job = _Evaluation(controller, learned, rows, settings, known)
-    cascade = None
-    if held is not None:
-        cascade = measured_cascade(controller, held, rows, job.budgets, (calibration, task), model, tokenizer, out, common)
     rouge = _answers(controller, model, tokenizer, task, out, common) if settings.rouge else None
     scores = ControllerScores(
-        job.scores(time, route_ms, cascade, rouge),
+        job.scores(time, route_ms, rouge),
         () if held is None or calibration is None else _certificates(controller, plans, held, calibration),
         {**time.record(), "route_ms": dict(zip(_names(controller), route_ms.tolist(), strict=True)), **environment()},
         _about(controller, task, settings, rows),
@@ -191,22 +187,12 @@ class _Evaluation:
     def routes(self) -> tuple[Route, ...]:
         return self.controller.routes
 
-    @property
-    def budgets(self) -> np.ndarray:
-        return self.controller.card.full_cost * np.array(self.settings.budgets)
-
     @cached_property
     def predicted(self) -> dict[str, tuple[Prediction, ...]]:
         """By name, of each seed what was predicted of the test rows: the same for every metric and cost."""
         return {name: one.predict(self.rows.features) for name, one in self.learned.items()}
 
-    def scores(
-        self,
-        time: ChoosingTime,
-        route_ms: np.ndarray,
-        cascade: tuple[np.ndarray, np.ndarray] | None,
-        rouge: MeasuredRows | None,
-    ) -> dict[str, ControllerScore]:
+    def scores(self, time: ChoosingTime, route_ms: np.ndarray, rouge: MeasuredRows | None) -> dict[str, ControllerScore]:
         """By metric and cost: the metric that the controller predicts first, in its own unit; then the same in other units,
         weighted by tokens, and other metrics.
 
@@ -221,7 +207,7 @@ class _Evaluation:
         def score(unit: str, **options: Any) -> ControllerScore:
             return self._score(unit, of_unit[unit], time, **options)
 
-        found = {card.metric: score(card.cost_unit, cascade=cascade)}
+        found = {card.metric: score(card.cost_unit)}
         if card.cost_unit != LAYERS:
             found[f"{card.metric} weighted by tokens"] = score(card.cost_unit, by_tokens=True)
             found[f"{card.metric} by layers per sequence"] = score(LAYERS)
@@ -240,7 +226,6 @@ class _Evaluation:
         rows: MeasuredRows | None = None,
         metric: str | None = None,
         by_tokens: bool = False,
-        cascade: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> ControllerScore:
         """One score, chosen on predictions of the controller's own metric.
 
@@ -274,7 +259,6 @@ class _Evaluation:
             counted=full_steps + 1 if by_tokens else None,
             overhead=time.overhead_in(float(step_costs[card.full])),
             known=self.known if metric == card.metric else None,
-            cascade=cascade,
             metric=metric,
             cost=unit,
             n_folds=_folds(len(values)),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.control.judge.equal_cost import Draws, interpolated, mixture_routes
+from depthdial.control.judge.equal_cost import Draws, interpolated
 from depthdial.oracles.baselines import mixture_curve
 from depthdial.oracles.exact.knapsack import prepare
 
@@ -45,15 +45,6 @@ def test_the_mixture_is_the_best_pair_of_routes_on_every_draw(seed: int, share: 
             if (1 - w) * cost[a] + w * cost[b] <= budget
         )
         assert best <= found + 1e-9 and found - best < 0.02
-
-
-def test_routes_of_a_mixture_are_the_hull_of_the_means_and_a_given_mixture_runs_between_its_own() -> None:
-    values = np.array([[0.1, 0.2, 0.6, 0.7], [0.3, 0.2, 0.6, 0.9]])  # means 0.2, 0.2, 0.6, 0.8: the second lies below
-    assert mixture_routes(values, LAYERS) == (0, 2, 3)
-    draws = Draws.of(values, np.broadcast_to(LAYERS, (2, 4)), 5, np.random.default_rng(0), mixed=[3, 1])
-    np.testing.assert_allclose(draws.mixture(np.full((6, 1), 25.0))[0], 0.2 + 0.6 * 10 / 15)
-    ends = draws.mean(values)
-    np.testing.assert_allclose(draws.mixture(np.tile([1.0, 99.0], (6, 1))), ends[:, [1, 3]])
 
 
 def test_below_the_cheapest_route_the_mixture_is_that_route() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from depthdial.control.judge.cascade import best_cascades, cascade_curve
 from depthdial.control.judge.headroom import NO_GAP, ControllerScore, score_controller
 from depthdial.errors import InputError
 from depthdial.oracles.prices import choose_routes, prices_for_budgets
@@ -44,8 +43,8 @@ def scored(
 
 @pytest.fixture(scope="module")
 def example() -> ControllerScore:
-    """A controller with some error, one that knows little, known answers, a cascade and an overhead; three seeds."""
-    calibration, paid_before, _ = world(400, 1)
+    """A controller with some error, one that knows little, known answers and an overhead; three seeds."""
+    calibration = world(400, 1)[0]
     expected, values, known = world(300, 2)
     rng = np.random.default_rng(3)
 
@@ -57,10 +56,8 @@ def example() -> ControllerScore:
         name: np.stack([prices_for_budgets(one, LAYERS, BUDGETS) for one in predictions(calibration, error)])
         for name, error in errors.items()
     }
-    cascades = best_cascades(paid_before + 0.1 * rng.normal(size=paid_before.shape), paid_before, LAYERS, BUDGETS)
-    runs = cascade_curve(cascades, values + 0.1 * rng.normal(size=values.shape), values, LAYERS)
     predicted = {name: predictions(expected, error) for name, error in errors.items()}
-    return scored(values, predicted, prices, known=known, cascade=runs, overhead=0.1)
+    return scored(values, predicted, prices, known=known, overhead=0.1)
 
 
 # Known truths
@@ -131,16 +128,11 @@ def test_the_predictable_oracle_lies_between_the_mixture_and_the_oracle(example:
 
 
 def test_whoever_sees_less_gains_less_and_by_how_much_is_told(example: ControllerScore) -> None:
-    controller, length, random, cascade = example.methods
-    assert (controller.name, length.name, random.name, cascade.name) == (
-        "controller",
-        "prompt length only",
-        "random",
-        "cascade",
-    )
+    controller, length, random = example.methods
+    assert (controller.name, length.name, random.name) == ("controller", "prompt length only", "random")
     assert controller.gain_intervals[-1, 0] > length.gains[-1] > random.gains[-1]
     assert controller.behind is None and (random.gains <= 1e-12).all()
-    for rival in (length, random, cascade):
+    for rival in (length, random):
         assert rival.behind is not None and rival.behind_intervals is not None
         np.testing.assert_allclose(rival.behind, controller.gains - rival.gains)
         assert rival.behind_intervals[-1, 0] > 0
@@ -194,18 +186,6 @@ def test_overhead_lowers_the_score_and_enough_of_it_turns_it_negative() -> None:
     named = scored(values, {"controller": values[None], "rival": values[None]}, overhead={"rival": 0.3})
     np.testing.assert_allclose(named.methods[1].gains, gains[1])
     assert named.overhead == 0
-
-
-def test_a_mixture_decided_on_other_rows_is_the_line_between_its_routes_and_not_flattered() -> None:
-    values = world(150, 8, noise=0.3)[1]  # luck moves the routes' means, and the best in hindsight has it
-    hindsight = scored(values, {"controller": values[None]})
-    decided = scored(values, {"controller": values[None]}, mixed=["full", "greedy-kl:15"])
-    line = np.interp(decided.controller.costs[:-1], LAYERS[[0, 3]], values.mean(axis=0)[[0, 3]])
-    np.testing.assert_allclose(decided.controller.mixture[:-1], line)
-    assert (decided.controller.gains >= hindsight.controller.gains - 1e-12).all()
-    assert (decided.controller.gains[:-1] > hindsight.controller.gains[:-1]).any()
-    assert decided.mixed == ("full", "greedy-kl:15") and hindsight.mixed is None
-    assert ControllerScore.from_dict(decided.to_dict()).mixed == decided.mixed
 
 
 def test_costs_that_differ_by_sequence_and_in_ms_are_scored_alike() -> None:

@@ -6,7 +6,6 @@ from functools import cache
 
 import numpy as np
 
-from depthdial.control.judge.cascade import best_cascades, cascade_curve
 from depthdial.control.judge.headroom import ControllerScore, score_controller
 from depthdial.guarantee.plan import CertificationPlan
 from depthdial.oracles.prices import choose_routes, prices_for_budgets
@@ -29,8 +28,8 @@ def world(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @cache
 def demo_score(metric: str = "agreement", cost: str = "layers", n_seeds: int = 3) -> ControllerScore:
-    """A controller of three seeds with a rival, a cascade, known answers and an overhead."""
-    before, paid_before, _ = world(300, 1)
+    """A controller of three seeds with a rival, known answers and an overhead."""
+    before = world(300, 1)[0]
     expected, values, known = world(150, 2)
     rng = np.random.default_rng(3)
     errors = {"controller": 0.2, "prompt length only": 1.5}
@@ -42,7 +41,6 @@ def demo_score(metric: str = "agreement", cost: str = "layers", n_seeds: int = 3
         name: np.stack([prices_for_budgets(one, LAYERS, BUDGETS) for one in predictions(before, error)])
         for name, error in errors.items()
     }
-    cascades = best_cascades(paid_before, paid_before, LAYERS, BUDGETS)
     return score_controller(
         ROUTES,
         values,
@@ -52,7 +50,6 @@ def demo_score(metric: str = "agreement", cost: str = "layers", n_seeds: int = 3
         BUDGETS,
         overhead=0.05,
         known=known,
-        cascade=cascade_curve(cascades, values, values, LAYERS),
         metric=metric,
         cost=cost,
         n_bootstrap=100,
@@ -64,7 +61,7 @@ def equal_score() -> ControllerScore:
     """Of sequences that are all alike, one budget and one seed: there is nothing to choose."""
     values = np.tile([0.4, 0.6, 0.8, 1.0], (30, 1))
     return score_controller(
-        ROUTES, values, LAYERS, {"controller": values[None]}, {"controller": [[0.15]]}, [8.0], mixed=ROUTES, n_bootstrap=100
+        ROUTES, values, LAYERS, {"controller": values[None]}, {"controller": [[0.15]]}, [8.0], n_bootstrap=100
     )
 
 

@@ -58,8 +58,8 @@ def test_curves_and_fixed_points_are_the_samples(figure: Any) -> None:
 def test_the_legend_starts_with_the_controller_and_names_every_rival(figure: Any) -> None:
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[:2] == ["controller", "its 3 seeds"]
-    assert {"prompt length only", "cascade, both runs paid", "random, the controller's shares"} <= set(labels)
-    assert len(labels) == len(set(labels)) == 8
+    assert {"prompt length only", "random, the controller's shares"} <= set(labels)
+    assert len(labels) == len(set(labels)) == 7
     assert f"Agreement at equal cost: {demo_score().gaps[-1].text()} of the gap to the oracle" in _title(figure)
 
 
@@ -76,7 +76,7 @@ def test_many_rivals_and_routes_are_drawn_too() -> None:
     rivals = [replace(score.methods[1], name=f"rival {i}") for i in range(5)]
     many = replace(score, methods=(*score.methods, *rivals), fixed=score.fixed * 5)
     figure = draw_controller(many)
-    assert len(figure.legends[0].get_texts()) == 13
+    assert len(figure.legends[0].get_texts()) == 12
     assert "greedy-kl:6" not in [text.get_text() for text in figure.axes[0].texts]
 
 

@@ -22,26 +22,25 @@ def test_a_row_for_each_method_and_oracle_at_each_budget() -> None:
         "controller",
         "prompt length only",
         "random, the controller's shares",
-        "cascade, both runs paid",
         "predictable oracle",
         "oracle",
     ]
     assert [row["method"] for row in table] == names * 3
-    assert [row["set_budget"] for row in table[::6]] == ["7", "9", "11"]
+    assert [row["set_budget"] for row in table[::5]] == ["7", "9", "11"]
     for at in range(3):
-        own, predictable = table[6 * at], table[6 * at + 4]
+        own, predictable = table[5 * at], table[5 * at + 3]
         low, high = score.controller.gain_intervals[at]
         assert own["over_mixture"] == Interval(score.controller.gains[at], low, high, 150)
         assert own["closed_predictable"].mean == pytest.approx(score.gaps[0].closed[at])
         assert predictable["over_mixture"].mean == score.gaps[0].gaps[at]
         assert predictable["spent"] == own["spent"] == score.controller.costs[at]
         assert own["behind"] is None
-        assert score.methods[1].behind is not None and table[6 * at + 1]["behind"].mean == score.methods[1].behind[at]
+        assert score.methods[1].behind is not None and table[5 * at + 1]["behind"].mean == score.methods[1].behind[at]
 
 
 def test_the_mean_over_the_budgets_has_no_budget() -> None:
     table = controller_table(demo_score(), -1)
-    assert len(table) == 6 and "set_budget" not in table[0]
+    assert len(table) == 5 and "set_budget" not in table[0]
     assert table[0]["quality"].mean == demo_score().controller.values[-1]
 
 

@@ -7,7 +7,6 @@ mixtures, what each way costs and is worth, and the oracles at that cost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +43,6 @@ class Draws:
         bases: (n,) a cost is the sum of what was spent over the sum of these, both of the draw; ones for a mean over
             sequences.
         counted: (n,) what a sequence's value weighs in its mean; ones for a mean over sequences.
-        mixed: routes whose mixtures count as static; None for the best of all in each draw, in hindsight.
     """
 
     values: np.ndarray
@@ -52,7 +50,6 @@ class Draws:
     weights: np.ndarray
     bases: np.ndarray
     counted: np.ndarray
-    mixed: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -61,7 +58,6 @@ class Draws:
         costs: np.ndarray,
         n_bootstrap: int,
         rng: np.random.Generator,
-        mixed: Sequence[int] | None = None,
         *,
         bases: np.ndarray | None = None,
         counted: np.ndarray | None = None,
@@ -70,7 +66,7 @@ class Draws:
         base, weight = (np.ones(n) if given is None else given for given in (bases, counted))
         counts = resample_counts(rng, n_bootstrap, n, base * weight)
         weights = np.concatenate([np.ones((1, n)), counts]) / n
-        return cls(values, costs, weights, base, weight, None if mixed is None else np.array(mixed, dtype=np.intp))
+        return cls(values, costs, weights, base, weight)
 
     def mean(self, table: np.ndarray) -> np.ndarray:
         """(n_draws, ..) means over the sequences of a table (n, ..), each as one."""
@@ -91,11 +87,7 @@ class Draws:
     def chosen(self, choices: np.ndarray, overhead: float) -> Reached:
         """What choices (n, n_seeds, n_budgets) reach, where choosing itself costs `overhead` per sequence."""
         rows = np.arange(len(choices))[:, None, None]
-        return self.paid(self.values[rows, choices], self.costs[rows, choices], overhead)
-
-    def paid(self, values: np.ndarray, costs: np.ndarray, overhead: float = 0.0) -> Reached:
-        """The same from what each sequence got and what was spent on it, (n, n_seeds, n_budgets) each."""
-        return self._reached(self.value(values), self.cost(costs) + overhead)
+        return self._reached(self.value(self.values[rows, choices]), self.cost(self.costs[rows, choices]) + overhead)
 
     def blind(self, choices: np.ndarray) -> Reached:
         """The same shares of routes handed to the sequences at random (expected value), which costs no overhead."""
@@ -110,10 +102,7 @@ class Draws:
     def mixture(self, costs: np.ndarray) -> np.ndarray:
         """The static mixture at costs (n_draws, ..) of each draw; below the cheapest route that route itself."""
         fixed_values, fixed_costs = self.value(self.values), self.cost(self.costs)
-        if self.mixed is None:
-            hull = merge_increments(fixed_values, fixed_costs).hull.astype(np.intp)
-        else:
-            hull = self.mixed[np.argsort(fixed_costs[:, self.mixed], axis=1, kind="stable")]
+        hull = merge_increments(fixed_values, fixed_costs).hull.astype(np.intp)
         return interpolated(
             costs, np.take_along_axis(fixed_costs, hull, axis=1), np.take_along_axis(fixed_values, hull, axis=1)
         )
@@ -131,17 +120,6 @@ class Draws:
 
     def _reached(self, values: np.ndarray, costs: np.ndarray) -> Reached:
         return Reached(costs, values, self.mixture(costs))
-
-
-def mixture_routes(values: np.ndarray, costs: np.ndarray) -> tuple[int, ...]:
-    """The routes of the best static mixtures on some rows (n, n_routes): the hull of their means, from the cheapest.
-
-    Decided on calibration rows, mixtures of these are what could be deployed; the best in hindsight on the test rows are
-    luckier, and the more so the more routes of about equal worth there are.
-    """
-    means = np.broadcast_to(costs, values.shape).mean(axis=0, keepdims=True)
-    hull = merge_increments(values.mean(axis=0, keepdims=True), means).hull[0]
-    return tuple(dict.fromkeys(hull.tolist()))  # a hull is padded with its last route
 
 
 def interpolated(at: np.ndarray, costs: np.ndarray, values: np.ndarray) -> np.ndarray:

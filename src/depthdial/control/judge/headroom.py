@@ -4,7 +4,7 @@ The oracle of Glavas et al. (arXiv 2410.20022, Figure 2) shows what choosing a r
 anything that can be deployed gets it is measured here, on rows that neither the controller nor its prices have seen. Every
 comparison is at equal cost, the controller's own cost included, and every figure has a bootstrap interval over sequences.
 The mixture that is best in hindsight is the best of many in the sample, which flatters it where several are about equally
-good: gains and their intervals then err on the low side. A mixture decided on other rows is not flattered.
+good: gains and their intervals then err on the low side.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from numpy.typing import ArrayLike
 from depthdial.control.judge.crossfit_ridge import guessed_values
 from depthdial.control.judge.equal_cost import Draws, Reached
 from depthdial.control.judge.inputs import (
-    CASCADE,
     CONTROLLER,
     ORACLE,
     PREDICTABLE,
@@ -28,7 +27,6 @@ from depthdial.control.judge.inputs import (
     checked_numbers,
     checked_overheads,
     checked_predictions,
-    checked_routes,
     checked_weights,
     expected_costs,
 )
@@ -120,12 +118,11 @@ class ControllerScore:
     """A controller on test rows, beside everything that it must beat; made by `score_controller`.
 
     Attributes:
-        mixed: routes of the static mixture, decided on other rows; None for the best in hindsight.
         budgets: (n_budgets,) that the prices were set for on calibration rows.
         quality: `sequences` for the mean over sequences, `tokens` where longer answers weigh more.
         overhead: the controller's own cost, in the unit of the costs.
-        methods: the controller first, then its rivals: other predictors, `random` (the controller's own shares of the
-            routes, handed out blindly) and, if one was given, `cascade`.
+        methods: the controller first, then its rivals: other predictors, and `random` (the controller's own shares of the
+            routes, handed out blindly).
         gaps: to the predictable oracle, if other answers were known, and to the oracle.
         shares: (n_budgets, n_routes) of the sequences that the controller sends to each route, mean over the seeds.
         fixed: each route for every sequence, in the order of `routes`.
@@ -137,7 +134,6 @@ class ControllerScore:
     cost: str
     quality: str
     routes: tuple[str, ...]
-    mixed: tuple[str, ...] | None
     budgets: np.ndarray
     overhead: float
     methods: tuple[MethodScore, ...]
@@ -181,7 +177,8 @@ class ControllerScore:
         try:
             given = dict(document)
             given["routes"], given["curves"] = tuple(given["routes"]), _restored(Curves, given["curves"])
-            given["mixed"] = None if given["mixed"] is None else tuple(given["mixed"])
+            if given.pop("mixed", None) is not None:  # scores of before had this field
+                raise ValueError("its static mixture was decided on other rows")
             for name, kind in parts.items():
                 given[name] = tuple(_restored(kind, part) for part in given[name])
             return _restored(cls, given)
@@ -202,8 +199,6 @@ def score_controller(
     counted: ArrayLike | None = None,
     overhead: float | Mapping[str, float] = 0.0,
     known: ArrayLike | None = None,
-    mixed: Sequence[str] | None = None,
-    cascade: tuple[ArrayLike, ArrayLike] | None = None,
     metric: str = "agreement",
     cost: str = "layers",
     n_folds: int = 10,
@@ -231,9 +226,6 @@ def score_controller(
         overhead: what choosing costs, in the unit of the scored costs: the controller's, or by name (a rival's is 0
             otherwise). It counts as spent.
         known: (n, n_routes, n_samples) qualities on other answers to the same prompts, for the predictable oracle.
-        mixed: routes of the static mixture as calibration rows decided them (`equal_cost.mixture_routes`), which is fair to
-            both sides; None for the best mixture of all routes on the test rows themselves, in hindsight.
-        cascade: quality and cost on each sequence at each budget, (n, n_budgets) each (`cascade.cascade_curve`).
         metric, cost: what the values and costs are, for who reads the score.
         n_folds: parts of the sequences in the predictable oracle's cross-fitted guesses.
         n_bootstrap: resamples of the sequences for the intervals at `confidence`, at least 100.
@@ -251,17 +243,13 @@ def score_controller(
     guesses, set_prices = checked_predictions(predicted, prices, n, n_routes, len(points))
     charged = checked_overheads(overhead, guesses)
     resampling, folding, tying = (np.random.default_rng([seed, stream]) for stream in range(3))
-    static = None if mixed is None else checked_routes(mixed, routes)
     base = None if bases is None else checked_weights(bases, "bases", n)
     weight = None if counted is None else checked_weights(counted, "weights of the sequences", n)
-    draws = Draws.of(table, spent, n_bootstrap, resampling, static, bases=base, counted=weight)
+    draws = Draws.of(table, spent, n_bootstrap, resampling, bases=base, counted=weight)
     weighed = expected_costs(expected, guesses, spent)
     choices = {name: _choices(guesses[name], weighed[name], set_prices[name]) for name in guesses}
     reached = {name: draws.chosen(choices[name], charged.get(name, 0.0)) for name in guesses}
     reached[RANDOM] = draws.blind(choices[CONTROLLER])
-    if cascade is not None:
-        runs = [checked_numbers(part, "cascade", (n, len(points)))[:, None] for part in cascade]
-        reached[CASCADE] = draws.paid(runs[0], runs[1])
     oracles = {}
     if known is not None:
         others = checked_numbers(known, "known", (n, n_routes, None))
@@ -275,7 +263,6 @@ def score_controller(
         cost=cost,
         quality="sequences" if counted is None else "tokens",
         routes=tuple(routes),
-        mixed=None if mixed is None else tuple(mixed),
         budgets=points,
         overhead=charged[CONTROLLER],
         methods=tuple(_method_score(name, reached[name], own, tails) for name in reached),

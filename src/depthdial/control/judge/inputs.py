@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from depthdial.errors import InputError
 
-CONTROLLER, RANDOM, CASCADE = "controller", "random", "cascade"
+CONTROLLER, RANDOM = "controller", "random"
 PREDICTABLE, ORACLE = "predictable oracle", "oracle"
 _LEAST_RESAMPLES = 100
 
@@ -32,10 +32,10 @@ def checked_predictions(
     predicted: Mapping[str, ArrayLike], prices: Mapping[str, ArrayLike], n: int, n_routes: int, n_budgets: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Predictions and prices as arrays, the controller's first; InputError where they do not belong together."""
-    if CONTROLLER not in predicted or {RANDOM, CASCADE, PREDICTABLE, ORACLE} & set(predicted):
+    if CONTROLLER not in predicted or {RANDOM, PREDICTABLE, ORACLE} & set(predicted):
         raise InputError(
             f"The predictions are of {', '.join(predicted) or 'nothing'}: give those of `{CONTROLLER}`, and rivals under "
-            f"other names than {RANDOM}, {CASCADE}, {PREDICTABLE} or {ORACLE}."
+            f"other names than {RANDOM}, {PREDICTABLE} or {ORACLE}."
         )
     if set(prices) != set(predicted):
         raise InputError(
@@ -59,14 +59,6 @@ def checked_overheads(overhead: float | Mapping[str, float], guesses: Mapping[st
         if not (np.isfinite(value) and value >= 0):
             raise InputError(f"The overhead of {name} is {value!r}; give a cost per sequence of at least 0.")
     return {name: float(value) for name, value in given.items()}
-
-
-def checked_routes(mixed: Sequence[str], routes: Sequence[str]) -> list[int]:
-    """Places of the static mixture's routes among all; InputError for an unknown one or none."""
-    unknown = [name for name in mixed if name not in routes]
-    if unknown or not mixed:
-        raise InputError(f"The mixture is of {', '.join(mixed) or 'no route'}: give routes among {', '.join(routes)}.")
-    return [list(routes).index(name) for name in mixed]
 
 
 def checked_numbers(given: ArrayLike, name: str, shape: tuple[int | None, ...]) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthdial.control.judge.headroom import CASCADE, PREDICTABLE, RANDOM, ControllerScore, MethodScore
+from depthdial.control.judge.headroom import PREDICTABLE, RANDOM, ControllerScore, MethodScore
 from depthdial.report.controller.tables import method_label, unit_of
 from depthdial.report.kit.labels import between, place_labels
 from depthdial.report.kit.style import (
@@ -158,11 +158,7 @@ def _points(axes: Axes, method: MethodScore, values: np.ndarray, intervals: np.n
 
 
 def _look(score: ControllerScore, method: MethodScore) -> dict[str, Any]:
-    named = {
-        score.controller.name: (VERMILION, "o", "-"),
-        RANDOM: (GRAY, "x", "-."),
-        CASCADE: (BLACK, "s", (0, (1, 1))),
-    }
+    named = {score.controller.name: (VERMILION, "o", "-"), RANDOM: (GRAY, "x", "-.")}
     others = [one.name for one in score.methods if one.name not in named]
     if method.name in named:
         color, marker, line = named[method.name]

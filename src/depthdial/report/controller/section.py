@@ -18,12 +18,12 @@ from depthdial.report.study.oracle_plot import METRIC_NAMES
 
 ANCHOR, TITLE = "controller", "A controller that can be deployed"
 _NOTE = (
-    "Static mixture: each sequence's route drawn at random in fixed proportions, {mixed}, at the very mean cost that was "
-    "spent. Random: the controller's own shares of the routes, handed out blindly. Cascade: a shallow run, and where it is "
-    "unsure a deeper one too, both paid. Predictable oracle: chooses within the budget by what other answers to the same "
-    "prompt were worth, and is paid the answer that counts. Oracle: chooses on what it is paid, luck included. Oracles "
-    "stand at the controller's cost. Intervals: bootstrap over sequences, everything computed anew on each resample. Prices "
-    "and thresholds were set on other rows than these. A percentage is given only where the gap's interval lies above 0."
+    "Static mixture: each sequence's route drawn at random in fixed proportions, the best in hindsight on these sequences, "
+    "at the very mean cost that was spent. Random: the controller's own shares of the routes, handed out blindly. "
+    "Predictable oracle: chooses within the budget by what other answers to the same prompt were worth, and is paid the "
+    "answer that counts. Oracle: chooses on what it is paid, luck included. Oracles stand at the controller's cost. "
+    "Intervals: bootstrap over sequences, everything computed anew on each resample. Prices were set on other rows than "
+    "these. A percentage is given only where the gap's interval lies above 0."
 )
 
 
@@ -38,7 +38,7 @@ def controller_section(scores: ControllerScores | None) -> Section:
         pictures += _pictures(name, score, whole=i == 0)
         tables += _tables(name, score, whole=i == 0)
     first = next(iter(scores.scores.values()))
-    paragraphs, notes = headline(first), [_NOTE.format(mixed=_mixed(first))]
+    paragraphs, notes = headline(first), [_NOTE]
     if scores.certificates:
         caption = "Guarantees: the expected loss of quality against the full model, by setting"
         tables.append(as_table(caption, certificate_table(scores.certificates)))
@@ -47,10 +47,6 @@ def controller_section(scores: ControllerScores | None) -> Section:
         if settings:
             tables.append(pairs_table(caption, settings_table(settings)))
     return Section(ANCHOR, TITLE, paragraphs, pictures, tables, notes=notes)
-
-
-def _mixed(score: ControllerScore) -> str:
-    return "the best in hindsight on these sequences" if score.mixed is None else "among routes decided on other rows"
 
 
 def _pictures(name: str, score: ControllerScore, *, whole: bool) -> list[Picture]:

@@ -20,7 +20,7 @@ _UNITS = {
     "flops": "FLOPs per decoding step",
     "ms": "ms per decoding step",
 }
-_LABELS = {"random": "random, the controller's shares", "cascade": "cascade, both runs paid"}
+_LABELS = {"random": "random, the controller's shares"}
 
 
 def unit_of(score: ControllerScore) -> str:
