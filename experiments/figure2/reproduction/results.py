@@ -13,6 +13,7 @@ import pyarrow as pa
 import depthdial as dd
 from depthdial.oracles.baselines import crossing
 from depthdial.oracles.predictable import PredictableCurve, predictable_oracle
+from depthdial.stats.bootstrap import percentiles
 from depthdial.stats.intervals import Interval, mean_interval
 from reproduction.answers import ROWS, SAMPLES, rows_of
 from reproduction.experiment import ELASTIC, ELASTIC_COMPUTE, FULL, KINDS, SPECIALIST, Experiment
@@ -21,7 +22,6 @@ from reproduction.training import training_record
 METRIC = "rouge_l"
 COMPARED = (ELASTIC, ELASTIC_COMPUTE)
 _RESAMPLES = 2000
-_TAILS = (0.025, 0.975)
 _UNKNOWN = Interval(math.nan, math.nan, math.nan, 0)
 
 
@@ -194,7 +194,7 @@ def _percent(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def _interval(mean: float, resampled: np.ndarray, n: int) -> Interval:
-    low, high = np.quantile(resampled, _TAILS) if len(resampled) else (math.nan, math.nan)
+    low, high = percentiles(resampled, 0.95) if len(resampled) else (math.nan, math.nan)
     return Interval(float(mean), float(low), float(high), n)
 
 

@@ -28,7 +28,8 @@ from depthdial.guarantee.p_values import METHODS as P_VALUE_METHODS
 from depthdial.guarantee.p_values import check_delta, check_losses, check_rows, p_values, rows_needed, upper_bounds
 from depthdial.guarantee.risk_control import conformal_bounds, conformal_setting, fixed_sequence
 from depthdial.oracles.costs import LAYER_STEPS
-from depthdial.stats.serialize import plain
+from depthdial.stats.bootstrap import percentiles, resamples
+from depthdial.stats.serialize import dump, load
 
 CONFORMAL = "conformal_risk_control"
 METHODS = (*P_VALUE_METHODS, CONFORMAL)
@@ -95,8 +96,7 @@ class CertificationPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        document = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "about"}
-        return document | {"about": dict(self.about), **_STARTS}
+        return dump(self) | _STARTS
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> CertificationPlan:
@@ -175,20 +175,13 @@ class Certificate:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, ready for JSON; `from_dict` restores the certificate."""
-        document = {f.name: plain(getattr(self, f.name)) for f in fields(self)}
-        return document | {"plan": self.plan.to_dict(), "provenance": dict(self.provenance)}
+        return dump(self) | {"plan": self.plan.to_dict()}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Certificate:
         """The certificate that `to_dict` wrote; InputError if fields are missing or unknown, or it is not its plan's."""
-        try:
-            given = dict(document)
-            given["plan"] = CertificationPlan.from_dict(given["plan"])
-            for name in ("risks", "upper_risks", "p_values", "costs", "cost_interval", "saving_interval"):
-                given[name] = None if given[name] is None else tuple(given[name])
-            certificate = cls(**given)
-        except (KeyError, TypeError) as problem:
-            raise InputError(f"This is not a stored certificate ({problem}); write one with to_dict.") from None
+        plan = CertificationPlan.from_dict(document.get("plan", {}))
+        certificate = load(cls, {**document, "plan": plan}, "certificate")
         if certificate.plan.digest != certificate.plan_digest:
             raise InputError("The certificate's plan is not the one that its digest was taken of: certify again.")
         return certificate
@@ -309,8 +302,6 @@ def _reason(plan: CertificationPlan, n: int, uppers: np.ndarray) -> str:
 
 def _intervals(costs: np.ndarray, base: np.ndarray, seed: int) -> list[tuple[float, float]]:
     """Percentile bootstrap intervals, over rows, of the sum of each column of (n, k) over the sum of `base` (n,)."""
-    n = len(costs)
-    rng = np.random.default_rng([seed, 1])
-    drawn = (rng.integers(0, n, n) for _ in range(_BOOTSTRAP))
-    means = np.stack([costs[rows].sum(axis=0) / max(base[rows].sum(), _ZERO) for rows in drawn])
-    return list(zip(*np.quantile(means, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], axis=0).tolist(), strict=True))
+    counts = np.concatenate(list(resamples(np.random.default_rng([seed, 1]), _BOOTSTRAP, len(costs))))
+    draws = counts @ costs / np.maximum(counts @ base, _ZERO)[:, None]
+    return [(low, high) for low, high in percentiles(draws, _CONFIDENCE).tolist()]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from depthdial.oracles.exact.hull import merge_increments
 from depthdial.oracles.exact.knapsack import prepare
-
-_BOOTSTRAP_CELLS = 4_000_000
+from depthdial.stats.bootstrap import percentiles, ratios, resamples
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,35 @@ class FixedRoute:
     high: float | None
 
 
+def fixed_routes(
+    names: Sequence[str], costs: np.ndarray, values: np.ndarray, draws: np.ndarray, confidence: float
+) -> tuple[FixedRoute, ...]:
+    """Routes of (n_routes,) costs and values, with intervals of (n_draws, n_routes) resampled values; none without draws."""
+    ends = percentiles(draws, confidence).tolist() if len(draws) else [(None, None)] * len(names)
+    columns = zip(names, costs.tolist(), values.tolist(), ends, strict=True)
+    return tuple(FixedRoute(name, cost, value, *pair) for name, cost, value, pair in columns)
+
+
 @dataclass(frozen=True)
 class Bootstrap:
     """Statistics of resampled sets of sequences, one row per resample.
 
-    `oracle`: (n_bootstrap, n_budgets), `fixed`: (n_bootstrap, n_routes), `matches_full_at`: (n_bootstrap,) or None.
+    `curve`: (n_bootstrap, n_budgets), `fixed`: (n_bootstrap, n_routes), `matches_full_at`: (n_bootstrap,), infinite where
+    the curve never reaches the full route; None without one.
     """
 
-    oracle: np.ndarray
+    curve: np.ndarray
     fixed: np.ndarray
     matches_full_at: np.ndarray | None
+
+    @classmethod
+    def of(
+        cls, curves: list[np.ndarray], fixed: list[np.ndarray], matches: list[float | None], n_budgets: int, n_routes: int
+    ) -> Bootstrap:
+        """`curves` and `fixed`: of chunks of the resamples; `matches`: of all of them, or none."""
+        at = np.array([np.inf if match is None else match for match in matches]) if matches else None
+        whole = [np.concatenate([np.empty((0, n)), *parts]) for n, parts in ((n_budgets, curves), (n_routes, fixed))]
+        return cls(*whole, at)
 
 
 def mixture_curve(costs: np.ndarray, values: np.ndarray, budgets: np.ndarray) -> np.ndarray:
@@ -124,40 +143,18 @@ def bootstrap_curves(
     points, and a budget below a resample's cheapest assignment reads as that assignment.
     """
     n = len(values)
-    rng = np.random.default_rng([seed, 0])
     rows = np.arange(n)[:, None]
     weight = np.ones(n) if value_weights is None else value_weights
     values = values * weight[:, None]
-    chosen_values, chosen_costs = values[rows, choices], costs[rows, choices]
-    oracle = np.empty((n_bootstrap, len(budgets)))
-    fixed = np.empty((n_bootstrap, values.shape[1]))
-    matches = None if full is None else np.empty(n_bootstrap)
-    chunk = max(1, _BOOTSTRAP_CELLS // n)
-    for start in range(0, n_bootstrap, chunk):
-        size = min(chunk, n_bootstrap - start)
-        counts = resample_counts(rng, size, n, np.stack([bases, weight], axis=1))
-        resampled_costs = counts @ chosen_costs / (counts @ bases)[:, None]
-        weights_drawn = (counts @ weight)[:, None]
-        resampled_values = counts @ chosen_values / weights_drawn
-        fixed[start : start + size] = counts @ values / weights_drawn
-        for i in range(size):
-            oracle[start + i] = np.interp(budgets, resampled_costs[i], resampled_values[i])
-            if matches is not None and full is not None:
-                at = crossing(resampled_costs[i], resampled_values[i], fixed[start + i, full])
+    curves, fixed, matches = [], [], []
+    for counts in resamples(np.random.default_rng([seed, 0]), n_bootstrap, n, np.stack([bases, weight], axis=1)):
+        spent = ratios(counts, costs[rows, choices], bases)
+        paid = ratios(counts, values[rows, choices], weight)
+        fixed.append(ratios(counts, values, weight))
+        curves.append(np.stack([np.interp(budgets, *pair) for pair in zip(spent, paid, strict=True)]))
+        if full is not None:
+            for at, reached, target in zip(spent, paid, fixed[-1][:, full], strict=True):
+                found = crossing(at, reached, target)
                 # The last point takes the best route of every sequence, so only rounding can miss the full model.
-                matches[start + i] = resampled_costs[i, -1] if at is None else at
-    return Bootstrap(oracle, fixed, matches)
-
-
-def resample_counts(rng: np.random.Generator, size: int, n: int, weight: np.ndarray) -> np.ndarray:
-    """How often each sequence is drawn, (size, n); draws in which nothing weighs anything are redrawn.
-
-    Args:
-        weight: (n,), or (n, k) of which every column must weigh something.
-    """
-    drawn = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
-    counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(float)
-    weightless = np.flatnonzero((counts @ weight.reshape(n, -1) == 0).any(axis=1))
-    if len(weightless):
-        counts[weightless] = resample_counts(rng, len(weightless), n, weight)
-    return counts
+                matches.append(float(at[-1]) if found is None else found)
+    return Bootstrap.of(curves, fixed, matches, len(budgets), values.shape[1])

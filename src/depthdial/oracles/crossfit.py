@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depthdial.oracles.baselines import crossing, resample_counts
+from depthdial.oracles.baselines import Bootstrap, crossing
 from depthdial.oracles.exact.knapsack import BudgetProblem, prepare
+from depthdial.stats.bootstrap import ratios, resamples
 
 _LEAST_NOISE = 1e-9
 # Resampled curves are read off at so many points of each allocation.
 _BOOTSTRAP_POINTS = 100
-_BOOTSTRAP_CELLS = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,19 +181,6 @@ def permuted_held_out_curve(
     return np.mean(curves, axis=0)
 
 
-@dataclass(frozen=True)
-class HeldOutBootstrap:
-    """Statistics of resampled sets of sequences, one row per resample.
-
-    `curve`: (n_bootstrap, n_budgets), `fixed`: (n_bootstrap, n_routes), `matches_full_at`: (n_bootstrap,), infinite where
-    the curve never reaches the full route; None without one.
-    """
-
-    curve: np.ndarray
-    fixed: np.ndarray
-    matches_full_at: np.ndarray | None
-
-
 def bootstrap_held_out(
     fitted: Sequence[tuple[Allocations, np.ndarray]],
     means: np.ndarray,
@@ -203,13 +190,13 @@ def bootstrap_held_out(
     rng: np.random.Generator,
     *,
     n_bootstrap: int,
-) -> HeldOutBootstrap:
+) -> Bootstrap:
     """Resample the sequences, each with all of its samples, and redo the held-out curve and its match with the full model.
 
     Args:
         means: (n_sequences, n_routes) over all samples, for the fixed routes.
 
-    As for the oracle itself (`yardsticks.bootstrap_curves`), a choice at a breakpoint stays best for any resample at that
+    As for the oracle itself (`baselines.bootstrap_curves`), a choice at a breakpoint stays best for any resample at that
     resample's own mean cost. The splits and what the guesses are drawn to stay those of the sample.
     """
     n = len(means)
@@ -218,19 +205,14 @@ def bootstrap_held_out(
     for allocations, paid in fitted:
         choices = allocations.choices(_BOOTSTRAP_POINTS)
         chosen.append((spending.costs[rows, choices], paid[rows, choices]))
-    curve = np.zeros((n_bootstrap, len(budgets)))
-    fixed = np.empty((n_bootstrap, means.shape[1]))
-    chunk = max(1, _BOOTSTRAP_CELLS // n)
-    for start in range(0, n_bootstrap, chunk):
-        size = min(chunk, n_bootstrap - start)
-        drawn = resample_counts(rng, size, n, spending.bases)
-        total, counts = (drawn @ spending.bases)[:, None], drawn / n
-        fixed[start : start + size] = counts @ means
+    curves, fixed, stars = [], [], []
+    for counts in resamples(rng, n_bootstrap, n, spending.bases):
+        fixed.append(ratios(counts, means))
+        curve = np.zeros((len(counts), len(budgets)))
         for cost, value in chosen:
-            spent, paid = drawn @ cost / total, counts @ value
-            curve[start : start + size] += [np.interp(budgets, *pair) for pair in zip(spent, paid, strict=True)]
-    curve /= max(len(chosen), 1)
-    if full is None:
-        return HeldOutBootstrap(curve, fixed, None)
-    stars = [crossing(budgets, *pair) for pair in zip(curve, fixed[:, full], strict=True)]
-    return HeldOutBootstrap(curve, fixed, np.array([np.inf if star is None else star for star in stars]))
+            spent, paid = ratios(counts, cost, spending.bases), ratios(counts, value)
+            curve += [np.interp(budgets, *pair) for pair in zip(spent, paid, strict=True)]
+        curves.append(curve / len(chosen))
+        if full is not None:
+            stars += [crossing(budgets, *pair) for pair in zip(curves[-1], fixed[-1][:, full], strict=True)]
+    return Bootstrap.of(curves, fixed, stars, len(budgets), means.shape[1])

@@ -7,37 +7,37 @@ the cheapest budget at which the oracle equals the full model.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Hashable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from depthdial.errors import InputError
 from depthdial.metrics import higher_is_better as direction
 from depthdial.oracles.baselines import (
     Bootstrap,
     FixedRoute,
     bootstrap_curves,
     crossing,
+    fixed_routes,
     mixture_curve,
     permuted_curves,
     weighted,
 )
-from depthdial.oracles.costs import LAYER_STEPS, budget_in_units, cost_name, cost_unit
+from depthdial.oracles.costs import LAYER_STEPS
+from depthdial.oracles.curve import HEADLINE_SHARES, BudgetCurve, check_options, place_of_full
 from depthdial.oracles.exact.knapsack import BudgetProblem, prepare
 from depthdial.oracles.frames import as_frame, ends
 from depthdial.oracles.score_table import Rows, ScoreTable, read_scores
 from depthdial.oracles.whole_curve import WholeCurve, oracle_curve, read_off
-from depthdial.stats.serialize import array_or_none, plain
+from depthdial.stats.bootstrap import percentiles
 
 __all__ = ["OracleCurve", "WholeCurve", "oracle", "oracle_curve"]
-_HEADLINE_SHARES = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True, eq=False)
-class OracleCurve:
+class OracleCurve(BudgetCurve):
     """The oracle's quality against the budget, and what it is held against; made by `oracle`.
 
     Values are in the metric's own units (for a metric such as KL, where less is better, the curve falls). Budgets are in the
@@ -70,6 +70,8 @@ class OracleCurve:
         scores: the table itself.
         quality: what a mean value is: over `sequences`, or weighted by the `tokens` of the full route's answers.
     """
+
+    stored_as: ClassVar[str] = "oracle curve"
 
     metric: str
     cost: str
@@ -112,9 +114,9 @@ class OracleCurve:
         return self._problem.breakpoint_costs, self._sign * self._problem.breakpoint_values
 
     @property
-    def cost_unit(self) -> str:
-        """What budgets are counted in, as an axis says it."""
-        return cost_unit(self.cost)
+    def n_layers(self) -> int | None:
+        """Layers of the full model, where the rows tell."""
+        return self.scores.n_layers
 
     def pick(self, budget: float | str) -> np.ndarray:
         """The best choice within any budget: (n_sequences,) indices into `routes`, by `depthdial.solve_budget`.
@@ -140,14 +142,10 @@ class OracleCurve:
         assignment, the permuted oracle and the full model's value. Of the same choices, where the rows tell: `layers` per
         sequence, measured `ms` per sequence, and the metric as the mean over sequences and weighted by tokens.
         """
-        full_cost = self._full_cost
-        rows = []
-        if self.matches_full_at is not None:
-            star = self._row_at("matches full", self.matches_full_at, full_cost)
-            if self.matches_full_interval is not None:
-                star["budget_low"], star["budget_high"] = self.matches_full_interval
-            rows.append(star)
-        return rows + [self._row_at(f"{share:.0%}", share * full_cost, full_cost) for share in _HEADLINE_SHARES]
+        shares = [self._row_at(f"{share:.0%}", share * self._full_cost) for share in HEADLINE_SHARES]
+        if self.matches_full_at is None:
+            return shares
+        return [self._row_at("matches full", self.matches_full_at, self.matches_full_interval), *shares]
 
     def to_pandas(self) -> Any:
         """A pandas.DataFrame, one row a budget: every curve, and the shares of each route as `share of ROUTE`."""
@@ -155,44 +153,6 @@ class OracleCurve:
         curves = {name: getattr(self, name) for name in ("mixture", "random", "random_cost", "permuted")}
         whole = {"budget": self.budgets, "value": self.value, **ends(self.value_interval, "value")}
         return as_frame({**whole, **curves, **shares})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists, numbers and strings, ready for JSON; `from_dict` restores the curve, `pick` included."""
-        document = {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.name != "scores"}
-        document["fixed"] = [{field.name: getattr(route, field.name) for field in fields(route)} for route in self.fixed]
-        document["scores"] = {field.name: plain(getattr(self.scores, field.name)) for field in fields(self.scores)}
-        return document
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> OracleCurve:
-        """The curve that `to_dict` wrote; InputError if fields are missing or unknown."""
-        try:
-            given = dict(document)
-            scores = dict(given["scores"])
-            for name in ("sequence_ids", "routes"):
-                scores[name] = tuple(scores[name])
-            # Documents from before costs had names hold per-sequence costs, by the name of their column.
-            given["cost"] = scores["cost"] = cost_name(given["cost"])
-            for name in ("values", "costs", "weights", "full_costs", "tokens", "layers", "ms"):
-                scores[name] = array_or_none(scores.get(name))
-            given["scores"] = ScoreTable(**scores)
-            given["fixed"] = tuple(FixedRoute(**route) for route in given["fixed"])
-            for name in (
-                "budgets",
-                "value",
-                "shares",
-                "value_interval",
-                "mixture",
-                "random",
-                "random_cost",
-                "permuted",
-            ):
-                given[name] = array_or_none(given[name])
-            if given["matches_full_interval"] is not None:
-                given["matches_full_interval"] = tuple(given["matches_full_interval"])
-            return cls(**given)
-        except (KeyError, TypeError, ValueError) as problem:
-            raise InputError(f"This is not a stored oracle curve ({problem}); write one with to_dict.") from None
 
     @cached_property
     def _problem(self) -> BudgetProblem:
@@ -202,41 +162,23 @@ class OracleCurve:
     def _sign(self) -> float:
         return 1.0 if self.higher_is_better else -1.0
 
-    @property
-    def _full_cost(self) -> float:
-        """The full route's cost; without one the costliest route's."""
-        return self.full_cost if self.full_cost is not None else max(route.cost for route in self.fixed)
-
-    def _units(self, budget: float | str) -> float:
-        last = float(self.budgets[-1])
-        return budget_in_units(budget, cost=self.cost, full_cost=self._full_cost, most=last, n_layers=self.scores.n_layers)
-
-    def _row_at(self, label: str, budget: float, full_cost: float) -> dict[str, Any]:
-        reachable = budget >= self.budgets[0] * (1 - 1e-12)
+    def _row_at(self, label: str, budget: float, interval: tuple[float, float] | None = None) -> dict[str, Any]:
         affordable = [route for route in self.fixed if route.cost <= budget * (1 + 1e-12)]
         best = max(affordable, key=lambda route: self._sign * route.value, default=None)
-        found = self._problem.solve(budget) if reachable else None
-        interval = self.value_interval
-
-        def read(curve: np.ndarray | None) -> float | None:
-            return None if curve is None or not reachable else float(np.interp(budget, self.budgets, curve))
-
+        found = self._problem.solve(budget) if self._reaches(budget) else None
+        low, high = (None, None) if self.value_interval is None else self.value_interval.T
         return {
-            "point": label,
-            "budget": budget,
-            "budget_low": None,
-            "budget_high": None,
-            "share_of_full": budget / full_cost if full_cost else None,
+            **self._row(label, budget, interval),
             "oracle": None if found is None else self._sign * found.value + 0.0,
-            "oracle_low": None if interval is None else read(interval[:, 0]),
-            "oracle_high": None if interval is None else read(interval[:, 1]),
+            "oracle_low": self._read(budget, low),
+            "oracle_high": self._read(budget, high),
             "best_fixed": None if best is None else best.route,
             "best_fixed_value": None if best is None else best.value,
             "mixture": None if best is None else float(self.mixture_at(np.array([budget]))[0]),
-            "random": read(self.random),
-            "permuted": read(self.permuted),
+            "random": self._read(budget, self.random),
+            "permuted": self._read(budget, self.permuted),
             "full": self.full_value,
-            **(self.scores.beside(None) if found is None else self.scores.beside(found.choice)),
+            **self.scores.beside(None if found is None else found.choice),
         }
 
     def mixture_at(self, budgets: np.ndarray) -> np.ndarray:
@@ -289,13 +231,11 @@ def oracle(
         InputError: a column is missing or holds NaN, a (sequence, route) is missing or double, an option is wrong, or the
             metric's direction is not known.
     """
-    _check_options(n_bootstrap, n_permutations, confidence)
+    check_options(confidence, n_bootstrap=n_bootstrap, n_permutations=n_permutations)
     columns = {"sequence": sequence, "route": route, "full_route": full_route, "weight_by": weight_by}
     scores = read_scores(rows, metric=metric, cost=cost, steps=steps, **columns)
     sign = 1.0 if direction(metric, higher_is_better) else -1.0
-    full = scores.routes.index(full_route) if full_route in scores.routes else None
-    if full is None and full_route not in (None, "full"):
-        raise InputError(f"No row has the route {full_route!r}; the table has {', '.join(scores.routes)}.")
+    full = place_of_full(scores.routes, full_route)
     problem, value_weights = _problem(scores, sign, quality), scores.value_weights(quality)
     whole = read_off(problem, n_points=200)
     route_values, route_costs = problem.values.mean(axis=0), scores.mean_costs()
@@ -306,7 +246,7 @@ def oracle(
     samples = bootstrap_curves(*table, whole.choices, whole.budgets, full, **resampling)
     shuffling = {"n_permutations": n_permutations, "seed": seed, "value_weights": value_weights}
     shuffled, shuffled_stars = permuted_curves(*table, whole.budgets, target, **shuffling)
-    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    fixed_values, fixed_draws = sign * route_values, sign * samples.fixed
     return OracleCurve(
         metric=metric,
         cost=scores.cost,
@@ -315,12 +255,12 @@ def oracle(
         budgets=whole.budgets,
         value=sign * whole.values + 0.0,
         shares=whole.shares,
-        value_interval=_interval(sign * samples.oracle, tails),
+        value_interval=percentiles(sign * samples.curve, confidence) if n_bootstrap else None,
         full_value=None if target is None else sign * target + 0.0,
         full_cost=None if full is None else float(route_costs[full]),
         matches_full_at=None if star is None else star.cost,
-        matches_full_interval=None if star is None else _star_interval(samples, star.cost, problem, target, tails),
-        fixed=_fixed_routes(scores.routes, route_costs, sign * route_values, _interval(sign * samples.fixed, tails)),
+        matches_full_interval=None if star is None else _star_interval(samples, star.cost, problem, target, confidence),
+        fixed=fixed_routes(scores.routes, route_costs, fixed_values, fixed_draws, confidence),
         mixture=sign * mixture_curve(route_costs, route_values, whole.budgets),
         random=sign * (whole.shares @ route_values),
         random_cost=whole.shares @ route_costs,
@@ -335,40 +275,16 @@ def oracle(
     )
 
 
-def _check_options(n_bootstrap: int, n_permutations: int, confidence: float) -> None:
-    for name, count in (("n_bootstrap", n_bootstrap), ("n_permutations", n_permutations)):
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 0:
-            raise InputError(f"{name} is {count!r}; give a whole number, 0 for none.")
-    if not 0 < confidence < 1:
-        raise InputError(f"The confidence is {confidence!r}; give a number between 0 and 1, such as 0.95.")
-
-
 def _problem(scores: ScoreTable, sign: float, quality: str) -> BudgetProblem:
     values = weighted(sign * scores.values, scores.value_weights(quality))
     return prepare(values, scores.costs, scores.weights, bases=scores.full_costs)
 
 
-def _interval(samples: np.ndarray, tails: np.ndarray) -> np.ndarray | None:
-    """(n, 2) lower and upper ends over the first axis of (n_bootstrap, n)."""
-    return np.quantile(samples, tails, axis=0).T if len(samples) else None
-
-
 def _star_interval(
-    samples: Bootstrap, star: float, problem: BudgetProblem, target: float | None, tails: np.ndarray
+    samples: Bootstrap, star: float, problem: BudgetProblem, target: float | None, confidence: float
 ) -> tuple[float, float] | None:
-    if samples.matches_full_at is None or target is None or not len(samples.matches_full_at):
+    if samples.matches_full_at is None or target is None:
         return None
     straight = crossing(problem.breakpoint_costs, problem.breakpoint_values, target)
-    low, high = np.quantile(samples.matches_full_at, tails)
-    moved = 0.0 if straight is None else star - straight
-    return float(low + moved), float(high + moved)
-
-
-def _fixed_routes(
-    routes: tuple[str, ...], costs: np.ndarray, values: np.ndarray, intervals: np.ndarray | None
-) -> tuple[FixedRoute, ...]:
-    ends = [(None, None)] * len(routes) if intervals is None else intervals.tolist()
-    return tuple(
-        FixedRoute(name, float(cost), float(value), low, high)
-        for name, cost, value, (low, high) in zip(routes, costs, values, ends, strict=True)
-    )
+    low, high = percentiles(samples.matches_full_at, confidence) + (0.0 if straight is None else star - straight)
+    return float(low), float(high)

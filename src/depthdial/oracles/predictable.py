@@ -11,28 +11,26 @@ whatever the number of samples, and both sides close in as it grows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from depthdial.errors import InputError
 from depthdial.metrics import higher_is_better as direction
 from depthdial.oracles import crossfit
-from depthdial.oracles.baselines import FixedRoute, crossing, mixture_curve
-from depthdial.oracles.costs import LAYER_STEPS, budget_in_units, cost_name, cost_unit
+from depthdial.oracles.baselines import FixedRoute, crossing, fixed_routes, mixture_curve
+from depthdial.oracles.costs import LAYER_STEPS
+from depthdial.oracles.curve import HEADLINE_SHARES, BudgetCurve, check_options, place_of_full
 from depthdial.oracles.frames import as_frame, ends
 from depthdial.oracles.score_table import Rows, SampledScores, read_samples
-from depthdial.stats.serialize import array_or_none, plain
+from depthdial.stats.bootstrap import percentiles
 
-_HEADLINE_SHARES = (0.25, 0.5, 0.75)
 _EVEN_BUDGETS = 200
-_ARRAYS = ("budgets", "predictable", "predictable_interval", "plug_in", "permuted", "random", "mixture")
 
 
 @dataclass(frozen=True, eq=False)
-class PredictableCurve:
+class PredictableCurve(BudgetCurve):
     """The oracle split into what is predictable and what is luck, against the budget; made by `predictable_oracle`.
 
     All curves are mean values within a budget, of answers sampled under one decoding policy. Budgets are in the units of
@@ -67,6 +65,8 @@ class PredictableCurve:
         n_layers: layers of the full model, where the rows tell.
     """
 
+    stored_as: ClassVar[str] = "predictable curve"
+
     metric: str
     cost: str
     full_route: str | None
@@ -98,11 +98,6 @@ class PredictableCurve:
     n_layers: int | None = None
 
     @property
-    def cost_unit(self) -> str:
-        """What budgets are counted in, as an axis says it."""
-        return cost_unit(self.cost)
-
-    @property
     def matches_full_at(self) -> float | None:
         """The predictable oracle's star at the largest number of samples."""
         return self.predictable_matches_full_at[-1]
@@ -116,26 +111,24 @@ class PredictableCurve:
         Raises:
             InputError: the budget is no number, or below the cheapest assignment.
         """
-        last, full = float(self.budgets[-1]), self._full_cost
-        budget = budget_in_units(budget, cost=self.cost, full_cost=full, most=last, n_layers=self.n_layers)
-        if not budget >= self.budgets[0] * (1 - 1e-12):
+        budget = self._units(budget)
+        if not self._reaches(budget):
             raise InputError(
                 f"The budget {budget:g} is below the cheapest assignment, whose mean cost is {self.budgets[0]:.10g}; "
                 "give at least that."
             )
-        interval = self.predictable_interval
+        low, high = (None, None) if self.predictable_interval is None else self.predictable_interval.T
         curves = {
             "predictable": self.predictable[-1],
-            "predictable_low": None if interval is None else interval[:, 0],
-            "predictable_high": None if interval is None else interval[:, 1],
+            "predictable_low": low,
+            "predictable_high": high,
             "plug_in": self.plug_in[0],
             "plug_in_all": self.plug_in[-1],
             "permuted": self.permuted,
             "random": self.random,
             "mixture": self.mixture,
         }
-        read = {name: None if c is None else float(np.interp(budget, self.budgets, c)) for name, c in curves.items()}
-        return {name: None if value is None or np.isnan(value) else value for name, value in read.items()}
+        return {name: self._read(budget, curve) for name, curve in curves.items()}
 
     def table(self) -> list[dict[str, Any]]:
         """A row for each star, and for 25, 50 and 75% of the full cost where that can be met.
@@ -143,26 +136,16 @@ class PredictableCurve:
         `point`, `budget` (with its interval, for the predictable star), `share_of_full` (of the full route's cost, or the
         costliest one's), the curves of `at`, and the full route's value.
         """
-        full_cost = self._full_cost
-        low, high = self.matches_full_interval or (None, None)
-        points: list[tuple[str, float | None, float | None, float | None]] = [
-            ("predictable matches full", self.matches_full_at, low, high),
-            ("plug-in matches full", self.plug_in_matches_full_at[0], None, None),
-            ("mixture matches full", self.mixture_matches_full_at, None, None),
+        points = [
+            ("predictable matches full", self.matches_full_at, self.matches_full_interval),
+            ("plug-in matches full", self.plug_in_matches_full_at[0], None),
+            ("mixture matches full", self.mixture_matches_full_at, None),
+            *((f"{share:.0%}", share * self._full_cost, None) for share in HEADLINE_SHARES),
         ]
-        points += [(f"{share:.0%}", share * full_cost, None, None) for share in _HEADLINE_SHARES]
         return [
-            {
-                "point": label,
-                "budget": budget,
-                "budget_low": budget_low,
-                "budget_high": budget_high,
-                "share_of_full": budget / full_cost if full_cost else None,
-                **self.at(budget),
-                "full": self.full_value,
-            }
-            for label, budget, budget_low, budget_high in points
-            if budget is not None and budget >= self.budgets[0] * (1 - 1e-12)
+            {**self._row(label, budget, interval), **self.at(budget), "full": self.full_value}
+            for label, budget, interval in points
+            if budget is not None and self._reaches(budget)
         ]
 
     def to_pandas(self) -> Any:
@@ -173,33 +156,6 @@ class PredictableCurve:
         return as_frame(
             {"budget": self.budgets, **chosen, **ends(self.predictable_interval, "predictable"), **paid, **others}
         )
-
-    @property
-    def _full_cost(self) -> float:
-        """The full route's cost; without one the costliest route's."""
-        return self.full_cost if self.full_cost is not None else max(route.cost for route in self.fixed)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists, numbers and strings, ready for JSON; `from_dict` restores the curve."""
-        document = {field.name: plain(getattr(self, field.name)) for field in fields(self)}
-        document["fixed"] = [{field.name: getattr(route, field.name) for field in fields(route)} for route in self.fixed]
-        return document
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> PredictableCurve:
-        """The curve that `to_dict` wrote; InputError if fields are missing or unknown."""
-        try:
-            given = dict(document)
-            given.update({name: array_or_none(given[name]) for name in _ARRAYS})
-            for name in ("chosen_on", "predictable_matches_full_at", "plugged_in", "plug_in_matches_full_at"):
-                given[name] = tuple(given[name])
-            if given["matches_full_interval"] is not None:
-                given["matches_full_interval"] = tuple(given["matches_full_interval"])
-            given["fixed"] = tuple(FixedRoute(**route) for route in given["fixed"])
-            given["cost"] = cost_name(given["cost"])
-            return cls(**given)
-        except (KeyError, TypeError, ValueError) as problem:
-            raise InputError(f"This is not a stored predictable curve ({problem}); write one with to_dict.") from None
 
 
 def predictable_oracle(
@@ -241,13 +197,11 @@ def predictable_oracle(
         InputError: a column is missing or holds NaN, a row is missing or double, samples are odd or there is one alone, the
             cost depends on the answer, an option is wrong, or the metric's direction is not known.
     """
-    _check_options(n_splits, n_bootstrap, n_permutations, confidence)
+    check_options(confidence, n_splits=n_splits, n_bootstrap=n_bootstrap, n_permutations=n_permutations)
     columns = {"sequence": sequence, "route": route, "sample": sample, "full_route": full_route}
     scores = read_samples(rows, metric=metric, cost=cost, steps=steps, **columns)
     sign = 1.0 if direction(metric, higher_is_better) else -1.0
-    full = scores.routes.index(full_route) if full_route in scores.routes else None
-    if full is None and full_route not in (None, "full"):
-        raise InputError(f"No row has the route {full_route!r}; the table has {', '.join(scores.routes)}.")
+    full = place_of_full(scores.routes, full_route)
     values, n_samples = sign * scores.values, scores.values.shape[2]
     spending = crossfit.Spending(scores.costs, scores.bases)
     means = values.mean(axis=2)
@@ -268,7 +222,7 @@ def predictable_oracle(
     )
     mixture = mixture_curve(route_costs, route_values, budgets)
     target = None if full is None else float(route_values[full])
-    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    fixed_values, fixed_draws = sign * route_values, sign * resampled.fixed
     return PredictableCurve(
         metric=metric,
         cost=scores.cost,
@@ -279,9 +233,9 @@ def predictable_oracle(
         shrink=shrink,
         chosen_on=sizes,
         predictable=sign * predictable + 0.0,
-        predictable_interval=np.quantile(sign * resampled.curve, tails, axis=0).T if n_bootstrap else None,
+        predictable_interval=percentiles(sign * resampled.curve, confidence) if n_bootstrap else None,
         predictable_matches_full_at=tuple(_star(budgets, curve, target) for curve in predictable),
-        matches_full_interval=_star_interval(resampled.matches_full_at, tails),
+        matches_full_interval=_star_interval(resampled.matches_full_at, confidence),
         plugged_in=tuple(sets),
         plug_in=sign * plug_in + 0.0,
         plug_in_matches_full_at=tuple(_star(budgets, curve, target) for curve in plug_in),
@@ -289,7 +243,7 @@ def predictable_oracle(
         random=sign * crossfit.random_curve(fitted[sizes[-1]], budgets),
         mixture=sign * mixture + 0.0,
         mixture_matches_full_at=_star(budgets, mixture, target),
-        fixed=_fixed_routes(scores, sign * route_values, sign * resampled.fixed, tails),
+        fixed=fixed_routes(scores.routes, route_costs, fixed_values, fixed_draws, confidence),
         full_value=None if target is None else sign * target + 0.0,  # no -0 of a loss
         full_cost=None if full is None else float(route_costs[full]),
         confidence=confidence,
@@ -300,18 +254,6 @@ def predictable_oracle(
         higher_is_better=sign > 0,
         n_layers=scores.n_layers,
     )
-
-
-def _check_options(n_splits: int, n_bootstrap: int, n_permutations: int, confidence: float) -> None:
-    for name, count, least in (
-        ("n_splits", n_splits, 1),
-        ("n_bootstrap", n_bootstrap, 0),
-        ("n_permutations", n_permutations, 0),
-    ):
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < least:
-            raise InputError(f"{name} is {count!r}; give a whole number of at least {least}.")
-    if not 0 < confidence < 1:
-        raise InputError(f"The confidence is {confidence!r}; give a number between 0 and 1, such as 0.95.")
 
 
 def _sizes(n_samples: int) -> tuple[int, ...]:
@@ -331,20 +273,9 @@ def _star(budgets: np.ndarray, curve: np.ndarray, target: float | None) -> float
     return None if target is None else crossing(budgets[there], curve[there], target)
 
 
-def _star_interval(stars: np.ndarray | None, tails: np.ndarray) -> tuple[float | None, float | None] | None:
-    if stars is None or not len(stars):
+def _star_interval(stars: np.ndarray | None, confidence: float) -> tuple[float | None, float | None] | None:
+    if stars is None:
         return None
     # Order statistics, for there is nothing between a budget and never.
-    low, high = (float(np.quantile(stars, tail, method="inverted_cdf")) for tail in tails)
+    low, high = percentiles(stars, confidence, method="inverted_cdf").tolist()
     return low if np.isfinite(low) else None, high if np.isfinite(high) else None
-
-
-def _fixed_routes(
-    scores: SampledScores, values: np.ndarray, resampled: np.ndarray, tails: np.ndarray
-) -> tuple[FixedRoute, ...]:
-    ends = np.quantile(resampled, tails, axis=0).T.tolist() if len(resampled) else [(None, None)] * len(values)
-    costs = scores.mean_costs().tolist()
-    return tuple(
-        FixedRoute(name, cost, value, low, high)
-        for name, cost, value, (low, high) in zip(scores.routes, costs, values.tolist(), ends, strict=True)
-    )

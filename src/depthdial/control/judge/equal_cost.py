@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depthdial.oracles.baselines import resample_counts
 from depthdial.oracles.crossfit import Allocations
 from depthdial.oracles.exact.hull import merge_increments
+from depthdial.stats.bootstrap import ratios, resamples
 
 # An oracle's curve is read off at so many of its breakpoints.
 _CURVE_POINTS = 500
@@ -64,25 +64,20 @@ class Draws:
     ) -> Draws:
         n = len(values)
         base, weight = (np.ones(n) if given is None else given for given in (bases, counted))
-        counts = resample_counts(rng, n_bootstrap, n, base * weight)
-        weights = np.concatenate([np.ones((1, n)), counts]) / n
+        weights = np.concatenate([np.ones((1, n)), *resamples(rng, n_bootstrap, n, base * weight)]) / n
         return cls(values, costs, weights, base, weight)
 
     def mean(self, table: np.ndarray) -> np.ndarray:
         """(n_draws, ..) means over the sequences of a table (n, ..), each as one."""
-        return np.tensordot(self.weights, table, axes=1)
+        return ratios(self.weights, table)
 
     def value(self, table: np.ndarray) -> np.ndarray:
         """(n_draws, ..) mean quality of a table (n, ..)."""
-        return self._ratio(table, self.counted, self.counted)
+        return ratios(self.weights, table * self.counted.reshape(-1, *[1] * (table.ndim - 1)), self.counted)
 
     def cost(self, table: np.ndarray) -> np.ndarray:
         """(n_draws, ..) cost of what (n, ..) was spent."""
-        return self._ratio(table, np.ones(len(table)), self.bases)
-
-    def _ratio(self, table: np.ndarray, times: np.ndarray, over: np.ndarray) -> np.ndarray:
-        sums = self.mean(table * times.reshape(-1, *[1] * (table.ndim - 1)))
-        return sums / (self.weights @ over).reshape(-1, *[1] * (table.ndim - 1))
+        return ratios(self.weights, table, self.bases)
 
     def chosen(self, choices: np.ndarray, overhead: float) -> Reached:
         """What choices (n, n_seeds, n_budgets) reach, where choosing itself costs `overhead` per sequence."""
@@ -110,7 +105,7 @@ class Draws:
     def oracle(self, guesses: np.ndarray, costs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """What the budgeted oracle on guesses (n, n_routes) is paid at costs (n_draws, ..) of each draw.
 
-        A choice at a breakpoint stays best for any draw at that draw's own mean cost, as in `yardsticks.bootstrap_curves`;
+        A choice at a breakpoint stays best for any draw at that draw's own mean cost, as in `baselines.bootstrap_curves`;
         the guesses stay those of the sample.
         """
         worth = guesses * self.counted[:, None]

@@ -10,8 +10,8 @@ good: gains and their intervals then err on the low side.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,14 +32,14 @@ from depthdial.control.judge.inputs import (
 )
 from depthdial.control.judge.reliability import RouteCalibration, calibrated
 from depthdial.errors import InputError
-from depthdial.oracles.baselines import FixedRoute
+from depthdial.oracles.baselines import FixedRoute, fixed_routes
 from depthdial.oracles.exact.knapsack import prepare
 from depthdial.oracles.prices import choose_routes
-from depthdial.stats.serialize import array_or_none, plain
+from depthdial.stats.bootstrap import percentiles
+from depthdial.stats.serialize import dump, load
 
 NO_GAP = "no gap to close"
 _DRAWN_POINTS = 120
-_Stored = TypeVar("_Stored")
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,26 +164,14 @@ class ControllerScore:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, ready for JSON; `from_dict` restores the score."""
-        document = _document(self)
-        document["curves"] = _document(self.curves)
-        for name in ("methods", "gaps", "fixed", "calibration"):
-            document[name] = [_document(part) for part in getattr(self, name)]
-        return document
+        return dump(self)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ControllerScore:
         """The score that `to_dict` wrote; InputError if fields are missing or unknown."""
-        parts = {"methods": MethodScore, "gaps": GapScore, "fixed": FixedRoute, "calibration": RouteCalibration}
-        try:
-            given = dict(document)
-            given["routes"], given["curves"] = tuple(given["routes"]), _restored(Curves, given["curves"])
-            if given.pop("mixed", None) is not None:  # scores of before had this field
-                raise ValueError("its static mixture was decided on other rows")
-            for name, kind in parts.items():
-                given[name] = tuple(_restored(kind, part) for part in given[name])
-            return _restored(cls, given)
-        except (KeyError, TypeError, ValueError, AttributeError) as problem:
-            raise InputError(f"This is not a stored score of a controller ({problem}); write one with to_dict.") from None
+        if document.get("mixed") is not None:  # scores of before had this field
+            raise InputError("This is not a stored score of a controller of today: its mixture was decided on other rows.")
+        return load(cls, {name: part for name, part in document.items() if name != "mixed"}, "score of a controller")
 
 
 def score_controller(
@@ -255,9 +243,8 @@ def score_controller(
         others = checked_numbers(known, "known", (n, n_routes, None))
         oracles[PREDICTABLE] = guessed_values(table, others, n_folds, folding)
     oracles[ORACLE] = table
-    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
-    own = reached[CONTROLLER]
-    gaps = [_gap_score(name, own, draws.oracle(guess, own.costs, tying), tails) for name, guess in oracles.items()]
+    own, fixed_values = reached[CONTROLLER], draws.value(draws.values)
+    gaps = [_gap_score(name, own, draws.oracle(guess, own.costs, tying), confidence) for name, guess in oracles.items()]
     return ControllerScore(
         metric=metric,
         cost=cost,
@@ -265,11 +252,11 @@ def score_controller(
         routes=tuple(routes),
         budgets=points,
         overhead=charged[CONTROLLER],
-        methods=tuple(_method_score(name, reached[name], own, tails) for name in reached),
+        methods=tuple(_method_score(name, reached[name], own, confidence) for name in reached),
         gaps=tuple(gaps),
         shares=np.stack([(choices[CONTROLLER] == route).mean(axis=(0, 1)) for route in range(n_routes)], axis=1),
-        fixed=_fixed_routes(routes, draws, tails),
-        curves=_curves(draws, oracles, tails, tying),
+        fixed=fixed_routes(routes, draws.cost(draws.costs)[0], fixed_values[0], fixed_values[1:], confidence),
+        curves=_curves(draws, oracles, confidence, tying),
         calibration=calibrated(tuple(routes), guesses[CONTROLLER], table),
         n_sequences=n,
         n_seeds=len(guesses[CONTROLLER]),
@@ -290,40 +277,40 @@ def _choices(predicted: np.ndarray, costs: np.ndarray, prices: np.ndarray) -> np
     return np.moveaxis(np.array(chosen), 2, 0)
 
 
-def _method_score(name: str, reached: Reached, own: Reached, tails: np.ndarray) -> MethodScore:
+def _method_score(name: str, reached: Reached, own: Reached, confidence: float) -> MethodScore:
     values, gains = with_mean(reached.values.mean(axis=1)), with_mean(reached.gains)
     behind = None if reached is own else with_mean(own.gains) - gains
     return MethodScore(
         name=name,
         costs=with_mean(reached.costs[0]).mean(axis=0),
         values=values[0],
-        intervals=_interval(values, tails),
+        intervals=_interval(values, confidence),
         mixture=with_mean(reached.mixture[0]).mean(axis=0),
         gains=gains[0],
-        gain_intervals=_interval(gains, tails),
+        gain_intervals=_interval(gains, confidence),
         behind=None if behind is None else behind[0],
-        behind_intervals=None if behind is None else _interval(behind, tails),
+        behind_intervals=None if behind is None else _interval(behind, confidence),
         seed_costs=with_mean(reached.costs[0]),
         seed_values=with_mean(reached.values[0]),
         seed_gains=with_mean(reached.values[0] - reached.mixture[0]),
     )
 
 
-def _gap_score(name: str, own: Reached, paid: np.ndarray, tails: np.ndarray) -> GapScore:
+def _gap_score(name: str, own: Reached, paid: np.ndarray, confidence: float) -> GapScore:
     """`paid`: (n_draws, n_seeds, n_budgets), what the oracle gets at the controller's costs."""
     values, gaps = with_mean(paid.mean(axis=1)), with_mean((paid - own.mixture).mean(axis=1))
-    gains, gap_intervals = with_mean(own.gains), _interval(gaps, tails)
+    gains, gap_intervals = with_mean(own.gains), _interval(gaps, confidence)
     is_there = gap_intervals[:, 0] > 0
     # Where a resample has no gap, its share is as extreme as can be: all or nothing, by the sign of what was gained.
     unbounded = np.where(gains > 0, np.inf, -np.inf)
     ratios = np.divide(100 * gains, gaps, out=unbounded, where=gaps > 0)
-    ends = np.quantile(ratios[1:], tails, axis=0, method="inverted_cdf").T
+    ends = percentiles(ratios[1:], confidence, method="inverted_cdf")
     seed_gains, seed_gaps = with_mean(own.values[0] - own.mixture[0]), with_mean(paid[0] - own.mixture[0])
     seed_closed = np.divide(100 * seed_gains, seed_gaps, out=np.full(seed_gains.shape, np.nan), where=seed_gaps > 0)
     return GapScore(
         name=name,
         values=values[0],
-        intervals=_interval(values, tails),
+        intervals=_interval(values, confidence),
         gaps=gaps[0],
         gap_intervals=gap_intervals,
         closed=np.where(is_there, ratios[0], np.nan),
@@ -332,7 +319,7 @@ def _gap_score(name: str, own: Reached, paid: np.ndarray, tails: np.ndarray) -> 
     )
 
 
-def _curves(draws: Draws, oracles: Mapping[str, np.ndarray], tails: np.ndarray, rng: np.random.Generator) -> Curves:
+def _curves(draws: Draws, oracles: Mapping[str, np.ndarray], confidence: float, rng: np.random.Generator) -> Curves:
     means = draws.cost(draws.costs)[0]
     at = np.unique(np.concatenate([np.linspace(means.min(), means.max(), _DRAWN_POINTS), means]))
     everywhere = np.tile(at, (len(draws.weights), 1))
@@ -343,14 +330,8 @@ def _curves(draws: Draws, oracles: Mapping[str, np.ndarray], tails: np.ndarray, 
         mixture=draws.mixture(everywhere)[0],
         oracle=paid[ORACLE][0],
         predictable=None if predictable is None else predictable[0],
-        predictable_intervals=None if predictable is None else _interval(predictable, tails),
+        predictable_intervals=None if predictable is None else _interval(predictable, confidence),
     )
-
-
-def _fixed_routes(routes: Sequence[str], draws: Draws, tails: np.ndarray) -> tuple[FixedRoute, ...]:
-    means = draws.value(draws.values)
-    columns = (draws.cost(draws.costs)[0].tolist(), means[0].tolist(), _interval(means, tails).tolist())
-    return tuple(FixedRoute(name, cost, value, *ends) for name, cost, value, ends in zip(routes, *columns, strict=True))
 
 
 def with_mean(curves: np.ndarray) -> np.ndarray:
@@ -358,17 +339,6 @@ def with_mean(curves: np.ndarray) -> np.ndarray:
     return np.concatenate([curves, curves.mean(axis=-1, keepdims=True)], axis=-1)
 
 
-def _interval(draws: np.ndarray, tails: np.ndarray) -> np.ndarray:
+def _interval(draws: np.ndarray, confidence: float) -> np.ndarray:
     """(n, 2) ends over the resamples of (n_draws, n), whose first row is the sample itself."""
-    return np.quantile(draws[1:], tails, axis=0).T
-
-
-def _document(part: Any) -> dict[str, Any]:
-    return {field.name: plain(getattr(part, field.name)) for field in fields(part)}
-
-
-def _restored(kind: type[_Stored], document: Mapping[str, Any]) -> _Stored:
-    given = dict(document)
-    arrays = [field.name for field in fields(kind) if str(field.type).startswith("np.ndarray")]  # type: ignore[arg-type]
-    given.update({name: array_or_none(given[name]) for name in arrays})
-    return kind(**given)
+    return percentiles(draws[1:], confidence)
