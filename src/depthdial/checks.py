@@ -1,16 +1,56 @@
-"""Guards on what a caller gives: one sentence for a value that cannot be used."""
+"""Guards on what a caller gives: the value itself, or one sentence that says what to give instead."""
 
 from __future__ import annotations
 
+import math
+import numbers
+import operator
+from collections.abc import Sequence
+from typing import Any
+
 from depthdial.errors import InputError
+
+_LIMITS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
+
+
+def choice(name: str, value: Any, known: Sequence[str]) -> Any:
+    """InputError unless `value` is one of two or more `known` ones."""
+    if value not in known:
+        raise InputError(f"Unknown {name} {value!r}: use {', '.join(known[:-1])} or {known[-1]}.")
+    return value
+
+
+def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """InputError unless `value` is a whole number within its limits."""
+    return _within(name, value, numbers.Integral, "a whole number", (least, None, most, None))
+
+
+def number(
+    name: str,
+    value: Any,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+) -> float:
+    """InputError unless `value` is a finite number within its limits; `above` and `below` are not within them."""
+    return _within(name, value, numbers.Real, "a number", (low, above, high, below))
+
+
+def share(name: str, value: Any) -> float:
+    """InputError unless `value` is above 0 and at most 1."""
+    return number(name, value, above=0, high=1)
+
+
+def _within(name: str, value: Any, kind: type, what: str, limits: tuple[float | None, ...]) -> Any:
+    known = {word: limit for word, limit in zip(_LIMITS, limits, strict=True) if limit is not None}
+    is_number = isinstance(value, kind) and not isinstance(value, bool) and value == value and abs(value) != math.inf  # type: ignore[operator]
+    if not is_number or not all(_LIMITS[word](value, limit) for word, limit in known.items()):
+        said = " and ".join(f"{word} {limit:g}" for word, limit in known.items())
+        raise InputError(f"Invalid {name} {value!r}: use {what}{' of' * said.startswith('at')}{said and ' '}{said}.")
+    return value
 
 
 def check_positive(value: int, name: str) -> int:
-    """The value itself, once it is sure to be a whole number of at least 1.
-
-    Raises:
-        InputError: otherwise.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, not {value!r}.")
-    return value
+    return whole(name, value, 1)

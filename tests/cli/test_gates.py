@@ -104,7 +104,7 @@ def test_gates_are_swept_both_ways_beside_routes(run, paths, and_more):
         (("--budgets", ""), "at least one budget"),
         (("--inputs", "hidden,attention"), "Unknown gate input 'attention'"),
         (("--key-values", "forget"), "Unknown key_values 'forget'"),
-        (("--fidelity-tokens", "0"), "fidelity_tokens must be"),
+        (("--fidelity-tokens", "0"), "Invalid fidelity_tokens"),
         (("--split", "train", "--training-split", "train"), "were used to train the gates"),
     ],
 )

@@ -128,7 +128,11 @@ def test_other_weights_are_another_controller(controller, model, tokenizer, many
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"epsilon": 0}, "epsilon is 0"), ({"epsilon": 2}, "epsilon is 2"), ({"epsilon": 0.1, "delta": 1.5}, "delta")],
+    [
+        ({"epsilon": 0}, "Invalid epsilon 0"),
+        ({"epsilon": 2}, "Invalid epsilon 2"),
+        ({"epsilon": 1, "delta": 1.5}, "delta"),
+    ],
 )
 def test_numbers_out_of_range(controller, model, tokenizer, many, options, message):
     with pytest.raises(InputError, match=message):

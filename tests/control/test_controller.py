@@ -283,8 +283,8 @@ def test_costs_can_be_flops(fit):
         ({"cost": "watts"}, "Unknown cost 'watts'"),
         ({"predictor": "oracle"}, "Unknown predictor 'oracle'"),
         ({"prompt_depth": "half"}, "Unknown prompt depth"),
-        ({"seed": -1}, "The seed must be"),
-        ({"response_tokens": 0}, "response_tokens must be"),
+        ({"seed": -1}, "Invalid seed"),
+        ({"response_tokens": 0}, "Invalid response_tokens"),
     ],
 )
 def test_bad_arguments(fit, options, message):

@@ -117,12 +117,12 @@ def test_a_fault_beyond_the_limit_is_told_too(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"limit": 0}, "limit is 0: give a whole number from 1"),
-        ({"limit": 2.0}, "limit is 2.0"),
-        ({"limit": True}, "limit is True"),
-        ({"max_prompt_tokens": 0}, "max_prompt_tokens is 0"),
-        ({"max_response_tokens": -1}, "max_response_tokens is -1"),
-        ({"seed": "1"}, "seed is '1'"),
+        ({"limit": 0}, "Invalid limit 0: use a whole number of at least 1"),
+        ({"limit": 2.0}, "Invalid limit 2.0"),
+        ({"limit": True}, "Invalid limit True"),
+        ({"max_prompt_tokens": 0}, "Invalid max_prompt_tokens 0"),
+        ({"max_response_tokens": -1}, "Invalid max_response_tokens -1"),
+        ({"seed": "1"}, "Invalid seed '1'"),
         ({"template": "alpaca"}, "Unknown template 'alpaca'"),
         ({"split": "dev"}, "Unknown split 'dev'"),
         ({"fields": {"query": "a"}}, "Unknown role 'query'"),

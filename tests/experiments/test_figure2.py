@@ -224,9 +224,9 @@ def test_differences_are_paired_over_sequences(script) -> None:
         ({"epochs": 2}, "tokens_per_route or with epochs"),
         ({"samples": {"samples": 3}}, "samples.samples must be even"),
         ({"samples": {"sample": 4}}, "unknown setting 'sample'"),
-        ({"learning_rate": -1}, "learning_rate must be a number above 0"),
-        ({"batch_size": 2.5}, "batch_size must be a whole number"),
-        ({"seed": -1}, "seed must be a whole number"),
+        ({"learning_rate": -1}, "Invalid learning_rate"),
+        ({"batch_size": 2.5}, "Invalid batch_size"),
+        ({"seed": -1}, "Invalid seed"),
     ],
 )
 def test_bad_settings_are_one_sentence(script, place, capsys, changed, expected) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from depthdial.checks import check_positive
 from depthdial.errors import InputError
 from depthdial.hf.adapter import AdapterCard, attach_card
 from depthdial.hf.untouched import untouched
@@ -104,7 +103,3 @@ def test_small_helpers():
         "cost": 0.5,
     }
     assert cut([1, 2, 3], 2) == (1, 2) and cut([1, 2, 3], None) == (1, 2, 3)
-    assert check_positive(3, "x") == 3
-    for bad in (0, -1, 1.5, True, "3"):
-        with pytest.raises(InputError, match="x must be a whole number"):
-            check_positive(bad, "x")

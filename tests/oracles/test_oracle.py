@@ -299,9 +299,9 @@ def without_row(index):
         (random_rows(3) | {"rouge_l": np.ones(5)}, {}, "'rouge_l' and 'sequence_id' differ in length"),
         (random_rows(3) | {"route": np.array(["full"])}, {}, "'sequence_id' and 'route' differ in length"),
         (random_rows(3), {"full_route": "whole"}, "No row has the route 'whole'"),
-        (random_rows(3), {"n_bootstrap": -1}, "n_bootstrap is -1"),
-        (random_rows(3), {"n_permutations": 2.5}, "n_permutations is 2.5"),
-        (random_rows(3), {"confidence": 95}, "confidence is 95"),
+        (random_rows(3), {"n_bootstrap": -1}, "Invalid n_bootstrap -1"),
+        (random_rows(3), {"n_permutations": 2.5}, "Invalid n_permutations 2.5"),
+        (random_rows(3), {"confidence": 95}, "Invalid confidence 95"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(rows, options, message):

@@ -348,10 +348,10 @@ def greedy():
         (rows_of(2), {"cost": "flops"}, "no column 'flops'"),
         (rows_of(2), {"sample": "draw"}, "no column 'draw' with numbers"),
         (rows_of(2), {"full_route": "whole"}, "No row has the route 'whole'"),
-        (rows_of(2), {"n_splits": 0}, "n_splits is 0"),
-        (rows_of(2), {"n_bootstrap": -1}, "n_bootstrap is -1"),
-        (rows_of(2), {"n_permutations": True}, "n_permutations is True"),
-        (rows_of(2), {"confidence": 95}, "confidence is 95"),
+        (rows_of(2), {"n_splits": 0}, "Invalid n_splits 0"),
+        (rows_of(2), {"n_bootstrap": -1}, "Invalid n_bootstrap -1"),
+        (rows_of(2), {"n_permutations": True}, "Invalid n_permutations True"),
+        (rows_of(2), {"confidence": 95}, "Invalid confidence 95"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(rows, options, message):

@@ -69,7 +69,7 @@ def test_no_route_is_worth_more_than_the_chosen_one(table: tuple[np.ndarray, np.
 
 @pytest.mark.parametrize("price", [-1e-9, float("nan"), float("inf")])
 def test_a_price_that_is_none_is_refused(price: float) -> None:
-    with pytest.raises(InputError, match=r"The price is .* at least 0"):
+    with pytest.raises(InputError, match=r"Invalid price .* at least 0"):
         choose_routes(np.zeros((1, 4)), LAYERS, price)
 
 

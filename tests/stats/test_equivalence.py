@@ -163,7 +163,7 @@ def test_one_sequence_decides_nothing() -> None:
         ([], [], {}, "cannot be paired"),
         ([[1.0]], [[1.0]], {}, "cannot be paired"),
         ([1.0, math.nan], [1.0, 2.0], {}, "not finite"),
-        ([1.0], [1.0], {"margin": 0.0}, "above 0, not 0.0"),
+        ([1.0], [1.0], {"margin": 0.0}, "Invalid margin of equivalence 0.0: use a number above 0"),
         ([1.0], [1.0], {"margin": math.nan}, "above 0"),
     ],
 )

@@ -338,7 +338,7 @@ def test_the_rows_of_the_fit_are_needed(refused, fitted, tmp_path):
     ("options", "message"),
     [
         ({"budgets": (0.4, 0.9)}, "The budget 0.4 is below the cheapest routes"),
-        ({"n_bootstrap": 20}, "n_bootstrap is 20"),
+        ({"n_bootstrap": 20}, "Invalid n_bootstrap 20"),
     ],
 )
 def test_settings_that_do_not_fit_the_controller(refused, options, message):
@@ -348,19 +348,19 @@ def test_settings_that_do_not_fit_the_controller(refused, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epsilons": (0.02, 0.0)}, "epsilon is 0"),
+        ({"epsilons": (0.02, 0.0)}, "Invalid epsilon 0"),
         ({"delta": 1.5}, "delta"),
-        ({"samples": 3}, "samples must be an even number"),
-        ({"samples": -2}, "samples must be an even number"),
-        ({"samples": 2.0}, "samples must be an even number"),
-        ({"samples": False}, "samples must be an even number"),
-        ({"budgets": ()}, "budgets must be shares"),
-        ({"budgets": (0.5, 1.2)}, "budgets must be shares"),
-        ({"budgets": (0.0,)}, "budgets must be shares"),
-        ({"budgets": (float("nan"),)}, "budgets must be shares"),
-        ({"seeds": 0}, "seeds must be"),
-        ({"batch_size": True}, "batch_size must be"),
-        ({"timed_prompts": 0}, "timed_prompts must be"),
+        ({"samples": 3}, "Invalid samples"),
+        ({"samples": -2}, "Invalid samples"),
+        ({"samples": 2.0}, "Invalid samples"),
+        ({"samples": False}, "Invalid samples"),
+        ({"budgets": ()}, "name shares of the full cost"),
+        ({"budgets": (0.5, 1.2)}, "Invalid budget"),
+        ({"budgets": (0.0,)}, "Invalid budget"),
+        ({"budgets": (float("nan"),)}, "Invalid budget"),
+        ({"seeds": 0}, "Invalid seeds"),
+        ({"batch_size": True}, "Invalid batch_size"),
+        ({"timed_prompts": 0}, "Invalid timed_prompts"),
         ({"rivals": ("oracle",)}, "Unknown rival 'oracle'"),
     ],
 )

@@ -137,8 +137,8 @@ def test_families_left_by_another_search_are_held_against_the_rows_too(whole: Pa
         ({"fractions": ()}, "Fractions of the layers lie between 0 and 1"),
         ({"fractions": (0.9, 27)}, "not 0.9, 27"),
         ({"cost": "bytes"}, "Unknown cost 'bytes'"),
-        ({"screen": 0}, "screen must be"),
-        ({"beam_width": 0}, "beam_width must be"),
+        ({"screen": 0}, "Invalid screen"),
+        ({"beam_width": 0}, "Invalid beam_width"),
     ],
 )
 def test_bad_settings(change, message) -> None:

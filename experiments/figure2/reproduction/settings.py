@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from depthdial.checks import check_positive
+from depthdial.checks import whole
 from depthdial.errors import InputError
 from depthdial.files import read_json
 
@@ -35,8 +35,8 @@ class SampledAnswers:
     elastic: bool = True
 
     def __post_init__(self) -> None:
-        check_positive(self.sequences, "samples.sequences")
-        if check_positive(self.samples, "samples.samples") % 2:
+        whole("samples.sequences", self.sequences, 1)
+        if whole("samples.samples", self.samples, 1) % 2:
             raise InputError(f"samples.samples must be even, for one half is held out, not {self.samples}.")
         _check_above_zero(self.temperature, "samples.temperature")
 
@@ -99,7 +99,7 @@ class Settings:
             *("max_prompt_tokens", "max_response_tokens", "max_new_tokens", "batch_size", "eval_batch_size", "save_every"),
             *(n for n in ("tokens_per_route", "train_rows", "test_rows") if getattr(self, n) is not None),
         ):
-            check_positive(getattr(self, name), name)
+            whole(name, getattr(self, name), 1)
         for name in ("full_learning_rate", "learning_rate", *(() if self.epochs is None else ("epochs",))):
             _check_above_zero(getattr(self, name), name)
         for name in ("warmup_fraction", "elastic_cross_entropy"):

@@ -8,8 +8,9 @@ from typing import Any, get_args
 
 import numpy as np
 
+from depthdial.checks import choice
 from depthdial.control.prediction import COST_UNITS, cost_table
-from depthdial.errors import InputError, check_choice
+from depthdial.errors import InputError
 from depthdial.measure.features import FeatureSpec
 from depthdial.oracles.prices import Budget, budget_in
 from depthdial.routes import Route
@@ -68,9 +69,9 @@ class ControllerCard:
 
     def __post_init__(self) -> None:
         check_family(self.routes, self.n_layers)
-        check_choice("metric of a controller", self.metric, METRICS)
-        check_choice("cost", self.cost_unit, COST_UNITS)
-        check_choice("prompt depth", self.prompt_depth, get_args(PromptDepth))
+        choice("metric of a controller", self.metric, METRICS)
+        choice("cost", self.cost_unit, COST_UNITS)
+        choice("prompt depth", self.prompt_depth, get_args(PromptDepth))
         if self.features.n_layers != self.n_layers:
             raise InputError(
                 f"The features are of {self.features.n_layers} layers, and the controller's model has {self.n_layers}."

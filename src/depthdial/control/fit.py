@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from depthdial.checks import check_positive
+from depthdial.checks import choice, whole
 from depthdial.control.card import METRICS, ControllerCard, check_family, searched_prompts
 from depthdial.control.fitted import Fitted, FittedController
 from depthdial.control.prediction import COST_UNITS, LAYER_STEPS, LAYERS, MS, Prediction, likely_steps
@@ -21,7 +21,7 @@ from depthdial.data.leakage import prompt_hashes, require_apart, require_no_test
 from depthdial.data.tasks import EncodedExample, Task, as_task, encode
 from depthdial.data.templates import resolve_template
 from depthdial.engine.session import Runner
-from depthdial.errors import InputError, check_choice
+from depthdial.errors import InputError
 from depthdial.hf.architectures import unwrap
 from depthdial.hf.facts import ModelFacts
 from depthdial.hf.known_routes import best_known_routes
@@ -62,16 +62,15 @@ class FitSettings:
     allow_searched_rows: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("metric of a controller", self.metric, METRICS)
-        check_choice("cost", self.cost, COST_UNITS)
-        check_choice("predictor", self.predictor, (*KINDS, AUTO))
-        check_choice("prompt depth", self.prompt_depth, PROMPT_DEPTHS)
+        choice("metric of a controller", self.metric, METRICS)
+        choice("cost", self.cost, COST_UNITS)
+        choice("predictor", self.predictor, (*KINDS, AUTO))
+        choice("prompt depth", self.prompt_depth, PROMPT_DEPTHS)
         for name in ("response_tokens", "batch_size", "n_folds"):
-            check_positive(getattr(self, name), name)
+            whole(name, getattr(self, name), 1)
         if self.n_folds < 2:
             raise InputError("n_folds must be 2 or more: predictions are judged on rows that were left out.")
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
-            raise InputError(f"The seed must be a whole number of at least 0, not {self.seed!r}.")
+        whole("seed", self.seed, 0)
         budget_of(self.budget, 1.0)
 
     def rows(self, routes: tuple[Route, ...]) -> RowSettings:
@@ -192,7 +191,7 @@ def require_same_prompts(controller: FittedController, template: str, max_prompt
 def row_settings(controller: FittedController, batch_size: int) -> RowSettings:
     """How the rows of a fitted controller are measured."""
     card = controller.card
-    size = check_positive(batch_size, "batch_size")
+    size = whole("batch_size", batch_size, 1)
     return RowSettings(card.routes, card.prompt_depth, card.metric, card.response_tokens, size)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from depthdial.checks import whole
 from depthdial.data.fields import Columns, Record, check_roles, find_columns
 from depthdial.data.sources import Source, held_out_split, open_source
 from depthdial.data.templates import Form, Messages, Prompter, Template, check_template, resolve_template
@@ -155,11 +156,11 @@ def task(
             empty or malformed, a row without the field or with anything but text in it, or the Hub out of reach.
     """
     checked_template = check_template("auto" if template is None else template)
-    _check_positive("limit", limit)
-    _check_positive("max_prompt_tokens", max_prompt_tokens)
-    _check_positive("max_response_tokens", max_response_tokens)
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise InputError(f"The seed is {seed!r}: give a whole number.")
+    counts = {"limit": limit, "max_prompt_tokens": max_prompt_tokens, "max_response_tokens": max_response_tokens}
+    for name, count in counts.items():
+        if count is not None:
+            whole(name, count, 1)
+    whole("seed", seed)
     if fields is not None:
         check_roles(fields)  # before anything is downloaded
     source = open_source(name_or_path, split, seed)
@@ -277,8 +278,3 @@ def _ids(source: Source, columns: Columns, numbers: list[int], own_ids: list[str
             "name another as id, or none."
         )
     return [f"{source.name}-{source.split}-{number:05d}" for number in numbers]
-
-
-def _check_positive(name: str, number: int | None) -> None:
-    if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
-        raise InputError(f"{name} is {number!r}: give a whole number from 1, or leave it out.")

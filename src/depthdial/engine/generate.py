@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from depthdial.checks import check_positive
+from depthdial.checks import choice, whole
 from depthdial.data.templates import resolve_template
 from depthdial.engine.depth import Asked, Assignment, Batch, Depth, is_several, number_in, one_each, read_depth, takes_routes
 from depthdial.engine.loop import Guidance, decode_tokens
@@ -26,7 +26,7 @@ from depthdial.engine.sampler import Sampler
 from depthdial.engine.sampling import FinishReason, request_draws
 from depthdial.engine.session import Runner
 from depthdial.engine.streams import check_streaming, streaming
-from depthdial.errors import InputError, check_choice
+from depthdial.errors import InputError
 from depthdial.hf.architectures import unwrap
 from depthdial.routes import AnyRoute, Route
 from depthdial.views.passes import PROMPT_DEPTHS
@@ -337,5 +337,5 @@ def _check(model: Any, prompt_depth: str, batch_size: int) -> None:
             f"{type(base).__name__} cannot generate, for it has no language-modelling head: load the model with "
             "AutoModelForCausalLM."
         )
-    check_choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
-    check_positive(batch_size, "batch_size")
+    choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
+    whole("batch_size", batch_size, 1)

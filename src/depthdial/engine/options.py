@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from depthdial.checks import check_positive
+from depthdial.checks import whole
 from depthdial.errors import InputError
 from depthdial.hf.cache_name import CACHE_NAMES
 
@@ -199,7 +199,7 @@ def read_options(
         _stop_strings(merged.get("stop_strings")),
         _seed(seed) if is_sampled else _checked_seed(seed),
         _guidance_scale(merged.get("guidance_scale")),
-        None if (size := merged.get("prefill_chunk_size")) is None else check_positive(size, "prefill_chunk_size"),
+        None if (size := merged.get("prefill_chunk_size")) is None else whole("prefill_chunk_size", size, 1),
     )
 
 
@@ -306,7 +306,7 @@ def _lengths(argument: int | None, passed: Mapping[str, Any], keywords: Mapping[
         new_tokens = DEFAULT_NEW_TOKENS
     for name, value in (("max_new_tokens", new_tokens), ("max_length", max_length)):
         if value is not None:
-            check_positive(value, name)
+            whole(name, value, 1)
     return new_tokens, None if new_tokens is not None else max_length
 
 

@@ -10,14 +10,14 @@ samples and scoring on others rests on.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
+from depthdial.checks import number, share, whole
 from depthdial.errors import InputError
 from depthdial.views.tokens.depth import Depth
 
@@ -25,10 +25,6 @@ FinishReason = Literal["eos", "length", "stop"]
 
 # Below this, dividing by the temperature overflows; what it would choose is the greedy token anyway.
 _LOWEST_TEMPERATURE = 1e-4
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -48,14 +44,12 @@ class DecodingPolicy:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        hot = _is_number(self.temperature) and math.isfinite(self.temperature)
-        if not hot or (self.temperature != 0 and self.temperature < _LOWEST_TEMPERATURE):
+        if number("temperature", self.temperature, 0) and self.temperature < _LOWEST_TEMPERATURE:
             raise InputError(
-                f"temperature must be a number of at least {_LOWEST_TEMPERATURE} to draw answers, or 0 for greedy ones, "
-                f"not {self.temperature!r}."
+                f"Invalid temperature {self.temperature!r}: use at least {_LOWEST_TEMPERATURE} to draw answers, or 0 for "
+                "greedy ones."
             )
-        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
-            raise InputError(f"top_p must be a probability above 0 and at most 1, not {self.top_p!r}.")
+        share("top_p", self.top_p)
 
     @property
     def is_greedy(self) -> bool:
@@ -111,8 +105,7 @@ def sampling_policy(samples: int, temperature: float, top_p: float) -> DecodingP
         InputError: for a number of samples that is none, a policy that cannot be sampled from, or one that no answer
             would be sampled with.
     """
-    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 0:
-        raise InputError(f"samples must be a whole number, 0 for greedy answers, not {samples!r}.")
+    whole("samples", samples, 0)
     policy = DecodingPolicy(temperature, top_p)
     if samples == 0:
         if policy != DecodingPolicy(1.0, 1.0):

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import bdtr, rel_entr
 
-from depthdial.errors import InputError, check_choice
+from depthdial.checks import choice, number, whole
+from depthdial.errors import InputError
 
 METHODS = ("betting", "empirical_bernstein", "hoeffding_bentkus", "hoeffding")
 # The largest stake of a bet, as a share of the capital: one lost bet must not end the game. The paper takes 1/2 or 3/4;
@@ -49,7 +50,7 @@ def p_values(
     Returns:
         (...) numbers in [0, 1].
     """
-    check_choice("method", method, METHODS)
+    choice("method", method, METHODS)
     low, high = bounds
     scaled = np.clip((np.asarray(losses, dtype=float) - low) / (high - low), 0.0, 1.0)
     mean = (np.broadcast_to(np.asarray(epsilon, dtype=float), scaled.shape[:-1]) - low) / (high - low)
@@ -113,15 +114,11 @@ def rows_needed(
 
 
 def check_rows(n_rows: int) -> None:
-    if isinstance(n_rows, bool) or not isinstance(n_rows, int | np.integer) or n_rows < 2:
-        raise InputError(
-            f"There are too few calibration rows ({n_rows}): give at least 2, and hundreds for a small epsilon."
-        )
+    whole("number of calibration rows", n_rows, 2)
 
 
 def check_delta(delta: float) -> None:
-    if isinstance(delta, bool) or not isinstance(delta, int | float) or not 0 < delta < 1:
-        raise InputError(f"delta is {delta!r}: give a number between 0 and 1, such as 0.05.")
+    number("delta", delta, above=0, below=1)
 
 
 def check_losses(losses: np.ndarray, bounds: tuple[float, float]) -> None:

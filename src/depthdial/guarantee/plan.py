@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from depthdial.errors import InputError, check_choice
+from depthdial.checks import choice, share, whole
+from depthdial.errors import InputError
 from depthdial.guarantee.p_values import METHODS as P_VALUE_METHODS
 from depthdial.guarantee.p_values import check_delta, check_losses, check_rows, p_values, rows_needed, upper_bounds
 from depthdial.guarantee.risk_control import conformal_bounds, conformal_setting, fixed_sequence
@@ -241,9 +242,8 @@ def certify(
 
 
 def _check_plan(plan: CertificationPlan) -> None:
-    check_choice("method", plan.method, METHODS)
-    if isinstance(plan.epsilon, bool) or not isinstance(plan.epsilon, int | float) or not 0 < plan.epsilon <= 1:
-        raise InputError(f"epsilon is {plan.epsilon!r}: give a loss above 0 and at most 1, such as 0.02 for 2 points.")
+    choice("method", plan.method, METHODS)
+    share("epsilon", plan.epsilon)
     if plan.method == CONFORMAL:
         if plan.delta is not None:
             raise InputError("Conformal risk control promises an expectation and knows no delta: give delta=None.")
@@ -260,8 +260,7 @@ def _check_plan(plan: CertificationPlan) -> None:
         raise InputError(
             f"The bounds of the loss are {plan.bounds}: give the least (at most 0) and the greatest (at least epsilon)."
         )
-    if isinstance(plan.seed, bool) or not isinstance(plan.seed, int) or plan.seed < 0:
-        raise InputError(f"The seed is {plan.seed!r}: give a whole number of at least 0.")
+    whole("seed", plan.seed, 0)
     try:
         json.dumps(dict(plan.about), allow_nan=False)
     except (TypeError, ValueError):

@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from depthdial.errors import InputError, RouteWarning, check_choice
+from depthdial.checks import choice
+from depthdial.errors import InputError, RouteWarning
 from depthdial.files import read_json, write_json
 from depthdial.hf.architectures import count_layers, unwrap
 from depthdial.hf.trained import note_merging
@@ -60,7 +61,7 @@ class AdapterCard:
     training: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        check_choice("kind of adapter", self.kind, get_args(AdapterKind))
+        choice("kind of adapter", self.kind, get_args(AdapterKind))
         if not isinstance(getattr(torch, self.base_dtype, None), torch.dtype):
             raise InputError(f"Unknown type of weights {self.base_dtype!r}: write it as PyTorch does, such as float32.")
         RouteFamily(self.kind, self.n_layers, self.routes)  # its rules are the rules here

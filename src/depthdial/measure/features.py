@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from depthdial.checks import choice
 from depthdial.data.tasks import EncodedExample
 from depthdial.engine.prefill import Prefill
 from depthdial.engine.session import Runner
-from depthdial.errors import InputError, check_choice
+from depthdial.errors import InputError
 from depthdial.measure.plan import Plan
 from depthdial.progress import progress_bar
 from depthdial.routes import Route
@@ -57,7 +58,7 @@ class FeatureSpec:
         Raises:
             InputError: for prompts on the route, if the routes do not even share the first layer.
         """
-        check_choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
+        choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
         if prompt_depth == "full":
             watched = sorted({max(1, round(share * n_layers)) - 1 for share in _QUARTERS})
             return cls(n_layers, n_layers, tuple(watched), width)

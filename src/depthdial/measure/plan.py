@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
+from depthdial.checks import choice
 from depthdial.data.tasks import EncodedExample, Task, encode
 from depthdial.data.templates import resolve_template
 from depthdial.engine.session import Runner
-from depthdial.errors import InputError, check_choice
+from depthdial.errors import InputError
 from depthdial.hf.adapter import adapter_card
 from depthdial.hf.architectures import unwrap
 from depthdial.hf.ends import configured_ends
@@ -107,7 +108,7 @@ def make_plan(
     Raises:
         InputError: for a route that does not fit, a prompt that does not fit the context, or an unknown prompt depth.
     """
-    check_choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
+    choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
     runner = Runner.of(model, tokenizer)
     identity = identity or ModelIdentity.of(model)
     examples = tuple(encode(task, tokenizer, context_tokens=runner.context_tokens))

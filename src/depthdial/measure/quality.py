@@ -17,7 +17,8 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from depthdial.errors import InputError, check_choice
+from depthdial.checks import choice
+from depthdial.errors import InputError
 
 ROUGE_METRICS = ("rouge_1", "rouge_2", "rouge_l")
 FORCED_METRICS = ("nll", "kl", "agreement")
@@ -64,7 +65,7 @@ def rouge(
 
 def is_seen(text: str, tokenizer: str = "default") -> bool:
     """Whether a ROUGE tokenizer sees enough of a reference for a score to mean something."""
-    check_choice("ROUGE tokenizer", tokenizer, ROUGE_TOKENIZERS)
+    choice("ROUGE tokenizer", tokenizer, ROUGE_TOKENIZERS)
     if text.isascii() or tokenizer == "unicode":
         return any(letter.isalnum() for letter in text)
     letters = [letter for letter in text if letter.isalnum()]

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import torch
 
-from depthdial.checks import check_positive
+from depthdial.checks import whole
 from depthdial.data.leakage import require_unsearched
 from depthdial.data.tasks import EncodedExample, Task, as_task
 from depthdial.engine.prefill import Prefill
@@ -73,8 +73,8 @@ def similarity(
     Raises:
         InputError: for bad arguments; for numbers that are not finite, with all finished rows kept.
     """
-    check_positive(batch_size, "batch_size")
-    check_positive(fidelity_tokens, "fidelity_tokens")
+    whole("batch_size", batch_size, 1)
+    whole("fidelity_tokens", fidelity_tokens, 1)
     n_layers = Runner.of(model, tokenizer).n_layers
     chosen = all_families(n_layers) if routes is None else routes
     settings = {

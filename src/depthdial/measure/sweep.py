@@ -13,12 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from depthdial.checks import check_positive
+from depthdial.checks import choice, whole
 from depthdial.data.leakage import require_unsearched
 from depthdial.data.tasks import Task, as_task
 from depthdial.engine.sampling import sampled_metrics, sampling_policy
 from depthdial.engine.session import FIDELITY_TOKENS, Runner
-from depthdial.errors import DataWarning, InputError, check_choice
+from depthdial.errors import DataWarning, InputError
 from depthdial.hf.adapter import warn_if_outside
 from depthdial.hf.weights import weights_hash
 from depthdial.measure.answers import check_reference
@@ -114,8 +114,8 @@ def sweep(
     _check_references(task, chosen, rouge_tokenizer)
     options = SweepOptions(
         sampled_metrics(chosen) if samples else chosen,
-        check_positive(max_new_tokens, "max_new_tokens"),
-        check_positive(fidelity_tokens, "fidelity_tokens"),
+        whole("max_new_tokens", max_new_tokens, 1),
+        whole("fidelity_tokens", fidelity_tokens, 1),
         use_stemmer,
         keep_text,
         samples,
@@ -123,7 +123,7 @@ def sweep(
         full_untouched,
         rouge_tokenizer,
     )
-    check_positive(batch_size, "batch_size")
+    whole("batch_size", batch_size, 1)
     settings = {"kind": "sweep", "batch_size": batch_size, **options.settings()}
     if reference is not None:
         check_reference(model, reference)
@@ -173,7 +173,7 @@ def default_metrics(task: Task, samples: int) -> tuple[str, ...]:
 
 def _check_references(task: Task, metrics: Sequence[str], tokenizer: str) -> None:
     """Refuse what no row can be scored by, and warn of references that ROUGE cannot see."""
-    check_choice("ROUGE tokenizer", tokenizer, ROUGE_TOKENIZERS)
+    choice("ROUGE tokenizer", tokenizer, ROUGE_TOKENIZERS)
     answered = [example for example in task.examples if example.references]
     if not answered and all(metric in REFERENCE_METRICS for metric in metrics):
         raise InputError(

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depthdial.errors import InputError, check_choice
+from depthdial.checks import choice
+from depthdial.errors import InputError
 
 LAYER_STEPS, LAYERS, MS = "layer_steps", "layers", "ms"
 # The columns that these are counted from.
@@ -97,7 +98,7 @@ class CostReader:
         Raises:
             InputError: for a missing or incomplete column, or where the full route's answers take no steps and others do.
         """
-        check_choice("steps", self.steps, ("own", "full"))
+        choice("steps", self.steps, ("own", "full"))
         name = cost_name(cost)
         if name == LAYER_STEPS:
             counted = self._layer_steps()

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from depthdial.checks import number, whole
 from depthdial.errors import InputError
 from depthdial.oracles.baselines import FixedRoute
 from depthdial.oracles.costs import budget_in_units, cost_name, cost_unit
@@ -87,7 +88,5 @@ def place_of_full(routes: tuple[str, ...], full_route: str | None) -> int | None
 def check_options(confidence: float, *, n_splits: int = 1, **counts: int) -> None:
     """InputError for a count that is no whole number of at least 0 (of splits 1), or no confidence."""
     for name, count, least in (("n_splits", n_splits, 1), *((name, count, 0) for name, count in counts.items())):
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < least:
-            raise InputError(f"{name} is {count!r}; give a whole number of at least {least}.")
-    if not 0 < confidence < 1:
-        raise InputError(f"The confidence is {confidence!r}; give a number between 0 and 1, such as 0.95.")
+        whole(name, count, least)
+    number("confidence", confidence, above=0, below=1)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from depthdial.checks import number
 from depthdial.errors import InputError
 from depthdial.oracles.costs import LAYER_STEPS
 from depthdial.oracles.exact.hull import merge_increments
@@ -108,8 +109,7 @@ class OnlineBudget:
     def __post_init__(self) -> None:
         _check_price(self.price)
         for name, value in (("budget", self.budget), ("rate", self.rate), ("slack", self.slack)):
-            if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"The {name} of an online budget is {value!r}; give a finite number of at least 0.")
+            number(f"{name} of an online budget", value, 0)
 
     @classmethod
     def start(cls, predicted: ArrayLike, costs: ArrayLike, budget: float, *, rate: float | None = None) -> OnlineBudget:
@@ -146,8 +146,8 @@ class OnlineBudget:
 
     def settle(self, expected: float, spent: float) -> OnlineBudget:
         """The state once it is known that what was expected to cost `expected` cost `spent`; the price follows too."""
-        if not (math.isfinite(expected) and math.isfinite(spent) and min(expected, spent) >= 0):
-            raise InputError(f"A cost of {expected!r} turned out as {spent!r}: give finite costs of at least 0.")
+        number("expected cost", expected, 0)
+        number("cost", spent, 0)
         price = max(0.0, self.price + self.rate * (spent - expected))
         return replace(self, price=price, spent=max(0.0, self.spent - expected + spent))
 
@@ -160,8 +160,7 @@ class OnlineBudget:
 
 
 def _check_price(price: float) -> None:
-    if not (math.isfinite(price) and price >= 0):
-        raise InputError(f"The price is {price!r}; give a finite number of at least 0, in quality per unit of cost.")
+    number("price", price, 0)
 
 
 def budget_of(budget: Budget, full_cost: float) -> float:

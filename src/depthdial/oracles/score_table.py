@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from depthdial.errors import InputError, check_choice
+from depthdial.checks import choice
+from depthdial.errors import InputError
 from depthdial.metrics import MEASURED
 from depthdial.oracles.costs import LAYER_STEPS, LAYERS, LAYERS_COLUMN, SECONDS_COLUMN, CostReader, cost_columns
 
@@ -87,7 +88,7 @@ class ScoreTable:
 
     def value_weights(self, quality: str) -> np.ndarray | None:
         """(n_sequences,) what a sequence's value weighs in a mean: None for `sequences`, else full answers' tokens."""
-        check_choice("quality", quality, QUALITIES)
+        choice("quality", quality, QUALITIES)
         if quality == "sequences":
             return None
         if self.tokens is None or not self.tokens.sum() > 0:

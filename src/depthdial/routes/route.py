@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol, TypeVar
 
+from depthdial.checks import whole
 from depthdial.errors import InputError
 
 GRAMMAR = (
@@ -161,8 +162,7 @@ class RandomRoute:
         if self.kind not in RANDOM_FAMILIES:
             raise InputError(f"Unknown random family {self.kind!r}: use one of {', '.join(RANDOM_FAMILIES)}.")
         for name, value in (("cost_layers", self.cost_layers), ("seed", self.seed)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise InputError(f"The {name} of a random route is a whole number from 0, not {value!r}: write rls:12@0.")
+            whole(f"{name} of a random route", value, 0)
         _check_count(self.cost_layers, self.n_layers, self.name)
 
     @property
@@ -371,10 +371,7 @@ def _as_index(layer: object) -> int:
 
 
 def _check_depth(n_layers: int) -> None:
-    if not isinstance(n_layers, int) or isinstance(n_layers, bool) or n_layers < 1:
-        raise InputError(f"n_layers must be a whole number of at least 1, not {n_layers!r}.")
-    if n_layers > _MOST_LAYERS:
-        raise InputError(f"n_layers is {n_layers}, which no model has: use at most {_MOST_LAYERS}.")
+    whole("n_layers", n_layers, 1, _MOST_LAYERS)
 
 
 def _check_layers(layers: Sequence[int], n_layers: int) -> None:

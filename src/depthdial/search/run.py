@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from depthdial.checks import check_positive
+from depthdial.checks import choice, whole
 from depthdial.data.leakage import prompt_hashes, require_unsearched
 from depthdial.data.tasks import Task, as_task
-from depthdial.errors import InputError, check_choice
+from depthdial.errors import InputError
 from depthdial.files import check_out_file
 from depthdial.hf.untouched import has_adapters_on
 from depthdial.measure.latency import COSTS, LayerCosts, layer_flops, layer_ms, layers_alike
@@ -94,9 +94,9 @@ def search_routes(
     """
     given = {"metric": metric, "screen": screen, "beam_width": beam_width, "nested": nested}
     chosen = make_method(method, **given)
-    check_choice("cost", cost, COSTS)
+    choice("cost", cost, COSTS)
     for name, value in (("answer_tokens", answer_tokens), ("batch_size", batch_size)):
-        check_positive(value, name)
+        whole(name, value, 1)
     name = chosen.name if cost == "layers" else f"{chosen.name}-{cost}"
     settings = {"kind": "search", "method": name, **vars(chosen), "cost": cost, "answer_tokens": answer_tokens}
     about: dict[str, Any] = {"prompt_depth": "full", "identity": identity, "settings": settings}
@@ -107,7 +107,7 @@ def search_routes(
         check_out_file(Path(out))
     plan = make_plan(model, tokenizer, task, ["full"], answer_tokens=answer_tokens, **about)
     n_layers = plan.runner.n_layers
-    stop = n_layers // 2 if min_layers is None else check_positive(min_layers, "min_layers")
+    stop = n_layers // 2 if min_layers is None else whole("min_layers", min_layers, 1)
     if stop >= n_layers:
         raise InputError(f"min_layers is {stop} but the model has {n_layers}: search down to fewer layers.")
     settings = {**plan.run.settings, "batch_size": batch_size, "sequences": [e.id for e in plan.examples]}
@@ -140,7 +140,7 @@ def make_method(method: str, **given: Any) -> Method:
     Raises:
         InputError: for an unknown method or metric, a bad number, or an option of another method.
     """
-    check_choice("search method", method, METHODS)
+    choice("search method", method, METHODS)
     is_given = {name: value != "default" if name == "screen" else value is not None for name, value in given.items()}
     known = _OPTIONS[method]
     foreign = next((name for name, there in is_given.items() if there and name not in known), None)
@@ -149,10 +149,10 @@ def make_method(method: str, **given: Any) -> Method:
         raise InputError(f"{foreign} is an option of {users} and not of {method}: leave it out, or search by {users}.")
     options = {name: given[name] if is_given.get(name) else _DEFAULTS[name] for name in known}
     if "metric" in options:
-        check_choice("search metric", options["metric"], METRICS)
+        choice("search metric", options["metric"], METRICS)
     for name in ("screen", "beam_width"):
         if options.get(name) is not None:
-            check_positive(options[name], name)
+            whole(name, options[name], 1)
     makers: Mapping[str, Callable[..., Method]] = {
         "greedy": Greedy,
         "beam": Beam,

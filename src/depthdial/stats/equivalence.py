@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from depthdial.checks import number
 from depthdial.errors import InputError
 from depthdial.stats.bootstrap import percentiles
 from depthdial.stats.intervals import Interval, mean_interval, student_t_tail
@@ -203,8 +204,8 @@ def _differences(a: object, b: object, n_axes: int, margin: float | None) -> np.
         raise InputError(f"Scores of shapes {first.shape} and {second.shape} cannot be paired: give two of {axes}.")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise InputError("A score that is to be paired is missing or not finite: leave its pair out.")
-    if margin is not None and not 0 < margin < math.inf:
-        raise InputError(f"The margin of equivalence must be above 0, not {margin}.")
+    if margin is not None:
+        number("margin of equivalence", margin, above=0)
     return first - second
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from depthdial.checks import check_positive
+from depthdial.checks import choice, share, whole
 from depthdial.control.baselines import Learned, learn_again
 from depthdial.control.certify import certification_plan, certify_rows
 from depthdial.control.controller import SequenceController
@@ -30,7 +30,7 @@ from depthdial.control.rows import MeasuredRows, measure_known, read_measured
 from depthdial.data.leakage import prompt_hashes, require_apart, require_no_test_split
 from depthdial.data.tasks import Task, as_task, encode
 from depthdial.engine.session import Runner
-from depthdial.errors import InputError, check_choice
+from depthdial.errors import InputError
 from depthdial.files import claim, write_atomically
 from depthdial.guarantee.plan import Certificate, CertificationPlan
 from depthdial.measure.plan import ModelIdentity
@@ -76,14 +76,15 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         for name in ("seeds", "batch_size", "timed_prompts"):
-            check_positive(getattr(self, name), name)
-        is_count = isinstance(self.samples, int) and not isinstance(self.samples, bool)
-        if not is_count or self.samples < 0 or self.samples % 2:
-            raise InputError(f"samples must be an even number, 0 for no predictable oracle, not {self.samples!r}.")
-        if not self.budgets or not all(0 < share <= 1 for share in self.budgets):
-            raise InputError(f"budgets must be shares of the full cost above 0 and at most 1, not {self.budgets!r}.")
+            whole(name, getattr(self, name), 1)
+        if whole("samples", self.samples, 0) % 2:
+            raise InputError(f"Invalid samples {self.samples!r}: use an even number, 0 for no predictable oracle.")
+        if not self.budgets:
+            raise InputError("No budget was given: name shares of the full cost, such as 0.8.")
+        for budget in self.budgets:
+            share("budget", budget)
         for kind in self.rivals:
-            check_choice("rival", kind, KINDS)
+            choice("rival", kind, KINDS)
         for epsilon in self.epsilons:
             CertificationPlan(("full", "another"), epsilon, self.delta)  # refuses what is out of range
 

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from depthdial.checks import check_positive
+from depthdial.checks import choice, whole
 from depthdial.data.leakage import prompt_hashes, require_apart, require_no_test_split, require_unsearched
 from depthdial.data.tasks import Task, as_task
-from depthdial.errors import InputError, check_choice
+from depthdial.errors import InputError
 from depthdial.files import claim, write_json
 from depthdial.hf.architectures import count_layers
 from depthdial.measure.latency import COSTS
@@ -71,11 +71,11 @@ class SearchStudySettings:
         if not self.fractions or not all(0 < fraction < 1 for fraction in self.fractions):
             given = ", ".join(f"{fraction:g}" for fraction in self.fractions) or "none"
             raise InputError(f"Fractions of the layers lie between 0 and 1, such as 0.9 and 0.67, not {given}.")
-        check_choice("cost", self.cost, COSTS)
+        choice("cost", self.cost, COSTS)
         for name in ("beam_width", "answer_tokens", "batch_size", "fidelity_tokens", "max_new_tokens"):
-            check_positive(getattr(self, name), name)
+            whole(name, getattr(self, name), 1)
         if self.screen is not None:
-            check_positive(self.screen, "screen")
+            whole("screen", self.screen, 1)
 
     def names(self, has_references: bool) -> tuple[str, ...]:
         """Names of the families in full."""

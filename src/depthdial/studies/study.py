@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depthdial.checks import check_positive
+from depthdial.checks import number, whole
 from depthdial.data.leakage import prompt_hashes, require_apart, require_unsearched
 from depthdial.data.tasks import Task, as_task, encode
 from depthdial.errors import InputError
@@ -79,9 +79,8 @@ class StudySettings:
             "screen",
             "search_tokens",
         ):
-            check_positive(getattr(self, name), name)
-        if not 0 < self.min_layers_fraction < 1:
-            raise InputError(f"min_layers_fraction must lie between 0 and 1, not {self.min_layers_fraction}.")
+            whole(name, getattr(self, name), 1)
+        number("min_layers_fraction", self.min_layers_fraction, above=0, below=1)
 
 
 @dataclass(frozen=True)

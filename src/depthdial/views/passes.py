@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from depthdial.checks import whole
 from depthdial.errors import InputError
 from depthdial.hf.cache_name import argument_name, renamed
 from depthdial.hf.facts import setting as config_setting
@@ -57,11 +58,7 @@ def n_prompt(prompt_columns: int, n_past: int, n_tokens: int) -> int:
 
 def check_prompt_columns(prompt_columns: Any) -> None:
     """InputError unless it is a number of columns."""
-    if isinstance(prompt_columns, bool) or not isinstance(prompt_columns, int) or prompt_columns < 0:
-        raise InputError(
-            f"The argument prompt_columns is a number of columns, padding and cached ones counted, not {prompt_columns!r}: "
-            "give how many stand before the response."
-        )
+    whole("prompt_columns", prompt_columns, 0)
 
 
 def split(given: Mapping[str, Any], n_first: int, n_past: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,33 +14,33 @@ PLAIN = GateSettings(alpha=1.0)
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"alpha": -0.1}, "alpha must be a number of at least 0, not -0.1"),
-        ({"alpha": float("inf")}, "alpha must be"),
-        ({"alpha": float("nan")}, "alpha must be"),
-        ({"alpha": "1"}, "alpha must be"),
+        ({"alpha": -0.1}, "Invalid alpha -0.1: use a number of at least 0"),
+        ({"alpha": float("inf")}, "Invalid alpha"),
+        ({"alpha": float("nan")}, "Invalid alpha"),
+        ({"alpha": "1"}, "Invalid alpha"),
         ({"alpha": None}, "either alpha, a weight in the loss, or target, a budget"),
         ({"target": 0.5}, "either alpha, a weight in the loss, or target, a budget"),
-        ({"alpha": None, "target": 0}, "target must be a fraction of the layers above 0 and at most 1, not 0"),
-        ({"alpha": None, "target": 1.01}, "target must be a fraction"),
-        ({"alpha": None, "target": float("nan")}, "target must be a fraction"),
-        ({"temperature": 0}, "temperature must lie between 0.05 and 100, not 0"),
-        ({"temperature": -1.0}, "temperature must lie between"),
-        ({"temperature": 1e6}, "temperature must lie between"),
-        ({"temperature": float("nan")}, "temperature must lie between"),
-        ({"temperature": None}, "temperature must lie between"),
-        ({"temperature_end": 0.01}, "temperature_end must lie between"),
+        ({"alpha": None, "target": 0}, "Invalid target 0: use a number above 0 and at most 1"),
+        ({"alpha": None, "target": 1.01}, "Invalid target"),
+        ({"alpha": None, "target": float("nan")}, "Invalid target"),
+        ({"temperature": 0}, "Invalid temperature"),
+        ({"temperature": -1.0}, "Invalid temperature"),
+        ({"temperature": 1e6}, "Invalid temperature"),
+        ({"temperature": float("nan")}, "Invalid temperature"),
+        ({"temperature": None}, "Invalid temperature"),
+        ({"temperature_end": 0.01}, "Invalid temperature_end"),
         ({"annealing": "cosine"}, "Unknown annealing 'cosine': use exponential or linear"),
         ({"backbone": "half"}, "Unknown backbone 'half': use lora, full or frozen"),
         ({"key_values": "forget"}, "Unknown key_values 'forget'"),
-        ({"gate_learning_rate": 0}, "gate_learning_rate must be a number above 0"),
-        ({"ramp": 1.5}, "ramp must lie between 0 and 1"),
-        ({"rank": 0}, "rank must be a whole number"),
-        ({"learning_rate": -1}, "learning_rate must be a number above 0"),
+        ({"gate_learning_rate": 0}, "Invalid gate_learning_rate"),
+        ({"ramp": 1.5}, "Invalid ramp"),
+        ({"rank": 0}, "Invalid rank"),
+        ({"learning_rate": -1}, "Invalid learning_rate"),
         ({"answers": "mine"}, "Unknown answers"),
         ({"prompt_depth": "half"}, "Unknown prompt depth"),
-        ({"batch_size": 0}, "batch_size must be"),
-        ({"save_every": 0}, "save_every must be"),
-        ({"cross_entropy": 2}, "cross_entropy must lie between 0 and 1"),
+        ({"batch_size": 0}, "Invalid batch_size"),
+        ({"save_every": 0}, "Invalid save_every"),
+        ({"cross_entropy": 2}, "Invalid cross_entropy"),
     ],
 )
 def test_what_cannot_be_is_refused(changes, complaint):
@@ -65,7 +65,7 @@ def test_a_target_must_be_within_reach_of_the_controlled_layers():
     ):
         replace(settings, target=0.3).config(6, 32)
     assert replace(settings, target=1.0).config(6, 32)
-    with pytest.raises(InputError, match="Controlled layer 9 lies outside a model of 6 layers"):
+    with pytest.raises(InputError, match="Invalid controlled layer 9"):
         replace(settings, controlled=(9,)).config(6, 32)
 
 

@@ -161,11 +161,14 @@ def test_gates_themselves_are_no_policy_yet() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Bernoulli((0.5, 1.2)), "between 0 and 1, not 1.2"),
-        (lambda: Bernoulli((float("nan"),)), "between 0 and 1, not nan"),
+        (
+            lambda: Bernoulli((0.5, 1.2)),
+            "Invalid probability that a layer runs 1.2: use a number",
+        ),
+        (lambda: Bernoulli((float("nan"),)), "Invalid probability that a layer runs nan"),
         (lambda: Bernoulli(0.5), "Rates are numbers, one a layer, not 0.5"),  # type: ignore[arg-type]
         (lambda: Bernoulli("half"), "Rates are numbers"),  # type: ignore[arg-type]
-        (lambda: Bernoulli((0.5,), seed=0.5), "A seed is a whole number"),  # type: ignore[arg-type]
+        (lambda: Bernoulli((0.5,), seed=0.5), "Invalid seed 0.5"),  # type: ignore[arg-type]
         (lambda: Bernoulli((0.5,) * 3).check(4, 8), "3 rates for a model of 4 layers: give one a layer"),
         (lambda: StaticRoutes("ee:3"), "takes Route objects, not 'ee:3'"),  # type: ignore[arg-type]
         (lambda: StaticRoutes(5), "takes Route objects, not 5"),  # type: ignore[arg-type]
@@ -175,7 +178,7 @@ def test_gates_themselves_are_no_policy_yet() -> None:
         (lambda: ConfidenceExit("margin", -0.1), "lies between 0 and 1, not at -0.1"),
         (lambda: ConfidenceExit("saturation", 1.1), "lies between -1 and 1, not at 1.1"),
         (lambda: ConfidenceExit("margin", "high"), "lies between 0 and 1, not at 'high'"),  # type: ignore[arg-type]
-        (lambda: ConfidenceExit("margin", 0.5, first_layer=0), "first_layer must be a whole number of at least 1"),
+        (lambda: ConfidenceExit("margin", 0.5, first_layer=0), "Invalid first_layer"),
         (lambda: ConfidenceExit("margin", 0.5, first_layer=4).check(4, 8), "first_layer 4 lies outside a model of 4 layers"),
     ],
 )

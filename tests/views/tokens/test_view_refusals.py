@@ -158,7 +158,7 @@ def test_a_pass_checks_what_it_is_called_with(llama: Any, routed: Any) -> None:
         with pytest.raises(InputError, match="3 routes for a batch of 2"):
             token_view(llama, [Route((0,), 6)] * 3, prompt_depth="route")(**prompt())
         for wrong in (-1, 2.0, True):
-            with pytest.raises(InputError, match="prompt_columns is a number of columns, padding and cached ones counted"):
+            with pytest.raises(InputError, match="Invalid prompt_columns"):
                 routed(**prompt(), prompt_columns=wrong)
         with pytest.raises(InputError, match="pass input_ids or inputs_embeds"):
             routed(attention_mask=BATCH.mask)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from depthdial.checks import number, whole
 from depthdial.errors import InputError
 
 CONTROLLER, RANDOM = "controller", "random"
@@ -20,12 +21,8 @@ def check_options(n: int, n_folds: int, n_bootstrap: int, confidence: float) -> 
     if n < 2:
         raise InputError(f"A score of {n} sequence says nothing about others: give at least two test sequences.")
     for name, count, least, most in (("n_folds", n_folds, 2, n), ("n_bootstrap", n_bootstrap, _LEAST_RESAMPLES, None)):
-        is_whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-        if not is_whole or count < least or (most is not None and count > most):
-            limits = f"at least {least}" + ("" if most is None else f" and at most {most}, the number of sequences")
-            raise InputError(f"{name} is {count!r}; give a whole number of {limits}.")
-    if not 0 < confidence < 1:
-        raise InputError(f"The confidence is {confidence!r}; give a number between 0 and 1, such as 0.95.")
+        whole(name, count, least, most)
+    number("confidence", confidence, above=0, below=1)
 
 
 def checked_predictions(

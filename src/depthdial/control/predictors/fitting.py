@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from depthdial.checks import choice, whole
 from depthdial.control.predictors.base import Predictor, checked_tables, constant_columns
 from depthdial.control.predictors.constant import MeanPredictor
 from depthdial.control.predictors.mlp import MlpPredictor
 from depthdial.control.predictors.ridge import RidgePredictor
 from depthdial.control.predictors.trees import TreesPredictor
-from depthdial.errors import InputError, check_choice
+from depthdial.errors import InputError
 
 _CLASSES = {cls.kind: cls for cls in (RidgePredictor, TreesPredictor, MlpPredictor, MeanPredictor)}
 KINDS = tuple(_CLASSES)
@@ -71,7 +72,7 @@ def fit_predictor(
         InputError: for an unknown kind, too few rows, tables that do not fit or are not finite, only constant features, or
             trees without LightGBM.
     """
-    check_choice("kind of predictor", kind, KINDS)
+    choice("kind of predictor", kind, KINDS)
     return _CLASSES[kind].fit(*checked_tables(features, values, groups), _checked_seed(seed))
 
 
@@ -81,7 +82,7 @@ def restore_predictor(kind: str, settings: Mapping[str, Any], arrays: Mapping[st
     Raises:
         InputError: for an unknown kind, or settings and arrays that are damaged.
     """
-    check_choice("kind of predictor", kind, KINDS)
+    choice("kind of predictor", kind, KINDS)
     return _CLASSES[kind].restore(settings, arrays)
 
 
@@ -102,7 +103,7 @@ def cross_validated(
     Raises:
         InputError: as `fit_predictor`, and for a number of folds that cannot be.
     """
-    check_choice("kind of predictor", kind, KINDS)
+    choice("kind of predictor", kind, KINDS)
     table, targets, parts = checked_tables(features, values, groups)
     predicted = np.empty_like(targets)
     for learned, held_out in _folds(len(table), n_folds, _checked_seed(seed)):
@@ -128,7 +129,7 @@ def choose_kind(
     if not kinds:
         raise InputError(f"There is no kind of predictor to choose from: give one or more of {', '.join(KINDS)}.")
     for kind in kinds:  # all of them before the first is fitted, which may take a minute
-        check_choice("kind of predictor", kind, KINDS)
+        choice("kind of predictor", kind, KINDS)
     options: dict[str, Any] = {"n_folds": n_folds, "groups": groups, "seed": seed}
     predictions = {kind: cross_validated(kind, features, values, **options) for kind in kinds}
     scores = tuple(score(kind, predicted, np.asarray(values, dtype=float)) for kind, predicted in predictions.items())
@@ -145,14 +146,11 @@ def score(kind: str, predicted: np.ndarray, values: np.ndarray) -> KindScore:
 
 def _folds(n: int, n_folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """For each fold the rows to learn from and the rows held out."""
-    if isinstance(n_folds, bool) or not isinstance(n_folds, int) or not 2 <= n_folds <= n:
-        raise InputError(f"n_folds must be a whole number from 2 to the number of rows, {n}, not {n_folds!r}.")
+    whole("n_folds", n_folds, 2, n)
     fold = np.random.default_rng([seed, 1]).permutation(n) % n_folds
     for number in range(n_folds):
         yield np.flatnonzero(fold != number), np.flatnonzero(fold == number)
 
 
 def _checked_seed(seed: int) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise InputError(f"The seed must be a whole number of at least 0, not {seed!r}.")
-    return int(seed)
+    return int(whole("seed", seed, 0))

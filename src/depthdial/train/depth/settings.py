@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from depthdial.checks import check_positive
-from depthdial.errors import InputError, check_choice
+from depthdial.checks import choice, number, whole
 from depthdial.train.rows import check_answers
 from depthdial.views.passes import PROMPT_DEPTHS
 
@@ -74,33 +72,24 @@ class FinetuneSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("method", self.method, METHODS)
-        check_choice("prompt depth", self.prompt_depth, PROMPT_DEPTHS)
-        check_choice("weights_dtype", self.weights_dtype, ("float32", "float16", "bfloat16"))
+        choice("method", self.method, METHODS)
+        choice("prompt depth", self.prompt_depth, PROMPT_DEPTHS)
+        choice("weights_dtype", self.weights_dtype, ("float32", "float16", "bfloat16"))
         check_answers(self.answers)
         for name in ("rank", "batch_size", "accumulation", "routes_per_step", "ends_every", "save_every"):
-            check_positive(getattr(self, name), name)
+            whole(name, getattr(self, name), 1)
         if self.max_tokens is not None:
-            check_positive(self.max_tokens, "max_tokens")
+            whole("max_tokens", self.max_tokens, 1)
         for name in ("alpha", "epochs", "temperature", "max_grad_norm", "learning_rate"):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and 0 < value < math.inf):
-                raise InputError(f"{name} must be a number above 0, not {value!r}.")
+            if value is not None:
+                number(name, value, above=0)
         for name in ("warmup_fraction", "cross_entropy"):
-            if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) <= 1):
-                raise InputError(f"{name} must lie between 0 and 1, not {getattr(self, name)!r}.")
-        if not (_is_number(self.weight_decay) and self.weight_decay >= 0):
-            raise InputError(f"weight_decay must be a number of at least 0, not {self.weight_decay!r}.")
-        bad = next(
-            (name for name, weight in self.emphasis.items() if not (_is_number(weight) and 0 <= weight < math.inf)), None
-        )
-        if bad is not None:
-            raise InputError(f"The emphasis of {bad!r} must be a number of at least 0, not {self.emphasis[bad]!r}.")
+            number(name, getattr(self, name), 0, 1)
+        number("weight_decay", self.weight_decay, 0)
+        for name, weight in self.emphasis.items():
+            number(f"emphasis of {name!r}", weight, 0)
 
     @property
     def rate(self) -> float:
         return LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard, get_args
+from typing import Literal, get_args
 
-from depthdial.errors import InputError, check_choice
+from depthdial.checks import choice, number, share
+from depthdial.errors import InputError
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.views.tokens.cache import KEY_VALUES, KeyValues
 from depthdial.views.tokens.gates import GateConfig, GateInput, GateKind
@@ -73,23 +73,19 @@ class GateSettings:
 
     def __post_init__(self) -> None:
         for name, known in (("backbone", BACKBONES), ("annealing", ANNEALINGS), ("key_values", KEY_VALUES)):
-            check_choice(name, getattr(self, name), known)
+            choice(name, getattr(self, name), known)
         if (self.alpha is None) == (self.target is None):
             raise InputError("Say what skipping is worth: either alpha, a weight in the loss, or target, a budget.")
-        if self.alpha is not None and not (_is_number(self.alpha) and 0 <= self.alpha < math.inf):
-            raise InputError(f"alpha must be a number of at least 0, not {self.alpha!r}.")
-        if self.target is not None and not (_is_number(self.target) and 0 < self.target <= 1):
-            raise InputError(f"target must be a fraction of the layers above 0 and at most 1, not {self.target!r}.")
+        if self.alpha is not None:
+            number("alpha", self.alpha, 0)
+        if self.target is not None:
+            share("target", self.target)
         low, high = TEMPERATURES
         for name in ("temperature", "temperature_end"):
-            value = getattr(self, name)
-            is_left_out = value is None and name == "temperature_end"
-            if not is_left_out and not (_is_number(value) and low <= value <= high):
-                raise InputError(f"{name} must lie between {low:g} and {high:g}, not {value!r}.")
-        if not (_is_number(self.gate_learning_rate) and 0 < self.gate_learning_rate < math.inf):
-            raise InputError(f"gate_learning_rate must be a number above 0, not {self.gate_learning_rate!r}.")
-        if not (_is_number(self.ramp) and 0 <= self.ramp <= 1):
-            raise InputError(f"ramp must lie between 0 and 1, not {self.ramp!r}.")
+            if name == "temperature" or self.temperature_end is not None:
+                number(name, getattr(self, name), low, high)
+        number("gate_learning_rate", self.gate_learning_rate, above=0)
+        number("ramp", self.ramp, 0, 1)
         object.__setattr__(self, "controlled", None if self.controlled is None else tuple(self.controlled))
         _ = self.run  # its checks are the checks here
 
@@ -138,7 +134,3 @@ class GateSettings:
         if self.annealing == "linear":
             return self.temperature + (end - self.temperature) * done
         return self.temperature * (end / self.temperature) ** done
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from depthdial.checks import check_positive
+from depthdial.checks import share, whole
 from depthdial.errors import InputError
 from depthdial.rows.gates import TRAINED_CONTROLLERS
 from depthdial.train.depth.settings import FinetuneSettings
@@ -56,14 +56,13 @@ class GatesStudySettings:
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
-            check_positive(getattr(self, name), name)
+            whole(name, getattr(self, name), 1)
         for name in ("base_tokens", "map_sequences"):
-            check_positive(getattr(self, name) or 1, name)
+            whole(name, getattr(self, name) or 1, 1)
         if self.seeds < 2:
             raise InputError("A study needs at least 2 seeds, better 5: one training says nothing about the next.")
         for budget in (*self.budgets, self.other_budget):
-            if not 0 < budget <= 1:
-                raise InputError(f"A budget is a fraction of the layers above 0 and at most 1, not {budget!r}.")
+            share("budget", budget)
         unknown = next((name for name in (*self.inputs, *self.other_inputs) if name not in TRAINED_CONTROLLERS), None)
         if unknown is not None:
             raise InputError(f"Unknown gate input {unknown!r}: use some of {', '.join(TRAINED_CONTROLLERS)}.")

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from depthdial.errors import InputError, check_choice
+from depthdial.checks import choice, number, whole
+from depthdial.errors import InputError
 from depthdial.files import read_json, write_atomically, write_json
 from depthdial.hf.trained import recorded_prompts
 from depthdial.views.tokens.policy import Decide, TokenPolicy, TokenStep, logistic_noise, uniform_draws
@@ -64,15 +65,11 @@ class GateConfig:
 
     def __post_init__(self) -> None:
         for name in ("n_layers", "width", "hidden_width"):
-            if not _is_whole(getattr(self, name)) or getattr(self, name) < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, not {getattr(self, name)!r}.")
-        for name, known in (("input", GATE_INPUTS), ("kind", GATE_KINDS)):
-            if getattr(self, name) not in known:
-                raise InputError(f"Unknown {name} of gates {getattr(self, name)!r}: use {', '.join(known)}.")
-        if not _is_whole(self.seed):
-            raise InputError(f"The seed must be a whole number, not {self.seed!r}.")
-        if not isinstance(self.run_bias, int | float) or not abs(self.run_bias) <= 1e4:
-            raise InputError(f"run_bias must be a number between -10000 and 10000, not {self.run_bias!r}.")
+            whole(name, getattr(self, name), 1)
+        choice("input of gates", self.input, GATE_INPUTS)
+        choice("kind of gates", self.kind, GATE_KINDS)
+        whole("seed", self.seed)
+        number("run_bias", self.run_bias, -1e4, 1e4)
         object.__setattr__(self, "controlled", _controlled(self.controlled, self.n_layers))
 
     @property
@@ -245,7 +242,7 @@ class GatePolicy(TokenPolicy):
     name: str = field(default="")
 
     def __post_init__(self) -> None:
-        check_choice("mode of gates", self.mode, GATE_MODES)
+        choice("mode of gates", self.mode, GATE_MODES)
         if not self.name:
             object.__setattr__(self, "name", f"gates:{self.gates.config.input}:{self.mode}")
 
@@ -336,9 +333,8 @@ def _controlled(layers: Any, n_layers: int) -> tuple[int, ...]:
                 f"A model of {n_layers} layers has none between the first and the last: name the controlled layers."
             )
     chosen = tuple(layers)
-    other = next((layer for layer in chosen if not _is_whole(layer) or not 0 <= layer < n_layers), None)
-    if other is not None:
-        raise InputError(f"Controlled layer {other!r} lies outside a model of {n_layers} layers: use 0 to {n_layers - 1}.")
+    for layer in chosen:
+        whole("controlled layer", layer, 0, n_layers - 1)
     if not chosen:
         raise InputError("No layer is controlled: name at least one, or leave it to the default.")
     if len(set(chosen)) != len(chosen):
@@ -348,7 +344,3 @@ def _controlled(layers: Any, n_layers: int) -> tuple[int, ...]:
 
 def _config(fields: Mapping[str, Any]) -> GateConfig:
     return GateConfig(**{**fields, "controlled": tuple(fields["controlled"])})
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from depthdial.errors import InputError, check_choice
+from depthdial.checks import choice, number, whole
+from depthdial.errors import InputError
 from depthdial.routes import Route
 
 Decide = Callable[[int, torch.Tensor], torch.Tensor | None]
@@ -127,11 +128,9 @@ class Bernoulli(TokenPolicy):
             object.__setattr__(self, "rates", tuple(float(rate) for rate in self.rates))
         except (TypeError, ValueError):
             raise InputError(f"Rates are numbers, one a layer, not {self.rates!r}.") from None
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise InputError(f"A seed is a whole number, not {self.seed!r}.")
-        bad = next((rate for rate in self.rates if not 0 <= rate <= 1), None)
-        if bad is not None:
-            raise InputError(f"A rate is the probability that a layer runs, between 0 and 1, not {bad!r}.")
+        whole("seed", self.seed)
+        for rate in self.rates:
+            number("probability that a layer runs", rate, 0, 1)
 
     def start(self, step: TokenStep) -> Decide:
         chance = uniform_draws(self.seed, step.keys, step.positions, step.n_layers)
@@ -207,12 +206,11 @@ class ConfidenceExit(TokenPolicy):
     name: str = ""
 
     def __post_init__(self) -> None:
-        check_choice("confidence", self.measure, CONFIDENCES)
+        choice("confidence", self.measure, CONFIDENCES)
         low = 0.0 if self.measure == "margin" else -1.0
         if not isinstance(self.threshold, int | float) or not low <= self.threshold <= 1:
             raise InputError(f"The threshold of {self.measure} lies between {low:g} and 1, not at {self.threshold!r}.")
-        if isinstance(self.first_layer, bool) or not isinstance(self.first_layer, int) or self.first_layer < 1:
-            raise InputError(f"first_layer must be a whole number of at least 1, not {self.first_layer!r}.")
+        whole("first_layer", self.first_layer, 1)
         if not self.name:
             object.__setattr__(self, "name", f"{self.measure}>{self.threshold:g}")
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DynamicCache
 
-from depthdial.errors import InputError, check_choice
+from depthdial.checks import choice
+from depthdial.errors import InputError
 from depthdial.hf.architectures import (
     check_token_routing,
     decoder_stack,
@@ -111,9 +112,9 @@ def token_view(
             what `generate` may be asked but cannot do here (see the message).
     """
     base, policy = unwrap(model), as_policy(policy)
-    check_choice("key_values", key_values, KEY_VALUES)
-    check_choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
-    check_choice("execution", execution, EXECUTIONS)
+    choice("key_values", key_values, KEY_VALUES)
+    choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
+    choice("execution", execution, EXECUTIONS)
     check_token_routing(base)
     n_layers = decoder_stack(base).n_layers
     routed: Any = quiet_view(base, range(n_layers))
