@@ -60,7 +60,7 @@ FLOORS: tuple[tuple[Room, ...], ...] = (
         _plain("routes"),
         _plain("stats", "numpy", "scipy"),
         _plain("rows", "pyarrow", "filelock"),
-        _model("control.predictors"),
+        _plain("control.predictors", "numpy", "lightgbm", "torch"),  # torch and lightgbm inside functions alone
     ),
     (_model("hf"), _plain("oracles", "numpy", "pandas")),  # pandas inside one function alone
     (_model("views"), _model("data"), _plain("guarantee", "numpy", "scipy"), _plain("control.judge", "numpy")),

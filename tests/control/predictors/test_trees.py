@@ -1,4 +1,4 @@
-"""Trees: walked as LightGBM walks them, none where nothing is to be learned, and no endless walks in damaged files."""
+"""Trees: LightGBM's own, none where nothing is to be learned, and damaged or older ones are refused."""
 
 import sys
 
@@ -6,13 +6,12 @@ import lightgbm
 import numpy as np
 import pytest
 
-from depthdial.control.predictors import trees
 from depthdial.control.predictors.fitting import fit_predictor, restore_predictor
 from depthdial.errors import InputError
 from tests.control.predictors.tables import GROUPS, features_of, linear
 
 
-def test_the_walk_is_lightgbms(monkeypatch):
+def test_the_predictions_are_lightgbms(monkeypatch):
     grown = []
     train = lightgbm.train
     monkeypatch.setattr(lightgbm, "train", lambda *given: grown.append(train(*given)) or grown[-1])
@@ -23,8 +22,7 @@ def test_the_walk_is_lightgbms(monkeypatch):
     assert len(grown) == 2
     for route, booster in enumerate(grown):
         assert booster.num_trees() > 5
-        assert np.abs(booster.predict(inputs) - predictor.predict(new)[:, route]).max() < 1e-6
-    monkeypatch.setattr(trees, "_WALK_CELLS", 500)  # many rows are walked a few at a time
+        assert (booster.predict(inputs) == predictor.predict(new)[:, route]).all()
     assert (predictor.predict(new) == restored(predictor).predict(new)).all()
 
 
@@ -35,36 +33,31 @@ def restored(predictor, **arrays):
 def test_where_trees_do_no_better_than_the_mean_there_are_none():
     values = np.random.default_rng(0).normal(size=(40, 1))  # too few rows for a leaf of twenty to be split
     predictor = fit_predictor("trees", features_of(40), values)
-    assert predictor.settings()["n_trees"] == [0]
+    assert predictor.settings()["models"] == [None]
     assert (predictor.predict(features_of(9)) == values.mean()).all()
 
 
-def test_trees_that_lead_nowhere_are_refused():
+def test_trees_that_were_changed_and_those_of_before_are_refused():
     predictor = fit_predictor("trees", *linear(100), groups=GROUPS)
     arrays = predictor.arrays()
-    first = int(arrays["root"][0])
-
-    def changed(name, place, value):
-        array = arrays[name].copy()
-        array[place] = value
-        return {name: array}
-
-    for damage in (
-        changed("left", first, first),  # a circle
-        changed("right", first, len(arrays["left"])),
-        changed("left", first, -1),
-        changed("feature", first, 10_000),
-        changed("root", 0, -1),
-        changed("first_tree", -1, 1),
-    ):
+    for place, value in ((200, 0), (-1, 255)):
+        changed = arrays["model.0"].copy()
+        changed[place] = value
         with pytest.raises(InputError, match="damaged"):
-            restored(predictor, **damage)
+            restored(predictor, **{"model.0": changed})
+    swapped = {**arrays, "model.0": arrays["model.1"], "model.1": arrays["model.0"]}
+    for settings, kept in ((predictor.settings() | {"models": predictor.settings()["models"][:2]}, arrays), (None, swapped)):
+        with pytest.raises(InputError, match="damaged"):
+            restore_predictor("trees", settings or predictor.settings(), kept)
+    with pytest.raises(InputError, match="of an older version, which walked them itself: fit them again"):
+        restore_predictor("trees", predictor.settings() | {"n_trees": [3, 3, 0]}, {**arrays, "root": np.zeros(6)})
 
 
-def test_without_lightgbm_the_extra_is_named_and_what_was_fitted_still_predicts(monkeypatch):
-    features, values = linear(64)
+def test_without_lightgbm_the_extra_is_named(monkeypatch):
+    features, values = linear(100)
     predictor = fit_predictor("trees", features, values)
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     with pytest.raises(InputError, match=r"pip install 'depthdial\[trees\]'"):
         fit_predictor("trees", features, values)
-    assert (restored(predictor).predict(features) == predictor.predict(features)).all()
+    with pytest.raises(InputError, match=r"pip install 'depthdial\[trees\]'"):
+        restored(predictor)

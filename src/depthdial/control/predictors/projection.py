@@ -17,6 +17,11 @@ NARROW_GROUP = 32
 _LEAST_POWER = 1e-11
 
 
+def varying(features: np.ndarray) -> np.ndarray:
+    """(f,) which columns of (n, f) are not constant, but for rounding."""
+    return features.std(axis=0) > _ROUNDING * np.abs(features).max(axis=0)
+
+
 @dataclass(frozen=True, eq=False)
 class Standardiser:
     """Columns to mean 0 and standard deviation 1 over the rows that were fitted; constant columns become 0.
@@ -32,8 +37,7 @@ class Standardiser:
     @classmethod
     def of(cls, features: np.ndarray) -> Standardiser:
         """Raises InputError if every column is constant."""
-        mean, scale = features.mean(axis=0), features.std(axis=0)
-        varies = scale > _ROUNDING * np.abs(features).max(axis=0)
+        mean, scale, varies = features.mean(axis=0), features.std(axis=0), varying(features)
         if not varies.any():
             raise InputError("All columns are constant features: nothing to predict from; give features that vary.")
         return cls(mean, np.divide(1.0, scale, out=np.zeros_like(scale), where=varies))
