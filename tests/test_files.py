@@ -10,10 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.files import check_out_file, check_out_folder, claim, read_json, write_atomically, write_json, write_text
+from depthdial.files import (
+    Document,
+    check_out_file,
+    check_out_folder,
+    claim,
+    read_json,
+    write_atomically,
+    write_json,
+    write_text,
+)
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 BROKEN = OSError(errno.EIO, os.strerror(errno.EIO))
@@ -208,3 +218,20 @@ def test_a_folder_that_may_not_be_written_to_is_told_before_the_work(tmp_path, m
     for check in (check_out_folder, check_out_file):
         with pytest.raises(InputError, match="is read-only for you: choose another --out"):
             check(tmp_path / "a")
+
+
+def test_a_document_says_what_is_wrong_with_a_file_and_how_to_get_a_good_one(tmp_path: Path) -> None:
+    notes = Document("depthdial-notes", 2, "note", "write it again")
+    path = notes.write(tmp_path / "note.json", {"text": "a", "count": np.int64(3)})
+    assert notes.read(path, dict) == {"format": "depthdial-notes", "version": 2, "text": "a", "count": 3}
+    assert notes.read(path, lambda fields: fields["text"]) == "a"
+    for fields, complaint in (
+        ({}, f"{path} is not a note file: write it again."),
+        ([], f"{path} is not a note file: write it again."),
+        ({"format": "depthdial-notes"}, f"{path} is of version None, not 2: write it again."),
+        ({"format": "depthdial-notes", "version": 2}, f"{path} is a damaged note file (KeyError('text')): write it again."),
+    ):
+        write_json(path, fields)
+        with pytest.raises(InputError) as caught:
+            notes.read(path, lambda fields: fields["text"])
+        assert str(caught.value) == complaint

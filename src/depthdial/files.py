@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from depthdial.errors import InputError
+
+T = TypeVar("T")
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
@@ -78,7 +82,9 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_json(path: Path, value: Any) -> Path:
     """Write JSON that strict readers take: a NaN raises ValueError."""
-    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    # Whole numbers of numpy are whole numbers.
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=operator.index)
+    return write_text(path, text + "\n")
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -95,6 +101,44 @@ def read_json(path: Path, what: str) -> Any:
         raise InputError(f"{path} is not a readable {what} file: {error}.") from error
 
 
+@dataclass(frozen=True)
+class Document:
+    """A kind of JSON file that says what it is and of which version.
+
+    Attributes:
+        format: in the file, such as `depthdial-routes`.
+        what: in sentences, such as "route family".
+        remake: how to get a good one, such as "search again".
+    """
+
+    format: str
+    version: int | None
+    what: str
+    remake: str
+
+    def write(self, path: Path, fields: Mapping[str, Any]) -> Path:
+        """Write one, by atomic rename."""
+        version = {} if self.version is None else {"version": self.version}
+        return write_json(path, {"format": self.format, **version, **fields})
+
+    def read(self, path: Path, build: Callable[[dict[str, Any]], T]) -> T:
+        """What `build` makes of a file's fields.
+
+        Raises:
+            InputError: if there is no such file, it is of another kind or version, or `build` cannot use its fields.
+        """
+        document = read_json(path, self.what)
+        if not isinstance(document, dict) or document.get("format") != self.format:
+            raise InputError(f"{path} is not a{'n' * (self.what[0] in 'aeiou')} {self.what} file: {self.remake}.")
+        if document.get("version") != self.version:
+            raise InputError(f"{path} is of version {document.get('version')!r}, not {self.version}: {self.remake}.")
+        try:
+            return build(document)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = str(error).rstrip(".") if isinstance(error, InputError) else repr(error)
+            raise InputError(f"{path} is a damaged {self.what} file ({reason}): {self.remake}.") from error
+
+
 def claim(path: Path, about: Mapping[str, Any], what: str) -> None:
     """Write down in `path` what its folder holds, or refuse a folder that holds something else.
 
@@ -104,7 +148,7 @@ def claim(path: Path, about: Mapping[str, Any], what: str) -> None:
     if not path.exists():
         write_json(path, about)
         return
-    new = json.loads(json.dumps(about))
+    new = json.loads(json.dumps(about, default=operator.index))
     old = read_json(path, what)
     changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
     if changed:

@@ -278,7 +278,7 @@ def test_a_fit_that_the_model_does_not_fit(refused, places, arguments, complaint
     [
         ({}, "There is no controller file"),
         ({"controller.json": "{"}, "is not a readable controller file"),
-        ({"controller.json": "[]"}, "is not a controller of Depthdial's"),
+        ({"controller.json": "[]"}, "is not a controller file"),
         ({"controller.json": '{"format": "depthdial-controller", "version": 9}'}, "is of version 9"),
         ({"controller.json": '{"format": "depthdial-controller", "version": 2}'}, "is damaged"),
         ({"controller.json": None}, "There is no"),

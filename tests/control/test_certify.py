@@ -195,5 +195,5 @@ def test_another_controller_may_be_certified_on_the_same_rows(controller, model,
 def test_a_damaged_memory_is_not_taken_for_none(controller, tmp_path):
     controller.save_pretrained(tmp_path)
     (tmp_path / CERTIFIED_FILE).write_text("{}")
-    with pytest.raises(InputError, match="says which rows the controller was certified on"):
+    with pytest.raises(InputError, match="says which rows a certificate used"):
         SequenceController.from_pretrained(tmp_path)

@@ -75,19 +75,19 @@ def edit(**changes: Any) -> Any:
     ("damage", "message"),
     [
         (lambda text: text[: len(text) // 2], "is not a readable adapter card file"),
-        (lambda text: "[]", "is not the card of a Depthdial adapter"),
-        (edit(format="other"), "is not the card of a Depthdial adapter"),
+        (lambda text: "[]", "is not an adapter card file"),
+        (edit(format="other"), "is not an adapter card file"),
         (edit(version=2), "is of version 2, not 1"),
-        (edit(routes=[]), r"damaged adapter card \(.*is empty"),
-        (edit(routes=[{"name": "x"}]), "damaged adapter card.*layers"),
-        (edit(routes=[{"name": "x", "layers": "0-9"}]), "damaged adapter card"),
-        (edit(routes=[{"name": "x", "layers": "rls:2@0"}]), "damaged adapter card.*random rule"),
-        (edit(routes=5), "damaged adapter card"),
-        (edit(n_layers="six"), "damaged adapter card"),
-        (edit(kind="other"), "damaged adapter card.*elastic or specialist"),
-        (edit(base_dtype="nn"), "damaged adapter card.*such as float32"),
-        (edit(base_name=None), "damaged adapter card.*are texts"),
-        (edit(training=3), "damaged adapter card"),
+        (edit(routes=[]), r"damaged adapter card file \(.*is empty"),
+        (edit(routes=[{"name": "x"}]), "damaged adapter card file.*layers"),
+        (edit(routes=[{"name": "x", "layers": "0-9"}]), "damaged adapter card file"),
+        (edit(routes=[{"name": "x", "layers": "rls:2@0"}]), "damaged adapter card file.*random rule"),
+        (edit(routes=5), "damaged adapter card file"),
+        (edit(n_layers="six"), "damaged adapter card file"),
+        (edit(kind="other"), "damaged adapter card file.*elastic or specialist"),
+        (edit(base_dtype="nn"), "damaged adapter card file.*such as float32"),
+        (edit(base_name=None), "damaged adapter card file.*are texts"),
+        (edit(training=3), "damaged adapter card file"),
     ],
 )
 def test_a_damaged_or_foreign_file_is_told(card: AdapterCard, tmp_path: Path, damage: Any, message: str) -> None:
@@ -264,5 +264,5 @@ def test_searched_routes_of_a_card_keep_their_prompts(card: AdapterCard, tmp_pat
     ]
     assert [route.searched_on for route in adapter_routes(read) if len(route) == 2] == [{"a1", "b2"}]
     (tmp_path / CARD_FILE).write_text((tmp_path / CARD_FILE).read_text().replace('"a1"', "5"))
-    with pytest.raises(InputError, match=r"damaged adapter card.*searched_on is a list of hashes"):
+    with pytest.raises(InputError, match=r"damaged adapter card file.*searched_on is a list of hashes"):
         AdapterCard.load(tmp_path)

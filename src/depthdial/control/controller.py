@@ -31,7 +31,7 @@ from depthdial.data.tasks import Task, as_task
 from depthdial.engine.depth import Asked, Assignment, Batch
 from depthdial.engine.session import Runner
 from depthdial.errors import InputError
-from depthdial.files import read_json, write_atomically, write_json
+from depthdial.files import Document, write_atomically
 from depthdial.guarantee.plan import Certificate
 from depthdial.hf.adapter import adapter_card, compare_weights
 from depthdial.hf.architectures import count_layers, unwrap
@@ -42,7 +42,7 @@ from depthdial.routes import Route
 from depthdial.views.passes import PromptDepth
 
 CONTROLLER_FILE, ARRAYS_FILE = "controller.json", "controller.safetensors"
-_FORMAT, _VERSION = "depthdial-controller", 2
+_FILE = Document("depthdial-controller", 2, "controller", "fit one with `depthdial controller fit`")
 _CALIBRATION, _CALIBRATION_STEPS = "calibration.quality", "calibration.steps"
 _PREDICTOR, _STEPS = "predictor.", "steps."
 
@@ -241,9 +241,7 @@ class SequenceController:
         folder = Path(folder)
         arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays().items()}
         write_atomically(folder / ARRAYS_FILE, lambda part: save_file(arrays, part))
-        document = {
-            "format": _FORMAT,
-            "version": _VERSION,
+        fields = {
             **self.card.to_dict(),
             "predictor": {"kind": self.predictor.kind, "settings": self.predictor.settings()},
             "steps_predictor": {"kind": self.steps_predictor.kind, "settings": self.steps_predictor.settings()},
@@ -251,7 +249,7 @@ class SequenceController:
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
         }
         self.certified_on.save(folder)
-        return write_json(folder / CONTROLLER_FILE, document)
+        return _FILE.write(folder / CONTROLLER_FILE, fields)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> SequenceController:
@@ -261,11 +259,7 @@ class SequenceController:
             InputError: if the folder holds no controller, or one that is damaged or of another version.
         """
         path = Path(folder) / CONTROLLER_FILE
-        document = read_json(path, "controller")
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise InputError(f"{path} is not a controller of Depthdial's: make one with `depthdial controller fit`.")
-        if document.get("version") != _VERSION:
-            raise InputError(f"{path} is of version {document.get('version')!r}, not {_VERSION}: fit the controller again.")
+        document = _FILE.read(path, dict)
         card, arrays = ControllerCard.from_dict(document), _arrays(path.with_name(ARRAYS_FILE))
         try:
             calibration = Prediction(arrays.pop(_CALIBRATION), arrays.pop(_CALIBRATION_STEPS))

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from depthdial.errors import InputError
-from depthdial.files import read_json, write_json
+from depthdial.files import Document
 from depthdial.guarantee.plan import Certificate, CertificationPlan
 
 CERTIFIED_FILE = "certified_on.json"
-_FORMAT = "depthdial-certified-on"
+_FILE = Document("depthdial-certified-on", None, "certified-rows", "it says which rows a certificate used, so fit again")
 
 
 @dataclass
@@ -49,7 +49,7 @@ class CertifiedRows:
         self.folder = self.folder or folder
         tries = [*_read(folder / CERTIFIED_FILE), *self.tries]
         if tries:
-            write_json(folder / CERTIFIED_FILE, {"format": _FORMAT, "tries": _once(tries)})
+            _FILE.write(folder / CERTIFIED_FILE, {"tries": _once(tries)})
 
     def prompts(self, controller: str | None = None) -> set[str]:
         """Hashes of all prompts that the controller of this digest (default: any) was certified on, or was tried to be."""
@@ -103,13 +103,8 @@ def _once(tries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    document = read_json(path, "list of certified rows")
-    tries = document.get("tries") if isinstance(document, dict) and document.get("format") == _FORMAT else None
-    is_whole = isinstance(tries, list) and all(
-        isinstance(one, dict) and {"controller", "plan", "prompts"} <= one.keys() for one in tries
-    )
-    if not is_whole:
-        raise InputError(f"{path} is damaged, though it says which rows the controller was certified on: fit again.")
-    return list(tries)  # type: ignore[arg-type]
+    return _FILE.read(path, _stored_tries) if path.exists() else []
+
+
+def _stored_tries(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{name: one[name] for name in ("controller", "plan", "prompts")} for one in document["tries"]]

@@ -16,7 +16,7 @@ import torch
 
 from depthdial.checks import choice
 from depthdial.errors import InputError, RouteWarning
-from depthdial.files import read_json, write_json
+from depthdial.files import Document
 from depthdial.hf.architectures import count_layers, unwrap
 from depthdial.hf.trained import note_merging
 from depthdial.hf.weights import weights_hash
@@ -27,8 +27,7 @@ CARD_FILE = "depthdial.json"
 # On the model inside PEFT's wrapper, from where views take it along.
 _ATTRIBUTE = "depthdial_adapter"
 
-_FORMAT = "depthdial-adapter"
-_VERSION = 1
+_FILE = Document("depthdial-adapter", 1, "adapter card", "make one with `depthdial finetune`")
 
 AdapterKind = Literal["elastic", "specialist"]
 # The adapters that come with the package, by the built-in model that each is for.
@@ -68,9 +67,8 @@ class AdapterCard:
 
     def save(self, folder: Path | str) -> Path:
         """Write `depthdial.json` into a folder, by atomic rename."""
-        document = {"format": _FORMAT, "version": _VERSION, **vars(self), "training": dict(self.training)}
-        document["routes"] = stored_routes(self.routes)
-        return write_json(Path(folder) / CARD_FILE, document)
+        changed = {"routes": stored_routes(self.routes), "training": dict(self.training)}
+        return _FILE.write(Path(folder) / CARD_FILE, {**vars(self), **changed})
 
     @classmethod
     def load(cls, folder: Path | str) -> AdapterCard:
@@ -79,27 +77,20 @@ class AdapterCard:
         Raises:
             InputError: if it has none, or one that is damaged, of something else, or of another version.
         """
-        path = Path(folder) / CARD_FILE
-        document = read_json(path, "adapter card")
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise InputError(f"{path} is not the card of a Depthdial adapter: make one with `depthdial finetune`.")
-        if document.get("version") != _VERSION:
-            raise InputError(f"{path} is of version {document.get('version')!r}, not {_VERSION}: train the adapter again.")
-        try:
-            n_layers = document["n_layers"]
-            texts = ("base_name", "base_weights_hash", "base_dtype", "prompt_depth")
-            if not all(isinstance(document[name], str) for name in texts):
-                raise TypeError(f"{', '.join(texts)} are texts")
-            return cls(
-                kind=document["kind"],
-                n_layers=n_layers,
-                routes=restored_routes(document["routes"], n_layers),
-                training=dict(document.get("training", {})),
-                **{name: document[name] for name in texts},
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            reason = str(error).rstrip(".") if isinstance(error, InputError) else repr(error)
-            raise InputError(f"{path} is a damaged adapter card ({reason}): copy or train the adapter again.") from error
+        return _FILE.read(Path(folder) / CARD_FILE, cls._of)
+
+    @classmethod
+    def _of(cls, document: dict[str, Any]) -> AdapterCard:
+        texts = ("base_name", "base_weights_hash", "base_dtype", "prompt_depth")
+        if not all(isinstance(document[name], str) for name in texts):
+            raise TypeError(f"{', '.join(texts)} are texts")
+        return cls(
+            kind=document["kind"],
+            n_layers=document["n_layers"],
+            routes=restored_routes(document["routes"], document["n_layers"]),
+            training=dict(document.get("training", {})),
+            **{name: document[name] for name in texts},
+        )
 
     def nearest(self, route: AnyRoute) -> Route:
         """The route of the family that stands in for another one.

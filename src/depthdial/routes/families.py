@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from depthdial.errors import InputError
-from depthdial.files import read_json, write_json
+from depthdial.files import Document
 from depthdial.routes import FAMILIES, AnyRoute, Route, family_routes, require_depth, split_routes, stored_route
 
-_FORMAT = "depthdial-routes"
-_VERSION = 1
+_FILE = Document("depthdial-routes", 1, "route family", "make one with `depthdial search`")
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ class RouteFamily:
     def save(self, path: Path | str) -> Path:
         """Write the family as JSON, by atomic rename."""
         routes = stored_routes(self.routes, known=self.searched_on)
-        document = {"format": _FORMAT, "version": _VERSION, "name": self.name, "n_layers": self.n_layers, "routes": routes}
-        return write_json(Path(path), {**document, "made_by": dict(self.made_by)})
+        fields = {"name": self.name, "n_layers": self.n_layers, "routes": routes, "made_by": dict(self.made_by)}
+        return _FILE.write(Path(path), fields)
 
     @classmethod
     def load(cls, path: Path | str) -> RouteFamily:
@@ -76,19 +75,12 @@ class RouteFamily:
         Raises:
             InputError: if the file is missing, not such a file, or holds a route that does not fit its depth.
         """
-        path = Path(path)
-        document = read_json(path, "route family")
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise InputError(f"{path} is not a route family file: make one with `depthdial search`.")
-        if document.get("version") != _VERSION:
-            raise InputError(f"{path} is of version {document.get('version')!r}, not {_VERSION}: search again.")
-        try:
-            n_layers = document["n_layers"]
-            routes = restored_routes(document["routes"], n_layers)
-            return cls(_text(document["name"]), n_layers, routes, dict(document.get("made_by", {})))
-        except (KeyError, TypeError, ValueError) as error:
-            reason = str(error).rstrip(".") if isinstance(error, InputError) else repr(error)
-            raise InputError(f"{path} is a damaged route family file ({reason}): search again.") from error
+        return _FILE.read(Path(path), cls._of)
+
+    @classmethod
+    def _of(cls, document: Mapping[str, Any]) -> RouteFamily:
+        routes = restored_routes(document["routes"], document["n_layers"])
+        return cls(_text(document["name"]), document["n_layers"], routes, dict(document.get("made_by", {})))
 
 
 def read_routes(text: str, n_layers: int) -> tuple[AnyRoute, ...]:

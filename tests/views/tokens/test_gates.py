@@ -265,14 +265,14 @@ def test_damaged_folders_are_refused(tmp_path) -> None:
 
     assert "holds no gates: give a folder that `depthdial train-gates` made" in complaint()
     (tmp_path / "gates.json").write_text("[]")
-    assert "does not describe Depthdial's gates" in complaint()
+    assert "is not a gates file" in complaint()
     TokenGates(CONFIG).save_pretrained(tmp_path)
     document = json.loads((tmp_path / "gates.json").read_text())
     for changed, expected in (
-        ({"version": 2}, "of version 2, not 1: train the gates again"),
-        ({"config": {"n_layers": 6}}, "describes damaged gates"),
+        ({"version": 2}, "of version 2, not 1: make some with `depthdial train-gates`"),
+        ({"config": {"n_layers": 6}}, "is a damaged gates file"),
         ({"config": {**document["config"], "input": "x"}}, "Unknown input of gates 'x'"),
-        ({"base": {"name": "a"}}, "describes damaged gates"),
+        ({"base": {"name": "a"}}, "is a damaged gates file"),
         ({"config": {**document["config"], "width": 33}}, "does not hold the gates of gates.json"),
         ({"config": {**document["config"], "controlled": [1, 2]}}, "does not hold the gates of gates.json"),
     ):

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from depthdial.checks import choice, number, whole
 from depthdial.errors import InputError
-from depthdial.files import read_json, write_atomically, write_json
+from depthdial.files import Document, write_atomically
 from depthdial.hf.trained import recorded_prompts
 from depthdial.views.tokens.policy import Decide, TokenPolicy, TokenStep, logistic_noise, uniform_draws
 
@@ -32,7 +32,7 @@ GateMode = Literal["sampled", "argmax"]
 GATE_MODES: tuple[GateMode, ...] = get_args(GateMode)
 
 GATES_FILE, GATE_WEIGHTS_FILE = "gates.json", "gates.safetensors"
-_FORMAT, _VERSION = "depthdial-gates", 1
+_FILE = Document("depthdial-gates", 1, "gates", "make some with `depthdial train-gates`")
 _SLOWEST = 10_000.0  # wavelength base of the position features, as in Vaswani et al., arXiv 1706.03762
 
 
@@ -171,8 +171,7 @@ class TokenGates(nn.Module):
         folder = Path(folder)
         self.save_weights(folder)
         base = None if self.base is None else asdict(self.base)
-        document = {"format": _FORMAT, "version": _VERSION, "config": asdict(self.config), "base": base, "about": self.about}
-        write_json(folder / GATES_FILE, document)
+        _FILE.write(folder / GATES_FILE, {"config": asdict(self.config), "base": base, "about": self.about})
         return folder
 
     @classmethod
@@ -186,19 +185,15 @@ class TokenGates(nn.Module):
         path = folder / GATES_FILE
         if not path.is_file():
             raise InputError(f"{folder} holds no gates: give a folder that `depthdial train-gates` made.")
-        document = read_json(path, "gates")
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise InputError(f"{path} does not describe Depthdial's gates: make some with `depthdial train-gates`.")
-        if document.get("version") != _VERSION:
-            raise InputError(f"{path} is of version {document.get('version')!r}, not {_VERSION}: train the gates again.")
-        try:
-            base, about = document.get("base"), document.get("about")
-            gates = cls(_config(document["config"]), None if base is None else GateBase(**base), about)
-        except (KeyError, TypeError, ValueError) as error:
-            reason = str(error).rstrip(".") if isinstance(error, InputError) else repr(error)
-            raise InputError(f"{path} describes damaged gates ({reason}): copy or train them again.") from error
+        gates = _FILE.read(path, cls._of)
         gates.load_weights(folder)
         return gates
+
+    @classmethod
+    def _of(cls, document: Mapping[str, Any]) -> TokenGates:
+        fields, base = document["config"], document.get("base")
+        config = GateConfig(**{**fields, "controlled": tuple(fields["controlled"])})
+        return cls(config, None if base is None else GateBase(**base), document.get("about"))
 
     def load_weights(self, folder: Path) -> None:
         """Put the weights of a folder into these gates.
@@ -340,7 +335,3 @@ def _controlled(layers: Any, n_layers: int) -> tuple[int, ...]:
     if len(set(chosen)) != len(chosen):
         raise InputError(f"A layer is named twice among the controlled ones {list(chosen)}: name each once.")
     return tuple(sorted(chosen))
-
-
-def _config(fields: Mapping[str, Any]) -> GateConfig:
-    return GateConfig(**{**fields, "controlled": tuple(fields["controlled"])})
