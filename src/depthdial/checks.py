@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 import operator
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from depthdial.errors import InputError
 
@@ -54,3 +55,33 @@ def _within(name: str, value: Any, kind: type, what: str, limits: tuple[float | 
 
 def check_positive(value: int, name: str) -> int:
     return whole(name, value, 1)
+
+
+_Kind = TypeVar("_Kind", bound=type)
+
+
+def also_named(**words: str) -> Callable[[_Kind], _Kind]:
+    """Class decorator: a settings class that also takes fields by words of before, `also_named(rank="r")`.
+
+    Raises:
+        InputError: from the class, where both words are given and say different things.
+    """
+
+    def decorate(kind: _Kind) -> _Kind:
+        build: Any = kind.__init__  # type: ignore[misc]
+
+        @functools.wraps(build)
+        def init(self: Any, *args: Any, **given: Any) -> None:
+            for word in words.keys() & given.keys():
+                name, value = words[word], given.pop(word)
+                if given.get(name, value) not in (value, getattr(kind, name)):  # a field's default stands in its class
+                    raise InputError(f"{word}={value!r} and {name}={given[name]!r} are the same setting: give {name}.")
+                given[name] = value
+            build(self, *args, **given)
+
+        kind.__init__ = init  # type: ignore[misc]
+        for word, name in words.items():
+            setattr(kind, word, property(operator.attrgetter(name)))
+        return kind
+
+    return decorate

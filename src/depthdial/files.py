@@ -139,8 +139,13 @@ class Document:
             raise InputError(f"{path} is a damaged {self.what} file ({reason}): {self.remake}.") from error
 
 
-def claim(path: Path, about: Mapping[str, Any], what: str) -> None:
+def claim(
+    path: Path, about: Mapping[str, Any], what: str, today: Callable[[dict[str, Any]], Mapping[str, Any]] = dict
+) -> None:
     """Write down in `path` what its folder holds, or refuse a folder that holds something else.
+
+    Args:
+        today: what a file of before says, in the words of `about`.
 
     Raises:
         InputError: if `path` says otherwise; `what` names it in the sentence ("study").
@@ -149,7 +154,7 @@ def claim(path: Path, about: Mapping[str, Any], what: str) -> None:
         write_json(path, about)
         return
     new = json.loads(json.dumps(about, default=operator.index))
-    old = read_json(path, what)
+    old = json.loads(json.dumps(dict(today(read_json(path, what))), default=operator.index))
     changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
     if changed:
         raise InputError(

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from depthdial.cli.gates import GatesStudyOptions
 from depthdial.train.gates.study import GatesStudySettings
 
 STUDY = (
@@ -126,10 +125,3 @@ def test_a_sweep_of_bad_input_is_one_sentence_and_status_2(run, arguments, compl
     status, _, err = run("sweep", *arguments)
     assert status == 2
     assert complaint in err and "Traceback" not in err
-
-
-def test_options_are_the_settings_defaults():
-    assert GatesStudyOptions().settings(0) == GatesStudySettings()
-    assert GatesStudyOptions(budgets="90%, 0.5", inputs="hidden").settings(3) == GatesStudySettings(
-        budgets=(0.9, 0.5), inputs=("hidden",), seed=3
-    )

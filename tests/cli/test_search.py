@@ -7,10 +7,9 @@ from unittest import mock
 
 import pytest
 
-from depthdial.cli.search import MethodOptions, SearchStudyOptions
+from depthdial.cli.search import MethodOptions
 from depthdial.errors import InputError
 from depthdial.routes.families import RouteFamily
-from depthdial.studies.search import SearchStudySettings
 
 STUDY = (
     *("--methods", "greedy,angular", "--fractions", "67%", "--screen", "2", "--answer-tokens", "2"),
@@ -88,10 +87,6 @@ def test_bad_input_is_one_sentence_and_status_2(run, paths, verb, arguments, com
 
 
 def test_options_are_the_settings_defaults():
-    assert SearchStudyOptions().settings() == SearchStudySettings()
-    assert SearchStudyOptions(methods="greedy, beam-nll", fractions="90%, 0.5", screen=0).settings() == SearchStudySettings(
-        methods=("greedy", "beam-nll"), fractions=(0.9, 0.5), screen=None
-    )
     nothing = {"method": "greedy", "metric": None, "screen": "default", "beam_width": None, "nested": None}
     assert MethodOptions().given() == nothing
     assert MethodOptions(screen=0).given()["screen"] is None

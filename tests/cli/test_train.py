@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from unittest import mock
 
 import pytest
 
-from depthdial.cli.train import TrainOptions
+from depthdial.errors import InputError
 from depthdial.hf.load import load
+from depthdial.train.depth.settings import FinetuneSettings
 
 
 @pytest.fixture
@@ -72,9 +74,16 @@ def test_bad_input_is_one_sentence_and_status_2(finetune, arguments, complaint):
     assert complaint in err and "Traceback" not in err
 
 
-def test_options_are_the_settings_defaults():
-    from depthdial.train.depth.settings import FinetuneSettings
-
-    assert TrainOptions().settings(is_elastic=False, seed=0) == FinetuneSettings()
-    assert TrainOptions().settings(is_elastic=True, seed=0) == FinetuneSettings(distill=True)
-    assert not TrainOptions(distill=False).settings(is_elastic=True, seed=0).distill
+def test_distillation_follows_the_family_unless_it_is_asked_for(paths, command_line):
+    """With a stub in the training's place."""
+    fixed = ("finetune", paths / "base", "--data", paths / "lessons.jsonl", "--out", paths / "out", "--lora-alpha", "3")
+    for arguments, distill in (
+        (("--route", "uls:3"), False),
+        (("--elastic", "uls"), True),
+        (("--elastic", "uls", "--no-distill"), False),
+    ):
+        with (
+            mock.patch("depthdial.train.depth.finetune.finetune", side_effect=InputError("Asked.")) as asked,
+        ):
+            assert command_line(*fixed, *arguments)[0] == 2
+        assert asked.call_args.kwargs["settings"] == FinetuneSettings(distill=distill, lora_alpha=3.0)

@@ -12,10 +12,8 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from depthdial.cli.train import GateOptions
 from depthdial.hf.adapter import merged
 from depthdial.hf.load import load
-from depthdial.train.gates.settings import GateSettings
 from depthdial.views.tokens.gate_folder import load_gates
 
 
@@ -45,7 +43,7 @@ def test_to_a_target_then_loaded(run, paths):
     names = {path.name for path in (paths / "out").iterdir()}
     assert {"training.png", "gates.json", "gates.safetensors", "adapter_model.safetensors"} <= names
     record = json.loads((paths / "out" / "training.json").read_text())
-    assert record["settings"]["seed"] == 4 and record["settings"]["controlled"] == [1, 2, 3]
+    assert record["settings"]["run"]["seed"] == 4 and record["settings"]["controlled"] == [1, 2, 3]
     assert record["history"][-1]["fraction/expected"] == pytest.approx(0.7, abs=0.03)
     model, gates = load_gates(paths / "out", load(paths / "base")[0])
     assert gates.config.controlled == (1, 2, 3) and model.peft_config["default"].r == 2
@@ -95,14 +93,14 @@ def test_a_process_that_is_killed_goes_on(run, paths):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ((), "either --target 0.6, a budget, or --alpha 2"),
-        (("--target", "0.6", "--alpha", "1"), "either --target 0.6, a budget, or --alpha 2"),
+        ((), "either target, a budget such as 0.6, or alpha, a weight"),
+        (("--target", "0.6", "--alpha", "1"), "either target, a budget such as 0.6, or alpha, a weight"),
         (("--alpha", "-1"), "Invalid alpha -1.0: use a number of at least 0"),
         (("--alpha", "nan"), "Invalid alpha"),
         (("--target", "1.5"), "Invalid target"),
         (("--target", "0.1"), "cannot be reached: 4 of 6 layers are controlled"),
         (("--target", "0.6", "--controlled", "1-2"), "cannot be reached: 2 of 6 layers are controlled"),
-        (("--target", "0.6", "--controlled", "3-9"), "Layer 9 does not exist"),
+        (("--target", "0.6", "--controlled", "3-9"), "Controlled layer 6 lies outside a model of 6 layers"),
         (("--target", "0.6", "--controlled", "rls:3@0"), "takes layers such as 1-28"),
         (("--target", "0.6", "--temperature", "0"), "Invalid temperature"),
         (("--target", "0.6", "--temperature", "1e9"), "Invalid temperature"),
@@ -119,8 +117,3 @@ def test_bad_input_is_one_sentence_and_status_2(run, arguments, complaint):
     status, _, err = run(*arguments)
     assert status == 2
     assert complaint in err and "Traceback" not in err
-
-
-def test_options_are_the_settings_defaults():
-    assert GateOptions(target=0.5).settings(n_layers=6, seed=0) == GateSettings(target=0.5)
-    assert GateOptions(alpha=1.0).settings(n_layers=6, seed=3) == GateSettings(alpha=1.0, seed=3)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 import depthdial as dd
+from depthdial.engine.depth import read_depths
 from depthdial.errors import InputError
 from depthdial.routes import Route
 
@@ -132,3 +134,36 @@ def test_token_by_token(model, tokenizer):
     assert dd.generate(model, tokenizer, "the cat", depth=lambda layer, hidden: None, max_new_tokens=4)[0].layers_run == 6
     with pytest.raises(InputError, match="runs prompts at full depth, not prompt_depth='route'"):
         dd.generate(model, tokenizer, "the cat", depth=policy, prompt_depth="route")
+
+
+def test_a_count_or_share_of_a_family_by_its_file_or_as_searched(model, tokenizer, tmp_path):
+    family = dd.RouteFamily(
+        "own", 6, (Route((0, 1), 6, "own:2"), Route((0, 2, 4, 5), 6, "own:4"), Route(range(6), 6, "full"))
+    )
+    path = family.save(tmp_path / "my routes,1.json")
+    for depth in (f"{path}:4", f"{path}:70%", f" {path}:5 "):
+        assert taken(model, tokenizer, depth).layers == (0, 2, 4, 5)
+    for depth, told in (
+        (f"{path}:nonsense", "names no depth of"),
+        (f"{path}:7", "asks for 7 of 6 layers"),
+        (f"{tmp_path}/none.json:4", "There is no route family file"),
+        ("searched:4", "asks for a search that nobody has made of this model: run depthdial search MODEL --out FILE"),
+    ):
+        with pytest.raises(InputError, match=told):
+            taken(model, tokenizer, depth)
+    shipped = "depthdial.engine.depth.searched_routes"
+    with mock.patch(shipped, return_value=family.routes):
+        assert taken(model, tokenizer, "searched:4").layers == taken(model, tokenizer, "searched:80%").layers == (0, 2, 4, 5)
+    # The same texts in a list of routes that are measured, where a model gives numbers a meaning.
+    with mock.patch(shipped, return_value=family.routes):
+        found = read_depths(["full", f"{path}:2", "searched:4,uls:3"], model, 6)
+    assert [len(route) for route in found] == [6, 2, 4, 3]
+    assert read_depths(f"{path}:4", model, 6) == read_depths(f"{path}", model, 6)[1:2]
+    assert [len(route) for route in read_depths("full,50%,4", model, 6)] == [6, 3, 4]
+
+
+def test_a_controller_picks_routes_and_is_no_route_to_measure(model, tokenizer, tmp_path):
+    (tmp_path / "controller.json").write_text("{}")
+    loading = mock.patch("depthdial.control.controller.SequenceController.from_pretrained")
+    with loading, pytest.raises(InputError, match="picks a route for each prompt"):
+        read_depths(["full", str(tmp_path)], model, 6)

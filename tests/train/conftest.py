@@ -45,4 +45,4 @@ def rows(lessons, model, tokenizer) -> list[TrainingRow]:
 @pytest.fixture
 def quick() -> FinetuneSettings:
     """A few steps, with no checkpoint between them: where one is written costs more than a step does."""
-    return FinetuneSettings(rank=2, alpha=4.0, batch_size=4, save_every=1000, learning_rate=1e-2)
+    return FinetuneSettings(r=2, lora_alpha=4.0, batch_size=4, save_every=1000, learning_rate=1e-2)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.measure.plan import ModelIdentity
 from depthdial.routes import Route
+from depthdial.train.gates.settings import GateSettings
 from depthdial.train.running import claim_run, is_main, training_arguments, world_size
 from depthdial.train.schedule import make_schedule
 
@@ -17,9 +19,28 @@ def test_a_run_claims_its_folder(lessons, quick, tmp_path):
     claim_run(tmp_path, "run.json", quick, identity, lessons, routes=["full"])
     claim_run(tmp_path, "run.json", quick, identity, lessons, routes=["full"])
     known = json.loads((tmp_path / "run.json").read_text())
-    assert known["model"] == "m" and known["routes"] == ["full"] and known["rank"] == quick.rank
+    assert known["model"] == "m" and known["routes"] == ["full"] and known["r"] == quick.r
     with pytest.raises(InputError, match="holds a training run with another routes"):
         claim_run(tmp_path, "run.json", quick, identity, lessons, routes=["uls:3"])
+
+
+def test_a_folder_of_before_is_still_its_own(lessons, quick, tmp_path):
+    """Older files say rank and alpha, and those of gates have the run's settings beside their own."""
+    identity = ModelIdentity("m", "0" * 64, "float32", "cpu", "sdpa")
+    gates = GateSettings(target=0.6, controlled=(1, 2), r=2, batch_size=4)
+    of_run = {"batch_size": 4, "answers": "reference", "distill": False, "seed": 0, "learning_rate": None, "rank": 2}
+    old = {"target": 0.6, "alpha": None, "controlled": [1, 2], "temperature": 1.0, **of_run}
+    for file, settings, before in (
+        ("finetune.json", quick, {**of_run, "alpha": 4.0, "learning_rate": 1e-2, "save_every": 1000}),
+        ("train-gates.json", gates, old),
+    ):
+        claim_run(tmp_path, file, settings, identity, lessons)
+        known = json.loads((tmp_path / file).read_text())
+        rest = {name: known[name] for name in ("model", "weights_hash", "task", "split", "data", "processes")}
+        (tmp_path / file).write_text(json.dumps({**before, **rest}))
+        claim_run(tmp_path, file, settings, identity, lessons)
+    with pytest.raises(InputError, match="holds a training run with another target"):
+        claim_run(tmp_path, "train-gates.json", replace(gates, target=0.7), identity, lessons)
 
 
 def test_arguments_follow_the_settings_and_the_user_has_the_last_word(model, tokenizer, rows, quick, tmp_path):

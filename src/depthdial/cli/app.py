@@ -42,6 +42,7 @@ from depthdial.cli.options import (
 from depthdial.cli.oracle import oracle
 from depthdial.cli.rows import made_on, tell_rows, trained_rows
 from depthdial.cli.search import search, search_study
+from depthdial.cli.settings import Given, options_of
 from depthdial.cli.train import finetune, train_gates
 from depthdial.errors import InputError
 
@@ -210,6 +211,14 @@ def report(folder: RowsFolder) -> None:
     typer.echo(f"report: {write(folder)}")
 
 
+StudyOptions = options_of(
+    "studies.study:StudySettings",
+    "Size",
+    common=("routes", "max_new_tokens"),
+    only=("routes", "max_new_tokens", "batch_size", "prompt_depth", "keep_text"),
+)
+
+
 @app.command()
 @with_bundles
 def study(
@@ -217,15 +226,11 @@ def study(
     out: OutFolder,
     source: DataOptions,
     loading: ModelOptions,
-    routes: Annotated[str | None, typer.Option(help="Beside the searched ones; default: full, ULS, EE.")] = None,
+    how: Annotated[Given, StudyOptions],
     calibration_split: CalibrationSplit = None,
     limit: Limit = None,
     calibration_limit: CalibrationLimit = 16,
     controller_limit: ControllerLimit = 0,
-    batch_size: BatchSize = 32,
-    max_new_tokens: NewTokens = 48,
-    prompt_depth: PromptDepth = "full",
-    keep_text: Annotated[bool, typer.Option("--keep-text", help="Keep the answers in the rows.")] = False,
 ) -> None:
     """Search, similarity, sweep, oracle and report, in one folder; started again, it goes on.
 
@@ -235,16 +240,11 @@ def study(
     from depthdial.data.leakage import prompt_hashes
     from depthdial.report.kit.tables import headline
     from depthdial.routes import split_routes
-    from depthdial.studies.study import StudySettings
     from depthdial.studies.study import study as run
 
-    settings = StudySettings(
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        prompt_depth=prompt_depth,
-        routes=tuple(split_routes(routes or "")),
-        keep_text=keep_text or source.is_builtin,  # the built-in texts are this project's own
-    )
+    # The built-in texts are this project's own.
+    texts = {"keep_text": True} if source.is_builtin else {}
+    settings = how.settings(routes=tuple(split_routes(how.values["routes"])), **texts)
     held_out = calibration_split or source.held_out_split or "train"
     prompts = replace(source, split=held_out).read(calibration_limit)
     trained = trained_rows(model, loading.adapter)

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from depthdial.cli.options import (
-    AllowSearchedRows,
     BatchSize,
     CalibrationLimit,
     DataOptions,
@@ -18,15 +17,13 @@ from depthdial.cli.options import (
     ModelName,
     ModelOptions,
     OutFolder,
-    PromptDepth,
     Routes,
-    fractions_of,
-    parts_of,
     print_rows,
     print_table,
     with_bundles,
 )
 from depthdial.cli.rows import made_on, tell_rows
+from depthdial.cli.settings import Given, options_of
 from depthdial.errors import InputError
 
 app = typer.Typer(help="Controllers that pick a route for every sequence: fit, certify, evaluate.", no_args_is_help=True)
@@ -36,6 +33,15 @@ Epsilon = Annotated[float, typer.Option(help="Loss of quality against the full m
 Delta = Annotated[float, typer.Option(help="Probability of a wrong certificate.")]
 
 
+FitOptions = options_of("control.fit:FitSettings", "Fit", common=("budget", "metric", "predictor"))
+EvaluationOptions = options_of(
+    "studies.controller:EvaluationSettings",
+    "Judging",
+    common=("budgets", "rouge"),
+    skip=("timed_prompts", "n_bootstrap"),
+)
+
+
 @app.command()
 @with_bundles
 def fit(
@@ -43,32 +49,19 @@ def fit(
     out: OutFolder,
     source: DataOptions,
     loading: ModelOptions,
+    how: Annotated[Given, FitOptions],
     routes: Routes = None,
-    budget: Annotated[str, typer.Option(help="A share of the full model's cost (80%), or a number of layers (24).")] = "80%",
-    metric: Annotated[str, typer.Option(help="What is predicted: agreement or rouge_l.")] = "agreement",
-    cost: Annotated[
-        str,
-        typer.Option(help="What is spent: layer_steps (layers times decoding steps), layers (by sequence), flops, ms."),
-    ] = "layer_steps",
-    predictor: Annotated[str, typer.Option(help="ridge, trees, mlp, or auto for the one that predicts best.")] = "ridge",
-    prompt_depth: PromptDepth = "full",
     limit: Limit = None,
-    response_tokens: Annotated[int, typer.Option(help="Longest answer.", rich_help_panel="Size")] = 64,
-    batch_size: BatchSize = 16,
-    n_folds: Annotated[int, typer.Option(help="Of cross-validation.", rich_help_panel="Size")] = 5,
-    allow_searched_rows: AllowSearchedRows = False,
 ) -> None:
     """Learn from train rows how good each route's answer will be, and set a price for the budget."""
     from depthdial.control.controller import SequenceController
-    from depthdial.control.fit import FitSettings
     from depthdial.data.leakage import require_no_test_split
     from depthdial.hf.adapter import adapter_card
     from depthdial.hf.architectures import count_layers
     from depthdial.measure.plan import ModelIdentity
     from depthdial.routes.families import fixed_routes
 
-    sizes = (response_tokens, batch_size, n_folds, source.seed)
-    chosen = FitSettings(budget, metric, cost, predictor, prompt_depth, *sizes, allow_searched_rows)  # type: ignore[arg-type]
+    chosen = how.settings(seed=source.seed)
     rows = source.read(limit, split=source.held_out_split)
     require_no_test_split(rows, "fit a controller")
     loaded, tokenizer = loading.load(model)
@@ -149,35 +142,19 @@ def evaluate(
     out: OutFolder,
     source: DataOptions,
     loading: ModelOptions,
-    budgets: Annotated[str, typer.Option(help="Mean costs, as shares of the full cost.")] = "0.6,0.7,0.8,0.9",
-    samples: Annotated[int, typer.Option(help="Other answers, for the predictable oracle; 0: none.")] = 4,
-    rouge: Annotated[bool, typer.Option("--rouge", help="Also answer on every route and score ROUGE-L.")] = False,
-    rivals: Annotated[str, typer.Option(help="Other kinds of predictors beside the controller's.")] = "mlp,trees",
-    epsilons: Annotated[str, typer.Option(help="Certificates to try on the calibration rows.")] = "0.01,0.02,0.03,0.05",
-    delta: Delta = 0.05,
+    how: Annotated[Given, EvaluationOptions],
     calibration_split: Annotated[
         str | None, typer.Option(help="Rows for certificates; default: validation, of a folder that has it.")
     ] = None,
     limit: Limit = None,
     calibration_limit: CalibrationLimit = 500,
-    seeds: Annotated[int, typer.Option(help="Fits, each without another tenth of the rows.", rich_help_panel="Size")] = 5,
-    batch_size: BatchSize = 16,
 ) -> None:
     """Judge a controller on test rows: its gain at equal cost, its rivals, the oracles, certificates, and a report."""
     from depthdial.control.controller import SequenceController
-    from depthdial.studies.controller import EvaluationSettings, evaluate_controller
+    from depthdial.studies.controller import evaluate_controller
 
     controller = SequenceController.from_pretrained(folder)  # before anything is loaded
-    settings = EvaluationSettings(
-        budgets=fractions_of(budgets, "--budgets"),
-        samples=samples,
-        seeds=seeds,
-        rivals=parts_of(rivals),
-        rouge=rouge,
-        epsilons=fractions_of(epsilons, "--epsilons"),
-        delta=delta,
-        batch_size=batch_size,
-    )
+    settings = how.settings()
     split = "test" if source.data is None or source.data.is_dir() else None
     rows = source.read(limit, split=split)
     held = _calibration_rows(source, calibration_split, calibration_limit)

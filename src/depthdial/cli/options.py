@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from depthdial.cli.settings import Given, SettingsOptions
 from depthdial.errors import InputError
 from depthdial.files import check_out_file, check_out_folder
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from depthdial.data.tasks import Task
 
 _MODEL, _DATA, _SIZE = "Model", "Data", "Size"
+
+_BY_NAME = inspect.Parameter.KEYWORD_ONLY
 
 # A table with intervals needs so many columns.
 _WIDE = 130
@@ -133,47 +136,36 @@ class DataOptions:
 
 
 def with_bundles(verb: Callable[..., None]) -> Callable[..., None]:
-    """`verb` for typer: each parameter that is a bundle is replaced by the bundle's fields, and put together again."""
+    """`verb` for typer: each parameter that is a bundle is replaced by the bundle's options, and put together again.
+
+    A bundle is a dataclass of options, or `Annotated[Given, options_of(..)]`.
+    """
     hints = get_type_hints(verb, include_extras=True)
-    bundles: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    bundles: dict[str, tuple[dict[str, inspect.Parameter], Callable[..., Any]]] = {}
     flat: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(verb).parameters.items():
-        if name not in bundles:
-            flat.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+        kind = hints[name]
+        found = next((one for one in getattr(kind, "__metadata__", ()) if isinstance(one, SettingsOptions)), None)
+        if found is None and not is_dataclass(kind):
+            flat.append(parameter.replace(annotation=kind, kind=_BY_NAME))
             continue
-        kinds = get_type_hints(bundles[name], include_extras=True)
-        for option in fields(bundles[name]):
-            annotation = kinds[option.name]
-            flat.append(
-                inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=annotation)
-            )
+        if found is not None:
+            bundles[name] = (found.parameters(), lambda found=found, **given: Given(found, given))
+        else:
+            kinds = get_type_hints(kind, include_extras=True)
+            own = [inspect.Parameter(f.name, _BY_NAME, default=f.default, annotation=kinds[f.name]) for f in fields(kind)]
+            bundles[name] = ({one.name: one for one in own}, kind)  # type: ignore[assignment]
+        flat += bundles[name][0].values()
 
     @functools.wraps(verb)
     def run(**given: Any) -> None:
-        for name, bundle in bundles.items():
-            given[name] = bundle(**{option.name: given.pop(option.name) for option in fields(bundle)})
+        for name, (options, build) in bundles.items():
+            given[name] = build(**{option: given.pop(option) for option in options})
         verb(**given)
 
     run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
     return run
-
-
-def parts_of(text: str) -> tuple[str, ...]:
-    """The parts of an option that takes several, divided by commas."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def fractions_of(text: str, option: str) -> tuple[float, ...]:
-    """Fractions of the layers, written 0.9 or 90%.
-
-    Raises:
-        InputError: if one is no number; `option` is what it was given as.
-    """
-    try:
-        return tuple(float(part.removesuffix("%")) / (100 if part.endswith("%") else 1) for part in parts_of(text))
-    except ValueError:
-        raise InputError(f"{option} takes fractions of the layers such as 0.9,0.75 or 90%, not {text!r}.") from None
 
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:

@@ -15,20 +15,17 @@ from depthdial.cli.options import (
     CalibrationLimit,
     CalibrationSplit,
     DataOptions,
-    FidelityTokens,
     Limit,
     ModelName,
     ModelOptions,
-    NewTokens,
     OutFolder,
-    fractions_of,
     out_file,
-    parts_of,
     print_rows,
     print_table,
     with_bundles,
 )
 from depthdial.cli.rows import made_on, tell_rows
+from depthdial.cli.settings import Given, options_of
 
 Cost = Annotated[str, typer.Option(help="What dropping a layer saves: layers, flops, or ms (measured here).")]
 
@@ -94,31 +91,9 @@ def search(
     typer.echo(f"routes: {out}")
 
 
-@dataclass(frozen=True)
-class SearchStudyOptions:
-    """How large a comparison of searches is: the fields of `SearchStudySettings`."""
-
-    methods: Annotated[str | None, _method("Such as greedy-kl,beam-nll,angular; the first is compared with.")] = None
-    fractions: Annotated[str, _method("Of the layers, to compare at.")] = "0.9,0.8,0.67"
-    cost: Cost = "layers"
-    screen: Annotated[int, _method("Of greedy and beam: layers tried in each round; 0: all.")] = 8
-    beam_width: Annotated[int, _method("Of beam: sets kept of each size.", "--beam-width")] = 4
-    answer_tokens: AnswerTokens = 16
-    batch_size: BatchSize = 16
-    fidelity_tokens: FidelityTokens = 32
-    rouge: Annotated[bool, typer.Option("--rouge", help="Also generate answers and score them.")] = False
-    max_new_tokens: NewTokens = 64
-
-    def settings(self) -> Any:
-        """The SearchStudySettings that these options mean."""
-        from depthdial.studies.search import SearchStudySettings
-
-        chosen = {
-            "methods": parts_of(self.methods or ""),
-            "fractions": fractions_of(self.fractions, "--fractions"),
-            "screen": self.screen or None,
-        }
-        return SearchStudySettings(**{**vars(self), **chosen})
+SearchStudyOptions = options_of(
+    "studies.search:SearchStudySettings", "Method", common=("methods", "fractions", "cost", "batch_size", "rouge")
+)
 
 
 @with_bundles
@@ -127,7 +102,7 @@ def search_study(
     out: OutFolder,
     source: DataOptions,
     loading: ModelOptions,
-    options: SearchStudyOptions,
+    options: Annotated[Given, SearchStudyOptions],
     calibration_split: CalibrationSplit = None,
     limit: Limit = None,
     calibration_limit: CalibrationLimit = 32,

@@ -44,7 +44,18 @@ _MOST_ROUTES = 6
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a controller is fitted; see `SequenceController.fit`.
+    """How a controller is fitted.
+
+    Attributes:
+        budget: a share of the full model's cost (80%), or a number of layers (24).
+        metric: what is predicted: agreement or rouge_l.
+        cost: what is spent: layer_steps (layers times decoding steps), layers (by sequence), flops or ms.
+        predictor: ridge, trees, mlp, or auto for the one that predicts best.
+        prompt_depth: full (the prompt runs every layer) or route.
+        response_tokens: longest answer, in tokens.
+        batch_size: sequences run together.
+        n_folds: of cross-validation.
+        allow_searched_rows: also take rows that routes were searched on, or the model trained on.
 
     Raises:
         InputError: for a value that is none.
@@ -52,7 +63,7 @@ class FitSettings:
 
     budget: Budget = "80%"
     metric: str = "agreement"
-    cost: str = LAYER_STEPS
+    cost: str = "layer_steps"
     predictor: str = "ridge"
     prompt_depth: PromptDepth = "full"
     response_tokens: int = 64

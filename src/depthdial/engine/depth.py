@@ -24,9 +24,9 @@ from depthdial.engine.prefill import Prefill
 from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.hf.adapter import warn_if_outside
-from depthdial.hf.known_routes import best_known_routes, check_share, route_within
+from depthdial.hf.known_routes import best_known_routes, check_share, route_within, searched_routes
 from depthdial.routes import AnyRoute, RandomRoute, Route, require_depth
-from depthdial.routes.families import fixed_routes
+from depthdial.routes.families import fixed_routes, listed_routes
 from depthdial.views.tokens.depth import Depth as Running
 from depthdial.views.tokens.depth import TokenDepth
 from depthdial.views.tokens.policy import as_policy
@@ -196,6 +196,8 @@ def _refuse_routes(asked: Asked) -> None:
         )
 
 
+# The name of the family that is known of a model: its adapter's, or the one that ships for it.
+SEARCHED = "searched"
 _COUNT = re.compile(r"[+-]?\d+")
 _SHARE = re.compile(r"[+-]?(\d+\.\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _PERCENT = re.compile(r"([+-]?\d+(?:\.\d*)?)\s*%")
@@ -233,23 +235,23 @@ def read_depth(given: Any, model: Any, n_layers: int, routes: Any = None) -> Dep
     """What a depth stands for on a model of `n_layers` layers: the one parser of depths.
 
     Args:
-        given: a Route, its text, its layers, a share or a count of layers, a token policy, anything that assigns routes to
-            prompts itself, or its folder.
+        given: a Route, its text, its layers, a share or a count of layers, such a number of a family (`routes.json:24`,
+            `searched:80%`), a token policy, anything that assigns routes to prompts itself, or its folder.
         routes: what a number chooses from; None: the best known routes.
 
     Raises:
         InputError: for what is no depth, or does not fit the model.
     """
-    number = number_in(given)
-    if number is not None:
-        return RouteDepth(_within(number, model, n_layers, routes))
+    found = named_route(given, model, n_layers, routes)
+    if found is not None:
+        return RouteDepth(found)
     if isinstance(given, Depth):
         return given
     if isinstance(given, Route | RandomRoute):
         return RouteDepth(require_depth(given, n_layers))  # type: ignore[arg-type]
     if isinstance(given, str | os.PathLike):
-        found = _read_folder(Path(given))
-        return RouteDepth(Route.parse(str(given), n_layers)) if found is None else found
+        saved = _read_folder(Path(given))
+        return RouteDepth(Route.parse(str(given), n_layers)) if saved is None else saved
     if isinstance(given, tuple | range):
         return RouteDepth(Route(tuple(given), n_layers))
     if isinstance(given, nn.Module) and not callable(getattr(given, "policy", None)):
@@ -259,6 +261,63 @@ def read_depth(given: Any, model: Any, n_layers: int, routes: Any = None) -> Dep
     if callable(given) or hasattr(given, "fingerprint") or callable(getattr(given, "policy", None)):
         return TokenwiseDepth(TokenDepth(as_policy(given), n_layers))
     raise InputError(f"{_TAKEN}{_short(given)}.")
+
+
+def named_route(given: Any, model: Any, n_layers: int, routes: Any = None) -> Route | None:
+    """The route that a share or a count of layers means on a model: 24, `80%`, `routes.json:24`, `searched:24`.
+
+    Args:
+        routes: what a bare number chooses from; None: the best known routes.
+
+    Returns:
+        None for what is no number.
+
+    Raises:
+        InputError: for a number that is neither a share nor a count, or a family that is not there.
+    """
+    number = number_in(given)
+    family, colon, tail = str(given).strip().rpartition(":") if isinstance(given, str) else ("", "", "")
+    if number is None and colon and (family == SEARCHED or _is_family(family)):
+        number = number_in(tail)
+        if number is None:
+            raise InputError(
+                f"{given!r} names no depth of {family}: give a count or a share, such as {family}:24 or {family}:80%."
+            )
+        routes = family
+        if family == SEARCHED:
+            routes = searched_routes(model)
+            if routes is None:
+                raise InputError(
+                    f"{given!r} asks for a search that nobody has made of this model: run depthdial search MODEL --out FILE, "
+                    f"and give FILE:{tail}."
+                )
+    return None if number is None else _within(number, model, n_layers, routes)
+
+
+def read_depths(given: Any, model: Any, n_layers: int) -> tuple[Any, ...]:
+    """Routes and token-wise depths of an argument `routes`: `listed_routes`, with what a number means on the model.
+
+    Raises:
+        InputError: for what is none, or picks routes itself: that is run by `generate`, and judged by what made it.
+    """
+    return listed_routes(given, n_layers, functools.partial(_measured, model=model, n_layers=n_layers))
+
+
+def _measured(given: Any, model: Any, n_layers: int) -> Route | None:
+    saved = _read_folder(Path(given)) if isinstance(given, str) else None
+    if saved is not None:
+        raise InputError(
+            f"{given} picks a route for each prompt, and here each route runs every prompt: name routes, or judge it by "
+            "depthdial controller evaluate."
+        )
+    return named_route(given, model, n_layers)
+
+
+def _is_family(text: str) -> bool:
+    try:
+        return text.lower().endswith(".json") or Path(text).is_file()
+    except OSError:  # a long list of layers is no file name
+        return False
 
 
 @functools.cache

@@ -25,15 +25,9 @@ def best_known_routes(model: Any) -> tuple[Route, ...]:
     Warns:
         RouteWarning: for a model that nothing is known of.
     """
-    n_layers = count_layers(model)
-    card = adapter_card(model)
-    if card is not None:
-        return _with_full(card.routes, n_layers)
-    shipped = _SHIPPED.get(str(getattr(unwrap(model).config, "name_or_path", "")))
-    if shipped is not None:
-        family = RouteFamily.load(Path(__file__).parents[1] / "searched" / shipped)
-        if family.n_layers == n_layers:
-            return _with_full(family.routes, n_layers)
+    known, n_layers = searched_routes(model), count_layers(model)
+    if known is not None:
+        return known
     warnings.warn(
         "Nothing is known of which layers this model can do without, so layers are skipped uniformly: `depthdial search` "
         "finds better routes, to be given as routes=FILE.",
@@ -42,6 +36,17 @@ def best_known_routes(model: Any) -> tuple[Route, ...]:
     )
     unified = [route for route in family_routes("unified", n_layers) if isinstance(route, Route)]
     return _with_full(unified, n_layers)
+
+
+def searched_routes(model: Any) -> tuple[Route, ...] | None:
+    """Those that its adapter was trained for, or that ship for this very model, cheapest first; None without any."""
+    n_layers = count_layers(model)
+    card = adapter_card(model)
+    if card is not None:
+        return _with_full(card.routes, n_layers)
+    shipped = _SHIPPED.get(str(getattr(unwrap(model).config, "name_or_path", "")))
+    family = None if shipped is None else RouteFamily.load(Path(__file__).parents[1] / "searched" / shipped)
+    return _with_full(family.routes, n_layers) if family is not None and family.n_layers == n_layers else None
 
 
 def check_share(share: float) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 from depthdial.checks import choice
 from depthdial.data.tasks import EncodedExample, Task, encode
 from depthdial.data.templates import resolve_template
+from depthdial.engine.depth import read_depths
 from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.hf.adapter import adapter_card
@@ -124,7 +125,7 @@ def make_plan(
         "max_response_tokens": task.max_response_tokens,
     }
     about_model = {"model": identity.name, **{k: v for k, v in vars(identity).items() if k != "name"}}
-    parsed = unique_routes(routes, runner.n_layers)
+    parsed = unique_routes(routes, runner.n_layers, model)
     _check_token_depths(model, parsed, prompt_depth)
     context = runner.context_tokens
     if context is not None and any(len(example.prompt_ids) + answer_tokens > context for example in examples):
@@ -145,9 +146,13 @@ def _check_token_depths(model: Any, depths: Sequence[AnyDepth], prompt_depth: st
         depth.view(model)  # refuses what does not fit, before anything has run
 
 
-def unique_routes(routes: Routes, n_layers: int) -> tuple[AnyDepth, ...]:
-    """Routes parsed and checked; of two with the same layers the first is kept, under its name."""
-    given = listed_routes(routes, n_layers)
+def unique_routes(routes: Routes, n_layers: int, model: Any = None) -> tuple[AnyDepth, ...]:
+    """Routes parsed and checked; of two with the same layers the first is kept, under its name.
+
+    Args:
+        model: on which a share or a count of layers means a route; without one they mean none.
+    """
+    given = listed_routes(routes, n_layers) if model is None else read_depths(routes, model, n_layers)
     policy = next((route for route in given if isinstance(route, TokenPolicy)), None)
     if policy is not None:
         raise InputError(f"A policy is measured as TokenDepth(policy, n_layers={n_layers}): wrap {policy.name!r} so.")

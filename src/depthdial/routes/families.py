@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,18 @@ class RouteFamily:
         return cls(_text(document["name"]), document["n_layers"], routes, dict(document.get("made_by", {})))
 
 
-def read_routes(text: str, n_layers: int) -> tuple[AnyRoute, ...]:
+Named = Callable[[Any], "Route | None"]
+
+
+def nobody(depth: Any) -> None:
+    """Where there is no model: a share or a count of layers names no route."""
+
+
+def read_routes(text: str, n_layers: int, named: Named = nobody) -> tuple[AnyRoute, ...]:
     """The routes that `--routes` names: a family file, or a list of routes and family names (`full,uls:50%,ee`).
+
+    Args:
+        named: finds the route of a text that only a model gives a meaning, such as `80%`; None for other texts.
 
     Raises:
         InputError: if one of them cannot be used for a model of `n_layers` layers.
@@ -92,8 +102,11 @@ def read_routes(text: str, n_layers: int) -> tuple[AnyRoute, ...]:
     if _is_file(text):  # as a whole, for the name of a file may hold commas and spaces
         return _file_routes(text, n_layers)
     routes: list[AnyRoute] = []
-    for part in split_routes(text):
-        if part.lower().endswith(".json") or _is_file(part):
+    for part in [text] if _is_file(text.rpartition(":")[0]) else split_routes(text):
+        found = named(part)
+        if found is not None:
+            routes.append(found)
+        elif part.lower().endswith(".json") or _is_file(part):
             routes.extend(_file_routes(part, n_layers))
         elif part.lower() in FAMILIES:
             routes.extend(family_routes(part.lower(), n_layers))
@@ -104,7 +117,7 @@ def read_routes(text: str, n_layers: int) -> tuple[AnyRoute, ...]:
     return tuple(routes)
 
 
-def listed_routes(given: Any, n_layers: int) -> tuple[Any, ...]:
+def listed_routes(given: Any, n_layers: int, named: Named = nobody) -> tuple[Any, ...]:
     """What an argument `routes` names: one route or several, each a Route, its text, its layers (0, 1, 5), or a family.
 
     What is none of these, such as a token-wise depth, is handed back as it is.
@@ -113,8 +126,8 @@ def listed_routes(given: Any, n_layers: int) -> tuple[Any, ...]:
         InputError: if one of them cannot be used for a model of `n_layers` layers, or nothing is given.
     """
     if isinstance(given, Iterable) and not isinstance(given, (str, os.PathLike, range)) and not _is_layers(given):
-        return tuple(route for one in given for route in _listed(one, n_layers))
-    return _listed(given, n_layers)
+        return tuple(route for one in given for route in _listed(one, n_layers, named))
+    return _listed(given, n_layers, named)
 
 
 def fixed_routes(routes: Any, n_layers: int) -> tuple[Route, ...]:
@@ -137,13 +150,13 @@ def require_fixed(route: Any) -> Route:
     return route
 
 
-def _listed(one: Any, n_layers: int) -> tuple[Any, ...]:
+def _listed(one: Any, n_layers: int, named: Named) -> tuple[Any, ...]:
     if isinstance(one, RouteFamily):
         return tuple(require_depth(route, n_layers) for route in one.routes)
     if isinstance(one, str | os.PathLike):
-        return read_routes(os.fspath(one), n_layers)
-    if isinstance(one, numbers.Real):  # no family is known of which it could be a count
-        return (Route.parse(str(one), n_layers),)
+        return read_routes(os.fspath(one), n_layers, named)
+    if isinstance(one, numbers.Real):
+        return (named(one) or Route.parse(str(one), n_layers),)
     if isinstance(one, list | range) or _is_layers(one):
         return (Route(tuple(one), n_layers),)
     return (one,)

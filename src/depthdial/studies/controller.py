@@ -58,7 +58,9 @@ class EvaluationSettings:
             or with fewer left out where a fit would have too few.
         rivals: other kinds of predictors to put beside the controller's.
         rouge: also answer on every route and score ROUGE-L.
-        epsilons, delta: certificates to try on the calibration rows.
+        epsilons: certificates to try on the calibration rows: losses of quality that are allowed.
+        delta: probability of a wrong certificate.
+        batch_size: sequences run together.
         timed_prompts: prompts on which the controller's own time is measured.
     """
 

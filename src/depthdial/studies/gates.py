@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def gates_study(
     if (folder / "rows.parquet").exists() and not (folder / "study.json").exists():
         raise InputError(f"{folder} holds rows of something else: choose another --out, or delete the folder.")
     identity = ModelIdentity.of(model, name)
-    claim(folder / "study.json", _about(settings, identity, task, training), "gates study")
+    claim(folder / "study.json", _about(settings, identity, task, training), "gates study", today=_today)
     if settings.base_tokens:
         say("fine-tuning at full depth")
     base, base_identity = _base(model, tokenizer, training, folder, settings, identity, progress)
@@ -124,6 +124,10 @@ def _check(model: Any, runs: Sequence[Run], settings: GatesStudySettings) -> Non
         if run.seed is not None:
             settings.of_gates(run).config(facts.n_layers, facts.width)
     token_view(model, Bernoulli((1.0,) * facts.n_layers), key_values=settings.key_values)
+
+
+def _today(old: Mapping[str, Any]) -> dict[str, Any]:
+    return {"r" if name == "rank" else name: value for name, value in old.items()}
 
 
 def _about(settings: GatesStudySettings, identity: ModelIdentity, task: Task, training: Task) -> dict[str, Any]:

@@ -43,13 +43,17 @@ class SearchStudySettings:
     """How large a comparison of searches is.
 
     Attributes:
-        methods: names of families to search, the first is the one that others are compared with; empty for
+        methods: names of families to search, such as greedy-kl, beam-nll, angular; the first is compared with. Empty for
             DEFAULT_METHODS, without NLL where calibration rows have no references.
         fractions: of the layers, at which routes are compared.
-        cost, answer_tokens: see `search_routes`; `screen` and `beam_width` are for the methods that have them.
-        batch_size: of the search and of the measurement.
-        fidelity_tokens: KL and agreement are taken on so many tokens of the full model's answers.
-        rouge: also generate answers, of at most `max_new_tokens`, and score them.
+        cost: what dropping a layer saves: layers, flops, or ms (measured here).
+        screen: of greedy and beam: layers tried in each round after the first; 0: all.
+        beam_width: of beam: sets kept of each size.
+        answer_tokens: length of the answers compared.
+        batch_size: sequences run together, of the search and of the measurement.
+        fidelity_tokens: tokens of the full answers for KL and agreement.
+        rouge: also generate answers and score them.
+        max_new_tokens: longest answer, in tokens.
     """
 
     methods: tuple[str, ...] = ()

@@ -50,11 +50,15 @@ class StudySettings:
     """How large a study is.
 
     Attributes:
+        max_new_tokens: longest answer, in tokens.
+        batch_size: sequences run together.
         similarity_sequences: the first so many sequences of the task are used for hidden-state similarity.
         min_layers_fraction: the search stops at this fraction of the layers.
-        routes: texts of routes to sweep beside the searched family; empty for full, ULS and early exit at 80%.
+        routes: texts of routes to sweep beside the searched ones; empty for full, ULS and early exit at 80%.
         fidelity_tokens: see `sweep`.
         screen, search_tokens: see `search_routes`.
+        prompt_depth: full (the prompt runs every layer) or route.
+        keep_text: keep the answers in the rows.
     """
 
     max_new_tokens: int = 48

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,7 @@ from depthdial.hf.adapter import CARD_FILE, AdapterCard
 from depthdial.measure.plan import ModelIdentity
 from depthdial.routes import Route
 from depthdial.train.depth.settings import FinetuneSettings
-from depthdial.train.gates.settings import GateSettings
-from depthdial.train.gates.trainer import PRICE_FILE
 from depthdial.train.running import CHECKPOINTS, FINAL
-from depthdial.views.tokens.gates import TokenGates
 
 RECORD_FILE = "training.json"
 
@@ -30,15 +27,12 @@ def is_finished(folder: Path, card: str = CARD_FILE) -> bool:
 
 
 def save_artefact(
-    folder: Path,
-    tokenizer: Any,
-    identity: ModelIdentity,
-    routes: Sequence[Route],
-    settings: FinetuneSettings,
-    record: Mapping[str, Any],
+    folder: Path, tokenizer: Any, settings: FinetuneSettings, record: Mapping[str, Any], finish: Callable[[Path], object]
 ) -> None:
-    """Bring the final weights from the checkpoints' folder to `folder`, with record, page and card; then drop the
-    checkpoints.
+    """Bring the final weights from the checkpoints' folder to `folder`, with the record; then drop the checkpoints.
+
+    Args:
+        finish: writes what makes the folder whole, last of all.
 
     Raises:
         InputError: if the folder cannot be written; the checkpoints are then kept.
@@ -47,25 +41,21 @@ def save_artefact(
     if settings.method == "full":
         tokenizer.save_pretrained(folder)
     write_json(folder / RECORD_FILE, record)
+    finish(folder)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def save_card(
+    folder: Path,
+    identity: ModelIdentity,
+    routes: Sequence[Route],
+    settings: FinetuneSettings,
+    record: Mapping[str, Any],
+) -> None:
+    """The page and the card of an adapter, or of a model that was trained whole."""
     card = _card(identity, routes, settings, record)
     write_text(folder / "README.md", _page(card, settings, record))
     card.save(folder)
-    drop_checkpoints(folder)
-
-
-def save_gates(folder: Path, tokenizer: Any, gates: TokenGates, settings: GateSettings, record: Mapping[str, Any]) -> None:
-    """The same for gates: beside them the adapter, or with a backbone that was trained whole the model that they are for.
-
-    Raises:
-        InputError: if the folder cannot be written; the checkpoints are then kept.
-    """
-    bring_weights(folder, "float32")
-    (folder / PRICE_FILE).unlink(missing_ok=True)
-    if settings.backbone == "full":
-        tokenizer.save_pretrained(folder)
-    write_json(folder / RECORD_FILE, record)
-    gates.save_pretrained(folder)
-    drop_checkpoints(folder)
 
 
 def bring_weights(folder: Path, adapter_dtype: str) -> None:
@@ -75,10 +65,6 @@ def bring_weights(folder: Path, adapter_dtype: str) -> None:
             write_atomically(folder / file.name, functools.partial(_recast, file, adapter_dtype))
         elif file.name != "README.md":  # PEFT's own, an empty form
             write_atomically(folder / file.name, functools.partial(_copy, file))
-
-
-def drop_checkpoints(folder: Path) -> None:
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def _copy(source: Path, target: Path) -> None:

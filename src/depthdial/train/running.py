@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,11 @@ def claim_run(folder: Path, file: str, settings: Any, identity: ModelIdentity, t
     """Write down in `file` what the run is, or refuse a folder that holds another one.
 
     Args:
-        settings: a dataclass.
+        settings: FinetuneSettings or GateSettings.
         about: what else the run is known by, JSON-ready.
     """
     known = {
-        **asdict(settings),
+        **asdict(settings.resolved),
         "model": identity.name,
         "weights_hash": identity.weights_hash,
         **about,
@@ -59,7 +60,16 @@ def claim_run(folder: Path, file: str, settings: Any, identity: ModelIdentity, t
         "data": task.fingerprint,
         "processes": world_size(),
     }
-    claim(folder / file, known, "training run")
+    claim(folder / file, known, "training run", today=functools.partial(_today, type(settings)))
+
+
+def _today(kind: Any, old: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's file says in the fields of today's settings: older ones say `rank`, and of gates have all in one."""
+    words = {"rank", "alpha"}.union(one.name for one in (*fields(kind), *fields(FinetuneSettings)))
+    given = {name: value for name, value in old.items() if name in words}
+    if "run" in given:
+        given["run"] = FinetuneSettings(**given["run"])
+    return {**{name: value for name, value in old.items() if name not in words}, **asdict(kind(**given).resolved)}
 
 
 def training_arguments(

@@ -243,8 +243,8 @@ def test_a_full_disk_says_so_and_the_checkpoint_before_it_serves(run, quick, tmp
 
 def test_a_folder_of_another_run_is_refused(run, quick):
     run("uls:3", quick)
-    with pytest.raises(InputError, match=r"holds a training run with another rank \(2 then, 3 now\)"):
-        run("uls:3", replace(quick, rank=3))
+    with pytest.raises(InputError, match=r"holds a training run with another r \(2 then, 3 now\)"):
+        run("uls:3", replace(quick, r=3))
 
 
 def test_bad_input_is_refused_before_anything_trains(run, base, quick, first, tmp_path, monkeypatch):

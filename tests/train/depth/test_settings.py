@@ -15,7 +15,8 @@ from depthdial.train.depth.settings import LEARNING_RATES, FinetuneSettings
         ("prompt_depth", "half"),
         ("answers", "mine"),
         ("weights_dtype", "int8"),
-        ("rank", 0),
+        ("r", 0),
+        ("lora_alpha", 0),
         ("batch_size", 2.5),
         ("accumulation", True),
         ("max_tokens", -1),
@@ -42,3 +43,11 @@ def test_the_learning_rate_follows_the_method():
     assert FinetuneSettings().rate == LEARNING_RATES["lora"]
     assert FinetuneSettings(method="full").rate == LEARNING_RATES["full"] == 2e-5  # the paper's
     assert FinetuneSettings(learning_rate=0.5).rate == 0.5
+
+
+def test_r_and_lora_alpha_are_also_taken_by_the_words_of_before():
+    assert FinetuneSettings(rank=4, alpha=2.0) == FinetuneSettings(r=4, lora_alpha=2.0)
+    assert FinetuneSettings(rank=4).rank == FinetuneSettings(r=4).r == 4
+    assert FinetuneSettings(r=4).resolved.lora_alpha == 8.0 and FinetuneSettings(r=4).resolved.learning_rate == 1e-3
+    with pytest.raises(InputError, match=r"^rank=4 and r=8 are the same setting: give r\.$"):
+        FinetuneSettings(rank=4, r=8)

@@ -18,8 +18,8 @@ PLAIN = GateSettings(alpha=1.0)
         ({"alpha": float("inf")}, "Invalid alpha"),
         ({"alpha": float("nan")}, "Invalid alpha"),
         ({"alpha": "1"}, "Invalid alpha"),
-        ({"alpha": None}, "either alpha, a weight in the loss, or target, a budget"),
-        ({"target": 0.5}, "either alpha, a weight in the loss, or target, a budget"),
+        ({"alpha": None}, "either target, a budget such as 0.6, or alpha, a weight"),
+        ({"target": 0.5}, "either target, a budget such as 0.6, or alpha, a weight"),
         ({"alpha": None, "target": 0}, "Invalid target 0: use a number above 0 and at most 1"),
         ({"alpha": None, "target": 1.01}, "Invalid target"),
         ({"alpha": None, "target": float("nan")}, "Invalid target"),
@@ -34,7 +34,7 @@ PLAIN = GateSettings(alpha=1.0)
         ({"key_values": "forget"}, "Unknown key_values 'forget'"),
         ({"gate_learning_rate": 0}, "Invalid gate_learning_rate"),
         ({"ramp": 1.5}, "Invalid ramp"),
-        ({"rank": 0}, "Invalid rank"),
+        ({"rank": 0}, "Invalid r "),
         ({"learning_rate": -1}, "Invalid learning_rate"),
         ({"answers": "mine"}, "Unknown answers"),
         ({"prompt_depth": "half"}, "Unknown prompt depth"),
@@ -51,10 +51,16 @@ def test_what_cannot_be_is_refused(changes, complaint):
 def test_the_run_is_a_fine_tuning_of_the_same_settings():
     settings = replace(PLAIN, rank=4, batch_size=3, max_tokens=70, seed=9, distill=True, cross_entropy=0.5)
     run = settings.run
-    assert (run.rank, run.alpha, run.batch_size, run.max_tokens, run.seed) == (4, 8.0, 3, 70, 9)
+    assert (run.r, run.resolved.lora_alpha, run.batch_size, run.max_tokens, run.seed) == (4, 8.0, 3, 70, 9)
     assert run.distill and run.cross_entropy == 0.5 and run.method == "lora"
     assert replace(PLAIN, backbone="full").run.rate == FinetuneSettings(method="full").rate
     assert PLAIN.run == FinetuneSettings()
+    assert settings == GateSettings(
+        alpha=1.0, run=FinetuneSettings(r=4, batch_size=3, max_tokens=70, seed=9, distill=True, cross_entropy=0.5)
+    )
+    assert GateSettings(target=0.6, temperature=2.0).run.temperature == 1.0  # of gates, not of a distillation
+    with pytest.raises(TypeError, match="no_such"):
+        GateSettings(alpha=1.0, no_such=1)
 
 
 def test_a_target_must_be_within_reach_of_the_controlled_layers():

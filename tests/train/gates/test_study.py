@@ -33,7 +33,7 @@ def test_no_run_is_there_twice():
 
 
 def test_what_a_run_trains_with():
-    settings = replace(SMALL, seed=3, rank=4, learning_rate=1e-3, gate_learning_rate=0.3, key_values="drop", tokens=77)
+    settings = replace(SMALL, seed=3, r=4, learning_rate=1e-3, gate_learning_rate=0.3, key_values="drop", tokens=77)
     assert settings.of_gates(Run("position", 0.6, 1)) == GateSettings(
         input="position",
         target=0.6,
@@ -45,7 +45,7 @@ def test_what_a_run_trains_with():
         max_tokens=77,
         seed=4,
     )
-    expected = FinetuneSettings(rank=4, alpha=8.0, learning_rate=5e-4, batch_size=8, max_tokens=20_000, seed=3)
+    expected = FinetuneSettings(r=4, learning_rate=5e-4, batch_size=8, max_tokens=20_000, seed=3)
     assert settings.of_base == expected
     assert "of_base" not in {field.name for field in fields(settings)}  # folders say what was set, and no more
 

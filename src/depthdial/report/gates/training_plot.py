@@ -22,6 +22,7 @@ def plot_gate_training(record: Mapping[str, Any], path: Path) -> Path:
 def draw_gate_training(record: Mapping[str, Any]) -> Figure:
     """Loss, fraction of layers run, and price against optimizer steps; how often each layer ran in the end."""
     history, settings = record["history"], record["settings"]
+    is_kl = settings.get("run", settings)["distill"]  # older records have the settings of the run among those of gates
     steps = [entry["step"] for entry in history]
 
     def column(name: str) -> list[float]:
@@ -31,7 +32,7 @@ def draw_gate_training(record: Mapping[str, Any]) -> Figure:
         figure = new_figure(4.6)
         loss, fraction, price, rates = figure.subplots(2, 2).flat
         loss.plot(steps, column("loss/task"), color=BLUE)
-        loss.set_ylabel("KL to the full model (nats)" if settings["distill"] else "cross-entropy (nats)")
+        loss.set_ylabel("KL to the full model (nats)" if is_kl else "cross-entropy (nats)")
         fraction.plot(steps, column("fraction"), color=SKY, linestyle=":", label="drawn")
         fraction.plot(steps, column("fraction/expected"), color=BLUE, label="expected")
         if settings["target"] is not None:

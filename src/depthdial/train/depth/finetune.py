@@ -8,35 +8,24 @@ untouched full model would say.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depthdial.data.tasks import Task, as_task
+from depthdial.data.tasks import Task
 from depthdial.engine.session import Runner
 from depthdial.errors import InputError
-from depthdial.files import read_json
-from depthdial.measure.cost import model_cost
+from depthdial.hf.adapter import CARD_FILE
 from depthdial.measure.plan import ModelIdentity, Routes, unique_routes
 from depthdial.routes import Route
-from depthdial.train.artefact import is_finished, save_artefact
-from depthdial.train.compute import training_flops
+from depthdial.train.artefact import save_card
 from depthdial.train.depth.routed import RoutedModel, refuse_checkpointing
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.depth.student import student
+from depthdial.train.job import Job, run_training
 from depthdial.train.objective import Objective
-from depthdial.train.rows import TrainingRow, check_answers, training_rows
-from depthdial.train.running import (
-    FINAL,
-    claim_run,
-    is_main,
-    own_chance,
-    run_record,
-    run_trainer,
-    training_arguments,
-    world_size,
-)
-from depthdial.train.schedule import Schedule, make_schedule
+from depthdial.train.rows import TrainingRow
+from depthdial.train.schedule import Schedule
 from depthdial.train.trainer import DepthTrainer
 
 
@@ -81,79 +70,42 @@ def finetune(
         InputError: for bad settings, routes or rows, before anything trains; for a loss or weights that are not finite,
             and where a checkpoint cannot be written, with the last good checkpoint kept.
     """
-    settings, folder = settings or FinetuneSettings(), Path(out)
-    runner = Runner.of(model, tokenizer)
-    chosen = _routes(routes, runner.n_layers)
+    settings, runner = settings or FinetuneSettings(), Runner.of(model, tokenizer)
+    chosen = _routes(routes, model, runner.n_layers)
     refuse_checkpointing(model, chosen, settings.prompt_depth)
     if in_place and (settings.method != "full" or settings.distill):
         raise InputError("in_place=True is for method='full' without distillation: an adapter or a teacher needs the model.")
     identity = ModelIdentity.of(model, name)
-    task = as_task(task, held_out=True)
-    claim_run(folder, "finetune.json", settings, identity, task, routes=[[route.name, str(route)] for route in chosen])
-    if is_finished(folder):
-        return FinetuneResult(folder, read_json(folder / "training.json", "training record"))
-    rows = training_rows(
-        task,
-        tokenizer,
-        runner,
-        answers=check_answers(settings.answers),
-        folder=folder / "answers",
-        progress=progress and is_main(),
+    teacher = runner.model if settings.distill else None
+
+    def trainer(trained: Any, schedule: Schedule, rows: Sequence[TrainingRow], arguments: Any) -> DepthTrainer:
+        routed = RoutedModel(trained, prompt_depth=settings.prompt_depth, prompt_gradient=settings.prompt_gradient)
+        objective = Objective(settings.distill, settings.temperature, settings.cross_entropy)
+        return DepthTrainer(routed, teacher, objective, chosen, schedule, rows, runner.pad_token_id, arguments)
+
+    def told(_: Any, schedule: Schedule) -> dict[str, Any]:
+        tokens = zip(chosen, schedule.tokens_by_route(len(chosen)), strict=True)
+        return {"response_tokens_by_route": {route.name: n for route, n in tokens}}
+
+    job = Job(
+        *("finetune.json", CARD_FILE, settings, settings, chosen),
+        student=lambda: student(model, chosen, settings, in_place=in_place),
+        trainer=trainer,
+        told=told,
+        finish=lambda folder, _, record: save_card(folder, identity, chosen, settings, record),
+        about={"routes": [[route.name, str(route)] for route in chosen]},
+        usual={"ddp_find_unused_parameters": len(chosen) > 1},  # a pass leaves the layers of other routes alone
     )
-    schedule = make_schedule(rows, chosen, settings, world_size=world_size())
-    with own_chance(settings.seed), student(model, chosen, settings, in_place=in_place) as trained:
-        trainer = _trainer(model, trained, runner, chosen, settings, schedule, rows, folder, dict(trainer_options or {}))
-        run_trainer(trainer, folder, schedule, progress=progress)
-        record = _record(model, trainer, settings, chosen, schedule, rows, task)
-        trainer.save_model(str(folder / FINAL))
-        if trainer.is_world_process_zero():
-            save_artefact(folder, tokenizer, identity, chosen, settings, record)
-        trainer.accelerator.wait_for_everyone()
-    return FinetuneResult(folder, record)
+    record = run_training(
+        job, runner, tokenizer, task=task, out=out, identity=identity, options=trainer_options, progress=progress
+    )
+    return FinetuneResult(Path(out), record)
 
 
-def _routes(routes: Any, n_layers: int) -> tuple[Route, ...]:
+def _routes(routes: Any, model: Any, n_layers: int) -> tuple[Route, ...]:
     """The routes as given, parsed and checked; random rules have no weights of their own to train."""
-    parsed = unique_routes(routes, n_layers)
+    parsed = unique_routes(routes, n_layers, model)
     rule = next((route.name for route in parsed if not isinstance(route, Route)), None)
     if rule is not None:
         raise InputError(f"{rule!r} is a rule, not one route: train a fixed route, such as uls:50%, or a family of them.")
     return parsed  # type: ignore[return-value]
-
-
-def _trainer(
-    model: Any,
-    trained: Any,
-    runner: Runner,
-    routes: Sequence[Route],
-    settings: FinetuneSettings,
-    schedule: Schedule,
-    rows: Sequence[TrainingRow],
-    folder: Path,
-    options: dict[str, Any],
-) -> DepthTrainer:
-    routed = RoutedModel(trained, prompt_depth=settings.prompt_depth, prompt_gradient=settings.prompt_gradient)
-    objective = Objective(settings.distill, settings.temperature, settings.cross_entropy)
-    teacher = runner.model if settings.distill else None
-    # A pass of a family leaves the layers of the other routes alone.
-    unused = len(routes) > 1
-    arguments = training_arguments(runner, settings, schedule, folder, options, ddp_find_unused_parameters=unused)
-    return DepthTrainer(routed, teacher, objective, routes, schedule, rows, runner.pad_token_id, arguments)
-
-
-def _record(
-    model: Any,
-    trainer: DepthTrainer,
-    settings: FinetuneSettings,
-    routes: Sequence[Route],
-    schedule: Schedule,
-    rows: Sequence[TrainingRow],
-    task: Task,
-) -> dict[str, Any]:
-    tokens = schedule.tokens_by_route(len(routes))
-    flops = training_flops(model_cost(model), schedule, rows, routes, settings)
-    return {
-        "settings": asdict(replace(settings, learning_rate=settings.rate)),
-        **run_record(trainer, schedule, rows, task, flops, model if settings.method == "full" else None),
-        "response_tokens_by_route": {route.name: n for route, n in zip(routes, tokens, strict=True)},
-    }

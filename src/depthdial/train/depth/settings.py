@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from depthdial.checks import choice, number, whole
+from depthdial.checks import also_named, choice, number, whole
 from depthdial.train.rows import check_answers
 from depthdial.views.passes import PROMPT_DEPTHS
 
@@ -17,18 +17,23 @@ METHODS: tuple[Method, ...] = get_args(Method)
 LEARNING_RATES: Mapping[str, float] = {"lora": 1e-3, "full": 2e-5}
 
 
+@also_named(rank="r", alpha="lora_alpha")
 @dataclass(frozen=True)
 class FinetuneSettings:
     """How a route, or a family of them, is trained.
 
     Attributes:
         method: `lora` (an adapter on every linear layer that trains) or `full` (the weights themselves).
-        rank, alpha: of the adapter; its product is scaled by alpha / rank.
-        learning_rate: peak rate; None for LEARNING_RATES of the method. Warm-up is linear, the decline a cosine.
+        r: rank of the adapter.
+        lora_alpha: its product is scaled by lora_alpha / r; None for 2 r.
+        learning_rate: peak rate; None for 1e-3 of an adapter, 2e-5 of all weights. Warm-up is linear, the decline a cosine.
         batch_size: sequences of one pass, on each process.
         accumulation: batches of one optimizer step, on each process.
         max_tokens: response tokens to train on, each counted once for every route that it runs; None for `epochs`.
-        epochs: passes over the rows, where `max_tokens` is None.
+        epochs: passes over the rows, where no `max_tokens` is given.
+        warmup_fraction: share of the steps in which the rate rises.
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are clipped to this norm.
         prompt_depth: `full` (the paper's: the prompt runs every layer) or `route`.
         prompt_gradient: whether a full-depth prompt is differentiated through behind a shallower route. Without it the
             prompt costs one forward pass, which the routes of a step share.
@@ -41,15 +46,16 @@ class FinetuneSettings:
         ends_every: only every so many steps are sandwiches; in the others all routes are drawn.
         emphasis: route name -> how often it is drawn, relative to the others (1).
         save_every: optimizer steps between checkpoints.
-        weights_dtype: what an adapter is saved in.
+        weights_dtype: what an adapter is saved in: float32, float16 or bfloat16.
+        seed: of everything that is drawn.
 
     Raises:
         InputError: for a value that cannot be.
     """
 
     method: Method = "lora"
-    rank: int = 16
-    alpha: float = 32.0
+    r: int = 16
+    lora_alpha: float | None = None
     learning_rate: float | None = None
     batch_size: int = 8
     accumulation: int = 1
@@ -76,11 +82,11 @@ class FinetuneSettings:
         choice("prompt depth", self.prompt_depth, PROMPT_DEPTHS)
         choice("weights_dtype", self.weights_dtype, ("float32", "float16", "bfloat16"))
         check_answers(self.answers)
-        for name in ("rank", "batch_size", "accumulation", "routes_per_step", "ends_every", "save_every"):
+        for name in ("r", "batch_size", "accumulation", "routes_per_step", "ends_every", "save_every"):
             whole(name, getattr(self, name), 1)
         if self.max_tokens is not None:
             whole("max_tokens", self.max_tokens, 1)
-        for name in ("alpha", "epochs", "temperature", "max_grad_norm", "learning_rate"):
+        for name in ("lora_alpha", "epochs", "temperature", "max_grad_norm", "learning_rate"):
             value = getattr(self, name)
             if value is not None:
                 number(name, value, above=0)
@@ -93,3 +99,9 @@ class FinetuneSettings:
     @property
     def rate(self) -> float:
         return LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
+
+    @property
+    def resolved(self) -> FinetuneSettings:
+        """The same with the numbers that None stands for."""
+        lora_alpha = 2.0 * self.r if self.lora_alpha is None else self.lora_alpha
+        return replace(self, learning_rate=self.rate, lora_alpha=lora_alpha)

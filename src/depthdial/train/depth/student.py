@@ -93,8 +93,8 @@ def _adapted(base: Any, targets: Sequence[str], settings: FinetuneSettings) -> A
     shell = quiet_view(base, range(decoder_stack(base).n_layers))
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        r=settings.r,
+        lora_alpha=settings.resolved.lora_alpha,  # type: ignore[arg-type]
         target_modules=list(targets),
         bias="none",
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+import functools
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args
 
 from depthdial.checks import choice, number, share
 from depthdial.errors import InputError
@@ -25,9 +26,13 @@ class GateSettings:
     """How gates are trained, and what with them.
 
     Attributes:
-        input, kind, hidden_width, controlled, run_bias: see `GateConfig`.
+        input: what gates look at: hidden, fixed, position, embedding or embedding+position.
+        kind: linear or mlp.
+        hidden_width: of an mlp.
+        controlled: layers with a gate, such as 1-28; None for all but the first and the last.
+        run_bias: log-odds of running at the start.
         alpha: weight of the mean fraction of all L layers that run on response tokens, beside the loss in nats.
-        target: instead of alpha, a budget: the mean fraction of all L layers to reach and hold.
+        target: instead of alpha, a budget: the mean fraction of all L layers to reach and hold, such as 0.6.
         temperature: of the soft decision that gradients go through.
         temperature_end: what it is brought to at the last step; None leaves it.
         annealing: `exponential` (by equal factors) or `linear`.
@@ -36,7 +41,7 @@ class GateSettings:
             of the ramp, then brought down to a fifth.
         ramp: share of the steps over which a target comes down from where the gates start.
         key_values: what a token leaves in the cache of a layer that it skips: `project`, `drop` or `copy`.
-        rank, learning_rate, .., seed: those of the backbone and of the run: see `FinetuneSettings`.
+        run: how the backbone is trained, and on what; its fields (but for `temperature`) may also be given here by name.
 
     Raises:
         InputError: for a value that cannot be, and unless exactly one of alpha and target is given.
@@ -56,26 +61,13 @@ class GateSettings:
     gate_learning_rate: float = 0.2
     ramp: float = 0.4
     key_values: KeyValues = "project"
-    prompt_depth: str = "full"
-    rank: int = 16
-    learning_rate: float | None = None
-    batch_size: int = 8
-    accumulation: int = 1
-    max_tokens: int | None = None
-    epochs: float = 1.0
-    warmup_fraction: float = 0.05
-    max_grad_norm: float = 1.0
-    answers: str = "reference"
-    distill: bool = False
-    cross_entropy: float = 0.0
-    save_every: int = 50
-    seed: int = 0
+    run: FinetuneSettings = field(default_factory=FinetuneSettings)
 
     def __post_init__(self) -> None:
         for name, known in (("backbone", BACKBONES), ("annealing", ANNEALINGS), ("key_values", KEY_VALUES)):
             choice(name, getattr(self, name), known)
         if (self.alpha is None) == (self.target is None):
-            raise InputError("Say what skipping is worth: either alpha, a weight in the loss, or target, a budget.")
+            raise InputError("Say what skipping is worth: either target, a budget such as 0.6, or alpha, a weight.")
         if self.alpha is not None:
             number("alpha", self.alpha, 0)
         if self.target is not None:
@@ -87,29 +79,12 @@ class GateSettings:
         number("gate_learning_rate", self.gate_learning_rate, above=0)
         number("ramp", self.ramp, 0, 1)
         object.__setattr__(self, "controlled", None if self.controlled is None else tuple(self.controlled))
-        _ = self.run  # its checks are the checks here
+        object.__setattr__(self, "run", replace(self.run, method="full" if self.backbone == "full" else "lora"))
 
     @property
-    def run(self) -> FinetuneSettings:
-        """The settings of the backbone and of the run."""
-        return FinetuneSettings(
-            method="full" if self.backbone == "full" else "lora",
-            rank=self.rank,
-            alpha=2.0 * self.rank,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            accumulation=self.accumulation,
-            max_tokens=self.max_tokens,
-            epochs=self.epochs,
-            warmup_fraction=self.warmup_fraction,
-            max_grad_norm=self.max_grad_norm,
-            prompt_depth=self.prompt_depth,
-            answers=self.answers,
-            distill=self.distill,
-            cross_entropy=self.cross_entropy,
-            save_every=self.save_every,
-            seed=self.seed,
-        )
+    def resolved(self) -> GateSettings:
+        """The same with the numbers that None stands for in `run`."""
+        return replace(self, run=self.run.resolved)
 
     def config(self, n_layers: int, width: int) -> GateConfig:
         """The gates for a model.
@@ -118,7 +93,7 @@ class GateSettings:
             InputError: if controlled layers lie outside the model, or cannot bring the fraction to the target.
         """
         config = GateConfig(
-            n_layers, width, self.input, self.kind, self.hidden_width, self.controlled, self.run_bias, self.seed
+            n_layers, width, self.input, self.kind, self.hidden_width, self.controlled, self.run_bias, self.run.seed
         )
         # With a hair's room, for a target that was computed from the same numbers.
         if self.target is not None and self.target < config.lowest_fraction - 1e-9:
@@ -134,3 +109,16 @@ class GateSettings:
         if self.annealing == "linear":
             return self.temperature + (end - self.temperature) * done
         return self.temperature * (end / self.temperature) ** done
+
+
+_GATES_OWN = tuple(one.name for one in fields(GateSettings))
+_build = GateSettings.__init__
+
+
+@functools.wraps(_build)
+def _with_flat_fields(self: GateSettings, *args: Any, run: FinetuneSettings | None = None, **given: Any) -> None:
+    of_run = {"r" if name == "rank" else name: given.pop(name) for name in tuple(given) if name not in _GATES_OWN}
+    _build(self, *args, run=replace(run or FinetuneSettings(), **of_run), **given)
+
+
+GateSettings.__init__ = _with_flat_fields  # type: ignore[method-assign]

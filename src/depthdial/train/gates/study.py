@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from depthdial.checks import share, whole
+from depthdial.checks import also_named, share, whole
 from depthdial.errors import InputError
 from depthdial.rows.gates import TRAINED_CONTROLLERS
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.gates.settings import GateSettings
 from depthdial.views.tokens.cache import KeyValues
 
-_POSITIVE = (
-    *("seeds", "tokens", "batch_size", "rank", "exit_rows", "max_new_tokens", "eval_batch_size", "fidelity_tokens"),
-)
+_POSITIVE = (*("seeds", "tokens", "batch_size", "r", "exit_rows", "max_new_tokens", "eval_batch_size", "fidelity_tokens"),)
 
 
+@also_named(rank="r")
 @dataclass(frozen=True)
 class GatesStudySettings:
     """How large a gates study is.
@@ -25,12 +24,22 @@ class GatesStudySettings:
         seeds: trainings of each kind at each budget.
         inputs: what gates see, compared at every budget.
         other_inputs: what gates see at `other_budget` alone.
+        other_budget: the one budget of `other_inputs`.
         base_tokens: response tokens on which T is fine-tuned first, at full depth; 0 where the model is T already.
         tokens: response tokens of every training of gates.
-        base_learning_rate, learning_rate: peak rates of the adapters, of T's and of those beside the gates.
+        batch_size: sequences of a training batch.
+        r: rank of the adapters.
+        base_learning_rate: peak rate of T's adapter.
+        learning_rate: peak rate of the adapters beside the gates.
+        gate_learning_rate: of the gates.
+        key_values: what skipping leaves in the cache: project, drop or copy.
         controls: also measure chance, static routes and confidence exits.
         exit_rows: training rows on which the exits' thresholds are found.
+        max_new_tokens: longest answer, in tokens.
+        eval_batch_size: sequences measured together.
+        fidelity_tokens: tokens of the full answers for KL and agreement.
         map_sequences: test sequences of which pictures are made.
+        seed: of the first training.
     """
 
     budgets: tuple[float, ...] = (0.9, 0.75, 0.6, 0.45)
@@ -41,7 +50,7 @@ class GatesStudySettings:
     base_tokens: int = 20_000
     tokens: int = 20_000
     batch_size: int = 8
-    rank: int = 16
+    r: int = 16
     base_learning_rate: float = 5e-4
     learning_rate: float = 1e-3
     gate_learning_rate: float = 0.2
@@ -76,8 +85,7 @@ class GatesStudySettings:
     def of_base(self) -> FinetuneSettings:
         """How T is fine-tuned."""
         return FinetuneSettings(
-            rank=self.rank,
-            alpha=2.0 * self.rank,
+            r=self.r,
             learning_rate=self.base_learning_rate,
             batch_size=self.batch_size,
             max_tokens=self.base_tokens or None,
@@ -91,7 +99,7 @@ class GatesStudySettings:
             target=run.target,
             gate_learning_rate=self.gate_learning_rate,
             key_values=self.key_values,
-            rank=self.rank,
+            r=self.r,
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             max_tokens=self.tokens,
