@@ -100,7 +100,7 @@ def test_a_process_that_is_killed_goes_on(run, paths):
         (("--target", "1.5"), "Invalid target"),
         (("--target", "0.1"), "cannot be reached: 4 of 6 layers are controlled"),
         (("--target", "0.6", "--controlled", "1-2"), "cannot be reached: 2 of 6 layers are controlled"),
-        (("--target", "0.6", "--controlled", "3-9"), "Controlled layer 6 lies outside a model of 6 layers"),
+        (("--target", "0.6", "--controlled", "3-9"), "Invalid controlled layer 6"),
         (("--target", "0.6", "--controlled", "rls:3@0"), "takes layers such as 1-28"),
         (("--target", "0.6", "--temperature", "0"), "Invalid temperature"),
         (("--target", "0.6", "--temperature", "1e9"), "Invalid temperature"),

@@ -147,7 +147,7 @@ def test_a_count_or_share_of_a_family_by_its_file_or_as_searched(model, tokenize
         (f"{path}:nonsense", "names no depth of"),
         (f"{path}:7", "asks for 7 of 6 layers"),
         (f"{tmp_path}/none.json:4", "There is no route family file"),
-        ("searched:4", "asks for a search that nobody has made of this model: run depthdial search MODEL --out FILE"),
+        ("searched:4", "asks for a search that nobody made of this model: run depthdial search MODEL --out FILE"),
     ):
         with pytest.raises(InputError, match=told):
             taken(model, tokenizer, depth)

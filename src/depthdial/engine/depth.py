@@ -288,7 +288,7 @@ def named_route(given: Any, model: Any, n_layers: int, routes: Any = None) -> Ro
             routes = searched_routes(model)
             if routes is None:
                 raise InputError(
-                    f"{given!r} asks for a search that nobody has made of this model: run depthdial search MODEL --out FILE, "
+                    f"{given!r} asks for a search that nobody made of this model: run depthdial search MODEL --out FILE, "
                     f"and give FILE:{tail}."
                 )
     return None if number is None else _within(number, model, n_layers, routes)
