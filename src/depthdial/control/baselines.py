@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from depthdial.control.controller import SequenceController
-from depthdial.control.fit import FitSettings, fit_rows, step_shares
+from depthdial.control.fit import FitSettings, fit_rows
+from depthdial.control.fitted import FittedController
 from depthdial.control.judge.headroom import CONTROLLER
-from depthdial.control.prediction import LAYERS, Prediction, likely_steps, predict_with
+from depthdial.control.prediction import LAYERS, Prediction, predict_with
 from depthdial.control.predictors.base import LEAST_ROWS, Predictor
-from depthdial.control.predictors.fitting import cross_validated, fit_predictor
 from depthdial.control.rows import MeasuredRows
 
 LENGTH_ONLY = "prompt length only"
@@ -76,27 +76,22 @@ def learn_again(
     kinds = {CONTROLLER: own, **{f"{kind} instead": kind for kind in rivals if kind != own}}
     n = len(fitted.features)
     n_folds = min(card.fitted_on["n_folds"], max(n - int(_LEFT_OUT * n), LEAST_ROWS))
-    length, values = _length_columns(fitted.features), fitted.values(card.metric, card.routes)
-    shares = step_shares(fitted.steps(card.routes), card.max_steps)
-    found: dict[str, list[tuple[tuple[Predictor, Predictor], Prediction]]] = {name: [] for name in (*kinds, LENGTH_ONLY)}
+    length = _length_columns(fitted.features)
+    ways = {name: (kind, fitted, None) for name, kind in kinds.items()}
+    found: dict[str, list[FittedController]] = {name: [] for name in (*kinds, LENGTH_ONLY)}
     for number in range(seeds):
         rng = np.random.default_rng([seed, number])
         keep = np.sort(rng.permutation(n)[: max(n - int(_LEFT_OUT * n), LEAST_ROWS)])
-        for name, kind in kinds.items():
+        alone = "ridge" if _varies(length[keep, 0], n_folds) else "mean"
+        short = (alone, replace(fitted, features=length), (slice(0, length.shape[1]),))
+        for name, (kind, rows, groups) in {**ways, LENGTH_ONLY: short}.items():
             # The price of this fit is not used, and 100% is a budget that every family keeps.
             again = FitSettings("100%", card.metric, predictor=kind, n_folds=n_folds, seed=number)
-            one = fit_rows(fitted, card, again, keep)
-            found[name].append(((one.predictor, one.steps_predictor), one.calibration))
-        kind = "ridge" if _varies(length[keep, 0], n_folds) else "mean"
-        both = [table[keep] for table in (values, shares)]
-        quality, likely = (cross_validated(kind, length[keep], one, n_folds=n_folds, seed=number) for one in both)
-        known = Prediction(quality, likely_steps(likely, card.max_steps, values.shape[1]))
-        predictors = tuple(fit_predictor(kind, length[keep], one, seed=number) for one in both)
-        found[LENGTH_ONLY].append((predictors, known))  # type: ignore[arg-type]
+            found[name].append(fit_rows(rows, card, again, keep, groups))
     learned = {
         name: Learned(
-            tuple(predictors for predictors, _ in each),
-            tuple(known for _, known in each),
+            tuple((one.predictor, one.steps_predictor) for one in each),
+            tuple(one.calibration for one in each),
             _length_columns if name == LENGTH_ONLY else _all_columns,
             card.max_steps,
         )

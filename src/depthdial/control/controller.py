@@ -8,22 +8,20 @@ price is set for a budget on rows of the fit, never on those that the controller
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from depthdial.control.card import ControllerCard
 from depthdial.control.certify import certification_plan, certified_price, certify_rows
 from depthdial.control.choosing import assigned, check_asked
 from depthdial.control.fit import FitSettings, fit_controller, measure_for
+from depthdial.control.fitted import CALIBRATION, CALIBRATION_STEPS, PREDICTOR, STEPS, FittedController
 from depthdial.control.memory import CertifiedRows
 from depthdial.control.online import OnlineController
-from depthdial.control.prediction import LAYER_STEPS, Prediction, predict_with, require_prediction
+from depthdial.control.prediction import LAYER_STEPS, Prediction, require_prediction
 from depthdial.control.predictors.base import Predictor
 from depthdial.control.predictors.fitting import restore_predictor
 from depthdial.data.leakage import prompt_hashes, require_no_test_split
@@ -33,61 +31,29 @@ from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.files import Document, write_atomically
 from depthdial.guarantee.plan import Certificate
-from depthdial.hf.adapter import adapter_card, compare_weights
-from depthdial.hf.architectures import count_layers, unwrap
-from depthdial.hf.untouched import adapter_modules
 from depthdial.measure.plan import ModelIdentity
 from depthdial.oracles.prices import Budget, OnlineBudget, choose_routes, price_for_budget
-from depthdial.routes import Route
 from depthdial.views.passes import PromptDepth
 
 CONTROLLER_FILE, ARRAYS_FILE = "controller.json", "controller.safetensors"
 _FILE = Document("depthdial-controller", 2, "controller", "fit one with `depthdial controller fit`")
-_CALIBRATION, _CALIBRATION_STEPS = "calibration.quality", "calibration.steps"
-_PREDICTOR, _STEPS = "predictor.", "steps."
 
 
 @dataclass(frozen=True, eq=False)
-class SequenceController:
+class SequenceController(FittedController):
     """Predicts the quality of every route of a family and picks one for each sequence; made by `fit`.
 
-    Attributes:
-        card: what it is for and what it was made of.
-        predictor: of (n, n_features) features, (n, n_routes) qualities.
-        steps_predictor: of (n, n_features) features the decoding steps of the answers as a share of the most that there can
-            be, (n, n_routes) or (n, 1) where all routes are scored on the full model's answer.
-        calibration: what was predicted for the rows of the fit by predictors that had not seen them; prices for budgets are
-            set on these.
-        price: quality per unit of cost, at which it picks.
+    Attributes (and those of `FittedController`):
         certificate: what was certified of it at this price, or nothing.
         certified_on: the rows that it was certified on, which are refused for any other certificate; copies share it.
     """
 
-    card: ControllerCard
-    predictor: Predictor
-    steps_predictor: Predictor
-    calibration: Prediction
-    price: float
     certificate: Certificate | None = None
-    _checked: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary, repr=False)
     certified_on: CertifiedRows = field(default_factory=CertifiedRows, repr=False)
-
-    @property
-    def routes(self) -> tuple[Route, ...]:
-        return self.card.routes
-
-    @property
-    def costs(self) -> np.ndarray:
-        """(n_routes,) what a decoding step costs on each route, in the controller's unit."""
-        return np.array(self.card.route_costs)
 
     @property
     def name(self) -> str:
         return "controller"
-
-    @property
-    def n_layers(self) -> int:
-        return self.card.n_layers
 
     def prepare(self, session: Runner, asked: Asked) -> None:
         """As `engine.depth.Depth` says."""
@@ -96,14 +62,6 @@ class SequenceController:
     def assign(self, session: Runner, batch: Batch, asked: Asked) -> Assignment:
         """As `engine.depth.Depth` says."""
         return assigned(self, self.pick_at, session, batch, asked)
-
-    def predict(self, features: np.ndarray) -> Prediction:
-        """Quality and decoding steps of every route for (n, n_features) features, by `measure.features`."""
-        return predict_with(self.predictor, self.steps_predictor, features, self.card.max_steps)
-
-    def expected_costs(self, predicted: Prediction) -> np.ndarray:
-        """(n, n_routes) predicted costs, in the controller's unit."""
-        return self.card.costs_of(predicted.steps)
 
     def pick(self, predicted: Prediction) -> np.ndarray:
         """(n,) places of the routes that are worth their price.
@@ -187,53 +145,6 @@ class SequenceController:
         """
         return replace(self, price=certified_price(self, certificate), certificate=certificate)
 
-    def check(self, model: Any) -> None:
-        """Refuse a model, or an adapter on it, that the controller was not fitted on. Reads a model's weights once.
-
-        Raises:
-            InputError: with the model that it is for, and this one.
-        """
-        base = unwrap(model)
-        # PEFT puts its modules into the very model, which is another one from then on.
-        adapters = tuple(map(id, adapter_modules(base)))
-        if self._checked.get(base) == adapters:
-            return
-        card, n_layers = self.card, count_layers(base)
-        if torch.promote_types(getattr(torch, card.dtype), base.dtype) != base.dtype:
-            raise InputError(
-                f"The controller is for {card.model} in {card.dtype}, and this model is held in a narrower type, in which "
-                f"other weights cannot be told from it: load it in {card.dtype}, or fit a controller in its type."
-            )
-        is_same, held = compare_weights(base, card.weights_hash, card.dtype)
-        if n_layers != card.n_layers or not is_same:
-            own = adapter_card(model)
-            told = f"an adapter ({own.kind})" if own else "no adapter of Depthdial's"
-            raise InputError(
-                f"The controller is for {card.model} ({card.n_layers} layers, {card.dtype}, weights "
-                f"{card.weights_hash[:12]}), and this model has {n_layers} layers, {told} and {held}: load that model with "
-                "its adapter, or fit a controller for this one."
-            )
-        self._checked[base] = adapters
-
-    def check_routes(self, routes: Sequence[Route]) -> None:
-        """Refuse a family that is not the controller's.
-
-        Raises:
-            InputError: with the routes that it chooses among.
-        """
-        if {route.layers for route in routes} != {route.layers for route in self.routes}:
-            names = ", ".join(route.name for route in self.routes)
-            raise InputError(f"The controller chooses among other routes ({names}): give those, or fit one for these.")
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Everything that was learned, by the names in its file."""
-        return {
-            **{_PREDICTOR + name: array for name, array in self.predictor.arrays().items()},
-            **{_STEPS + name: array for name, array in self.steps_predictor.arrays().items()},
-            _CALIBRATION: self.calibration.quality,
-            _CALIBRATION_STEPS: self.calibration.steps,
-        }
-
     def save_pretrained(self, folder: Path | str) -> Path:
         """Write `controller.json` and `controller.safetensors` into a folder, each by atomic rename; the JSON's path."""
         from safetensors.numpy import save_file
@@ -262,9 +173,9 @@ class SequenceController:
         document = _FILE.read(path, dict)
         card, arrays = ControllerCard.from_dict(document), _arrays(path.with_name(ARRAYS_FILE))
         try:
-            calibration = Prediction(arrays.pop(_CALIBRATION), arrays.pop(_CALIBRATION_STEPS))
-            predictor = _restored(document["predictor"], arrays, _PREDICTOR)
-            steps_predictor = _restored(document["steps_predictor"], arrays, _STEPS)
+            calibration = Prediction(arrays.pop(CALIBRATION), arrays.pop(CALIBRATION_STEPS))
+            predictor = _restored(document["predictor"], arrays, PREDICTOR)
+            steps_predictor = _restored(document["steps_predictor"], arrays, STEPS)
             if arrays:
                 raise KeyError(*arrays)
             price, kept = float(document["price"]), document["certificate"]
@@ -342,7 +253,7 @@ class SequenceController:
         fitted = fit_controller(
             model, tokenizer, task=task, routes=routes, settings=settings, out=out, identity=identity, progress=progress
         )
-        controller = cls(**vars(fitted))
+        controller = cls(**{f.name: getattr(fitted, f.name) for f in fields(fitted)})
         if out is not None:
             controller.save_pretrained(out)
         return controller

@@ -12,7 +12,7 @@ import numpy as np
 
 from depthdial.checks import choice, whole
 from depthdial.control.card import METRICS, ControllerCard, check_family, searched_prompts
-from depthdial.control.fitted import Fitted, FittedController
+from depthdial.control.fitted import FittedController
 from depthdial.control.prediction import COST_UNITS, LAYER_STEPS, LAYERS, MS, Prediction, likely_steps
 from depthdial.control.predictors.base import LEAST_ROWS
 from depthdial.control.predictors.fitting import KINDS, choose_kind, cross_validated, fit_predictor, score
@@ -99,7 +99,7 @@ def fit_controller(
     out: Path | str | None,
     identity: ModelIdentity | None,
     progress: bool,
-) -> Fitted:
+) -> FittedController:
     """See `SequenceController.fit`, which makes a controller of it."""
     task = as_task(task, held_out=True)
     require_no_test_split(task, "fit a controller")
@@ -206,7 +206,13 @@ def row_settings(controller: FittedController, batch_size: int) -> RowSettings:
     return RowSettings(card.routes, card.prompt_depth, card.metric, card.response_tokens, size)
 
 
-def fit_rows(rows: MeasuredRows, card: ControllerCard, settings: FitSettings, keep: np.ndarray | None = None) -> Fitted:
+def fit_rows(
+    rows: MeasuredRows,
+    card: ControllerCard,
+    settings: FitSettings,
+    keep: np.ndarray | None = None,
+    groups: Sequence[slice] | None = None,
+) -> FittedController:
     """The parts of a controller, from measured rows or those in `keep`.
 
     `card` says what it is for; its scores are filled in here.
@@ -223,7 +229,7 @@ def fit_rows(rows: MeasuredRows, card: ControllerCard, settings: FitSettings, ke
         )
     known = ("ridge", "mlp", "trees") if find_spec("lightgbm") else ("ridge", "mlp")
     kinds = known if settings.predictor == AUTO else (settings.predictor,)
-    options: dict[str, Any] = {"groups": card.features.groups, "seed": settings.seed}
+    options: dict[str, Any] = {"groups": groups or card.features.groups, "seed": settings.seed}
     chosen = choose_kind(features, values, kinds, n_folds=settings.n_folds, **options)
     shares = step_shares(steps, card.max_steps)
     likely = cross_validated(chosen.kind, features, shares, n_folds=settings.n_folds, **options)
@@ -243,7 +249,7 @@ def fit_rows(rows: MeasuredRows, card: ControllerCard, settings: FitSettings, ke
     )
     price = price_for_budget(quality, whole.costs_of(calibration.steps), whole.budget(settings.budget))
     qualities, steps = (fit_predictor(chosen.kind, features, table, **options) for table in (values, shares))
-    return Fitted(whole, qualities, steps, calibration, price)
+    return FittedController(whole, qualities, steps, calibration, price)
 
 
 def step_shares(steps: np.ndarray, max_steps: int) -> np.ndarray:

@@ -8,22 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from depthdial.control.predictors.base import Predictor
 from depthdial.errors import InputError
 from depthdial.oracles.costs import LAYER_STEPS, LAYERS, MS
 
 FLOPS = "flops"
 # In which budgets and prices of a controller count; all but the layers of a sequence grow with its answer.
 COST_UNITS = (LAYER_STEPS, LAYERS, FLOPS, MS)
-
-
-class Predicts(Protocol):
-    """A fitted predictor, of any kind."""
-
-    def predict(self, features: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +67,7 @@ def cost_table(unit: str, step_costs: np.ndarray, steps: np.ndarray, mean_steps:
     return step_costs * steps / mean_steps
 
 
-def predict_with(predictor: Predicts, steps_predictor: Predicts, features: np.ndarray, max_steps: int) -> Prediction:
+def predict_with(predictor: Predictor, steps_predictor: Predictor, features: np.ndarray, max_steps: int) -> Prediction:
     """Predictions of a predictor of quality and one of the share of `max_steps` that answers take."""
     quality = predictor.predict(features)
     return Prediction(quality, likely_steps(steps_predictor.predict(features), max_steps, quality.shape[1]))

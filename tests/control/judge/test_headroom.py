@@ -183,9 +183,10 @@ def test_overhead_lowers_the_score_and_enough_of_it_turns_it_negative() -> None:
     gains = [scored(values, {"controller": values[None]}, overhead=cost).controller.gains for cost in (0.0, 0.3, 6.0)]
     assert (gains[0] > gains[1]).all() and (gains[1] > gains[2]).all()
     assert gains[2][-1] < 0
-    named = scored(values, {"controller": values[None], "rival": values[None]}, overhead={"rival": 0.3})
-    np.testing.assert_allclose(named.methods[1].gains, gains[1])
-    assert named.overhead == 0
+    both = scored(values, {"controller": values[None], "rival": values[None]}, overhead=0.3)
+    np.testing.assert_allclose(both.methods[0].gains, gains[1])
+    np.testing.assert_allclose(both.methods[1].gains, gains[0])  # rivals are not charged
+    assert both.overhead == 0.3
 
 
 def test_costs_that_differ_by_sequence_and_in_ms_are_scored_alike() -> None:

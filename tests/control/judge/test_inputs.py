@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from depthdial.control.judge.headroom import score_controller
-from depthdial.control.judge.inputs import checked_overheads, checked_predictions
+from depthdial.control.judge.inputs import checked_predictions
 from depthdial.errors import InputError
 
 ROUTES, LAYERS, BUDGETS = ("a:15", "a:20", "a:25", "full"), np.array([15.0, 20.0, 25.0, 30.0]), [18.0, 21.0, 24.0]
@@ -22,11 +22,6 @@ def test_the_controller_comes_first_and_rivals_may_have_other_seeds() -> None:
     assert checked["rival"].tolist() == [[0.1, 0.2]]
 
 
-def test_a_plain_overhead_is_the_controllers() -> None:
-    assert checked_overheads(0.5, {"controller": 0}) == {"controller": 0.5}
-    assert checked_overheads({"rival": 1}, {"controller": 0, "rival": 0}) == {"controller": 0.0, "rival": 1.0}
-
-
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -38,9 +33,8 @@ def test_a_plain_overhead_is_the_controllers() -> None:
         ({"prices": {"controller": -np.ones((1, 3))}}, "Invalid price"),
         ({"prices": {"rival": np.zeros((1, 3))}}, "the same names"),
         ({"routes": ROUTES[:2]}, "2 names of routes for 4"),
-        ({"overhead": -0.1}, "overhead of controller is -0.1"),
-        ({"overhead": {"nobody": 1.0}}, "no prediction"),
-        ({"overhead": float("nan")}, "overhead of controller is nan"),
+        ({"overhead": -0.1}, "Invalid overhead -0.1: use a number of at least 0"),
+        ({"overhead": float("nan")}, "Invalid overhead nan"),
         ({"values": [[0.1], [0.2, 0.3]]}, "not an array of real numbers"),
         ({"known": [[[1.0]], [[1.0, 2.0]]]}, "known are not an array of real numbers"),
         ({"known": np.zeros((20, 4))}, "give"),

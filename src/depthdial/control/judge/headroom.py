@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from depthdial.checks import number
 from depthdial.control.judge.crossfit_ridge import guessed_values
 from depthdial.control.judge.equal_cost import Draws, Reached
 from depthdial.control.judge.inputs import (
@@ -25,7 +26,6 @@ from depthdial.control.judge.inputs import (
     RANDOM,
     check_options,
     checked_numbers,
-    checked_overheads,
     checked_predictions,
     checked_weights,
     expected_costs,
@@ -185,7 +185,7 @@ def score_controller(
     expected: Mapping[str, ArrayLike] | None = None,
     bases: ArrayLike | None = None,
     counted: ArrayLike | None = None,
-    overhead: float | Mapping[str, float] = 0.0,
+    overhead: float = 0.0,
     known: ArrayLike | None = None,
     metric: str = "agreement",
     cost: str = "layers",
@@ -211,8 +211,7 @@ def score_controller(
             the full model's, in every resample anew; None for the mean over sequences.
         counted: (n,) what each sequence weighs in the mean quality, such as its tokens; None for equal weights. Predicted
             quality times predicted weight has to be given as `predicted` then.
-        overhead: what choosing costs, in the unit of the scored costs: the controller's, or by name (a rival's is 0
-            otherwise). It counts as spent.
+        overhead: what the controller's choosing costs a sequence, in the unit of the scored costs; it counts as spent.
         known: (n, n_routes, n_samples) qualities on other answers to the same prompts, for the predictable oracle.
         metric, cost: what the values and costs are, for who reads the score.
         n_folds: parts of the sequences in the predictable oracle's cross-fitted guesses.
@@ -229,14 +228,14 @@ def score_controller(
     if len(routes) != n_routes:
         raise InputError(f"There are {len(routes)} names of routes for {n_routes} columns of values; give one for each.")
     guesses, set_prices = checked_predictions(predicted, prices, n, n_routes, len(points))
-    charged = checked_overheads(overhead, guesses)
+    number("overhead", overhead, 0)
     resampling, folding, tying = (np.random.default_rng([seed, stream]) for stream in range(3))
     base = None if bases is None else checked_weights(bases, "bases", n)
     weight = None if counted is None else checked_weights(counted, "weights of the sequences", n)
     draws = Draws.of(table, spent, n_bootstrap, resampling, bases=base, counted=weight)
     weighed = expected_costs(expected, guesses, spent)
     choices = {name: _choices(guesses[name], weighed[name], set_prices[name]) for name in guesses}
-    reached = {name: draws.chosen(choices[name], charged.get(name, 0.0)) for name in guesses}
+    reached = {name: draws.chosen(choices[name], overhead if name == CONTROLLER else 0.0) for name in guesses}
     reached[RANDOM] = draws.blind(choices[CONTROLLER])
     oracles = {}
     if known is not None:
@@ -251,7 +250,7 @@ def score_controller(
         quality="sequences" if counted is None else "tokens",
         routes=tuple(routes),
         budgets=points,
-        overhead=charged[CONTROLLER],
+        overhead=float(overhead),
         methods=tuple(_method_score(name, reached[name], own, confidence) for name in reached),
         gaps=tuple(gaps),
         shares=np.stack([(choices[CONTROLLER] == route).mean(axis=(0, 1)) for route in range(n_routes)], axis=1),

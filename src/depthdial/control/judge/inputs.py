@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,19 +42,6 @@ def checked_predictions(
     guesses = {name: checked_numbers(predicted[name], f"predictions of {name}", (None, n, n_routes)) for name in names}
     shapes = {name: (len(guesses[name]), n_budgets) for name in names}
     return guesses, {name: checked_numbers(prices[name], f"prices of {name}", shapes[name]) for name in names}
-
-
-def checked_overheads(overhead: float | Mapping[str, float], guesses: Mapping[str, Any]) -> dict[str, float]:
-    """The overhead by name, the controller's among them; InputError for one that is negative or of nobody."""
-    given = {CONTROLLER: 0.0, **overhead} if isinstance(overhead, Mapping) else {CONTROLLER: overhead}
-    for name, value in given.items():
-        if name not in guesses:
-            raise InputError(
-                f"There is an overhead of {name!r} but no prediction; the predictions are of {', '.join(guesses)}."
-            )
-        if not (np.isfinite(value) and value >= 0):
-            raise InputError(f"The overhead of {name} is {value!r}; give a cost per sequence of at least 0.")
-    return {name: float(value) for name, value in given.items()}
 
 
 def checked_numbers(given: ArrayLike, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
