@@ -23,7 +23,7 @@ DIFFERENCES = (
 
 
 def part(table: Sequence[Cells], names: Sequence[str]) -> str:
-    return markdown_table([{name: row[name] for name in names} for row in table])
+    return markdown_table([{name: value for name, value in row.items() if name in names} for row in table])
 
 
 def test_the_tables_of_the_gates_study_are_those_of_its_rows() -> None:

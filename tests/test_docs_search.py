@@ -24,7 +24,8 @@ def test_the_table_is_that_of_the_rows(comparison: Comparison) -> None:
     rows = comparison.rows()
     assert len(rows) == 8 * 3
     for row in rows:
-        cells = [row["method"], str(row["layers"]), *(cell_text(name, row[name]) for name in COLUMNS)]
+        told = {name: cell_text(name, value) for name, value in row.items()}
+        cells = [told[name] for name in ("method", "layers", *COLUMNS)]
         assert f"| {' | '.join(cells)} |" in document
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import logging
@@ -282,13 +283,20 @@ def study_arguments(model: Path, data: Path, folder: Path) -> list[object]:
     return ["study", model, "--data", data, "--out", folder, *size]
 
 
+def page_text(folder: Path) -> str:
+    return html.unescape((folder / "report.html").read_text())
+
+
 def test_study_does_all_in_order_and_goes_on_where_it_stopped(model: Path, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "study"
     run = succeed(*study_arguments(model, data, folder))
-    names = ("search", "similarity", "sweep", "oracle", "report")
-    steps = [run.err.index(f"{i}/5 {name}") for i, name in enumerate(names, start=1)]
+    names = ("search", "similarity", "sweep", "time", "oracle", "report")
+    steps = [run.err.index(f"{i}/6 {name}") for i, name in enumerate(names, start=1)]
     assert steps == sorted(steps)
     assert f"report: {folder / 'report.html'}" in run.out
+    last = run.out.strip().splitlines()
+    assert any(line.startswith("On these 2 prompts ") and line in page_text(folder) for line in last)
+    assert "invalid keep" in refused(*study_arguments(model, data, tmp_path / "other"), "--keep", 2).lower()
     for name in ("routes.json", "study.json", "oracle.json", "report.html", "similarity/rows.parquet", "sweep/rows.parquet"):
         assert (folder / name).stat().st_size > 0
     rows = pq.read_table(folder / "sweep" / "rows.parquet")
@@ -358,7 +366,7 @@ def test_sampled_answers_and_what_is_predictable_of_them(model: Path, data: Path
     assert dd.PredictableCurve.from_dict(stored).to_dict() == dd.predictable_oracle(rows).to_dict()
     means = dd.OracleCurve.from_dict(json.loads((tmp_path / "oracle.json").read_text())["rouge_l"])
     assert means.full_value == pytest.approx(stored["full_value"])
-    assert "s gain is luck" in Path(succeed("report", tmp_path).out.split()[-1]).read_text()
+    assert "Predictable oracle: the oracle" in Path(succeed("report", tmp_path).out.split()[-1]).read_text()
     assert (tmp_path / "figures" / "predictable-rouge_l.svg").exists()
     assert "leave --weight-by out" in refused("oracle", tmp_path, "--weight-by", "new_tokens")
 

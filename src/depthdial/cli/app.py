@@ -26,6 +26,7 @@ from depthdial.cli.options import (
     ControllerLimit,
     DataOptions,
     FidelityTokens,
+    Keep,
     Limit,
     ModelName,
     ModelOptions,
@@ -98,7 +99,7 @@ def similarity(
     from depthdial.hf.architectures import count_layers
     from depthdial.measure.plan import ModelIdentity
     from depthdial.measure.similarity import similarity as compare
-    from depthdial.report.kit.tables import similarity_table
+    from depthdial.report.study.tables import similarity_table
     from depthdial.routes.families import read_routes
 
     sequences = source.read(limit)
@@ -149,7 +150,7 @@ def sweep(
     from depthdial.hf.architectures import count_layers
     from depthdial.measure.plan import ModelIdentity
     from depthdial.measure.sweep import sweep as run
-    from depthdial.report.kit.tables import headline
+    from depthdial.report.study.tables import headline
     from depthdial.routes.families import read_routes
 
     if routes is None and gates is None:
@@ -231,6 +232,7 @@ def study(
     limit: Limit = None,
     calibration_limit: CalibrationLimit = 16,
     controller_limit: ControllerLimit = 0,
+    keep: Keep = 0.95,
 ) -> None:
     """Search, similarity, sweep, oracle and report, in one folder; started again, it goes on.
 
@@ -238,7 +240,7 @@ def study(
     controller is fitted on train rows and judged.
     """
     from depthdial.data.leakage import prompt_hashes
-    from depthdial.report.kit.tables import headline
+    from depthdial.report.study.tables import headline
     from depthdial.routes import split_routes
     from depthdial.studies.study import study as run
 
@@ -267,14 +269,19 @@ def study(
         controller_rows=learned,
         out=out,
         settings=settings,
+        keep=keep,
         name=model,
         say=lambda line: typer.echo(line, err=True),
         progress=True,
     )
-    print_rows(f"{model} on {sequences.name}: {len(sequences.examples)} sequences", headline(result.rows, result.oracles))
+    print_rows(
+        f"{model} on {sequences.name}: {len(sequences.examples)} sequences",
+        headline(result.rows, result.oracles, timing=result.timing),
+    )
     if result.controller is not None:
         print_scores(result.controller)
     typer.echo(f"report: {result.report}")
+    typer.echo("\n".join(filter(None, (result.verdict.sentence, result.verdict.next_line))))
 
 
 app.command()(finetune)

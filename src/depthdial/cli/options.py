@@ -60,6 +60,7 @@ PromptDepth = Annotated[str, typer.Option(help="full (the prompt runs every laye
 OutFolder = Annotated[
     Path, typer.Option("--out", help="Folder for the results; a stopped run goes on there.", callback=out_folder)
 ]
+Keep = Annotated[float, typer.Option(help="Share of the full model's quality that routes must keep, for the verdict.")]
 RowsFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a sweep or a study.")]
 TemplateName = Annotated[str | None, _data("auto, chat, paper or plain.", "--template")]
 CalibrationSplit = Annotated[str | None, _data("Default: calibration or train.")]
@@ -170,12 +171,12 @@ def with_bundles(verb: Callable[..., None]) -> Callable[..., None]:
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     """A table of the report's rows, under the report's names; in a narrow terminal without the intervals."""
-    from depthdial.report.kit.tables import COLUMN_LABELS, cell_parts
+    from depthdial.report.kit.tables import Column, cell_parts
 
     parts = 1 if _console().width < _WIDE else 2
     if rows:
         cells = [[" ".join(filter(None, cell_parts(name, value)[:parts])) for name, value in row.items()] for row in rows]
-        print_table(title, [COLUMN_LABELS.get(column, column) for column in rows[0]], cells)
+        print_table(title, [Column(name).label for name in rows[0]], cells)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:

@@ -37,7 +37,7 @@ def oracle(
     """The best route for every sequence under a global budget (Figure 2); of sampled answers also what is predictable."""
     from depthdial.oracles.oracle import oracle as choose
     from depthdial.oracles.predictable import predictable_oracle
-    from depthdial.report.kit.tables import oracle_table, predictable_table
+    from depthdial.report.study.tables import oracle_table, predictable_table
     from depthdial.rows.store import count_samples
     from depthdial.studies.study import keep_oracle, keep_predictable, one_row_each, read_study_rows
 

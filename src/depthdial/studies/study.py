@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depthdial.checks import number, whole
+from depthdial.checks import number, share, whole
 from depthdial.data.leakage import prompt_hashes, require_apart, require_unsearched
 from depthdial.data.tasks import Task, as_task, encode
 from depthdial.errors import InputError
@@ -24,12 +24,13 @@ from depthdial.hf.architectures import count_layers
 from depthdial.measure.plan import ModelIdentity
 from depthdial.measure.similarity import similarity
 from depthdial.measure.sweep import sweep
-from depthdial.measure.timing import time_study
+from depthdial.measure.timing import TIMING_FILE, time_study
 from depthdial.oracles.costs import LAYER_STEPS, TOKENS_COLUMN, counted_columns
 from depthdial.oracles.oracle import OracleCurve, oracle
 from depthdial.oracles.predictable import PredictableCurve
 from depthdial.report.controller.scores import ControllerScores, keep_scores
 from depthdial.report.kit.page import write_report
+from depthdial.report.study.verdict import KEEP, Verdict, decide
 from depthdial.routes import AnyRoute, Route
 from depthdial.routes.families import RouteFamily, read_routes
 from depthdial.rows.store import STUDY_SWEEPS, count_samples, load_study_rows
@@ -89,11 +90,13 @@ class StudySettings:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study leaves: the report's path, the sweep's rows, the oracle by metric, and a controller's scores."""
+    """What a study leaves: the report's path, the sweep's rows, oracles by metric, times, verdict, a controller's scores."""
 
     report: Path
     rows: Any
     oracles: dict[str, OracleCurve]
+    timing: dict[str, Any]
+    verdict: Verdict
     controller: ControllerScores | None = None
 
 
@@ -111,6 +114,7 @@ def study(
     adapted: Any = None,
     controller_rows: Task | None = None,
     evaluation: EvaluationSettings = JUDGED,
+    keep: float = KEEP,
 ) -> StudyResult:
     """Search routes, measure them, fit and judge a controller if there are rows for one, and write the report.
 
@@ -123,6 +127,7 @@ def study(
         say: called with one line at the start of each step.
         controller_rows: train rows to fit a controller on, none of `task`'s nor `calibration`'s; None for no controller. It
             chooses among the adapter's routes and the untouched full model, or without one among the searched routes.
+        keep: the share of the full model's quality that the verdict asks routes to keep.
         evaluation: how the controller is judged on `task`. Its batches are as large as the study's, and budgets below the
             cheapest route are left out.
 
@@ -130,6 +135,7 @@ def study(
         InputError: if the tasks share a sequence, there are too few rows for a controller, `out` belongs to another study,
             or from any step.
     """
+    share("keep", keep)
     settings, folder, say = settings or StudySettings(), Path(out), say or (lambda line: None)
     task, calibration = as_task(task), as_task(calibration, held_out=True)
     require_apart(task, prompt_hashes(calibration), "to search the routes")
@@ -204,7 +210,9 @@ def study(
         )
         keep_scores(folder, scores)
     say(f"{n_steps}/{n_steps} report")
-    return StudyResult(write_report(folder), rows, oracles, scores)
+    timing = read_json(folder / TIMING_FILE, "timing")
+    verdict = decide(rows, keep, settings.prompt_depth, timing)
+    return StudyResult(write_report(folder, keep=keep), rows, oracles, timing, verdict, scores)
 
 
 def run_oracles(rows: Any, folder: Path, metrics: Sequence[str] = ("rouge_l", "agreement")) -> dict[str, OracleCurve]:

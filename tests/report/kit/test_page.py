@@ -17,7 +17,9 @@ import pytest
 
 from depthdial.errors import InputError
 from depthdial.report.kit.page import write_report
-from depthdial.report.kit.tables import cell_text, headline, predictable_table, similarity_table
+from depthdial.report.kit.tables import cell_text
+from depthdial.report.study.tables import headline, predictable_table, similarity_table
+from depthdial.report.study.verdict import decide
 from depthdial.rows.store import UnitStore
 
 FIGURES = {
@@ -43,6 +45,7 @@ class _Reader(HTMLParser):
         self.ids: list[str] = []
         self.references: list[str] = []
         self.tags: list[str] = []
+        self.classes: list[str] = []
         self.text = ""
         self._in_cell = False
         self.feed(text)
@@ -50,6 +53,7 @@ class _Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
         self.tags.append(tag)
+        self.classes += [value] if (value := found.get("class")) else []
         self.ids += [found["id"]] if found.get("id") else []
         self.references += [value for name in ("href", "src", "action") if (value := found.get(name))]
         if tag == "table":
@@ -132,8 +136,26 @@ def test_provenance_and_settings_are_told(read: _Reader) -> None:
 
 
 def test_sample_answers_are_those_of_the_first_sequences(read: _Reader) -> None:
-    assert "answer 0 with 12 layers" in read.text and "answer 3 with 9 layers" in read.text
-    assert "answer 4 with 12 layers" not in read.text
+    assert "answer 0 with 12 layers" in read.text and "answer 5 with 11 layers" in read.text
+    assert "answer 6 with 12 layers" not in read.text
+
+
+def test_the_first_screen_answers(study: Any, page: Path, read: _Reader) -> None:
+    verdict = decide(study.sweep, prompt_depth="full")
+    text = page.read_text()
+    lead = _Reader(text[: text.index("<main>")]).text
+    assert verdict.sentence in lead and all(choice.command in lead for choice in verdict.choices)
+    assert read.classes.count("card") + read.classes.count("card chosen") == len(verdict.choices) > 1
+    opened = re.findall(r'<h2 id="([a-z]+)-title">', re.sub(r"<details>.*?</details>", "", text, flags=re.S))
+    assert opened == ["answer", "answers", "sure"]
+    assert re.findall(r'<details><summary><h2 id="([a-z]+)-title">', text)[-1] == "provenance"
+
+
+def test_another_share_to_keep_has_another_verdict(study: Any, tmp_path: Path) -> None:
+    shutil.copy(study.folder / "sweep" / "rows.parquet", tmp_path / "rows.parquet")
+    assert decide(study.sweep, 0.5).sentence in _Reader(write_report(tmp_path, keep=0.5).read_text()).text
+    with pytest.raises(InputError, match=r"Invalid keep 1\.5: use a number above 0 and at most 1"):
+        write_report(tmp_path, keep=1.5)
 
 
 def test_another_process_without_torch_writes_the_same_bytes(study: Any, page: Path, tmp_path: Path) -> None:
@@ -141,7 +163,7 @@ def test_another_process_without_torch_writes_the_same_bytes(study: Any, page: P
     shutil.copytree(study.folder, copy, ignore=shutil.ignore_patterns("figures", "report.html"))
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'matplotlib.pyplot')))\n"
-        "import depthdial.report.kit.page as page, depthdial.report.kit.tables, depthdial.report.study.routes_plot\n"
+        "import depthdial.report.kit.page as page, depthdial.report.study.tables, depthdial.report.study.routes_plot\n"
         "assert not {'matplotlib', 'jinja2'} & set(sys.modules)\n"
         f"page.write_report({str(copy)!r})\n"
     )
@@ -180,13 +202,14 @@ def _rewrite(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:
 def test_what_is_missing_is_left_out_with_a_sentence(study: Any, tmp_path: Path, kind: str) -> None:
     shutil.copy(study.folder / kind / "rows.parquet", tmp_path / "rows.parquet")
     read = _Reader(write_report(tmp_path).read_text())
-    assert "No oracle is in this folder: depthdial oracle makes one" in read.text
-    assert "No route search is in this folder" in read.text
+    assert "No oracle: depthdial oracle makes one" in read.text
+    assert "No route search" in read.text and not {"oracle", "importance", "controller"} & set(read.ids)
     if kind == "sweep":
-        assert "No similarity run is in this folder" in read.text
+        assert "No similarity run" in read.text
         assert len(read.images) == 3
     else:
-        assert "No sweep is in this folder" in read.text and "No measured decoding time" in read.text
+        assert "No sweep" in read.text and "No measured decoding time" in read.text
+        assert "verdict" not in read.classes
         assert len(read.images) == 3
 
 
@@ -196,7 +219,7 @@ def test_a_study_of_one_sequence_without_references_or_text_has_a_report(study_m
     (made.folder / "routes.json").unlink()
     read = _Reader(write_report(made.folder).read_text())
     assert "No sequence has a ROUGE score, so the headline is greedy agreement" in read.text
-    assert "The rows hold no text: --keep-text" in read.text
+    assert "No text of answers: --keep-text" in read.text and "answers" not in read.ids
     assert not re.search(r"\bnan\b", read.text.lower())
     assert len(read.images) == 4
 
@@ -209,7 +232,7 @@ def test_sampled_answers_have_a_section_of_their_own(sampled: Any) -> None:
     assert expected in [table[1:] for table in read.tables]
     assert any(row[0].startswith("★ predictable oracle") for row in read.tables[0])
     assert (sampled.folder / "figures" / "predictable-rouge_l.png").exists()
-    assert "luck cannot be told" not in read.text
+    assert "No predictable oracle" not in read.text
 
 
 def test_no_rows_is_an_input_error_and_writes_nothing(tmp_path: Path) -> None:

@@ -7,19 +7,24 @@ import io
 import math
 from pathlib import Path
 
+from depthdial.report.gates.tables import COLUMNS
 from depthdial.report.kit.table_files import csv_table, markdown_table, write_table
+from depthdial.report.kit.tables import finished
 from depthdial.stats.intervals import Interval
 
-TABLE = [
-    {
-        "controller": "a|b",
-        "seeds": 5,
-        "difference": Interval(0.123456, -0.1, 0.3, 5),
-        "p_above": 0.0001,
-        "effect_size": None,
-    },
-    {"controller": "c", "seeds": None, "difference": None, "p_above": math.nan, "effect_size": 0.5},
-]
+TABLE = finished(
+    [
+        {
+            "controller": "a|b",
+            "seeds": 5,
+            "difference": Interval(0.123456, -0.1, 0.3, 5),
+            "p_above": 0.0001,
+            "effect_size": None,
+        },
+        {"controller": "c", "seeds": None, "difference": None, "p_above": math.nan, "effect_size": 0.5},
+    ],
+    COLUMNS,
+)
 
 
 def test_markdown_is_what_a_reader_sees() -> None:

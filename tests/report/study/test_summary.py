@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.report.study.summary import family_lines, family_of, full_of, gather, headline_metric, pooled
+from depthdial.report.study.summary import Speed, family_lines, family_of, full_of, gather, headline_metric, pooled
 from depthdial.routes import Route
 from depthdial.stats.intervals import mean_interval
 
@@ -64,10 +64,14 @@ def test_one_slow_batch_moves_neither_time_nor_speed() -> None:
         step_sec=lambda number, i: 9.0 if (number, i) == (1, 0) else [0.4, 0.2][number],
     )
     for full, shallow in (gather(rows), gather(slow)):
-        assert full.step_ms == pytest.approx(400) and shallow.step_ms == pytest.approx(200)
-        assert shallow.speed_against(full) == pytest.approx(2.0)
-        assert full.speed_against(full) == 1.0
-    assert gather(slow)[1].step_ms_range == pytest.approx((200, 9000))
+        assert full.milliseconds() == pytest.approx(400) and shallow.milliseconds() == pytest.approx(200)
+        speed, own = shallow.speed_against(full), full.speed_against(full)
+        assert speed is not None and speed.ratio == pytest.approx(2.0)
+        assert own is not None and (own.ratio, own.low, own.high, own.is_noisy) == (1.0, 1.0, 1.0, False)
+    full, shallow = gather(slow)
+    speed = shallow.speed_against(full)
+    assert speed is not None and (speed.low, speed.high) == pytest.approx((0.4 / 9, 2.0)) and speed.is_noisy
+    assert speed.range_text == "0.04–2.00×, too noisy to tell"
 
 
 def test_speed_compares_the_same_sequences() -> None:
@@ -78,7 +82,9 @@ def test_speed_compares_the_same_sequences() -> None:
         step_sec=lambda number, i: [(1.0, 2.0, 8.0), (0.5, 1.0, 1.0)][number][i],
     )
     full, shallow = gather(rows)
-    assert shallow.speed_against(full) == pytest.approx(2.0)
+    speed = shallow.speed_against(full)
+    assert speed is not None and (speed.ratio, speed.low, speed.high, speed.repeats) == pytest.approx((2.0, 2.0, 8.0, 2))
+    assert shallow.speed_against(full, "batch_prefill_sec") is None
 
 
 def test_batches_of_other_sizes_are_not_timed_alike() -> None:
@@ -88,11 +94,16 @@ def test_batches_of_other_sizes_are_not_timed_alike() -> None:
     assert alike[1].is_timed_like(alike[0])
 
 
+def test_noise_is_a_range_wider_than_the_difference() -> None:
+    assert not Speed(1.3, 1.2, 1.4, 5).is_noisy and Speed(1.3, 1.0, 1.4, 5).is_noisy and Speed(0.9, 0.8, 1.0, 2).is_noisy
+    assert Speed(1.3, 1.3, 1.3, 1).range_text == "timed once" and Speed(1.3, 1.25, 1.4, 5).range_text == "1.25–1.40×"
+
+
 def test_missing_numbers_are_left_out_of_means() -> None:
     (route,) = gather(_rows(["full"], rouge_l=lambda _, i: None if i == 0 else i / 10))
     assert route.mean("rouge_l") == pytest.approx(0.15)
     assert route.mean("nll") is None
-    assert route.step_ms is None
+    assert route.milliseconds() is None
 
 
 def test_text_that_looks_like_a_number_stays_text() -> None:

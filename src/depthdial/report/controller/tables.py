@@ -9,7 +9,7 @@ import numpy as np
 
 from depthdial.control.judge.headroom import NO_GAP, ControllerScore, GapScore, MethodScore
 from depthdial.guarantee.plan import Certificate
-from depthdial.report.kit.tables import Cells, without_empty_columns
+from depthdial.report.kit.tables import Cells, Column, any_size, finished
 from depthdial.report.study.oracle_plot import METRIC_NAMES
 from depthdial.stats.intervals import Interval
 
@@ -20,6 +20,22 @@ _UNITS = {
     "flops": "FLOPs per decoding step",
     "ms": "ms per decoding step",
 }
+COLUMNS = (
+    Column("set_budget", "budget"),
+    Column("spent", "mean cost", write=any_size),
+    Column("over_mixture", "over the mixture at equal cost"),
+    Column("behind", "controller ahead by"),
+    Column("closed_predictable", "predictable gap closed, %", 0),
+    Column("closed_oracle", "oracle's gap closed, %", 0),
+    Column("share_percent", "chosen, % by budget"),
+    Column("epsilon", "loses at most"),
+    Column("saved", write=any_size),
+    Column("unit", "in"),
+    Column("layers_saved", "layers saved per sequence"),
+    Column("metric", "quality"),
+    Column("answer_tokens", "answer, at most"),
+    Column("loss_measured", "measured loss"),
+)
 _LABELS = {"random": "random, the controller's shares"}
 
 
@@ -48,7 +64,7 @@ def controller_table(score: ControllerScore, point: int | None = None) -> list[C
             {"method": method_label(m.name), "set_budget": budget, **_method_cells(score, m, at)} for m in score.methods
         ]
         rows += [{"method": gap.name, "set_budget": budget, **_oracle_cells(score, gap, at)} for gap in score.gaps]
-    return without_empty_columns(rows, keep=("method", "spent", "quality", "over_mixture"))
+    return finished(rows, COLUMNS, keep=("method", "spent", "quality", "over_mixture"))
 
 
 def fixed_table(score: ControllerScore) -> list[Cells]:
@@ -58,7 +74,7 @@ def fixed_table(score: ControllerScore) -> list[Cells]:
         quality = _interval(route.value, (route.low, route.high), score.n_sequences)
         shares = [f"{100 * share:.0f}" for share in score.shares[:, i]]
         rows.append({"route": route.route, "spent": route.cost, "quality": quality, "share_percent": " · ".join(shares)})
-    return rows
+    return finished(rows, COLUMNS)
 
 
 def certificate_table(certificates: Sequence[Certificate]) -> list[Cells]:
@@ -83,7 +99,7 @@ def certificate_table(certificates: Sequence[Certificate]) -> list[Cells]:
                 "plan": certificate.plan_digest,
             }
         )
-    return rows
+    return finished(rows, COLUMNS)
 
 
 def headline(score: ControllerScore) -> list[str]:

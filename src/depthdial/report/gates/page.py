@@ -178,4 +178,4 @@ def _provenance(rows: Any, cells: Sequence[GateCell], study: dict[str, Any], n_d
 
 
 def _part(table: Sequence[Cells], names: Sequence[str]) -> list[Cells]:
-    return [{name: row[name] for name in names if name in row} for row in table]
+    return [{name: value for name, value in row.items() if name in names} for row in table]

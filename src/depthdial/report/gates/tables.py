@@ -20,10 +20,12 @@ from depthdial.report.gates.summary import (
     gathered,
     pairs_of,
 )
-from depthdial.report.kit.tables import Cells, without_empty_columns
+from depthdial.report.kit.tables import Cells, Column, finished
 from depthdial.stats.equivalence import (
     N_DRAWS,
     Difference,
+    SeedDifference,
+    SequenceDifference,
     common_costs,
     difference_at_equal_cost,
     paired_over_seeds,
@@ -31,6 +33,32 @@ from depthdial.stats.equivalence import (
 )
 
 ALL_TARGETS = "all"
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+COLUMNS = (
+    Column("flops_percent", "FLOPs, %", 1),
+    Column("flops_head_percent", "FLOPs with head, %", 1),
+    Column("rouge_l_points", "ROUGE-L, points", 2),
+    Column("step_percent", "measured s per step, %", 1),
+    Column("cost_a", "cost of the first, %", 1),
+    Column("cost_b", "cost of the second, %", 1),
+    Column("difference", "difference, over seeds"),
+    Column("over_sequences", "over sequences"),
+    Column("two_way", "over both"),
+    Column("effect_size", "d_z over seeds", 2),
+    Column("p_above", "p, above −margin", write=_p_value),
+    Column("p_below", "p, below +margin", write=_p_value),
+    Column("verdict", "verdict, over seeds"),
+    Column("verdict_sequences", "verdict, over sequences"),
+    Column("verdict_two_way", "verdict, over both"),
+    Column("equal_cost", "equal cost, %", 1),
+    Column("at_equal_cost", "difference at equal cost"),
+    Column("verdict_equal_cost", "verdict at equal cost"),
+)
 
 
 def controllers_table(rows: Any) -> list[Cells]:
@@ -51,7 +79,7 @@ def controllers_table(rows: Any) -> list[Cells]:
     cells = gathered(rows)
     full = full_cell(cells)
     table = [_controller_cells(cell, full) for cell in cells]
-    return without_empty_columns(table, keep=("controller", "target", "mode", "seeds", "layers", "cost_percent"))
+    return finished(table, COLUMNS, keep=("controller", "target", "mode", "seeds", "layers", "cost_percent"))
 
 
 def differences_table(
@@ -86,7 +114,7 @@ def differences_table(
         pair, target = _overall(pairs)
         if target == ALL_TARGETS:
             table.append({**compare.cells(pair, mode, target), **compare.equal_cost_cells(None, None)})
-    return without_empty_columns(table, keep=("target", "mode", "difference", "verdict"))
+    return finished(table, COLUMNS, keep=("target", "mode", "difference", "verdict"))
 
 
 def controls_table(rows: Any, metric: str = "rouge_l", *, a: str = "hidden", n_draws: int = N_DRAWS) -> list[Cells]:
@@ -103,7 +131,7 @@ def controls_table(rows: Any, metric: str = "rouge_l", *, a: str = "hidden", n_d
             pair, target = _overall(pairs)
             found = compare.cells(pair, mode, target)
             table.append({"controller": other, **{name: found[name] for name in (*names, "verdict", "verdict_two_way")}})
-    return without_empty_columns(table, keep=("controller", "mode", "target", "difference", "verdict"))
+    return finished(table, COLUMNS, keep=("controller", "mode", "target", "difference", "verdict"))
 
 
 def answer_sentences(
@@ -119,9 +147,8 @@ def answer_sentences(
         pair, target = _overall(pairs)
         told = verdict_sentence(compare.over_seeds(pair), a, b, unit, decimals)
         both = compare.over_sequences(pair).two_way
-        together = ""
-        if both is not None:
-            together = f" Seeds and sequences together: {both.verdict} ({_interval_text(both, decimals)})."
+        interval = _interval_text(both, decimals)
+        together = "" if interval is None else f" Seeds and sequences together: {both.verdict} ({interval})."
         where = f"mean of {len(pairs)} targets" if target == ALL_TARGETS else f"target {_target(target)}"
         scope = f"{mode.capitalize()} ({where}, {len(pair.seeds)} seeds, {pair.a.shape[1]} sequences)"
         sentences.append(f"{scope}: {told}.{together}")
@@ -165,33 +192,33 @@ class _Comparison:
             margin = MARGIN_POINTS
         return cls(higher_is_better(metric), margin, n_draws)
 
-    def over_seeds(self, pair: Pair) -> Difference:
+    def over_seeds(self, pair: Pair) -> SeedDifference:
         a, b = pair.a.mean(axis=1), pair.b.mean(axis=1)
         return paired_over_seeds(a, b, margin=self.margin, higher_is_better=self.higher_is_better)
 
-    def over_sequences(self, pair: Pair) -> Difference:
+    def over_sequences(self, pair: Pair) -> SequenceDifference:
         options = {"margin": self.margin, "higher_is_better": self.higher_is_better, "n_draws": self.n_draws}
         return paired_over_sequences(pair.a, pair.b, **options)
 
     def cells(self, pair: Pair, mode: str, target: float | str) -> Cells:
         seeds, sequences = self.over_seeds(pair), self.over_sequences(pair)
-        two_way = sequences.two_way
+        one_seed = len(pair.seeds) == 1
         return {
             "target": _target(target),
             "mode": mode,
             "seeds": len(pair.seeds),
-            "sequences": sequences.interval_95.n,
+            "sequences": sequences.n_sequences,
             "cost_a": 100 * float(pair.cost_a.mean()),
             "cost_b": 100 * float(pair.cost_b.mean()),
             "difference": seeds.interval_95,
             "over_sequences": sequences.interval_95,
-            "two_way": None if two_way is None else two_way.interval_95,
+            "two_way": None if one_seed else sequences.two_way.interval_95,
             "effect_size": _finite(seeds.effect_size),
             "p_above": _finite(seeds.p_above),
             "p_below": _finite(seeds.p_below),
             "verdict": seeds.verdict,
             "verdict_sequences": sequences.verdict,
-            "verdict_two_way": None if two_way is None else two_way.verdict,
+            "verdict_two_way": None if one_seed else sequences.two_way.verdict,
         }
 
     def at_equal_cost(self, pairs: Sequence[Pair]) -> list[Cells]:
@@ -216,7 +243,7 @@ class _Comparison:
         return found
 
     @staticmethod
-    def equal_cost_cells(cost: float | None, found: Difference | None) -> Cells:
+    def equal_cost_cells(cost: float | None, found: SeedDifference | None) -> Cells:
         return {
             "equal_cost": None if cost is None else 100 * cost,
             "at_equal_cost": None if found is None else found.interval_95,

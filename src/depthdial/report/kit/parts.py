@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from depthdial.report.kit.tables import COLUMN_LABELS, cell_parts
+from depthdial.report.kit.tables import Column, cell_parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,10 +34,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sample:
-    """Answers of several routes to one sequence."""
+    """Answers of several routes, each (route, score, text), to one sequence; its prompt where rows hold it."""
 
     sequence_id: str
     answers: Sequence[tuple[str, str, str]]
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Section:
 
     Attributes:
         paragraphs: before pictures and tables; `notes`: after them.
+        is_folded: behind its title, until it is opened or printed.
     """
 
     anchor: str
@@ -55,13 +57,14 @@ class Section:
     tables: Sequence[Table] = ()
     samples: Sequence[Sample] = ()
     notes: Sequence[str] = ()
+    is_folded: bool = False
 
 
 def as_table(caption: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """One of the report's tables, under its column names and with its decimals."""
     names = list(rows[0]) if rows else []
     body = [[cell_parts(name, row[name]) for name in names] for row in rows]
-    return Table(caption, [COLUMN_LABELS.get(name, name) for name in names], body)
+    return Table(caption, [Column(name).label for name in names], body)
 
 
 def pairs_table(caption: str, pairs: Sequence[tuple[str, str]]) -> Table:

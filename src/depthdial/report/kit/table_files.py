@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from depthdial.files import write_text
-from depthdial.report.kit.tables import COLUMN_LABELS, Cells, cell_text
+from depthdial.report.kit.tables import Cells, Column, cell_text
 from depthdial.stats.intervals import Interval
 
 
@@ -21,7 +21,7 @@ def markdown_table(table: Sequence[Cells]) -> str:
     names = list(table[0])
     is_text = [all(isinstance(row[name], str | None) for row in table) for name in names]
     lines = [
-        [_escaped(COLUMN_LABELS.get(name, name)) for name in names],
+        [_escaped(Column(name).label) for name in names],
         ["---" if text else "---:" for text in is_text],
         *([_escaped(cell_text(name, row[name])) for name in names] for row in table),
     ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from depthdial.errors import InputError
 from depthdial.files import read_json
-from depthdial.report.kit.tables import Cells, without_empty_columns
+from depthdial.report.kit.tables import Cells, Column, finished
 from depthdial.report.study.summary import RouteRows, gather
 from depthdial.routes import FIXED_FAMILIES, Route
 from depthdial.routes.families import RouteFamily
@@ -20,6 +20,12 @@ from depthdial.stats.intervals import Interval, mean_interval
 
 KIND = "search"
 FAMILIES_FOLDER = "families"
+COLUMNS = (
+    Column("kl_share", "KL, % of ULS's", 1),
+    Column("kl_more", "KL above the first's, nats"),
+    Column("search_sec", "search, s", 0),
+    Column("skipped", "layers skipped"),
+)
 UNSEARCHED = ("uls", "unified", "ee")
 _AGAIN = "run `depthdial search-study` again"
 
@@ -95,7 +101,7 @@ class Comparison:
                         "skipped": _listed(one.route.skipped),
                     }
                 )
-        return without_empty_columns(table, keep=("method", "layers", "kl"))
+        return finished(table, COLUMNS, keep=("method", "layers", "kl"))
 
     def to_dict(self) -> list[dict[str, Any]]:
         """The same, JSON-ready: an interval as mean, low, high and n."""

@@ -29,6 +29,7 @@ class ResultFolder:
         predictable: predictable oracles by the same names, of rows with several sampled answers.
         settings: by what they are of (`study`, `sweep`, `similarity`).
         controller: the scores of an evaluated controller.
+        timing: times measured apart from quality, route by route in turns.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class ResultFolder:
     predictable: Mapping[str, PredictableCurve] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     controller: ControllerScores | None = None
+    timing: Mapping[str, Any] | None = None
 
 
 def read_folder(folder: Path | str) -> ResultFolder:
@@ -74,6 +76,7 @@ def read_folder(folder: Path | str) -> ResultFolder:
         _curves(path / "predictable.json", PredictableCurve),
         {name: value for name, value in {"study": _read(path / "study.json", "study"), **settings}.items() if value},
         read_scores(path),
+        _read(path / "timing.json", "timing") or None,
     )
 
 

@@ -15,6 +15,8 @@ from depthdial.stats.intervals import Interval, mean_interval, mean_over_samples
 
 # Families in the order in which tables name them; a searched one, whose name is its own, follows the full model.
 _ORDER = ("full", "elastic", "", "uls", "unified", "rls", "rls-wo1", "ee", "listed")
+# What `timing.json` calls the seconds of the rows.
+_TIMES = {"step_sec": "step_ms", "batch_prefill_sec": "ttft_ms"}
 HEADLINE_METRICS = ("rouge_l", "agreement", "kl", "nll")
 _NAMES = ("sequence_id", "route", "route_layers")
 
@@ -27,6 +29,7 @@ class RouteRows:
         family: `full`, `uls`, .., the name of a searched family, or `listed` for routes written as layers.
         share_run: (n_layers,) on which share of the sequences each layer ran; 0 or 1 but for random rules.
         columns: (n_sequences,) arrays by column; NaN where a number is missing; of sampled answers the means.
+        times: its entry in a study's `timing.json`, which is measured in turns and so wins over the rows' own times.
     """
 
     name: str
@@ -34,6 +37,7 @@ class RouteRows:
     n_layers: int
     share_run: np.ndarray
     columns: Mapping[str, np.ndarray]
+    times: Mapping[str, Any] | None = None
 
     @property
     def n_sequences(self) -> int:
@@ -92,33 +96,38 @@ class RouteRows:
         values = self.values(column)
         return float(values.mean()) if len(values) else None
 
-    @property
-    def step_ms(self) -> float | None:
-        """Measured milliseconds per decoding step in the median batch, which one hiccup of the machine does not move.
+    def milliseconds(self, column: str = "step_sec") -> float | None:
+        """Measured milliseconds in the median repeat; of rows in the median batch, which counts by its sequences.
 
-        Rows of a batch share its time, so that a batch counts by its sequences.
+        For comparisons there is `speed_against`.
+
+        Args:
+            column: `step_sec`, of a decoding step, or `batch_prefill_sec`, the time to the first token.
         """
-        values = self.values("step_sec")
+        if self.times is not None:
+            return float(self.times[_TIMES[column]]["median"])
+        values = self.values(column)
         return float(1000 * np.median(values)) if len(values) else None
 
-    def speed_against(self, full: RouteRows) -> float | None:
-        """How many times faster a decoding step is than `full`'s on the same sequences: the median over them.
-
-        Batch by batch, side by side in one run. None where they were not timed alike.
-        """
-        if not self.is_timed_like(full):
-            return None
-        theirs = dict(zip(full.columns["sequence_id"], full.columns["step_sec"], strict=True))
-        pairs = zip(self.columns["sequence_id"], self.columns["step_sec"], strict=True)
-        ratios = np.array([theirs.get(sequence, np.nan) / step_sec for sequence, step_sec in pairs])
-        ratios = ratios[np.isfinite(ratios)]
-        return float(np.median(ratios)) if len(ratios) else None
-
     @property
-    def step_ms_range(self) -> tuple[float, float] | None:
-        """Fastest and slowest batch, in milliseconds per decoding step."""
-        values = 1000 * self.values("step_sec")
-        return (float(values.min()), float(values.max())) if len(values) else None
+    def batch(self) -> int | None:
+        """Sequences of the (largest) batch that was timed."""
+        sizes = self.values("batch_size")
+        return int(self.times["batch"]) if self.times is not None else int(sizes.max()) if len(sizes) else None
+
+    def speed_against(self, full: RouteRows, column: str = "step_sec") -> Speed | None:
+        """How many times faster than `full`, in turns or on the same sequences; None where they were not timed alike."""
+        if full.times is not None:
+            return None if self.times is None else _speed_of(full.times, self.times, _TIMES[column])
+        if not self.is_timed_like(full) or column not in self.columns or column not in full.columns:
+            return None
+        theirs = dict(zip(full.columns["sequence_id"], full.columns[column], strict=True))
+        mine = zip(self.columns["sequence_id"], self.columns[column], strict=True)
+        ratios = np.array([theirs.get(sequence, np.nan) / sec if sec > 0 else np.nan for sequence, sec in mine])
+        ratios = ratios[np.isfinite(ratios)]
+        if not len(ratios):
+            return None
+        return Speed(float(np.median(ratios)), float(ratios.min()), float(ratios.max()), len(np.unique(ratios)))
 
     def is_timed_like(self, other: RouteRows) -> bool:
         """Whether both ran in batches of the same sizes, without which their times say nothing about each other."""
@@ -126,11 +135,47 @@ class RouteRows:
         return bool(len(mine)) and np.array_equal(mine, others)
 
 
-def gather(rows: Any) -> list[RouteRows]:
+@dataclass(frozen=True)
+class Speed:
+    """How many times faster than the full model: the one ratio of time that tables, plots and the verdict show.
+
+    Attributes:
+        ratio: of the medians over rounds, or the median over sequences; `low`, `high`: the least and the greatest repeat's.
+        repeats: rounds, or batches; one says nothing about noise.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    repeats: int
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether repeats differ by more than the route does from the full model."""
+        return self.high - self.low > abs(self.ratio - 1)
+
+    @property
+    def range_text(self) -> str:
+        spread = f"{self.low:.2f}–{self.high:.2f}×"
+        return "timed once" if self.repeats < 2 else f"{spread}, too noisy to tell" if self.is_noisy else spread
+
+
+def _speed_of(full: Mapping[str, Any], mine: Mapping[str, Any], name: str) -> Speed:
+    """From two entries of `timing.json`; the range is that of either route's rounds against the other's median."""
+    theirs, own = full[name], mine[name]
+    ratio = theirs["median"] / own["median"]
+    low = min(theirs["median"] / own["high"], theirs["low"] / own["median"])
+    high = max(theirs["median"] / own["low"], theirs["high"] / own["median"])
+    is_same = full["route"] == mine["route"]
+    return Speed(ratio, 1.0 if is_same else low, 1.0 if is_same else high, int(mine["n_repeats"]))
+
+
+def gather(rows: Any, timing: Mapping[str, Any] | None = None) -> list[RouteRows]:
     """Rows by route: the full model first, then searched routes, then the others; costliest first within a family.
 
     Args:
         rows: a pyarrow.Table, a pandas.DataFrame or a dict of arrays, with the columns of a sweep or a similarity run.
+        timing: a study's `timing.json`; of its batch sizes the smallest is taken.
 
     Raises:
         InputError: if a column is missing, there is no row, or rows of different models are mixed.
@@ -144,14 +189,16 @@ def gather(rows: Any) -> list[RouteRows]:
     if len(depths) > 1:
         raise InputError(f"The rows are of models with {depths[0]} and {depths[-1]} layers: report on one model at a time.")
     names, codes = _coded(columns["route"])
-    found = []
+    entries = sorted((timing or {}).get("routes", ()), key=lambda entry: -entry["batch"])
+    times, found = {entry["route"]: entry for entry in entries}, []
     for i, name in enumerate(names):
         chosen = codes == i
         if _is_token_wise(columns["route_layers"][chosen]):
             share_run = _mean_share(columns["layers_run"][chosen], depths[0])
         else:
             share_run = _share_run(columns["route_layers"][chosen], depths[0])
-        found.append(RouteRows(name, family_of(name), depths[0], share_run, {k: v[chosen] for k, v in columns.items()}))
+        own = {column: values[chosen] for column, values in columns.items()}
+        found.append(RouteRows(name, family_of(name), depths[0], share_run, own, times.get(name)))
     return sorted(found, key=_rank)
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthdial.report.kit.labels import between, place_labels
-from depthdial.report.kit.style import GRAY, Look, figure_style, headed, keep_to_range, looks, new_figure, shortened
+from depthdial.report.kit.labels import place_labels
+from depthdial.report.kit.style import GRAY, figure_style, headed, keep_to_range, looks, new_figure, shortened
 from depthdial.report.study.oracle_plot import METRIC_NAMES, short_name
-from depthdial.report.study.summary import RouteRows, full_of
+from depthdial.report.study.summary import RouteRows, Speed, full_of
+from depthdial.report.study.verdict import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 _WORST_FIT = 0.25
+_HOLLOW: dict[str, Any] = {"markerfacecolor": "none", "markeredgewidth": 1.3, "markersize": 7, "linestyle": "none"}
 
 
 @dataclass(frozen=True)
@@ -30,23 +31,40 @@ class AffineFit:
     worst_error: float
 
 
-def timed_routes(routes: Sequence[RouteRows]) -> list[RouteRows]:
+@dataclass(frozen=True)
+class Timed:
+    """A route's time: the yardstick's measured milliseconds per decoding step, divided by the route's speed against it."""
+
+    route: RouteRows
+    speed: Speed
+    yardstick_ms: float
+
+    @property
+    def ms(self) -> float:
+        return self.yardstick_ms / self.speed.ratio
+
+    @property
+    def range_ms(self) -> tuple[float, float]:
+        return self.yardstick_ms / self.speed.high, self.yardstick_ms / self.speed.low
+
+
+def timed_routes(routes: Sequence[RouteRows]) -> list[Timed]:
     """Routes whose times can be compared: timed in batches of the full model's sizes (or of the first timed route's)."""
-    timed = [route for route in routes if route.step_ms]
-    if not timed:
+    timed = [route for route in routes if route.milliseconds()]
+    yardstick = full_of(timed) or next(iter(timed), None)
+    if yardstick is None:
         return []
-    full = full_of(timed)
-    yardstick = full if full is not None else timed[0]
-    return [route for route in timed if route.is_timed_like(yardstick)]
+    found = [(route, route.speed_against(yardstick)) for route in timed]
+    return [Timed(route, speed, yardstick.milliseconds() or 0.0) for route, speed in found if speed is not None]
 
 
-def affine_fit(routes: Sequence[RouteRows]) -> AffineFit | None:
+def affine_fit(timed: Sequence[Timed]) -> AffineFit | None:
     """Time per step = base + layers * time per layer; None with fewer than two depths, or where times follow no such line.
 
     That is where a point is off by more than a quarter, which happens when a step is too short to be measured well.
     """
-    layers = np.array([route.cost_layers for route in routes])
-    times = np.array([route.step_ms for route in routes], dtype=float)
+    layers = np.array([one.route.cost_layers for one in timed])
+    times = np.array([one.ms for one in timed], dtype=float)
     if len(set(layers.tolist())) < 2:
         return None
     design = np.stack([np.ones_like(layers), layers], axis=1)
@@ -56,81 +74,64 @@ def affine_fit(routes: Sequence[RouteRows]) -> AffineFit | None:
     return fit if fit.layer_ms > 0 and fit.worst_error <= _WORST_FIT else None
 
 
-def draw_quality_time(routes: Sequence[RouteRows], metric: str) -> Figure:
-    """Quality against measured milliseconds per decoding step; both also relative to the full model."""
-    full = full_of(routes)
+def draw_quality_time(timed: Sequence[Timed], metric: str, verdict: Verdict | None = None) -> Figure:
+    """Quality against the time of a decoding step, relative to the full model's; the verdict's choices are named."""
+    full = full_of([one.route for one in timed])
+    named = {"full"} | {choice.route.name for choice in (verdict.choices if verdict else ())}
     with figure_style():
-        figure = new_figure(4.2)
+        figure = new_figure(3.8)
         axes = figure.add_subplot()
-        scored = [route for route in routes if route.mean(metric) is not None]
-        styles = looks(list(dict.fromkeys(route.family for route in scored)))
-        bars: list[tuple[float, float]] = []
-        for route in scored:
-            interval = route.interval(metric)
+        scored = [one for one in timed if one.route.mean(metric) is not None]
+        styles = looks(list(dict.fromkeys(one.route.family for one in scored)))
+        for one in scored:
+            interval, look, time = one.route.interval(metric), styles[one.route.family], 100 / one.speed.ratio
             assert interval is not None
-            low, high = (interval.low, interval.high) if np.isfinite(interval.low) else (interval.mean, interval.mean)
-            _point(axes, route, styles[route.family], interval.mean, low, high)
-            fastest, slowest = route.step_ms_range or (route.step_ms or 0.0, route.step_ms or 0.0)
-            bars += between((route.step_ms or 0.0, low), (route.step_ms or 0.0, high))
-            bars += between((fastest, interval.mean), (slowest, interval.mean), 5)
-        axes.set_xlabel("measured time per decoding step (ms)")
+            bar = {"color": GRAY, "linewidth": 0.9, "alpha": 0.8, "zorder": 3}
+            axes.plot([time, time], [interval.low, interval.high], **bar)
+            if not one.speed.is_noisy:
+                axes.plot([100 / one.speed.high, 100 / one.speed.low], [interval.mean] * 2, **bar)
+            solid = {} if not one.speed.is_noisy else _HOLLOW
+            axes.plot(time, interval.mean, marker=look.marker, color=look.color, zorder=4, **{"markersize": 7, **solid})
+        value = None if full is None else full.mean(metric)
+        if verdict is not None and value is not None and metric == verdict.metric:
+            label = f"{verdict.keep:.0%} of the full model's"
+            axes.axhline(verdict.keep * value, color=GRAY, linestyle="--", linewidth=1, label=label)
+        axes.set_xlabel("measured time of a decoding step (% of the full model's; hollow: too noisy to tell)")
         axes.set_ylabel(METRIC_NAMES.get(metric, metric))
         axes.margins(0.12)
-        axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
         keep_to_range(axes, metric)
-        if full is not None and full.step_ms and full.mean(metric):
-            _relative_axes(axes, full.step_ms, full.mean(metric) or 1.0)
-        headed(figure, _quality_title(scored, full, metric))
-        _legend(figure, axes, scored)
-        places = [(route.step_ms or 0.0, route.mean(metric) or 0.0) for route in scored]
-        place_labels(axes, places, [shortened(route.name) for route in scored], avoid=bars)
+        headed(figure, f"{short_name(metric)} against measured time")
+        _legend(figure, axes, [one.route for one in scored])
+        shown = [one for one in scored if one.route.name in named or len(scored) <= 4]
+        places = [(100 / one.speed.ratio, one.route.mean(metric) or 0.0) for one in shown]
+        others = [(100 / one.speed.ratio, one.route.mean(metric) or 0.0) for one in scored if one not in shown]
+        place_labels(axes, places, [shortened(one.route.name) for one in shown], avoid=others)
     return figure
 
 
-def draw_time_layers(routes: Sequence[RouteRows]) -> Figure:
-    """Measured milliseconds per decoding step against layers run, with the affine fit."""
+def draw_time_layers(timed: Sequence[Timed]) -> Figure:
+    """Milliseconds per decoding step against layers run, with the affine fit."""
     with figure_style():
         figure = new_figure(3.6)
         axes = figure.add_subplot()
-        styles = looks(list(dict.fromkeys(route.family for route in routes)))
-        for route in routes:
-            spread = route.step_ms_range
-            if spread is not None:
-                axes.plot([route.cost_layers] * 2, spread, color=GRAY, linewidth=1, zorder=3)
-            look = styles[route.family]
+        styles = looks(list(dict.fromkeys(one.route.family for one in timed)))
+        for one in timed:
+            layers, look = one.route.cost_layers, styles[one.route.family]
+            if not one.speed.is_noisy:
+                axes.plot([layers, layers], one.range_ms, color=GRAY, linewidth=1, zorder=3)
             # Hollow, so that routes of equal depth, which take about the same time, do not hide each other.
-            hollow: dict[str, Any] = {"markerfacecolor": "none", "markeredgewidth": 1.3, "markersize": 7}
-            axes.plot(route.cost_layers, route.step_ms or 0.0, marker=look.marker, color=look.color, zorder=4, **hollow)
-        fit = affine_fit(routes)
+            axes.plot(layers, one.ms, marker=look.marker, color=look.color, zorder=4, **_HOLLOW)
+        fit, n_layers = affine_fit(timed), timed[0].route.n_layers
         if fit is not None:
-            x = np.array([0.0, routes[0].n_layers])
+            x = np.array([0.0, n_layers])
             axes.plot(x, fit.base_ms + fit.layer_ms * x, color=GRAY, linestyle="--", linewidth=1.2, zorder=2)
-        axes.set_xlim(0, routes[0].n_layers * 1.03)
+        axes.set_xlim(0, n_layers * 1.03)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("layers run for a response token")
         axes.set_ylabel("measured time per decoding step (ms)")
         headed(figure, "Measured time of a decoding step, by layers run" if fit is None else describe_fit(fit))
-        _legend(figure, axes, routes)
+        _legend(figure, axes, [one.route for one in timed])
     return figure
-
-
-def _point(axes: Axes, route: RouteRows, look: Look, mean: float, low: float, high: float) -> None:
-    step_ms = route.step_ms or 0.0
-    axes.plot([step_ms, step_ms], [low, high], color=GRAY, linewidth=1, zorder=3)
-    if route.step_ms_range is not None:
-        axes.plot(route.step_ms_range, [mean, mean], color=GRAY, linewidth=1, zorder=3)
-    axes.plot(step_ms, mean, marker=look.marker, color=look.color, markersize=6, linestyle="none", zorder=4)
-
-
-def _relative_axes(axes: Axes, full_ms: float, full_value: float) -> None:
-    time = axes.secondary_xaxis("top", functions=_in_units_of(full_ms))
-    time.set_xlabel("time, relative to the full model")
-    quality = axes.secondary_yaxis("right", functions=_in_units_of(full_value))
-    quality.set_ylabel("quality, relative to the full model")
-
-
-def _in_units_of(unit: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    return lambda value: value / unit, lambda ratio: ratio * unit
 
 
 def _legend(figure: Figure, axes: Axes, routes: Sequence[RouteRows]) -> None:
@@ -141,21 +142,8 @@ def _legend(figure: Figure, axes: Axes, routes: Sequence[RouteRows]) -> None:
         Line2D([], [], marker=look.marker, color=look.color, linestyle="none", label=look.label)
         for look in families.values()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), handletextpad=0.2)
-
-
-def _quality_title(routes: Sequence[RouteRows], full: RouteRows | None, metric: str) -> str:
-    """The fastest route that keeps nine tenths of the full model's quality, where quality is a share of something."""
-    what = short_name(metric)
-    target = None if full is None or metric in ("kl", "nll") else full.mean(metric)
-    if full is None or not target or not full.step_ms:
-        return f"{what} and measured time of each route"
-    keeping = [route for route in routes if (route.mean(metric) or 0.0) >= 0.9 * target]
-    best = min(keeping, key=lambda route: route.step_ms or 0.0)
-    if best.is_full:
-        return f"{what} and measured time: no shallower route keeps 90% of the full model's"
-    time_share, quality_share = (best.step_ms or 0.0) / full.step_ms, (best.mean(metric) or 0.0) / target
-    return f"{what}: {shortened(best.name)} reaches {quality_share:.0%} of the full model's in {time_share:.0%} of its time"
+    handles += axes.get_legend_handles_labels()[0]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), handletextpad=0.4)
 
 
 def describe_fit(fit: AffineFit) -> str:

@@ -1,0 +1,278 @@
+"""The tables of a study: what routes cost and keep, similarity, oracles, measured times, layers one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from depthdial.oracles.costs import LAYER_STEPS, LAYERS, MS
+from depthdial.oracles.oracle import OracleCurve
+from depthdial.oracles.predictable import PredictableCurve
+from depthdial.report.kit.tables import Cells, Column, any_size, finished
+from depthdial.report.study.summary import RouteRows, full_of, gather, headline_metric
+from depthdial.stats.intervals import Interval
+
+COLUMNS = (
+    Column("step_ms", "ms per step", 2),
+    Column("ttft_ms", "ms to the first token", 2),
+    Column("speed", write=lambda value: f"{value:.2f}×"),
+    Column("speed_range", "speed, least and greatest"),
+    Column("cosine_final", "cosine, final"),
+    Column("cosine_pre_norm", "cosine, before the norm"),
+    Column("cosine_intermediate", "cosine, intermediate"),
+    Column("point", "budget"),
+    Column("budget", "mean cost", write=any_size),
+    Column("best_fixed", "best fixed route"),
+    Column("best_fixed_value", "its value"),
+    Column("mixture", "best mixture"),
+    Column("random", "shares at random"),
+    Column("permuted", "shuffled oracle"),
+    Column("by_tokens", "oracle, weighted by tokens"),
+    Column("mean_over_sequences", "oracle, mean over sequences"),
+    Column("ms", "measured ms per sequence", 2),
+    Column("full", "full model"),
+    Column("plug_in", "paper's oracle"),
+    Column("plug_in_all", "on all samples"),
+    Column("kl_alone", "KL when it alone is dropped, nats"),
+    Column("dropped", "dropped in round"),
+    Column("kl_then", "KL after that round, nats"),
+)
+SIMILARITY_COSTS = (0.75, 0.5, 0.25)
+_HALF_LAYER = 0.5
+# What a headline may spend: layers, by decoding steps or by sequences.
+_DEPTH_COSTS = (LAYER_STEPS, LAYERS)
+# Up to so many routes are listed one by one, more only at SIMILARITY_COSTS.
+_LISTED_ROUTES = 12
+
+
+def headline(
+    rows: Any,
+    curves: OracleCurve | Mapping[str, OracleCurve] | None = None,
+    predictable: Mapping[str, PredictableCurve] | None = None,
+    timing: Mapping[str, Any] | None = None,
+) -> list[Cells]:
+    """What each route costs and keeps: a row for each, and the oracle's below them.
+
+    Keys: `route`; `layers` run for a response token; `cost_percent` of the full model's
+    layer-steps (of its layers where rows have no answers); the headline metric
+    (`rouge_l`, or `agreement` without references) as an `Interval`; means of `agreement`, `kl` (nats) and `nll` (nats
+    per token); `speed`, how many times faster than the full model's steps in the same rows (None where batch sizes
+    differ), and `speed_range` over its repeats; `step_ms`, the full model's measured time per decoding step divided by
+    the speed (measured alone where there is none). Columns without any number are left out.
+
+    Args:
+        rows: what `sweep` returned (a pyarrow.Table, a pandas.DataFrame or a dict of arrays).
+        curves: the oracle by layer-steps, or oracles by metric; the one by the headline metric adds the star (the
+            cheapest budget as good as the full model) and the oracle and the best mixture at half of the full cost.
+        predictable: predictable oracles by metric; adds its star and its value at half of the full cost.
+        timing: a study's `timing.json`, in place of the rows' own times.
+
+    Raises:
+        InputError: if there are no rows or they are no sweep's.
+    """
+    routes = gather(rows, timing)
+    metric, full = headline_metric(routes), full_of(routes)
+    table = [_route_cells(route, metric, full) for route in routes]
+    curve = headline_curve(curves, metric)
+    if curve is not None and metric is not None:
+        table += [{**dict.fromkeys(table[0]), **cells} for cells in _oracle_cells(curve, metric)]
+    honest = (predictable or {}).get(metric or "")
+    if honest is not None and metric is not None:
+        table += [{**dict.fromkeys(table[0]), **cells} for cells in _predictable_cells(honest, metric)]
+    return finished(table, COLUMNS, keep=("route", "layers", "cost_percent"))
+
+
+def headline_curve(curves: OracleCurve | Mapping[str, OracleCurve] | None, metric: str | None) -> OracleCurve | None:
+    """The curve that spends layer-steps (or layers) and is best by `metric`, if it is among them."""
+    curve = curves if isinstance(curves, OracleCurve) else (curves or {}).get(metric or "")
+    return curve if curve is not None and curve.cost in _DEPTH_COSTS and curve.metric == metric else None
+
+
+def similarity_table(rows: Any, costs: Sequence[float] | None = None) -> list[Cells]:
+    """Closeness to the full model, with 95% intervals over sequences.
+
+    Args:
+        rows: what `similarity` returned.
+        costs: fractions of the layers to report, each at the nearest route of each family that lies within half a
+            layer or 5% of the layers; None for every route, or 75%, 50% and 25% where there are more than 12 routes.
+
+    Raises:
+        InputError: if there are no rows or they are no similarity run's.
+    """
+    routes = gather(rows)
+    if costs is None and len(routes) > _LISTED_ROUTES:
+        costs = SIMILARITY_COSTS
+    if costs is not None:
+        routes = _near(routes, costs)
+    table = []
+    for route in routes:
+        cells: Cells = {"route": route.name, "layers": _number_of_layers(route), "cost_percent": 100 * route.cost}
+        for column in ("cosine_final", "cosine_pre_norm", "cosine_intermediate", "kl", "agreement"):
+            cells[column] = route.interval(column)
+        table.append(cells)
+    return finished(table, COLUMNS, keep=("route", "layers", "cost_percent"))
+
+
+def oracle_table(curve: OracleCurve) -> list[Cells]:
+    """The oracle, and what it is held against, at the star and at 25, 50 and 75% of the full cost where that can be met."""
+    table, other = [], "mean_over_sequences" if curve.quality == "tokens" else "by_tokens"
+    for row in (row for row in curve.table() if row["oracle"] is not None):
+        star, n = row["point"] == "matches full", len(curve.sequence_ids)
+        budget = _interval(row["budget"], row["budget_low"], row["budget_high"], n)
+        table.append(
+            {
+                "point": "★ as good as full" if star else f"{row['point']} of full",
+                "budget": None if curve.cost == LAYER_STEPS else budget,
+                "cost_percent": _spent(budget, row["share_of_full"]),
+                "layers": None if curve.cost == LAYERS else row["layers"],
+                "ms": None if curve.cost == MS else row["ms"],
+                "oracle": _interval(row["oracle"], row["oracle_low"], row["oracle_high"], n),
+                "best_fixed": row["best_fixed"],
+                **{name: row[name] for name in ("best_fixed_value", "mixture", "random", "permuted", "full")},
+                **{other: row[other]},
+            }
+        )
+    return finished(table, COLUMNS, keep=("point", "cost_percent", "oracle"))
+
+
+def predictable_table(curve: PredictableCurve) -> list[Cells]:
+    """The predictable oracle and what it is held against, at the stars and at 25, 50 and 75% of the full cost."""
+    table = []
+    for row in curve.table():
+        budget = _interval(row["budget"], row["budget_low"], row["budget_high"], curve.n_sequences)
+        table.append(
+            {
+                "point": f"★ {row['point']}" if "matches" in row["point"] else f"{row['point']} of full",
+                "budget": None if curve.cost == LAYER_STEPS else budget,
+                "cost_percent": _spent(budget, row["share_of_full"]),
+                "predictable": _predicted(row, curve),
+                **{name: row[name] for name in ("plug_in", "plug_in_all", "permuted", "random", "mixture", "full")},
+            }
+        )
+    return finished(table, COLUMNS, keep=("point", "cost_percent", "predictable"))
+
+
+def timing_table(timing: Mapping[str, Any] | None) -> list[Cells]:
+    """The entries of `timing.json`, each time as the median with the range over rounds."""
+
+    def spread(entry: Mapping[str, Any], name: str) -> Interval:
+        return Interval(entry[name]["median"], entry[name]["low"], entry[name]["high"], entry["n_repeats"])
+
+    entries = sorted((timing or {}).get("routes", ()), key=lambda entry: entry["batch"])
+    texts, times = ("route", "layers", "batch"), ("step_ms", "ttft_ms")
+    table = [{**{n: entry[n] for n in texts}, **{n: spread(entry, n) for n in times}} for entry in entries]
+    return finished(table, COLUMNS)
+
+
+def importance_table(made_by: Mapping[str, Any]) -> list[Cells]:
+    """Layer by layer: the KL of dropping it alone, and in which round the search dropped it."""
+    importance, order, kl = (list(made_by.get(name) or []) for name in ("importance", "drop_order", "kl"))
+    n_layers = max(len(importance), max(order, default=-1) + 1)
+    rounds = {layer: i for i, layer in enumerate(order)}
+    table = [
+        {
+            "layer": str(layer),
+            "kl_alone": importance[layer] if layer < len(importance) else None,
+            "dropped": rounds[layer] + 1 if layer in rounds else None,
+            "kl_then": kl[rounds[layer]] if layer in rounds and rounds[layer] < len(kl) else None,
+        }
+        for layer in range(n_layers)
+    ]
+    return finished(table, COLUMNS)
+
+
+def _route_cells(route: RouteRows, metric: str | None, full: RouteRows | None) -> Cells:
+    cost = 100 * route.cost_against(full)
+    cells: Cells = {"route": route.name, "layers": _number_of_layers(route), "cost_percent": cost}
+    for name in ("rouge_l", "agreement", "kl", "nll"):
+        cells[name] = route.interval(name) if name == metric else route.mean(name)
+    speed = None if full is None else route.speed_against(full)
+    full_ms = full.milliseconds() if full is not None and speed is not None else None
+    cells["step_ms"] = route.milliseconds() if speed is None or full_ms is None else full_ms / speed.ratio
+    cells["speed"] = None if speed is None else speed.ratio
+    cells["speed_range"] = None if speed is None or route is full else speed.range_text
+    return cells
+
+
+def _oracle_cells(curve: OracleCurve, metric: str) -> list[Cells]:
+    table = {row["point"]: row for row in curve.table()}
+    star, half, n = table.get("matches full"), table.get("50%"), len(curve.sequence_ids)
+    cells: list[Cells] = []
+    if star is not None:
+        budget = _interval(star["budget"], star["budget_low"], star["budget_high"], n)
+        layers = budget if curve.cost == LAYERS else star["layers"]
+        value = _interval(star["oracle"], star["oracle_low"], star["oracle_high"], n)
+        cells.append(
+            {
+                "route": "★ oracle, as good as full",
+                "layers": layers,
+                "cost_percent": _spent(budget, star["share_of_full"]),
+                metric: value,
+            }
+        )
+    if half is not None and half["oracle"] is not None:
+        where: Cells = {
+            "layers": half["budget"] if curve.cost == LAYERS else None,
+            "cost_percent": _percent(half["share_of_full"]),
+        }
+        value = _interval(half["oracle"], half["oracle_low"], half["oracle_high"], n)
+        cells.append({"route": "oracle at 50%", **where, metric: value})
+        if half["mixture"] is not None and not math.isnan(half["mixture"]):
+            cells.append({"route": "best mixture at 50%", **where, metric: half["mixture"]})
+    return cells
+
+
+def _predictable_cells(curve: PredictableCurve, metric: str) -> list[Cells]:
+    if curve.cost not in _DEPTH_COSTS or curve.metric != metric:
+        return []
+    names = {"predictable matches full": "★ predictable oracle, as good as full", "50%": "predictable oracle at 50%"}
+    return [
+        {
+            "route": names[row["point"]],
+            "layers": budget if curve.cost == LAYERS else None,
+            "cost_percent": _spent(budget, row["share_of_full"]),
+            metric: _predicted(row, curve),
+        }
+        for row in curve.table()
+        if row["point"] in names
+        for budget in [_interval(row["budget"], row["budget_low"], row["budget_high"], curve.n_sequences)]
+    ]
+
+
+def _predicted(row: Mapping[str, Any], curve: PredictableCurve) -> Interval | float | None:
+    return _interval(row["predictable"], row["predictable_low"], row["predictable_high"], curve.n_sequences)
+
+
+def _interval(mean: float | None, low: float | None, high: float | None, n: int) -> Interval | float | None:
+    return mean if mean is None or low is None or high is None or n < 2 else Interval(mean, low, high, n)
+
+
+def _spent(budget: Interval | float | None, share: float | None) -> Interval | float | None:
+    """A budget as a percentage of the full cost, of which it is `share`; with its interval."""
+    if not isinstance(budget, Interval) or share is None or not budget.mean:
+        return _percent(share)
+    scale = 100 * share / budget.mean
+    return Interval(scale * budget.mean, scale * budget.low, scale * budget.high, budget.n)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _number_of_layers(route: RouteRows) -> int | float:
+    return int(route.cost_layers) if float(route.cost_layers).is_integer() else route.cost_layers
+
+
+def _near(routes: Sequence[RouteRows], costs: Sequence[float]) -> list[RouteRows]:
+    """For each cost, costliest first, the nearest route of each family, if it is near enough."""
+    found: list[RouteRows] = []
+    for cost in sorted(costs, reverse=True):
+        nearest: dict[str, RouteRows] = {}
+        for route in (route for route in routes if not route.is_full):
+            distance = abs(route.cost - cost)
+            is_near = distance <= max(0.05, _HALF_LAYER / route.n_layers) + 1e-9
+            if is_near and (route.family not in nearest or distance < abs(nearest[route.family].cost - cost)):
+                nearest[route.family] = route
+        found += [route for route in nearest.values() if route not in found]
+    return found
