@@ -124,7 +124,7 @@ def higher_is_better(metric: str, given: bool | None = None) -> bool:
     """
     if given is not None:
         if not isinstance(given, bool):
-            raise InputError(f"higher_is_better is {given!r}: give True or False.")
+            raise InputError(f"The argument higher_is_better is {given!r}: give True or False.")
         return given
     found = find_metric(metric)
     if found is None:

@@ -1,4 +1,4 @@
-"""Where a number comes from: software, hardware and code revision, as one record that every row carries."""
+"""Provenance: software, hardware and code revision, as one record that every row carries."""
 
 from __future__ import annotations
 

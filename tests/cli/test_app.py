@@ -177,7 +177,7 @@ def test_generate_with_an_adapter_warns_of_a_route_outside_in_one_line(model: Pa
     inside = succeed("generate", model, "a b", "--adapter", tmp_path, "--route", "0,3", "--max-new-tokens", 3)
     assert "warn" not in inside.err and "nearest" not in inside.err
     outside = succeed("generate", model, "a b", "--adapter", tmp_path, "--route", "ee:2", "--max-new-tokens", 3)
-    told = "depthdial: Route 'ee:2' is none that the specialist adapter of base was trained for: the nearest is 'own'"
+    told = "depthdial: The specialist adapter of base was not trained for route 'ee:2': the nearest is 'own'"
     assert [line for line in outside.err.splitlines() if line.startswith(told)]
     replace(dd.AdapterCard.load(tmp_path), base_weights_hash="0" * 64).save(tmp_path)
     assert "is for base (4 layers" in refused("generate", model, "a b", "--adapter", tmp_path)
@@ -554,7 +554,7 @@ def test_refused_tasks(tmp_path: Path, arguments: list[str], told: str) -> None:
         (["--routes", "full", "--metrics", "nonsense"], "Unknown metric 'nonsense'"),
         (["--routes", "full", "--metrics", " , "], "Unknown metric"),
         (["--routes", "full", "--samples", "-1"], "Invalid samples -1: use a whole number"),
-        (["--routes", "full", "--samples", "2", "--temperature", "0"], "temperature must be above 0"),
+        (["--routes", "full", "--samples", "2", "--temperature", "0"], "Invalid temperature 0"),
         (["--routes", "full", "--temperature", "0.7"], "say how many with samples"),
         (["--routes", "full", "--samples", "2", "--metrics", "nll"], "sweep it without samples"),
         (["--routes", "full", "--batch-size", "0"], "Invalid batch_size"),

@@ -86,7 +86,7 @@ def test_a_prompt_from_standard_input(said, folder, monkeypatch, command_line):
         (("--route", "3-1"), "runs backwards"),
         (("--temperature", "-1"), "temperature=-1.0 cannot be used"),
         (("--stop", ""), "A stop string is a text of at least one character"),
-        (("--system", "in one", "--template", "plain"), "messages need the tokenizer's chat template"),
+        (("--system", "in one", "--template", "plain"), "Messages need the tokenizer's chat template"),
     ],
 )
 def test_bad_input_is_one_sentence(command_line, folder, arguments, told):

@@ -112,7 +112,7 @@ def test_a_damaged_card_is_one_sentence(card, changes):
     [
         ((SHALLOW, MIDDLE), r"The family \(own:2, 0-1,4-5\) has no full route: add 'full'"),
         ((FULL,), "two routes or more"),
-        ((Route.parse("rls:3@0", 6), FULL), "The choice is among fixed routes, and 'rls:3@0' is none"),
+        ((Route.parse("rls:3@0", 6), FULL), "Controllers choose among fixed routes, and 'rls:3@0' is random"),
         ((Route((0, 5), 7), FULL), "layers"),
         ((SHALLOW, replace(MIDDLE, name="own:2"), FULL), "own:2"),
     ],

@@ -96,7 +96,7 @@ def test_a_message_is_not_left_out_silently(template, reason):
     [
         ([], "give at least one message"),
         ("hello", "not 'hello': give at least one message"),
-        ({"role": "user", "content": "hello"}, "messages are a list"),
+        ({"role": "user", "content": "hello"}, "Messages are a list"),
         (["hello"], "Message 0 is 'hello': write it as"),
         ([{"content": "hello"}], "Message 0 is"),
         ([{"role": "user"}], "The content of message 0 is None: give its text"),

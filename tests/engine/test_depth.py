@@ -56,10 +56,10 @@ def test_a_number_is_a_share_or_a_count_of_layers_and_never_an_index(model, toke
 @pytest.mark.parametrize(
     ("depth", "told"),
     [
-        (1, "depth=1 may mean one layer or the whole model: write 1.0 or 'full'"),
-        ("1", "depth=1 may mean one layer or the whole model"),
-        (24, "depth=24 asks for 24 of 6 layers: give at most 6"),
-        ("24", "depth=24 asks for 24 of 6 layers"),
+        (1, "The depth 1 may mean one layer or the whole model: write 1.0 or 'full'"),
+        ("1", "The depth 1 may mean one layer or the whole model"),
+        (24, "The depth 24 asks for 24 of 6 layers: give at most 6"),
+        ("24", "The depth 24 asks for 24 of 6 layers"),
         ("9" * 5000, "layers: give at most 6"),
         (0, "share of the layers above 0 and at most 1"),
         ("-3", "share of the layers above 0 and at most 1"),

@@ -215,7 +215,7 @@ def test_a_route_outside_is_warned_of_once_with_its_nearest(card: AdapterCard) -
                 warn_if_outside(one, route, stacklevel=2)
     assert [w.category for w in caught] == [RouteWarning]
     assert caught[0].filename == __file__
-    message = "Route '0,4' is none that the elastic adapter of tiny was trained for: the nearest is 'own:2' (2 layers: 0,5)."
+    message = "The elastic adapter of tiny was not trained for route '0,4': the nearest is 'own:2' (2 layers: 0,5)."
     assert str(caught[0].message) == message
     # Another adapter, or the same one on another model, is another story.
     again = adapted("llama")
@@ -227,7 +227,7 @@ def test_a_route_outside_is_warned_of_once_with_its_nearest(card: AdapterCard) -
 def test_the_full_route_is_warned_of_where_it_was_not_trained(card: AdapterCard) -> None:
     model = adapted("llama")
     attach_card(model, replace(card, kind="specialist", routes=ROUTES[:1]))
-    with pytest.warns(RouteWarning, match=r"Route 'full' is none that the spec.*dd\.untouched\(model\) runs the full"):
+    with pytest.warns(RouteWarning, match=r"not trained for route 'full': .*dd\.untouched\(model\) runs the full"):
         warn_if_outside(model, Route.parse("full", 6))
 
 
@@ -242,7 +242,7 @@ def test_views_warn_at_the_line_that_makes_them_and_only_there(make: Any, card: 
     attach_card(model, card)
     for inside in ((0, 5), "full", Route((0, 1, 2, 5), 6)):
         make(model, inside if make is view else as_route(inside, 6))
-    with pytest.warns(RouteWarning, match=r"Route '0,4' .* nearest is 'own:2'") as caught:
+    with pytest.warns(RouteWarning, match=r"for route '0,4': the nearest is 'own:2'") as caught:
         make(model, "0,4")
     assert [w.filename for w in caught] == [__file__]
     make(model, "0,4")

@@ -175,7 +175,7 @@ def test_scores_that_cannot_be_paired_are_refused(a: list, b: list, options: dic
 def test_sequences_that_cannot_be_paired_are_refused() -> None:
     with pytest.raises(InputError, match=r"\(seeds, sequences\)"):
         paired_over_sequences([1.0, 2.0], [1.0, 2.0])
-    with pytest.raises(InputError, match="n_draws must be 1 or more"):
+    with pytest.raises(InputError, match="Invalid n_draws"):
         paired_over_sequences([[1.0, 2.0]], [[1.0, 2.0]], n_draws=0)
 
 

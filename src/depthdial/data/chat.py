@@ -145,7 +145,7 @@ def check_conversation(conversation: Any) -> list[Message]:
     """
     if not isinstance(conversation, list | tuple) or not conversation:
         raise InputError(
-            "messages are a list such as [{'role': 'user', 'content': 'Hello.'}], or a list of such lists, not "
+            "Messages are a list such as [{'role': 'user', 'content': 'Hello.'}], or a list of such lists, not "
             f"{_short(conversation)}: give at least one message."
         )
     for place, message in enumerate(conversation):

@@ -1,4 +1,4 @@
-"""Which sequences something was made on, so that nothing is judged by what it has seen.
+"""Leakage: the sequences that something was made on, so that nothing is judged by what it has seen.
 
 What is fitted (a route family, an adapter, gates, a controller, a certificate) keeps the hashes of its prompts, and whoever
 evaluates it asks here. A hash is of the prompt's text alone: the same row under another id, or in another split, is the

@@ -1,4 +1,4 @@
-"""Where the rows of a task come from: the built-in set, named sets of the Hugging Face Hub, files, and folders of splits.
+"""Sources of a task's rows: the built-in set, named sets of the Hugging Face Hub, files, and folders of splits.
 
 A file that has no splits of its own is used whole, or, when a split is asked for, divided 70/15/15 into train, validation
 and test by a seed. The division depends on the seed and the number of rows alone: it is the same in every process. Within

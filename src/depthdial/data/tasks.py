@@ -144,7 +144,7 @@ def task(
             one a split (test.jsonl) or laid out as the Hub does (data/test-00000-of-00002.parquet).
         split: default "test"; of a file, default the whole of it, and for "train", "validation" or "test" it is divided
             70/15/15. Alpaca and Dolly have one split on the Hub and are divided so too, always with the paper's seed, 42.
-        limit: keep the first so many examples; a higher limit only adds examples.
+        limit: number of examples to keep, from the first; a higher limit only adds examples.
         seed: divides a file into splits.
         template: "auto" (default: the tokenizer's chat template, else the paper's), "chat", "paper" or "plain".
         fields: from roles to names of fields, where these are not known ones; see `depthdial.data.fields`.
@@ -187,12 +187,12 @@ def as_task(given: Task | str | os.PathLike[str], *, held_out: bool = False) -> 
         held_out: it is for searching, fitting or training: of what has splits, take one that is not for evaluation.
 
     Raises:
-        InputError: as `task`, or if it is none of these.
+        InputError: as `task`, or for any other type.
     """
     if isinstance(given, Task):
         return given
     if not isinstance(given, str | os.PathLike):
-        raise InputError(f"task is {given!r}: give dd.task(..), the name of a task, or a path.")
+        raise InputError(f"The argument task is {given!r}: give dd.task(..), the name of a task, or a path.")
     return task(given, split=held_out_split(given) if held_out else None)
 
 

@@ -1,1 +1,1 @@
-"""How a model runs: prompts, decoding, sampling, teacher forcing, and `generate`."""
+"""The engine that runs a model: prompts, decoding, sampling, teacher forcing, and `generate`."""

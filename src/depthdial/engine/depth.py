@@ -192,7 +192,7 @@ class TokenwiseDepth:
 def _refuse_routes(asked: Asked) -> None:
     if asked.routes is not None:
         raise InputError(
-            "routes= says what a depth in numbers, such as 0.5, is chosen from: leave it out, or give a number."
+            "The option routes= says what a depth in numbers, such as 0.5, is chosen from: leave it out, or give a number."
         )
 
 
@@ -341,7 +341,7 @@ def takes_routes(given: Any) -> bool:
 
 def _within(number: int | float, model: Any, n_layers: int, routes: Any) -> Route:
     if isinstance(number, int) and number > n_layers:
-        raise InputError(f"depth={number} asks for {number} of {n_layers} layers: give at most {n_layers}.")
+        raise InputError(f"The depth {number} asks for {number} of {n_layers} layers: give at most {n_layers}.")
     known = best_known_routes(model) if routes is None else fixed_routes(routes, n_layers)
     return route_within(known, number / n_layers if isinstance(number, int) else number)
 
@@ -349,8 +349,8 @@ def _within(number: int | float, model: Any, n_layers: int, routes: Any) -> Rout
 def _count(value: int, told: str) -> int:
     if value == 1:
         raise InputError(
-            f"depth={told} may mean one layer or the whole model: write 1.0 or 'full' for every layer, and a route such as "
-            "'ee:1' for one."
+            f"The depth {told} may mean one layer or the whole model: write 1.0 or 'full' for every layer, and a route "
+            "such as 'ee:1' for one."
         )
     if value < 1:
         raise InputError(f"A depth is a route, or a share of the layers above 0 and at most 1 such as 0.5, not {told}.")
@@ -372,8 +372,8 @@ def one_each(depth: Sequence[Any], n_prompts: int) -> list[Any]:
     """A list of depths, once it is sure to have one for each prompt."""
     if len(depth) != n_prompts:
         raise InputError(
-            f"depth is a list of {len(depth)} for {n_prompts} prompts: give one for each prompt, or a route's layers as "
-            "a tuple such as (0, 1, 5)."
+            f"The depth is a list of {len(depth)} for {n_prompts} prompts: give one for each prompt, or a route's layers "
+            "as a tuple such as (0, 1, 5)."
         )
     return list(depth)
 

@@ -193,7 +193,7 @@ def _by_depth(depth: Any, model: Any, n_layers: int, routes: Any, n_prompts: int
     given = one_each(depth, n_prompts)
     if routes is not None and not any(map(takes_routes, given)):
         raise InputError(
-            "routes= says what a depth in numbers, such as 0.5, is chosen from: leave it out, or give a number."
+            "The option routes= says what a depth in numbers, such as 0.5, is chosen from: leave it out, or give a number."
         )
     # What is written alike is read once, so that a stream's budget is one and a warning comes once.
     groups: dict[Any, list[int]] = {}

@@ -212,13 +212,15 @@ def _fields(config: Any) -> dict[str, Any]:
     if isinstance(config, Mapping):
         unreadable = next((name for name in config if not isinstance(name, str)), None)
         if unreadable is not None:
-            raise InputError(f"generation_config has a key {unreadable!r}: options have names, such as 'do_sample'.")
+            raise InputError(
+                f"The argument generation_config has a key {unreadable!r}: options have names, such as 'do_sample'."
+            )
         found: Mapping[str, Any] = config
     elif isinstance(config, GenerationConfig):
         found = vars(config)
     else:
         raise InputError(
-            f"generation_config is a GenerationConfig or a dict, not {type(config).__name__}: give one of them."
+            f"The argument generation_config is a GenerationConfig or a dict, not {type(config).__name__}: give one of them."
         )
     return _set(found)
 
@@ -287,7 +289,9 @@ def _check_sampling(keywords: Mapping[str, Any], is_sampled: bool) -> None:
     if is_sampled:
         temperature = keywords.get("temperature")
         if temperature is not None and not isinstance(temperature, bool) and temperature == 0:
-            raise InputError("temperature=0 leaves nothing to draw from: leave do_sample out for greedy answers.")
+            raise InputError(
+                "The argument temperature=0 leaves nothing to draw from: leave do_sample out for greedy answers."
+            )
         return
     for name in SAMPLING:
         value = keywords.get(name)
@@ -335,7 +339,9 @@ def _token_id(value: Any, name: str) -> int:
 def _stop_strings(given: Any) -> tuple[str, ...]:
     several = (given,) if isinstance(given, str) else () if given is None else given
     if not isinstance(several, Iterable) or isinstance(several, bytes | Mapping):
-        raise InputError(f"stop_strings is a text or a list of texts, not {_short(given)}: give such as ['\\n\\n'].")
+        raise InputError(
+            f"The argument stop_strings is a text or a list of texts, not {_short(given)}: give such as ['\\n\\n']."
+        )
     texts = tuple(several)
     bad = next((text for text in texts if not isinstance(text, str) or not text), None)
     if bad is not None:

@@ -105,7 +105,7 @@ def prefill(
     Args:
         with_gradient: let what continues on it be differentiated through the prompt too.
         watch: layers of the route, 0-based, after which the prompt's hidden states are pooled on the way.
-        chunk_tokens: at most so many columns in a pass, for less memory; with `watch` all of them.
+        chunk_tokens: largest number of columns in a pass, for less memory; with `watch` all of them.
     """
     base = unwrap(model)
     n_layers = count_layers(base)

@@ -88,7 +88,7 @@ def _refusal(name: str, value: Any, error: Exception) -> InputError:
 
 
 class _Checked:
-    """A processor of an option: what it raises on a token that is none is about the option's value."""
+    """A processor of an option: an error that it raises on an unknown token concerns the option's value."""
 
     def __init__(self, name: str, value: Any, made: Processor) -> None:
         self._name, self._value, self._made = name, value, made
@@ -108,7 +108,9 @@ def _needs_end(build: Callable[[Any, Any, Row], Any]) -> Callable[[Any, Any, Row
 
 def _decay(p: Any, v: Any, row: Row) -> Any:
     if not row.ends:
-        raise InputError("exponential_decay_length_penalty raises the end token, and there is none: give eos_token_id.")
+        raise InputError(
+            "The argument exponential_decay_length_penalty raises the end token, and there is none: give eos_token_id."
+        )
     return p.ExponentialDecayLengthPenalty(tuple(v), _ends(row), row.prompt_tokens)
 
 

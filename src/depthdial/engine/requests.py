@@ -1,4 +1,4 @@
-"""What is to be answered: prompts or chat messages, as token ids."""
+"""Requests: prompts or chat messages, as token ids."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_requests(prompts: Any, messages: Any, template: str, tokenizer: Any) ->
         InputError: for prompts and messages together, none of them, or what cannot be encoded.
     """
     if (prompts is None) == (messages is None):
-        raise InputError("generate answers either prompts or messages: give one of them.")
+        raise InputError("Generation answers either prompts or messages: give one of them.")
     found = (
         _from_prompts(prompts, template, tokenizer) if messages is None else _from_messages(messages, template, tokenizer)
     )
@@ -61,7 +61,7 @@ def _from_prompts(prompts: Any, template: str, tokenizer: Any) -> list[tuple[str
 def _from_messages(messages: Any, template: str, tokenizer: Any) -> list[tuple[str, list[int]]]:
     if template not in ("auto", "chat"):
         raise InputError(
-            f"messages need the tokenizer's chat template, not {template!r}: leave template out, or give prompts."
+            f"Messages need the tokenizer's chat template, not {template!r}: leave template out, or give prompts."
         )
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("This tokenizer has no chat template, which messages need: give prompts instead.")

@@ -1,4 +1,4 @@
-"""How answers are sampled: policies, a token for a number in [0, 1), and where those numbers come from.
+"""Sampling: policies, the token for a number in [0, 1), and the source of those numbers.
 
 All chance comes in from outside, as one number in [0, 1) for each token, so that a draw depends neither on the batch that it
 is made in nor on the state of a random generator. The numbers are a stream for each (seed, sequence, route, sample): a row
@@ -37,7 +37,7 @@ class DecodingPolicy:
             (nucleus sampling, arXiv 1904.09751); 1 is all of them.
 
     Raises:
-        InputError: for numbers that are none of these.
+        InputError: for a number out of range.
     """
 
     temperature: float = 0.0
@@ -99,20 +99,24 @@ def cut_at_end(tokens: list[int], eos_token_ids: Sequence[int]) -> tuple[list[in
 
 
 def sampling_policy(samples: int, temperature: float, top_p: float) -> DecodingPolicy:
-    """The policy of a sweep with so many sampled answers of each (sequence, route); greedy for none.
+    """The policy of a sweep with `samples` sampled answers of each (sequence, route); greedy for 0.
 
     Raises:
-        InputError: for a number of samples that is none, a policy that cannot be sampled from, or one that no answer
+        InputError: for an invalid number of samples, a policy that cannot be sampled from, or one that no answer
             would be sampled with.
     """
     whole("samples", samples, 0)
     policy = DecodingPolicy(temperature, top_p)
     if samples == 0:
         if policy != DecodingPolicy(1.0, 1.0):
-            raise InputError("temperature and top_p are for sampled answers: say how many with samples, such as 8.")
+            raise InputError(
+                "The options temperature and top_p are for sampled answers: say how many with samples, such as 8."
+            )
         return GREEDY
     if policy.is_greedy:
-        raise InputError("temperature must be above 0 for sampled answers: at 0 all samples are the same greedy answer.")
+        raise InputError(
+            "Invalid temperature 0 for sampled answers: use one above 0, since at 0 all samples are the same greedy answer."
+        )
     return policy
 
 
@@ -123,7 +127,7 @@ def sampled_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
         InputError: for `nll`, which is teacher-forced on the reference, and so the same for every sample.
     """
     if "nll" in metrics:
-        raise InputError("nll does not depend on the answers that are sampled: sweep it without samples.")
+        raise InputError("The metric nll does not depend on the answers that are sampled: sweep it without samples.")
     return tuple(metrics)
 
 

@@ -20,8 +20,8 @@ def check_streaming(streamer: Any, on_text: Any, n_prompts: int) -> None:
         raise InputError("A streamer takes one prompt at a time: leave streamer out, or give one prompt.")
     if not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
         raise InputError(
-            f"streamer is {type(streamer).__name__}, which has no put and end: give one of transformers', such as "
-            "TextStreamer."
+            f"The argument streamer is {type(streamer).__name__}, which has no put and end: give one of transformers', such "
+            "as TextStreamer."
         )
 
 

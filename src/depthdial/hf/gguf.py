@@ -31,15 +31,15 @@ def check_gguf(file: Path) -> None:
     """
     with file.open("rb") as start:
         if start.read(4) != b"GGUF":
-            raise InputError(f"{file} is not a GGUF file (it does not start with GGUF): download it again")
+            raise InputError(f"{file} is not a GGUF file (it does not start with GGUF): download it again.")
     part = re.fullmatch(r".*-(\d{5})-of-(\d{5})", file.stem)
     if part and int(part[2]) > 1:
         raise InputError(
             f"{file} is part {int(part[1])} of a GGUF file in {int(part[2])} parts, which transformers does not read: join"
-            " them with `llama-gguf-split --merge`"
+            " them with `llama-gguf-split --merge`."
         )
     if (file.parent / "adapter_config.json").exists():
-        raise InputError(f"{file} lies in the folder of a PEFT adapter, which would be applied: move it elsewhere")
+        raise InputError(f"{file} lies in the folder of a PEFT adapter, which would be applied: move it elsewhere.")
 
 
 def read_tokenizer(file: Path) -> PreTrainedTokenizerBase:

@@ -1,4 +1,4 @@
-"""How text is split before byte-pair merging, by the name that a GGUF file gives it (`tokenizer.ggml.pre`).
+"""Text splits before byte-pair merging, by their name in a GGUF file (`tokenizer.ggml.pre`).
 
 A GGUF file of a byte-level BPE tokenizer carries its tokens and merges but only the name of its pre-tokenizer. The names
 are llama.cpp's; the patterns are those of the models' own tokenizer.json files. A file whose name stands for one pattern

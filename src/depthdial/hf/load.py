@@ -132,7 +132,7 @@ def load(
     kind = resolve_name(name)
     label = os.fspath(name)
     if revision is not None and kind != "hub":
-        raise InputError(f"revision= is for Hub ids, and {label} is not one: leave it out")
+        raise InputError(f"The option revision= is for Hub ids, and {label} is not one: leave it out.")
     if kind == "gguf":
         model, tokenizer = _load_gguf(Path(label).expanduser(), options)
     elif kind == "hub":
@@ -158,7 +158,7 @@ def resolve_name(name: str | os.PathLike[str]) -> Kind:
     """
     text = os.fspath(name)
     if not text:
-        raise InputError("The model's name is empty: give a Hub id, a folder, a .gguf file or smollm2-135m")
+        raise InputError("The model's name is empty: give a Hub id, a folder, a .gguf file or smollm2-135m.")
     if text in builtin.ALIASES:
         return "alias"
     path = Path(text).expanduser()
@@ -168,13 +168,13 @@ def resolve_name(name: str | os.PathLike[str]) -> Kind:
     if path.is_file():
         if is_gguf:
             return "gguf"
-        raise InputError(f"{text} is a file but not a .gguf one: give the folder that the checkpoint is in")
+        raise InputError(f"{text} is a file but not a .gguf one: give the folder that the checkpoint is in.")
     if is_gguf:
-        raise InputError(f"There is no file {text}: check the path")
+        raise InputError(f"There is no file {text}: check the path.")
     if not isinstance(name, str) or path.is_absolute() or text.startswith((".", "~")) or "\\" in text:
-        raise InputError(f"There is no folder {text}: check the path")
+        raise InputError(f"There is no folder {text}: check the path.")
     if text.count("/") > 1:
-        raise InputError(f"There is no folder {text}, and a Hub id has the form owner/name: check the name")
+        raise InputError(f"There is no folder {text}, and a Hub id has the form owner/name: check the name.")
     return "hub"
 
 
@@ -191,34 +191,34 @@ def resolve_dtype(dtype: torch.dtype | str) -> torch.dtype | Literal["auto"]:
         return "auto"
     elif isinstance(dtype, str) and dtype.removeprefix("torch.") in _DTYPES:
         return _DTYPES[dtype.removeprefix("torch.")]
-    raise InputError(f"Unknown dtype {dtype!r}: known are auto, {', '.join(_DTYPES)}")
+    raise InputError(f"Unknown dtype {dtype!r}: known are auto, {', '.join(_DTYPES)}.")
 
 
 def _placement(device: str | torch.device | None, device_map: DeviceMap | None) -> DeviceMap | None:
     """The device map for transformers; None leaves the model on the CPU."""
     if device_map is not None:
         if device is not None:
-            raise InputError("Device and device_map exclude each other: give one")
+            raise InputError("Device and device_map exclude each other: give one.")
         return device_map
     if device is None or device == "auto":
         return {"": "cuda"} if torch.cuda.is_available() else None
     try:
         wanted = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"Unknown device {device!r}: known are auto, cpu, cuda, cuda:N, mps") from error
+        raise InputError(f"Unknown device {device!r}: known are auto, cpu, cuda, cuda:N, mps.") from error
     if wanted.type == "cpu":
         return None
     if wanted.type == "cuda":
         n_devices = torch.cuda.device_count()
         if n_devices == 0:
-            raise InputError(f"Device {wanted} is asked for, but PyTorch finds no CUDA device: use cpu")
+            raise InputError(f"Device {wanted} is asked for, but PyTorch finds no CUDA device: use cpu.")
         if (wanted.index or 0) >= n_devices:
-            raise InputError(f"There is no device {wanted}: PyTorch finds {n_devices} CUDA device(s), counted from 0")
+            raise InputError(f"There is no device {wanted}: PyTorch finds {n_devices} CUDA device(s), counted from 0.")
     elif wanted.type == "mps":
         if not torch.backends.mps.is_available():
-            raise InputError("Device mps is asked for, but PyTorch finds no Apple GPU: use cpu")
+            raise InputError("Device mps is asked for, but PyTorch finds no Apple GPU: use cpu.")
     else:
-        raise InputError(f"Unknown device {wanted}: known are auto, cpu, cuda, cuda:N, mps")
+        raise InputError(f"Unknown device {wanted}: known are auto, cpu, cuda, cuda:N, mps.")
     return {"": str(wanted)}
 
 
@@ -267,7 +267,7 @@ def _load_gguf(file: Path, options: _Options) -> tuple[PreTrainedModel, PreTrain
 
     check_gguf(file)
     if options.more:
-        raise InputError(f"The option {min(options.more)} does not apply to a GGUF file, {file}: leave it out")
+        raise InputError(f"The option {min(options.more)} does not apply to a GGUF file, {file}: leave it out.")
     # An absolute path: transformers looks a bare file name up in the current folder first.
     folder, source = str(file.parent), {"gguf_file": str(file.absolute())}
     keywords: dict[str, Any] = options.keywords() | source
@@ -306,34 +306,34 @@ def _check_decoder(config: PreTrainedConfig, label: str, options: _Options) -> N
     from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
     if getattr(config, "is_encoder_decoder", False):
-        raise InputError(f"{label} is not a decoder-only model: {config.model_type} has an encoder and a decoder")
+        raise InputError(f"{label} is not a decoder-only model: {config.model_type} has an encoder and a decoder.")
     own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if auto_class(config) is None:
         if not own_code:
-            raise InputError(f"{label} is not a decoder-only model: transformers has no causal {config.model_type}")
+            raise InputError(f"{label} is not a decoder-only model: transformers has no causal {config.model_type}.")
         if not options.trust_remote_code:
             raise InputError(needs_trust(label))
     # BERT and its kin have a causal class too, for which is_decoder must be set (GPT-NeoX has the field and ignores it)
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING and getattr(config, "is_decoder", None) is False:
-        raise InputError(f"{label} is not a decoder-only model: {config.model_type} is an encoder")
+        raise InputError(f"{label} is not a decoder-only model: {config.model_type} is an encoder.")
     # A configuration may name an attention kernel on the Hub: code that would be fetched and run.
     kernel = getattr(config, "_attn_implementation", None)
     if options.attn_implementation is None and not options.trust_remote_code and "/" in (kernel or ""):
-        raise InputError(f'{label} asks for the attention kernel {kernel} from the Hub: pass attn_implementation="sdpa"')
+        raise InputError(f'{label} asks for the attention kernel {kernel} from the Hub: pass attn_implementation="sdpa".')
 
 
 def _check_options(config: PreTrainedConfig, label: str, options: _Options) -> None:
     for name in options.more:
         if name == "torch_dtype":
-            raise InputError("The option torch_dtype is called dtype here: pass dtype=")
+            raise InputError("The option torch_dtype is called dtype here: pass dtype=.")
         if name not in _MODEL_OPTIONS and not hasattr(config, name):
             known = ", ".join(sorted(_MODEL_OPTIONS | _HUB_OPTIONS))
-            raise InputError(f"Unknown option {name!r}: known are {known} and the fields of {config.model_type}'s config")
+            raise InputError(f"Unknown option {name!r}: known are {known} and the fields of {config.model_type}'s config.")
     stored = getattr(config, "dtype", None)
     quantised = getattr(config, "quantization_config", None) is not None
     if options.dtype == "auto" and stored is not None and stored not in _DTYPES.values() and not quantised:
         name = str(stored).removeprefix("torch.")
-        raise InputError(f'{label} names the dtype {name}, in which no model computes: pass dtype="bfloat16" or another')
+        raise InputError(f'{label} names the dtype {name}, in which no model computes: pass dtype="bfloat16" or another.')
 
 
 def with_adapter(model: PreTrainedModel, folder: Path, label: str) -> PreTrainedModel:

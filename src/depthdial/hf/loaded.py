@@ -1,4 +1,4 @@
-"""Whether a model has become what its checkpoint says: every weight there, none left out, numbers and not NaN.
+"""Checks of a loaded model against its checkpoint: every weight present, none left out, no NaN.
 
 transformers fills missing weights in at random and drops those that it has no place for, both with a logged warning at
 most. Here each is one sentence.
@@ -63,20 +63,20 @@ def check_complete(loaded: Any, label: str) -> PreTrainedModel:
     model, report = loaded
     names = {name for name, _ in model.named_parameters()}
     if getattr(model.config.get_text_config(), "num_hidden_layers", None) == 0:
-        raise InputError(f"{label} names 0 layers in its config.json: correct the config's number of layers")
+        raise InputError(f"{label} names 0 layers in its config.json: correct the config's number of layers.")
     missing = sorted(set(report["missing_keys"]) & names)
     unexpected = sorted(report["unexpected_keys"])
     scales = [name for name in unexpected if _QUANTISED.fullmatch(name)]
     if scales:
         raise InputError(
             f"{label} holds quantised weights ({scales[0]}, ..) and its config.json has no quantization_config for them:"
-            " copy config.json again, or load the checkpoint that was quantised"
+            " copy config.json again, or load the checkpoint that was quantised."
         )
     _check_layers(names, missing, unexpected, model.config, label)
     if missing:
         raise InputError(
             f"{label} lacks {len(missing)} of the weights of {type(model).__name__} ({missing[0]}, ..):"
-            " it is not a whole causal language model's checkpoint"
+            " it is not a whole causal language model's checkpoint."
         )
     _check_numbers(model, label)
     modules = {name for name, _ in model.named_modules()}
@@ -107,13 +107,13 @@ def _check_layers(
         if len(more) > extra:
             raise InputError(
                 f"{label} holds {held} layers and its config.json names {len(ours)}: correct the config's number of layers"
-                " (a route can leave layers out)"
+                " (a route can leave layers out)."
             )
         whole = {i for i in lacking if all(name in missing for name in names if name.startswith(f"{stack}{i}."))}
         if whole and whole == lacking and len(whole) < len(ours) and min(whole) == len(ours) - len(whole):
             raise InputError(
                 f"{label} holds {len(ours) - len(whole)} layers and its config.json names {len(ours)}: correct the config's"
-                " number of layers"
+                " number of layers."
             )
 
 
@@ -122,7 +122,7 @@ def _check_numbers(model: PreTrainedModel, label: str) -> None:
         if weight.is_meta or not weight.is_floating_point() or hasattr(weight, "__tensor_flatten__"):
             continue
         if weight.dtype.itemsize > 1 and bool(weight.detach().sum().isnan()) and bool(weight.detach().isnan().any()):
-            raise InputError(f"{label} has a weight that holds NaN ({name}): its training failed, or the file is damaged")
+            raise InputError(f"{label} has a weight that holds NaN ({name}): its training failed, or the file is damaged.")
 
 
 def prepare_tokenizer(tokenizer: Any, model: PreTrainedModel, label: str) -> PreTrainedTokenizerBase:
@@ -134,7 +134,7 @@ def prepare_tokenizer(tokenizer: Any, model: PreTrainedModel, label: str) -> Pre
         TokenizerWarning: it has more tokens than the model has embeddings.
     """
     if len(tokenizer) < 2:  # without its files some tokenizer classes come out empty and encode nothing
-        raise InputError(f"{label} has no tokenizer files: save the tokenizer beside the model")
+        raise InputError(f"{label} has no tokenizer files: save the tokenizer beside the model.")
     tokenizer.padding_side = "left"
     n_embeddings = getattr(model.get_input_embeddings(), "num_embeddings", None) or len(tokenizer)
     beyond = sorted((i, word) for word, i in tokenizer.get_vocab().items() if i >= n_embeddings)
@@ -163,7 +163,7 @@ def check_fits(adapter: Path, model: PreTrainedModel) -> None:
         target, found, _ = name.removeprefix("base_model.model.").partition(".lora_")
         if found and target not in modules:
             raise InputError(
-                f"The adapter {adapter} does not fit the model: the model has no {target}; load the adapter's own base"
+                f"The adapter {adapter} does not fit the model: the model has no {target}; load the adapter's own base."
             )
 
 
@@ -179,22 +179,24 @@ def refusing(label: str, verdict: str) -> Iterator[None]:
         if "trust_remote_code" in text:
             raise InputError(needs_trust(label)) from error
         if type(error).__name__ == "UnpicklingError":
-            raise InputError(f"{label} {verdict}: it holds more than tensors, and Depthdial runs no pickled code") from error
+            raise InputError(
+                f"{label} {verdict}: it holds more than tensors, and Depthdial runs no pickled code."
+            ) from error
         if "ignore_mismatched_sizes" in text:
-            raise InputError(f"{label} {verdict}: its weights have other shapes than its config.json says") from error
+            raise InputError(f"{label} {verdict}: its weights have other shapes than its config.json says.") from error
         if isinstance(error, KeyError):
-            raise InputError(f"{label} {verdict}: one of its JSON files lacks the key {text}") from error
+            raise InputError(f"{label} {verdict}: one of its JSON files lacks the key {text}.") from error
         if "Found missing adapter keys" in text:
             first = re.search(r"\['([^']+)'", text)
             raise InputError(
-                f"{label} {verdict}: it lacks some of its weights ({first[1] if first else text[:80]}, ..); save it again"
+                f"{label} {verdict}: it lacks some of its weights ({first[1] if first else text[:80]}, ..); save it again."
             ) from error
         if "Couldn't instantiate the backend tokenizer" in text:
             raise InputError(
                 f"{label} {verdict}: it has no tokenizer.json; save one beside the model, or for a tokenizer.model install"
-                " sentencepiece and protobuf"
+                " sentencepiece and protobuf."
             ) from error
-        raise InputError(f"{label} {verdict}: {_one_sentence(text) or type(error).__name__}") from error
+        raise InputError(f"{label} {verdict}: {_one_sentence(text) or type(error).__name__}.") from error
 
 
 def _one_sentence(text: str) -> str:
@@ -222,13 +224,13 @@ def check_config_file(file: Path, label: str) -> None:
     except ValueError as error:
         reason = "it begins with a byte-order mark" if "BOM" in str(error) else str(error)
         raise InputError(
-            f"{label} has a configuration that cannot be read: config.json is not JSON ({reason}); write it again"
+            f"{label} has a configuration that cannot be read: config.json is not JSON ({reason}); write it again."
         ) from error
     if not isinstance(config, dict):
-        raise InputError(f"{label} has a configuration that cannot be read: config.json is not a JSON object")
+        raise InputError(f"{label} has a configuration that cannot be read: config.json is not a JSON object.")
     quantised = config.get("quantization_config") or config.get("quantization")
     if isinstance(quantised, dict) and "quant_method" not in quantised and "quant_type" not in quantised:
         raise InputError(
             f"{label} is quantised in a way that its config.json does not name with a quant_method (MLX does so), and"
-            " transformers does not read: load the checkpoint that was quantised"
+            " transformers does not read: load the checkpoint that was quantised."
         )

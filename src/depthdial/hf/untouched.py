@@ -33,7 +33,7 @@ def untouched(model: Any) -> Iterator[None]:
     product with a frozen weight otherwise than with one that needs a gradient.
 
     Raises:
-        InputError: if the base cannot be had back exactly: an adapter is merged into the weights, trains the model's own
+        InputError: if the base cannot be restored exactly: an adapter is merged into the weights, trains the model's own
             biases, or is of a kind without a switch.
     """
     base = unwrap(model)
@@ -100,6 +100,6 @@ def refuse_without_switch(base: Any) -> None:
         raise InputError("Adaption prompts cannot be switched off exactly: load the base again without them.")
     if any(getattr(module, "merged", False) for module in adapter_modules(base)):
         raise InputError(
-            "An adapter is merged into the model's weights, which cannot be had back exactly: load the base again without "
+            "An adapter is merged into the model's weights, which cannot be restored exactly: load the base again without "
             "merging."
         )

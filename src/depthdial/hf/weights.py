@@ -98,7 +98,7 @@ def _memory_key(tensor: torch.Tensor) -> tuple[object, ...] | None:
 
 def _as_bytes(name: str, tensor: torch.Tensor) -> memoryview:
     if tensor.is_meta:
-        raise InputError(f"the weight {name} is on the meta device and has no data: load the model's weights first")
+        raise InputError(f"The weight {name} is on the meta device and has no data: load the model's weights first.")
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data
 

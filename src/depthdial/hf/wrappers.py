@@ -1,4 +1,4 @@
-"""Which of transformers' automatic classes loads a checkpoint: causal models, and vision-language models for their text."""
+"""The automatic class of transformers that loads a checkpoint: causal models, or the text part of vision-language models."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class LayerCost:
     cached_tokens: int | None = None
 
     def in_sight(self, n_tokens: np.ndarray) -> np.ndarray:
-        """How many tokens the last of so many tokens sees, itself among them."""
+        """Tokens that the last of `n_tokens` tokens sees, itself among them."""
         if self.window_tokens is None:
             return n_tokens
         if self.is_chunked:

@@ -1,4 +1,4 @@
-"""What each decoder layer computes and caches, counted while it runs and not read off a configuration.
+"""Computation and cache of each decoder layer, counted while it runs and not read off a configuration.
 
 Heads of several sizes, latent attention, differential attention, values of another width than keys: every architecture
 names them in its own way, and transformers stores them in its own. So a twin of the model (shells without weights, on the
@@ -34,7 +34,7 @@ class LayerFacts:
         weight_bytes: of what one token meets.
         kv_bytes_per_token: as the cache stores it.
         window_tokens: tokens that a token sees at most, itself among them; None for all.
-        is_chunked: it sees those of its own stretch of so many tokens, and not the latest.
+        is_chunked: it sees the tokens of its own chunk, and not the latest.
         cached_tokens: that the cache keeps at most; None for all.
     """
 

@@ -1,4 +1,4 @@
-"""What a controller knows of a sequence before it is answered: pooled hidden states of its prompt, and a few plain numbers.
+"""Features of a sequence before its answer: pooled hidden states of its prompt, and a few plain numbers.
 
 With prompts at full depth their states are there anyway, and pooling them costs next to nothing. With prompts on the route
 only the first layers that all routes share can run before a route is chosen, and only their states are known.

@@ -1,4 +1,4 @@
-"""What dropping a layer saves, so that a search can weigh the harm against it: layers, FLOPs or measured milliseconds."""
+"""Savings of dropping a layer, for a search to weigh against its loss: layers, FLOPs or measured milliseconds."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def layers_alike(n_layers: int) -> LayerCosts:
 
 
 def layer_flops(model: Any, context_tokens: int) -> LayerCosts:
-    """FLOPs of each layer for one response token with so many tokens in sight, itself among them."""
+    """FLOPs of each layer for one response token that sees `context_tokens` tokens, itself among them."""
     found = []
     for layer in model_cost(model).layers:
         seen = int(layer.in_sight(np.asarray(context_tokens)))

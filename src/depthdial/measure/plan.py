@@ -1,4 +1,4 @@
-"""What every measurement starts with: sequences encoded, routes parsed and fitted to the model, settings written down."""
+"""Start of every measurement: sequences encoded, routes parsed and fitted to the model, settings recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How close a route's hidden states stay to the full model's (arXiv 2410.20022, Figures 1a, 4 and 5).
+"""Similarity of a route's hidden states to the full model's (arXiv 2410.20022, Figures 1a, 4 and 5).
 
 Teacher-forced over the response: cosine similarity of the final hidden states (after the final norm; the state before it
 reported beside) and the mean over the intermediate ones, 1 <= l <= L-1. A layer that does not run leaves the state as it
@@ -63,8 +63,8 @@ def similarity(
 
     Args:
         routes: default: every cost of early exit, ULS, RLS, RLS without layer 1, and unified.
-        max_response_tokens: use at most so many tokens of the reference.
-        fidelity_tokens: take KL and agreement on at most so many tokens of the full model's answer.
+        max_response_tokens: most tokens of the reference that are used.
+        fidelity_tokens: most tokens of the full model's answer that KL and agreement are taken on.
         allow_searched_rows: also measure on rows that routes were searched on, or the model trained on: it flatters them.
 
     Returns:
@@ -95,7 +95,7 @@ def similarity(
         require_unsearched(task, plan.routes, model)
     for route in plan.routes:
         if isinstance(route, TokenDepth):
-            raise InputError("similarity compares routes, and a token-wise depth is none: sweep it instead.")
+            raise InputError("Similarity compares routes, and a token-wise depth is not a route: sweep it instead.")
         warn_if_outside(model, route)
     store = UnitStore(plan.run, SIMILARITY_COLUMNS, None if out is None else Path(out))
     batches = plan.runner.batches(plan.examples, batch_size)

@@ -78,14 +78,14 @@ def sweep(
             of an answer (else of the reference) ran in the mean.
         metrics: default: all of ROUGE, `nll`, `kl` and `agreement`, or ROUGE alone for sampled answers. `answer_nll`, only
             where it is asked for, is the NLL of an answer under the route that wrote it: how sure the route was.
-        samples: draw so many answers of every (sequence, route) instead of the greedy one: a row each, numbered in the
-            column `sample`. KL and agreement are then on so many answers drawn from the full model. A row's chance comes
-            from the task's seed, its sequence, route and number alone. All samples of a batch decode together behind one
+        samples: number of answers drawn of every (sequence, route) instead of the greedy one: a row each, numbered in the
+            column `sample`. KL and agreement are then on as many answers drawn from the full model. Sampling is seeded
+            by the task's seed, the sequence, route and number alone. All samples of a batch decode together behind one
             prefill, so memory grows with batch_size x samples.
         temperature, top_p: what they are drawn with (see `DecodingPolicy`).
         out: a folder for the rows. A run that was stopped goes on there, whatever moment it was stopped at. Its rows.parquet
             holds the rows of every call with these settings, also of other routes and sequences, or of another process.
-        fidelity_tokens: take KL and agreement on at most so many tokens of the full model's answer.
+        fidelity_tokens: most tokens of the full model's answer that KL and agreement are taken on.
         rouge_tokenizer: `default` (Google's, which sees Latin letters and digits alone: other references have null ROUGE) or
             `unicode`, for any script; see `measure.quality`.
         prompt_depth: `full` (the paper's: the prompt runs every layer) or `route`.

@@ -120,7 +120,7 @@ def read_routes(text: str, n_layers: int, named: Named = nobody) -> tuple[AnyRou
 def listed_routes(given: Any, n_layers: int, named: Named = nobody) -> tuple[Any, ...]:
     """What an argument `routes` names: one route or several, each a Route, its text, its layers (0, 1, 5), or a family.
 
-    What is none of these, such as a token-wise depth, is handed back as it is.
+    Anything else, such as a token-wise depth, is returned as it is.
 
     Raises:
         InputError: if one of them cannot be used for a model of `n_layers` layers, or nothing is given.
@@ -134,7 +134,7 @@ def fixed_routes(routes: Any, n_layers: int) -> tuple[Route, ...]:
     """Routes, cheapest first, from a RouteFamily, the text of `--routes`, or a list of routes and texts.
 
     Raises:
-        InputError: if they are none of these, or one is a random rule or for another depth.
+        InputError: for any other type, a random rule, or a route for another depth.
     """
     found = listed_routes(routes, n_layers)
     if not found:
@@ -146,7 +146,7 @@ def fixed_routes(routes: Any, n_layers: int) -> tuple[Route, ...]:
 def require_fixed(route: Any) -> Route:
     """A route as it is; InputError for a random rule, which is another route for every sequence."""
     if not isinstance(route, Route):
-        raise InputError(f"The choice is among fixed routes, and {route.name!r} is none: leave it out.")
+        raise InputError(f"Controllers choose among fixed routes, and {route.name!r} is random: remove it.")
     return route
 
 

@@ -54,7 +54,7 @@ class Route:
         searched_on: hashes of the prompts that a search found it on, which may not judge it. Not compared.
 
     Raises:
-        InputError: (a ValueError) if the layers are none, unsorted, repeated, or outside the model.
+        InputError: (a ValueError) for no layers, or layers that are unsorted, repeated, or outside the model.
     """
 
     layers: tuple[int, ...]

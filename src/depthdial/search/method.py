@@ -1,4 +1,4 @@
-"""What every search method is given and what it gives back: one interface, so that methods can be compared.
+"""Interface of the search methods: input and result of each, so that methods can be compared.
 
 A method ranks layers, or sets of them, by how much a model loses without them, and names one route for each number of
 layers from the model's own down to `min_layers`.
@@ -24,7 +24,7 @@ class Problem:
     """A search that a method is to do.
 
     Attributes:
-        min_layers: the cheapest route that is wanted has so many.
+        min_layers: number of layers of the cheapest route to find.
         costs: of each layer; harm is weighed against what dropping a layer saves.
         harm: how far a route is from what it should say, in nats (KL or NLL): one pass over the calibration answers.
         start_harm: that of every layer.
@@ -96,7 +96,7 @@ class Method(Protocol):
         ...
 
     def find(self, problem: Problem, memory: Memory, advance: Callable[[float], None]) -> Found:
-        """Search; `memory` is told after every finished step, and a search that was stopped goes on from it."""
+        """Search; `memory` is updated after every finished step; a stopped search resumes from it."""
         ...
 
 

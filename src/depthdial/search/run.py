@@ -109,7 +109,7 @@ def search_routes(
     n_layers = plan.runner.n_layers
     stop = n_layers // 2 if min_layers is None else whole("min_layers", min_layers, 1)
     if stop >= n_layers:
-        raise InputError(f"min_layers is {stop} but the model has {n_layers}: search down to fewer layers.")
+        raise InputError(f"The argument min_layers is {stop} but the model has {n_layers}: search down to fewer layers.")
     settings = {**plan.run.settings, "batch_size": batch_size, "sequences": [e.id for e in plan.examples]}
     memory = Memory.open(None if out is None else Path(f"{out}.unfinished"), settings)
     calibration = Calibration.of(plan.runner, plan.examples, chosen.metric, answer_tokens, batch_size)

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from depthdial.checks import number
+from depthdial.checks import number, whole
 from depthdial.errors import InputError
 from depthdial.stats.bootstrap import percentiles
 from depthdial.stats.intervals import Interval, mean_interval, student_t_tail
@@ -146,8 +146,7 @@ def paired_over_sequences(
         InputError: if shapes differ, a score is not finite, there is none, or the margin or n_draws is not above 0.
     """
     differences = _differences(a, b, 2, margin)
-    if n_draws < 1:
-        raise InputError(f"n_draws must be 1 or more, not {n_draws}: 10000 is usual.")
+    whole("n_draws", n_draws, 1)
     (n_seeds, n_sequences), mean = differences.shape, float(differences.mean())
     by_sequence = differences.mean(axis=0)
 

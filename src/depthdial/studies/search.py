@@ -1,4 +1,4 @@
-"""Which way to search routes is best? Every method on the same calibration prompts, judged on rows that none of them saw.
+"""The search study: every method on the same calibration prompts, judged on rows that no method saw.
 
 Beside them the fixed families that need no search: ULS, early exit and unified skipping. A study that was stopped goes on
 where it stood.

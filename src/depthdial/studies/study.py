@@ -53,7 +53,7 @@ class StudySettings:
     Attributes:
         max_new_tokens: longest answer, in tokens.
         batch_size: sequences run together.
-        similarity_sequences: the first so many sequences of the task are used for hidden-state similarity.
+        similarity_sequences: number of the task's first sequences that are used for hidden-state similarity.
         min_layers_fraction: the search stops at this fraction of the layers.
         routes: texts of routes to sweep beside the searched ones; empty for full, ULS and early exit at 80%.
         fidelity_tokens: see `sweep`.

@@ -27,7 +27,7 @@ from depthdial.studies.controller import EvaluationSettings, evaluate_controller
 JUDGED = EvaluationSettings(rivals=(), epsilons=())
 BUDGET = 0.8
 EVALUATION = "evaluation"
-# The predictable oracle's guesses are cross-fitted in so many parts.
+# Number of parts in which the predictable oracle's guesses are cross-fitted.
 _LEAST_JUDGED = 10
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves: a PEFT adapter or a model folder, a card that says what it is for, and the record of the run.
+"""Artefacts of a run: a PEFT adapter or a model folder, its card, and the record of the run.
 
 The card is written last, so that a folder with one is whole.
 """

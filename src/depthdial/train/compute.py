@@ -1,4 +1,4 @@
-"""What a training run costs in theory, so that runs can be compared at equal compute. Never seconds."""
+"""Theoretical cost of a training run, so that runs can be compared at equal compute. Never seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is minimised: the response's cross-entropy, or the KL to the untouched full model's predictions."""
+"""Training objective: the response's cross-entropy, or the KL to the full model with adapters disabled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is trained on: token rows of a prompt and a response, the response a reference or the full model's own answer.
+"""Training rows: tokens of a prompt and a response, which is the reference or the full model's own answer.
 
 Distilling on what the full model itself says (sequence-level distillation, Kim and Rush, arXiv 1606.07947) trains a route
 where it will run: behind the text that such a model writes, not behind somebody else's.

@@ -1,4 +1,4 @@
-"""What every training run does around its trainer: transformers' arguments, going on from a checkpoint, the record."""
+"""Setup around a trainer: transformers' arguments, resumption from a checkpoint, the record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows run which route at which optimizer step: the whole of a training run, drawn before it starts.
+"""The schedule of a training run, drawn before it starts: the rows and routes of every optimizer step.
 
 A run that knows its schedule can be resumed exactly, its token budget is known, and every process of a distributed run
 reads its own part of it. Sandwich sampling after Yu and Huang (arXiv 1903.05134): the deepest and the cheapest route in
@@ -17,7 +17,7 @@ from depthdial.routes import Route
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.rows import TrainingRow
 
-# Batches are made of rows of like length, sorted among so many batches' worth of rows.
+# Batches hold rows of similar length, sorted among the rows of this number of batches.
 _POOL_BATCHES = 32
 
 

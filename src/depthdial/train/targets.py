@@ -1,4 +1,4 @@
-"""Which modules an adapter is put on: plain linear ones that the model calls, in a form that loads again."""
+"""Target modules of an adapter: plain linear ones that the model calls, in a form that loads again."""
 
 from __future__ import annotations
 

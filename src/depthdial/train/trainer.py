@@ -250,7 +250,7 @@ def load_model(model: Any, folder: Path) -> None:
 
 
 def part_of(state_dict: dict[str, Any] | None, prefix: str) -> dict[str, Any] | None:
-    """The entries of a state dict under a prefix, without it; None of none."""
+    """The entries of a state dict under a prefix, without it; None for None."""
     if state_dict is None:
         return None
     return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}

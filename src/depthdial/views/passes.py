@@ -1,4 +1,4 @@
-"""What a forward pass is called with: arguments by name, and which of its columns are the prompt's."""
+"""Arguments of a forward pass by name, and which of its columns belong to the prompt."""
 
 from __future__ import annotations
 

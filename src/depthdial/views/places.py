@@ -1,4 +1,4 @@
-"""What a decoder keeps for each layer's place outside the layers and the configuration, moved to a view's places.
+"""Per-layer state that a decoder keeps outside its layers and configuration, moved to a view's positions.
 
 Most decoders ask their configuration, which `architectures.cut_config` cuts. Some hold a list of their own (Molmo2's
 `rope_types`), and some get features of an image that they add at given layers (DeepStack, arXiv 2406.04334: Qwen3-VL and

@@ -74,7 +74,9 @@ def finetune(
     chosen = _routes(routes, model, runner.n_layers)
     refuse_checkpointing(model, chosen, settings.prompt_depth)
     if in_place and (settings.method != "full" or settings.distill):
-        raise InputError("in_place=True is for method='full' without distillation: an adapter or a teacher needs the model.")
+        raise InputError(
+            "The option in_place=True is for method='full' without distillation: an adapter or a teacher needs the model."
+        )
     identity = ModelIdentity.of(model, name)
     teacher = runner.model if settings.distill else None
 

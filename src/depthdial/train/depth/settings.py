@@ -1,4 +1,4 @@
-"""What decides about a training run, and how its numbers are checked."""
+"""Settings of a training run, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FinetuneSettings:
         cross_entropy: share of the tokens' own cross-entropy in the loss, where `distill` is on.
         routes_per_step: routes that one batch runs in an optimizer step, of a family: the deepest and the cheapest, and
             random ones between them (the sandwich of Yu and Huang, arXiv 1903.05134).
-        ends_every: only every so many steps are sandwiches; in the others all routes are drawn.
+        ends_every: interval of sandwich steps; in the other steps all routes are drawn.
         emphasis: route name -> how often it is drawn, relative to the others (1).
         save_every: optimizer steps between checkpoints.
         weights_dtype: what an adapter is saved in: float32, float16 or bfloat16.

@@ -1,4 +1,4 @@
-"""What skipping is worth in the loss: a fixed price a layer, or one that is moved until a budget is met and held."""
+"""The price of a layer in the loss: fixed, or adjusted until a budget is met and held."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decides about the training of gates, and how its numbers are checked."""
+"""Settings of gate training, and the checks of their values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a gates study trains and measures: its settings, and its runs one by one."""
+"""Settings of a gates study, and the list of its runs."""
 
 from __future__ import annotations
 

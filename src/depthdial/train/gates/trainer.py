@@ -25,7 +25,7 @@ _ADAM: dict[str, Any] = {"betas": (0.5, 0.99), "eps": 1e-18}
 # what it would have without them; Adam takes no notice.
 _SCALE = 2.0**-10
 _LOWEST_RATE = 0.2
-# Rates in the record are means over so many last steps.
+# Rates in the record are means over this number of last steps.
 _LAST_STEPS = 10
 
 

@@ -222,7 +222,7 @@ class TokenCacheLayer(DynamicLayer):
     # Either way
 
     def _empty(self, keys: torch.Tensor, values: torch.Tensor, n_slots: int) -> Pair:
-        """Zeros for so many slots of every sequence, of the kind of some keys and values."""
+        """Zeros for `n_slots` slots of every sequence, of the dtype and device of some keys and values."""
         n = self._n_sequences
         return (
             keys.new_zeros(n, keys.shape[1], n_slots, keys.shape[3]),

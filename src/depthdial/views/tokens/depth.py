@@ -27,7 +27,7 @@ class TokenDepth:
         key_values: what a token leaves in the cache of a layer that it skips.
         name: in rows and reports; default: the policy's.
         keys: of the sequences of a batch, for chance; None: their rows.
-        trace: is told what ran.
+        trace: records what ran.
 
     Raises:
         InputError: for what is no policy, or one that is made for the rows of one batch.
@@ -76,7 +76,7 @@ class TokenDepth:
         return replace(self, keys=keys, trace=None if self.trace is None else TokenTrace())
 
     def mean_layers(self, n_tokens: Sequence[int]) -> list[float | None]:
-        """By sequence the mean layers that its first so many traced tokens ran; None without one."""
+        """Mean layers run by the first `n` traced tokens of each sequence; None without one."""
         if self.trace is None or not self.trace.passes:
             return [None] * len(n_tokens)
         counts = self.trace.layers_run()

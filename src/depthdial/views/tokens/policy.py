@@ -1,4 +1,4 @@
-"""Which tokens run which layers: one interface for gates, rates, routes, confidence and any function.
+"""Token routing policies: one interface for gates, rates, routes, confidence and any function.
 
 A policy holds settings and no state: every forward pass asks it for a fresh `decide`, so one policy serves any number of
 models and threads. Chance is counted, not drawn in turn: a token's numbers follow from (seed, sequence, position, layer), so
@@ -241,7 +241,7 @@ class ConfidenceExit(TokenPolicy):
     def check(self, n_layers: int, width: int) -> None:
         if self.first_layer >= n_layers:
             raise InputError(
-                f"first_layer {self.first_layer} lies outside a model of {n_layers} layers: choose a lower one."
+                f"The argument first_layer {self.first_layer} lies outside a model of {n_layers} layers: choose a lower one."
             )
 
     def flops_per_token(self, width: int, vocabulary: int, layers_run: float) -> float:

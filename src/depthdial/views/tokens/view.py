@@ -104,7 +104,7 @@ def token_view(
         execution: `gather` computes only what runs. `dense` computes every layer for every token and mixes output and input
             by the decision, so that gradients reach it: what training needs, and no time is saved.
         keys: an integer a sequence, by which chance is drawn (`sequence_key(id)`); default: its row.
-        trace: is told what ran.
+        trace: records what ran.
 
     Raises:
         InputError: if the policy does not fit the model, its attention is not sdpa or eager, or the model's layers cannot be
@@ -158,7 +158,7 @@ def _checked_keys(keys: Sequence[int] | None) -> tuple[int, ...] | None:
     except TypeError:
         given = None
     if given is None or any(not -(2**63) <= key < 2**63 for key in given):
-        raise InputError(f"keys are whole numbers of 64 bits, one a sequence, not {keys!r}: sequence_key(id) makes one.")
+        raise InputError(f"The keys are whole numbers of 64 bits, one a sequence, not {keys!r}: sequence_key(id) makes one.")
     return given
 
 
