@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.errors import InputError
-from depthdial.oracles.oracle import OracleCurve, oracle, oracle_curve
+from depthdial.oracles.exact.knapsack import prepare
+from depthdial.oracles.oracle import OracleCurve, oracle
+from depthdial.oracles.whole_curve import read_off
 
 ROUTES = ("ee:2", "uls:3", "rls:3@0", "full")
 LAYERS = (2, 3, 3, 6)
@@ -85,8 +87,8 @@ def test_curve_is_concave_rising_and_reached_by_its_shares():
 def test_a_large_curve_is_thinned_to_points_of_itself():
     rng = np.random.default_rng(0)
     values, costs = rng.random((500, 8)), np.arange(1, 9)
-    whole = oracle_curve(values, costs, n_points=10_000)
-    thin = oracle_curve(values, costs)
+    whole = read_off(prepare(values, costs), n_points=10_000)
+    thin = read_off(prepare(values, costs))
     assert len(whole.budgets) > 201 >= len(thin.budgets) > 150
     at = np.searchsorted(whole.budgets, thin.budgets - 1e-9)
     np.testing.assert_allclose(whole.budgets[at], thin.budgets)

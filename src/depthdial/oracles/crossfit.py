@@ -4,8 +4,9 @@ A score is one draw from what an answer may be worth. Who chooses the best of ma
 their luck too, and every further route is another draw. Whoever chooses on draws that are not paid gets, in expectation, the
 expected score of what was chosen: no more than the best choice that knows every expected score, whatever the rule.
 
-Tables here are (n_sequences, n_routes, n_samples). The samples are split by their number, alike in all cells: then only
-whole numbers have to be independent of each other, and cells may share the chance of one number.
+Tables here are (n_sequences, n_routes, n_samples); what is spent is a score table's costs over its bases. The samples are
+split by their number, alike in all cells: then only whole numbers have to be independent of each other, and cells may share
+the chance of one number.
 """
 
 from __future__ import annotations
@@ -17,19 +18,12 @@ import numpy as np
 
 from depthdial.oracles.baselines import Bootstrap, crossing
 from depthdial.oracles.exact.knapsack import BudgetProblem, prepare
+from depthdial.oracles.score_table import ScoreTable
 from depthdial.stats.bootstrap import ratios, resamples
 
 _LEAST_NOISE = 1e-9
 # Resampled curves are read off at so many points of each allocation.
 _BOOTSTRAP_POINTS = 100
-
-
-@dataclass(frozen=True, eq=False)
-class Spending:
-    """Costs (n_sequences, n_routes), and the (n_sequences,) bases whose sum a total of them is divided by."""
-
-    costs: np.ndarray
-    bases: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +41,7 @@ class Allocations:
     def of(
         cls, guesses: np.ndarray, costs: np.ndarray, rng: np.random.Generator, bases: np.ndarray | None = None
     ) -> Allocations:
-        """Of guesses and costs (n_sequences, n_routes); `bases` as in `Spending`, None for mean costs."""
+        """Of guesses and costs (n_sequences, n_routes); `bases`, whose sum totals are divided by, None for mean costs."""
         order = rng.permutation(len(guesses))
         return cls(prepare(guesses[order], costs[order], bases=None if bases is None else bases[order]), order)
 
@@ -65,9 +59,7 @@ class Allocations:
 
     def choices(self, n_points: int) -> np.ndarray:
         """(n_sequences, at most n_points) routes at breakpoints, evenly spread in cost, the first and last among them."""
-        costs = self.problem.breakpoint_costs
-        evenly = np.linspace(costs[0], costs[-1], n_points)
-        at = np.unique(np.append(np.searchsorted(costs, evenly[:-1], side="right") - 1, len(costs) - 1))
+        at = self.problem.spread_breakpoints(n_points)
         return self.problem.increments.choices_after(at)[np.argsort(self.order)]
 
 
@@ -111,7 +103,7 @@ def shrunk(samples: np.ndarray) -> np.ndarray:
 
 def cross_fitted(
     values: np.ndarray,
-    spending: Spending,
+    spending: ScoreTable,
     sets: Sequence[tuple[int, ...]],
     rng: np.random.Generator,
     *,
@@ -140,7 +132,7 @@ def random_curve(fitted: Sequence[tuple[Allocations, np.ndarray]], budgets: np.n
 
 def plug_in_curve(
     values: np.ndarray,
-    spending: Spending,
+    spending: ScoreTable,
     sets: Sequence[tuple[int, ...]],
     budgets: np.ndarray,
     rng: np.random.Generator,
@@ -159,7 +151,7 @@ def plug_in_curve(
 
 def permuted_held_out_curve(
     values: np.ndarray,
-    spending: Spending,
+    spending: ScoreTable,
     budgets: np.ndarray,
     rng: np.random.Generator,
     *,
@@ -184,7 +176,7 @@ def permuted_held_out_curve(
 def bootstrap_held_out(
     fitted: Sequence[tuple[Allocations, np.ndarray]],
     means: np.ndarray,
-    spending: Spending,
+    spending: ScoreTable,
     budgets: np.ndarray,
     full: int | None,
     rng: np.random.Generator,

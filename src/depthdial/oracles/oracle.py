@@ -30,10 +30,8 @@ from depthdial.oracles.curve import HEADLINE_SHARES, BudgetCurve, check_options,
 from depthdial.oracles.exact.knapsack import BudgetProblem, prepare
 from depthdial.oracles.frames import as_frame, ends
 from depthdial.oracles.score_table import Rows, ScoreTable, read_scores
-from depthdial.oracles.whole_curve import WholeCurve, oracle_curve, read_off
+from depthdial.oracles.whole_curve import read_off
 from depthdial.stats.bootstrap import percentiles
-
-__all__ = ["OracleCurve", "WholeCurve", "oracle", "oracle_curve"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +235,7 @@ def oracle(
     sign = 1.0 if direction(metric, higher_is_better) else -1.0
     full = place_of_full(scores.routes, full_route)
     problem, value_weights = _problem(scores, sign, quality), scores.value_weights(quality)
-    whole = read_off(problem, n_points=200)
+    whole = read_off(problem)
     route_values, route_costs = problem.values.mean(axis=0), scores.mean_costs()
     target = None if full is None else float(route_values[full])
     star = None if target is None else problem.cheapest_reaching(target)

@@ -203,22 +203,21 @@ def predictable_oracle(
     sign = 1.0 if direction(metric, higher_is_better) else -1.0
     full = place_of_full(scores.routes, full_route)
     values, n_samples = sign * scores.values, scores.values.shape[2]
-    spending = crossfit.Spending(scores.costs, scores.bases)
     means = values.mean(axis=2)
     route_values, route_costs, budgets = means.mean(axis=0), scores.mean_costs(), _budgets(scores)
     splitting, resampling, shuffling = (np.random.default_rng([seed, stream]) for stream in range(3))
     sizes = _sizes(n_samples)
     sets = {k: crossfit.choosing_sets(n_samples, k, n_splits, splitting) for k in (*sizes, n_samples)}
-    fitted = {k: crossfit.cross_fitted(values, spending, sets[k], splitting, shrink=shrink) for k in sizes}
+    fitted = {k: crossfit.cross_fitted(values, scores, sets[k], splitting, shrink=shrink) for k in sizes}
     predictable = np.stack([crossfit.held_out_curve(fitted[k], budgets) for k in sizes])
-    plug_in = np.stack([crossfit.plug_in_curve(values, spending, chosen, budgets, splitting) for chosen in sets.values()])
+    plug_in = np.stack([crossfit.plug_in_curve(values, scores, chosen, budgets, splitting) for chosen in sets.values()])
     permuted = None
     if n_permutations:
         permuted = sign * crossfit.permuted_held_out_curve(
-            values, spending, budgets, shuffling, n_permutations=n_permutations, shrink=shrink
+            values, scores, budgets, shuffling, n_permutations=n_permutations, shrink=shrink
         )
     resampled = crossfit.bootstrap_held_out(
-        fitted[sizes[-1]], means, spending, budgets, full, resampling, n_bootstrap=n_bootstrap
+        fitted[sizes[-1]], means, scores, budgets, full, resampling, n_bootstrap=n_bootstrap
     )
     mixture = mixture_curve(route_costs, route_values, budgets)
     target = None if full is None else float(route_values[full])

@@ -1,13 +1,12 @@
-"""The oracle's whole curve from arrays, read off at some of its breakpoints."""
+"""The oracle's whole curve, read off at some of its breakpoints."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from depthdial.oracles.exact.knapsack import BudgetProblem, prepare
+from depthdial.oracles.exact.knapsack import BudgetProblem
 
 
 class WholeCurve(NamedTuple):
@@ -22,28 +21,13 @@ class WholeCurve(NamedTuple):
     choices: np.ndarray
 
 
-def oracle_curve(
-    values: ArrayLike, costs: ArrayLike, weights: ArrayLike | None = None, *, n_points: int = 200
-) -> WholeCurve:
-    """The whole curve from arrays, read off at no more than `n_points` of its breakpoints, evenly spread in cost.
+def read_off(problem: BudgetProblem, n_points: int = 200) -> WholeCurve:
+    """The curve at no more than `n_points` of its breakpoints, evenly spread in cost.
 
     If the costliest fixed route costs more than the last breakpoint, its cost is added with the same choices.
-
-    Args:
-        values, costs, weights: as in `depthdial.solve_budget`, more is better.
-
-    One merge of all hull steps gives every breakpoint at once: O(n log n) in the number of steps.
     """
-    return read_off(prepare(values, costs, weights), n_points)
-
-
-def read_off(problem: BudgetProblem, n_points: int) -> WholeCurve:
-    """The same of a prepared problem."""
     costs = problem.breakpoint_costs
-    at = np.arange(len(costs))
-    if len(costs) > n_points:
-        evenly = np.linspace(costs[0], costs[-1], n_points)
-        at = np.unique(np.append(np.searchsorted(costs, evenly[:-1], side="right") - 1, len(costs) - 1))
+    at = problem.spread_breakpoints(n_points) if len(costs) > n_points else np.arange(len(costs))
     choices = problem.increments.choices_after(at)
     n_routes = problem.values.shape[1]
     cells = choices + n_routes * np.arange(len(at))

@@ -82,6 +82,12 @@ class BudgetProblem:
         """The best mean value at each breakpoint; between two of them the straight line is an upper bound."""
         return self.increments.total_values / len(self.values)
 
+    def spread_breakpoints(self, n_points: int) -> np.ndarray:
+        """Ascending numbers of at most `n_points` breakpoints, evenly spread in cost, the first and last among them."""
+        costs = self.breakpoint_costs
+        evenly = np.linspace(costs[0], costs[-1], n_points)
+        return np.unique(np.append(np.searchsorted(costs, evenly[:-1], side="right") - 1, len(costs) - 1))
+
     @property
     def value_tolerance(self) -> float:
         """Totals of values closer than this are equal."""
