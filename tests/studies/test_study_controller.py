@@ -64,7 +64,7 @@ def test_a_study_with_rows_to_learn_from_has_a_controller_on_its_page(request, r
     rows, steps = parts(many)[0], []
     result = run(rows, say=steps.append)
     assert [step.split(" ")[0] for step in steps] == [f"{i}/7" for i in range(1, 8)]
-    assert steps[4] == "5/6 controller: fitted on 32 sequences, judged on 12"
+    assert steps[5] == "6/7 controller: fitted on 32 sequences, judged on 12"
     if drawn:
         page = result.report.read_text()
         assert "No controller: " not in page and "best static mixture of routes" in page
