@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -56,16 +55,18 @@ def moved_modules() -> dict[str, str]:
     return {_joined(old, names[0]): _joined(new, names[1]) for (old, new), names in pairs}
 
 
-class _Moved(MetaPathFinder, Loader):
+class _Moved:
+    """A finder and loader of importlib's protocols."""
+
     def __init__(self) -> None:
         self._names = moved_modules()
         self._folders = {name.rpartition(".")[0] for name in self._names}
         self._specs: dict[str, Any] = {}
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name in self._names:
-            return ModuleSpec(name, self)
-        return ModuleSpec(name, self, is_package=True) if name in self._folders else None
+        if name not in self._names and name not in self._folders:
+            return None
+        return ModuleSpec(name, self, is_package=name in self._folders)  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         if spec.name not in self._names:
@@ -83,4 +84,4 @@ class _Moved(MetaPathFinder, Loader):
 def install() -> None:
     """Let old names be imported, in this process."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
-        sys.meta_path.append(_Moved())
+        sys.meta_path.append(_Moved())  # type: ignore[arg-type]
