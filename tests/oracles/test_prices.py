@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from depthdial.errors import InputError
 from depthdial.oracles.exact.knapsack import solve_budget
-from depthdial.oracles.prices import OnlineBudget, choose_routes, price_for_budget, prices_for_budgets
+from depthdial.oracles.prices import OnlineBudget, budget_in, choose_routes, price_for_budget, prices_for_budgets
 
 LAYERS = np.array([10.0, 15.0, 20.0, 30.0])
 
@@ -222,3 +222,11 @@ def test_equal_predictions_or_costs_start_too() -> None:
 def test_a_state_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="at least 0"):
         replace(OnlineBudget(budget=1.0, price=0.0, rate=0.0, slack=0.0), **wrong)
+
+
+def test_budgets_of_controllers_are_numbers_or_shares():
+    assert [budget_in("layers", one, full_cost=30, n_layers=30) for one in (24, "24", "80%")] == [24.0] * 3
+    assert [budget_in("layer_steps", one, full_cost=1.0, n_layers=30) for one in (24, "24", "80%", 0.8)] == [0.8] * 4
+    for bad in (0, -1, "", "%", float("nan"), float("inf"), None, True):
+        with pytest.raises(InputError, match="The budget"):
+            budget_in("layers", bad, full_cost=30, n_layers=30)

@@ -30,7 +30,7 @@ from depthdial.measure.features import FeatureSpec
 from depthdial.measure.latency import layer_flops, layer_ms
 from depthdial.measure.plan import ModelIdentity
 from depthdial.measure.quality import require_rouge
-from depthdial.oracles.prices import Budget, budget_in, budget_of, price_for_budget
+from depthdial.oracles.prices import Budget, budget_in, price_for_budget
 from depthdial.provenance import environment
 from depthdial.routes import Route
 from depthdial.routes.families import fixed_routes
@@ -82,7 +82,7 @@ class FitSettings:
         if self.n_folds < 2:
             raise InputError("n_folds must be 2 or more: predictions are judged on rows that were left out.")
         whole("seed", self.seed, 0)
-        budget_of(self.budget, 1.0)
+        budget_in(LAYERS, self.budget, full_cost=1.0, n_layers=1)
 
     def rows(self, routes: tuple[Route, ...]) -> RowSettings:
         """How the rows of the fit are measured."""

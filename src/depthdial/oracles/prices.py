@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from depthdial.checks import number
 from depthdial.errors import InputError
-from depthdial.oracles.costs import LAYER_STEPS
+from depthdial.oracles.costs import budget_in_units
 from depthdial.oracles.exact.hull import merge_increments
 from depthdial.oracles.exact.knapsack import BUDGET_RTOL, prepare
 
@@ -163,30 +163,15 @@ def _check_price(price: float) -> None:
     number("price", price, 0)
 
 
-def budget_of(budget: Budget, full_cost: float) -> float:
-    """A budget in the unit of costs, from such a number or a share of the full route's cost ("80%").
-
-    Raises:
-        InputError: if it is neither.
-    """
-    text = str(budget).strip()
-    try:
-        value = float(text.removesuffix("%")) * (full_cost / 100 if text.endswith("%") else 1)
-    except ValueError:
-        value = float("nan")
-    if isinstance(budget, bool) or not 0 < value < float("inf"):
-        raise InputError(
-            f"The budget is {budget!r}: give a mean cost such as 24, or a share of the full cost such as '80%'."
-        )
-    return value
-
-
 def budget_in(unit: str, budget: Budget, *, full_cost: float, n_layers: int) -> float:
-    """A budget in a controller's unit: of layer-steps a number above 1 counts layers, of which a share runs.
+    """A budget in a controller's unit, as `costs.budget_in_units` reads it; every number above 1 counts layers there.
 
     Raises:
         InputError: if it is neither a number above 0 nor a percentage.
     """
-    cost = budget_of(budget, full_cost)
-    is_share = str(budget).strip().endswith("%")
-    return cost / n_layers if unit == LAYER_STEPS and cost > 1 and not is_share else cost
+    cost = budget_in_units(budget, cost=unit, full_cost=full_cost, most=1.0, n_layers=n_layers)
+    if not 0 < cost < math.inf:
+        raise InputError(
+            f"The budget {budget!r} is not above 0 and finite: give a mean cost such as 24, or a share ('80%')."
+        )
+    return cost
