@@ -17,7 +17,8 @@ from depthdial.errors import InputError
 from depthdial.measure.features import FeatureSpec, prompt_features, read_features
 from depthdial.measure.plan import ModelIdentity, make_plan
 from depthdial.measure.sweep import sweep
-from depthdial.oracles.score_table import read_samples, read_scores
+from depthdial.oracles.costs import STEPS
+from depthdial.oracles.score_table import ScoreTable, read_samples, read_scores
 from depthdial.routes import Route
 from depthdial.rows.store import load_rows
 from depthdial.views.passes import PromptDepth
@@ -69,17 +70,7 @@ class MeasuredRows:
         Raises:
             InputError: if a row lacks it.
         """
-        # A folder's table may hold rows of other calls as well.
-        wanted = pc.field("sequence_id").isin(list(self.sequence_ids)) & pc.field("route").isin([r.name for r in routes])
-        found = read_scores(
-            self.table.filter(wanted),
-            metric=metric,
-            cost="layers_run",
-            sequence="sequence_id",
-            route="route",
-            full_route=None,
-            weight_by=None,
-        )
+        found = self._read(routes, metric=metric, cost="layers", full_route=None)
         return _in_order(found.values, found.sequence_ids, found.routes, self.sequence_ids, routes)
 
     def steps(self, routes: Sequence[Route]) -> np.ndarray:
@@ -88,20 +79,14 @@ class MeasuredRows:
         Raises:
             InputError: if the rows do not tell.
         """
-        table = self.table
-        full = next(route for route in routes if route.is_full)
-        keys = zip(table["sequence_id"].to_pylist(), table["route"].to_pylist(), strict=True)
-        tokens = dict(zip(keys, table["new_tokens"].to_pylist(), strict=True))
-        found = np.empty((len(self.sequence_ids), len(routes)))
-        for i, one in enumerate(self.sequence_ids):
-            of_full = tokens.get((one, full.name))
-            if of_full is None:
-                raise InputError(
-                    f"The rows do not say how many tokens the full model's answer to {one!r} has: measure them again."
-                )
-            own = [tokens.get((one, route.name)) for route in routes]
-            found[i] = [max((of_full if n is None else n) - 1, 0) for n in own]
-        return found
+        full = next(route.name for route in routes if route.is_full)
+        found = self._read(routes, metric="layers_run", cost=STEPS, full_route=full)
+        return _in_order(found.costs, found.sequence_ids, found.routes, self.sequence_ids, routes)
+
+    def _read(self, routes: Sequence[Route], **asked: Any) -> ScoreTable:
+        # A folder's table may hold rows of other calls as well.
+        wanted = pc.field("sequence_id").isin(list(self.sequence_ids)) & pc.field("route").isin([r.name for r in routes])
+        return read_scores(self.table.filter(wanted), sequence="sequence_id", route="route", **asked)
 
 
 def measure_rows(

@@ -21,18 +21,20 @@ import numpy as np
 from depthdial.checks import choice
 from depthdial.errors import InputError
 
-LAYER_STEPS, LAYERS, MS = "layer_steps", "layers", "ms"
+LAYER_STEPS, LAYERS, MS, STEPS = "layer_steps", "layers", "ms", "decoding_steps"
 # The columns that these are counted from.
 LAYERS_COLUMN, TOKENS_COLUMN, DEPTH_COLUMN, SECONDS_COLUMN = "layers_run", "new_tokens", "n_layers", "decode_sec"
 _COLUMNS = {
     LAYER_STEPS: (LAYERS_COLUMN, TOKENS_COLUMN, DEPTH_COLUMN),
     LAYERS: (LAYERS_COLUMN, DEPTH_COLUMN),
     MS: (SECONDS_COLUMN,),
+    STEPS: (TOKENS_COLUMN,),
 }
 _UNITS = {
     LAYER_STEPS: "% of the full model's layer-steps",
     LAYERS: "mean layers run per sequence",
     MS: "measured ms per sequence",
+    STEPS: "mean decoding steps per sequence",
 }
 
 
@@ -105,10 +107,11 @@ class CostReader:
             if counted is not None:
                 return counted
             name = LAYERS
+        if name == STEPS and (found := self._steps()) is not None:
+            return RouteCosts(STEPS, _per_cell(found), None, self._n_layers())
         if name == MS:
             return RouteCosts(MS, 1e3 * self.require(SECONDS_COLUMN), None, self._n_layers())
-        column = LAYERS_COLUMN if name == LAYERS else name
-        return RouteCosts(name, self.require(column), None, self._n_layers())
+        return RouteCosts(name, self.require(_COLUMNS.get(name, (name,))[0]), None, self._n_layers())
 
     def full_tokens(self) -> np.ndarray | None:
         """(n_sequences,) tokens of the full route's answers, without one the mean over the routes'; None if unknown."""

@@ -23,7 +23,7 @@ from depthdial.oracles.baselines import FixedRoute, crossing, fixed_routes, mixt
 from depthdial.oracles.costs import LAYER_STEPS
 from depthdial.oracles.curve import HEADLINE_SHARES, BudgetCurve, check_options, place_of_full
 from depthdial.oracles.frames import as_frame, ends
-from depthdial.oracles.score_table import Rows, SampledScores, read_samples
+from depthdial.oracles.score_table import Rows, ScoreTable, read_samples
 from depthdial.stats.bootstrap import percentiles
 
 _EVEN_BUDGETS = 200
@@ -261,7 +261,7 @@ def _sizes(n_samples: int) -> tuple[int, ...]:
     return (*powers, n_samples // 2)
 
 
-def _budgets(scores: SampledScores) -> np.ndarray:
+def _budgets(scores: ScoreTable) -> np.ndarray:
     fixed = scores.mean_costs()
     cheapest = float(scores.costs.min(axis=1).sum() / scores.bases.sum())
     return np.unique(np.concatenate([np.linspace(cheapest, float(fixed.max()), _EVEN_BUDGETS), fixed]))

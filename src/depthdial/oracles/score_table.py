@@ -11,7 +11,7 @@ import numpy as np
 from depthdial.checks import choice
 from depthdial.errors import InputError
 from depthdial.metrics import MEASURED
-from depthdial.oracles.costs import LAYER_STEPS, LAYERS, LAYERS_COLUMN, SECONDS_COLUMN, CostReader, cost_columns
+from depthdial.oracles.costs import LAYER_STEPS, LAYERS, LAYERS_COLUMN, SECONDS_COLUMN, CostReader, RouteCosts, cost_columns
 
 # Costs of the samples of a cell that differ by less are equal.
 _COST_RTOL = 1e-9
@@ -30,7 +30,10 @@ class ScoreTable:
     Attributes:
         sequence_ids: in the order in which the rows first name them.
         routes: in order of mean cost (as the rows first name them where equal).
-        values, costs: (n_sequences, n_routes), the metric, and the cost as `costs.RouteCosts` has it.
+        values: (n_sequences, n_routes) of the metric; of sampled answers (n_sequences, n_routes, n_samples), in the order of
+            their numbers.
+        costs: (n_sequences, n_routes), the cost as `costs.RouteCosts` has it; of sampled answers the mean over a cell's
+            samples, taken for the expected cost, and for known before the answer.
         weights: (n_sequences,), what a sequence's cost weighs in the mean; None for equal weights.
         cost: the name of what `costs` count.
         full_costs: (n_sequences,) what each sequence adds to the total that a total cost is divided by, of layer-steps the
@@ -101,39 +104,6 @@ class ScoreTable:
 QUALITIES = ("sequences", "tokens")
 
 
-@dataclass(frozen=True, eq=False)
-class SampledScores:
-    """Scores of several sampled answers of every route to every sequence.
-
-    Attributes:
-        sequence_ids: in the order in which the rows first name them.
-        routes: in order of mean cost (as the rows first name them where equal).
-        values: (n_sequences, n_routes, n_samples), the metric, samples in the order of their numbers.
-        costs: (n_sequences, n_routes), the same for all samples of a cell; of layer-steps the mean over its samples, taken
-            for the expected cost, and for known before the answer.
-        cost: the name of what `costs` count.
-        full_costs: as in `ScoreTable`, of layer-steps.
-        n_layers: layers of the full model, where the rows tell.
-    """
-
-    sequence_ids: tuple[Hashable, ...]
-    routes: tuple[str, ...]
-    values: np.ndarray
-    costs: np.ndarray
-    cost: str = LAYERS
-    full_costs: np.ndarray | None = None
-    n_layers: int | None = None
-
-    @property
-    def bases(self) -> np.ndarray:
-        """(n_sequences,) what each sequence adds to the total that a total cost is divided by."""
-        return np.ones(len(self.costs)) if self.full_costs is None else self.full_costs
-
-    def mean_costs(self) -> np.ndarray:
-        """Cost of each route when it serves every sequence, shape (n_routes,)."""
-        return ratio_of_sums(self.costs, self.bases)
-
-
 def ratio_of_sums(spent: np.ndarray, bases: np.ndarray) -> np.ndarray:
     """Column sums of (n, m) over the sum of (n,); each is summed alike, so that a column that equals `bases` gives 1."""
     return np.array([column.sum() for column in np.ascontiguousarray(spent.T)]) / np.ascontiguousarray(bases).sum()
@@ -146,42 +116,44 @@ def read_scores(
     cost: str,
     sequence: str,
     route: str,
-    full_route: str | None,
-    weight_by: str | None,
+    full_route: str | None = "full",
+    weight_by: str | None = None,
     steps: str = "own",
+    sample: str | None = None,
 ) -> ScoreTable:
     """Pivot the rows; costs are per-sequence layers where layer-steps are asked for and rows tell of no decoding steps.
 
     The weight of a sequence is its `weight_by` in the row of `full_route`, or its mean over the routes without one.
 
+    Args:
+        sample: the column that numbers several answers of each (sequence, route); None for one answer.
+
     Raises:
-        InputError: for a missing column, a missing or double (sequence, route), or a NaN.
+        InputError: for a missing column, a missing or double row, a NaN, or a cost other than layer-steps that differs
+            between the samples of a cell.
     """
-    sequence_ids, sequence_codes = _coded(_column(rows, sequence), sequence)
-    routes, route_codes = _coded(_column(rows, route), route)
-    if len(sequence_codes) != len(route_codes):
-        raise InputError(f"The columns {sequence!r} and {route!r} differ in length; give one table.")
-    if not len(sequence_codes):
-        raise InputError("The table has no rows; sweep at least one sequence over one route.")
-    grid = _Grid({"sequence": sequence_ids, "route": routes}, sequence_codes * len(routes) + route_codes)
-    grid.check_complete("keep one row per sequence and route", "every route must have run on every sequence")
+    grid = _Grid.of(rows, {"sequence": sequence, "route": route, **({} if sample is None else {"sample": sample})})
+    sequence_ids, routes = (grid.axes[axis] for axis in ("sequence", "route"))
     full = routes.index(full_route) if full_route in routes else None
-    values = grid.metric(rows, metric, sequence)
-    reader = grid.costs(rows, sequence, full, steps)
+    values = grid.metric(metric)
+    reader = CostReader(grid.gaps, grid.pivot, full, steps)
     # Layer-steps weigh by steps themselves.
     found = reader.read(LAYERS if weight_by is not None and cost == LAYER_STEPS else cost)
+    costs = found.costs if found.costs.ndim == 2 else _known_before(found)
     weights = None
     if weight_by is not None:
-        weight = grid.pivot(rows, weight_by, sequence)
+        weight = grid.pivot(weight_by)
         weights = weight.mean(axis=1) if full is None else weight[:, full]
-    beside = [_complete(reader.pivot(name)) for name in (LAYERS_COLUMN, SECONDS_COLUMN)]
-    order = _by_cost(found.costs)
-    layers, seconds = (None if array is None else array[:, order] for array in beside)
+    order = np.argsort(costs.mean(axis=0), kind="stable")
+    layers, seconds = (
+        array[:, order] if array is not None and sample is None and np.isfinite(array).all() else None
+        for array in map(reader.pivot, (LAYERS_COLUMN, SECONDS_COLUMN))
+    )
     return ScoreTable(
         tuple(sequence_ids),
         tuple(str(routes[i]) for i in order),
         values[:, order],
-        found.costs[:, order],
+        costs[:, order],
         weights,
         found.cost,
         found.full_costs,
@@ -192,73 +164,35 @@ def read_scores(
     )
 
 
-def read_samples(
-    rows: Rows,
-    *,
-    metric: str,
-    cost: str,
-    sequence: str,
-    route: str,
-    sample: str,
-    full_route: str | None = "full",
-    steps: str = "own",
-) -> SampledScores:
-    """Pivot rows that number several answers of each (sequence, route).
+def read_samples(rows: Rows, *, sample: str, **columns: Any) -> ScoreTable:
+    """Pivot rows that number several answers of each (sequence, route); `columns` as in `read_scores`.
 
     Raises:
-        InputError: for greedy rows, an odd number of samples or one alone (halves are needed), a missing or double row,
-            a NaN, or a cost other than layer-steps that differs between the samples of a cell.
+        InputError: as there, and for greedy rows, an odd number of samples or one alone (halves are needed).
     """
-    numbers = np.asarray(rows[sample]) if sample in _column_names(rows) else np.empty(0)
-    if not any(entry is not None and entry == entry for entry in numbers.tolist()):
+    numbers = np.asarray(rows[sample]).tolist() if sample in _column_names(rows) else []
+    n_samples = len({number for number in numbers if number is not None and number == number})
+    if not n_samples:
         raise InputError(
             f"The rows hold one answer of each route to each sequence (no column {sample!r} with numbers); "
             "sweep with samples=8, say, so that there is one half to choose on and another to score on."
         )
-    sequence_ids, sequence_codes = _coded(_column(rows, sequence), sequence)
-    routes, route_codes = _coded(_column(rows, route), route)
-    samples, sample_codes = _coded(numbers, sample)
-    if not len(sequence_codes) == len(route_codes) == len(sample_codes):
-        raise InputError(f"The columns {sequence!r}, {route!r} and {sample!r} differ in length; give one table.")
-    # In the order of their numbers, so that the order of the rows does not matter.
-    sample_codes, samples = np.argsort(np.argsort(samples))[sample_codes], sorted(samples)
-    if len(samples) % 2:
+    if n_samples % 2:
         raise InputError(
-            f"The rows hold {len(samples)} sampled answer{'s' * (len(samples) > 1)} of each route to each sequence; an even "
+            f"The rows hold {n_samples} sampled answer{'s' * (n_samples > 1)} of each route to each sequence; an even "
             "number is needed, one half to choose on and the other to score on."
         )
-    codes = (sequence_codes * len(routes) + route_codes) * len(samples) + sample_codes
-    grid = _Grid({"sequence": sequence_ids, "route": routes, "sample": samples}, codes)
-    grid.check_complete("keep one row per sample", "every route needs the same samples on every sequence")
-    full = routes.index(full_route) if full_route in routes else None
-    values = grid.metric(rows, metric, sequence)
-    found = grid.costs(rows, sequence, full, steps).read(cost)
-    costs = found.costs
-    if costs.ndim == 3:
-        if (np.ptp(costs, axis=2) > _COST_RTOL * np.abs(costs).max()).any():
-            raise InputError(
-                f"The cost {cost_columns(found.cost)[0]!r} differs between the samples of one route and sequence; name one "
-                "that is known before the answer, such as layers, or layer_steps, of which the expected cost is known."
-            )
-        costs = costs[:, :, 0]
-    order = _by_cost(costs)
-    return SampledScores(
-        tuple(sequence_ids),
-        tuple(str(routes[i]) for i in order),
-        values[:, order],
-        costs[:, order],
-        found.cost,
-        found.full_costs,
-        found.n_layers,
-    )
+    return read_scores(rows, sample=sample, **columns)
 
 
-def _by_cost(costs: np.ndarray) -> np.ndarray:
-    return np.argsort(costs.mean(axis=0), kind="stable")
-
-
-def _complete(array: np.ndarray | None) -> np.ndarray | None:
-    return array if array is not None and np.isfinite(array).all() else None
+def _known_before(found: RouteCosts) -> np.ndarray:
+    """(n_sequences, n_routes) costs that are the same for all samples of a cell."""
+    if (np.ptp(found.costs, axis=2) > _COST_RTOL * np.abs(found.costs).max()).any():
+        raise InputError(
+            f"The cost {cost_columns(found.cost)[0]!r} differs between the samples of one route and sequence; name one "
+            "that is known before the answer, such as layers, or layer_steps, of which the expected cost is known."
+        )
+    return found.costs[:, :, 0]
 
 
 @dataclass(frozen=True)
@@ -267,11 +201,32 @@ class _Grid:
 
     Attributes:
         axes: what the axes stand for, with the entries of each.
-        cells: (n_rows,) flat index of each row's place.
+        order: (n_rows,) rows in the order of their places.
+        first: the column of the first axis.
     """
 
+    rows: Rows
     axes: Mapping[str, list[Any]]
-    cells: np.ndarray
+    order: np.ndarray
+    first: str
+
+    @classmethod
+    def of(cls, rows: Rows, columns: Mapping[str, str]) -> _Grid:
+        """With an axis for each of the named columns; InputError unless every cell has one row."""
+        coded = {axis: _coded(_column(rows, name), name) for axis, name in columns.items()}
+        if len({len(codes) for _, codes in coded.values()}) > 1:
+            names = " and ".join(map(repr, columns.values()))
+            raise InputError(f"The columns {names} differ in length; give one table.")
+        axes, codes = ({axis: pair[i] for axis, pair in coded.items()} for i in (0, 1))
+        if "sample" in axes:  # in the order of their numbers, so that the order of the rows does not matter
+            codes["sample"] = np.argsort(np.argsort(axes["sample"]))[codes["sample"]]
+            axes["sample"] = sorted(axes["sample"])
+        if not len(codes["sequence"]):
+            raise InputError("The table has no rows; sweep at least one sequence over one route.")
+        cells = np.ravel_multi_index(tuple(codes.values()), tuple(map(len, axes.values())))
+        grid = cls(rows, axes, np.argsort(cells), columns["sequence"])
+        grid.check_complete(cells)
+        return grid
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -281,51 +236,45 @@ class _Grid:
         places = np.unravel_index(cell, self.shape)
         return ", ".join(f"{axis} {self.axes[axis][i]!r}" for axis, i in zip(self.axes, places, strict=True))
 
-    def check_complete(self, remedy_double: str, remedy_missing: str) -> None:
-        rows_per_cell = np.bincount(self.cells, minlength=int(np.prod(self.shape)))
+    def check_complete(self, cells: np.ndarray) -> None:
+        rows_per_cell, kind = np.bincount(cells, minlength=int(np.prod(self.shape))), " and ".join(self.axes)
         for wrong, complaint, remedy in (
-            (rows_per_cell > 1, "several rows", remedy_double),
-            (rows_per_cell == 0, "no row", remedy_missing),
+            (rows_per_cell > 1, "several rows", f"keep one row for each {kind}"),
+            (rows_per_cell == 0, "no row", f"every {kind} needs one"),
         ):
             if wrong.any():
                 raise InputError(f"The table has {complaint} for {self.name(int(wrong.argmax()))}; {remedy}.")
 
-    def pivot(self, rows: Rows, name: str, sequence: str, remedy: str = "") -> np.ndarray:
+    def pivot(self, name: str, remedy: str = "") -> np.ndarray:
         """A numeric column as an array of the grid's shape; InputError if it is none or holds a NaN."""
-        column = self._column(rows, name, sequence)
-        bad = np.flatnonzero(~np.isfinite(column))
+        placed = self._placed(name)
+        bad = np.flatnonzero(~np.isfinite(placed.ravel()))
         if len(bad):
             raise InputError(
                 f"The column {name!r} holds NaN or infinite numbers ({len(bad)} rows, the first: "
-                f"{self.name(int(self.cells[bad[0]]))}); {remedy}repair those rows or leave their sequences out."
+                f"{self.name(int(bad[0]))}); {remedy}repair those rows or leave their sequences out."
             )
-        return self._placed(column)
+        return placed
 
-    def metric(self, rows: Rows, name: str, sequence: str) -> np.ndarray:
+    def metric(self, name: str) -> np.ndarray:
         """The same for a metric; where it is incomplete, the message names metrics that these rows hold everywhere."""
-        others = [one.name for one in MEASURED if one.name != name and self._holds(rows, one.name, sequence)]
+        others = [one.name for one in MEASURED if one.name != name and self._holds(one.name)]
         remedy = f"take another metric, these rows hold all of {', '.join(others)}, or " if others else ""
-        return self.pivot(rows, name, sequence, remedy)
+        return self.pivot(name, remedy)
 
-    def costs(self, rows: Rows, sequence: str, full: int | None, steps: str) -> CostReader:
-        """What reads costs out of these rows."""
+    def gaps(self, name: str) -> np.ndarray | None:
+        """A numeric column with its NaNs; None if there is no such column."""
+        return self._placed(name) if name in _column_names(self.rows) else None
 
-        def gaps(name: str) -> np.ndarray | None:
-            return self._placed(self._column(rows, name, sequence)) if name in _column_names(rows) else None
+    def _placed(self, name: str) -> np.ndarray:
+        column = _numbers(_column(self.rows, name), name)
+        if len(column) != len(self.order):
+            raise InputError(f"The columns {name!r} and {self.first!r} differ in length; give one table.")
+        return column[self.order].reshape(self.shape)
 
-        return CostReader(gaps, lambda name: self.pivot(rows, name, sequence), full, steps)
-
-    def _column(self, rows: Rows, name: str, sequence: str) -> np.ndarray:
-        column = _numbers(_column(rows, name), name)
-        if len(column) != len(self.cells):
-            raise InputError(f"The columns {name!r} and {sequence!r} differ in length; give one table.")
-        return column
-
-    def _placed(self, column: np.ndarray) -> np.ndarray:
-        return column[np.argsort(self.cells)].reshape(self.shape)
-
-    def _holds(self, rows: Rows, name: str, sequence: str) -> bool:
-        return name in _column_names(rows) and bool(np.isfinite(self._column(rows, name, sequence)).all())
+    def _holds(self, name: str) -> bool:
+        found = self.gaps(name)
+        return found is not None and bool(np.isfinite(found).all())
 
 
 def _column(rows: Rows, name: str) -> np.ndarray:
