@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from depthdial.checks import number, whole
 from depthdial.errors import InputError
@@ -35,13 +36,26 @@ class Difference:
         interval_95: for whether there is a difference; `interval_90`: for whether it is inside the margin.
         margin: the largest difference that does not matter, stated before the data were seen; None for no such claim.
         higher_is_better: False for losses, of which a negative difference helps.
+        effect_size: Cohen's d_z, the mean over the standard deviation of the differences; NaN for one of them.
+        p_above: over seeds, of the one-sided test that the difference lies above -margin; `p_below`: below +margin. NaN
+            without margin or for one seed.
+        two_way: over sequences, the same mean with intervals that resample seeds and sequences together: for other seeds
+            too. Of few seeds a bootstrap makes too little: of 5 their part of the variance is 4/5 of what it should be, with
+            normal tails.
     """
 
-    mean: float
     interval_95: Interval
     interval_90: Interval
     margin: float | None
     higher_is_better: bool
+    effect_size: float = math.nan
+    p_above: float = math.nan
+    p_below: float = math.nan
+    two_way: Difference | None = None
+
+    @property
+    def mean(self) -> float:
+        return self.interval_95.mean
 
     @property
     def is_equivalent(self) -> bool:
@@ -66,48 +80,10 @@ class Difference:
         return "helps" if self.direction > 0 else "hurts"
 
 
-@dataclass(frozen=True)
-class SeedDifference(Difference):
-    """Over seeds (runs of the training), each a value for `a` and one for `b`: Student's t intervals.
-
-    Attributes:
-        effect_size: Cohen's d_z, the mean over the standard deviation of the differences; NaN for one seed.
-        p_above: of the one-sided test that the difference lies above -margin; `p_below`: below +margin. NaN without margin
-            or for one seed.
-    """
-
-    effect_size: float
-    p_above: float
-    p_below: float
-
-
-@dataclass(frozen=True)
-class SequenceDifference(Difference):
-    """Over sequences, each the mean over the seeds: percentile bootstrap intervals, for these very seeds.
-
-    Attributes:
-        effect_size: Cohen's d_z over the sequences.
-        two_way: the same mean with intervals that resample seeds and sequences together: for other seeds too. Of few seeds
-            a bootstrap makes too little: of 5 their part of the variance is 4/5 of what it should be, with normal tails.
-        n_draws, seed: of the bootstraps.
-    """
-
-    effect_size: float
-    n_seeds: int
-    n_sequences: int
-    two_way: Difference
-    n_draws: int
-    seed: int
-
-
 def paired_over_seeds(
-    a: Sequence[float] | np.ndarray,
-    b: Sequence[float] | np.ndarray,
-    *,
-    margin: float | None = None,
-    higher_is_better: bool = True,
-) -> SeedDifference:
-    """The mean of `a - b` over seeds, its t intervals, effect size and equivalence test.
+    a: ArrayLike, b: ArrayLike, *, margin: float | None = None, higher_is_better: bool = True
+) -> Difference:
+    """The mean of `a - b` over seeds (runs of a training), its t intervals, effect size and equivalence test.
 
     Args:
         a, b: (n_seeds,) scores; entry i of both is of the same seed.
@@ -117,25 +93,24 @@ def paired_over_seeds(
         InputError: if shapes differ, a score is not finite, there is none, or the margin is not above 0.
     """
     differences = _differences(a, b, 1, margin)
-    mean, n = float(differences.mean()), len(differences)
-    p_above = p_below = math.nan
+    mean, n, ps = float(differences.mean()), len(differences), (math.nan, math.nan)
     if margin is not None and n > 1:
         error = float(differences.std(ddof=1)) / math.sqrt(n)
-        p_above, p_below = (student_t_tail(_ratio(margin + by, error), n - 1) for by in (mean, -mean))
-    ends = mean_interval(differences, 0.95), mean_interval(differences, 0.90)
-    return SeedDifference(mean, *ends, margin, higher_is_better, _effect_size(differences), p_above, p_below)
+        ps = tuple(student_t_tail(_ratio(margin + by, error), n - 1) for by in (mean, -mean))
+    ends = [mean_interval(differences, level) for level in (0.95, 0.90)]
+    return Difference(*ends, margin, higher_is_better, _effect_size(differences), *ps)
 
 
 def paired_over_sequences(
-    a: Sequence[Sequence[float]] | np.ndarray,
-    b: Sequence[Sequence[float]] | np.ndarray,
+    a: ArrayLike,
+    b: ArrayLike,
     *,
     margin: float | None = None,
     higher_is_better: bool = True,
     n_draws: int = N_DRAWS,
     seed: int = 0,
-) -> SequenceDifference:
-    """The mean of `a - b`, with bootstrap intervals over sequences, and over seeds and sequences together.
+) -> Difference:
+    """The mean of `a - b`, with percentile bootstrap intervals over sequences for these very seeds, and `two_way`.
 
     Args:
         a, b: (n_seeds, n_sequences) scores; a cell of both is of the same seed and sequence.
@@ -147,22 +122,19 @@ def paired_over_sequences(
     """
     differences = _differences(a, b, 2, margin)
     whole("n_draws", n_draws, 1)
-    (n_seeds, n_sequences), mean = differences.shape, float(differences.mean())
     by_sequence = differences.mean(axis=0)
 
-    def between(n: int, table: np.ndarray) -> tuple[float, Interval, Interval, float | None, bool]:
-        draws = _bootstrap(table, n_draws, seed) if n > 1 else None
-        return mean, *(_percentiles(mean, draws, level, n) for level in (0.95, 0.90)), margin, higher_is_better
+    def ends(n: int, table: np.ndarray) -> list[Interval]:
+        draws = _bootstrap(table, n_draws, seed) if n > 1 else np.array([math.nan])
+        return [Interval(float(differences.mean()), *percentiles(draws, level).tolist(), n) for level in (0.95, 0.90)]
 
     # One seed says nothing about others: a second resampling of it would only repeat the first.
-    two_way = Difference(*between(n_seeds, differences))
-    effect_size, counts = _effect_size(by_sequence), (n_seeds, n_sequences)
-    return SequenceDifference(*between(n_sequences, by_sequence[None]), effect_size, *counts, two_way, n_draws, seed)
+    two_way = Difference(*ends(len(differences), differences), margin, higher_is_better)
+    over = ends(len(by_sequence), by_sequence[None])
+    return Difference(*over, margin, higher_is_better, _effect_size(by_sequence), two_way=two_way)
 
 
-def difference_at_equal_cost(
-    points_a: Sequence[Curve], points_b: Sequence[Curve], costs: Sequence[float] | np.ndarray
-) -> np.ndarray:
+def difference_at_equal_cost(points_a: Sequence[Curve], points_b: Sequence[Curve], costs: ArrayLike) -> np.ndarray:
     """`a - b` of every seed at the same costs: two controllers trained to one target land on slightly different ones.
 
     A seed's curve is drawn through its (cost, score) points by straight lines, and read at `costs`. Nothing is extrapolated:
@@ -196,7 +168,7 @@ def common_costs(curves: Sequence[Curve], wanted: Sequence[float]) -> list[float
     return [found if abs(found - cost) <= step / 2 else None for found, cost in zip(nearest, wanted, strict=True)]
 
 
-def _differences(a: object, b: object, n_axes: int, margin: float | None) -> np.ndarray:
+def _differences(a: ArrayLike, b: ArrayLike, n_axes: int, margin: float | None) -> np.ndarray:
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if first.shape != second.shape or first.ndim != n_axes or first.size == 0:
         axes = "(seeds,)" if n_axes == 1 else "(seeds, sequences)"
@@ -216,9 +188,7 @@ def _ratio(distance: float, error: float) -> float:
 
 
 def _effect_size(differences: np.ndarray) -> float:
-    if len(differences) < 2:
-        return math.nan
-    return _ratio(float(differences.mean()), float(differences.std(ddof=1)))
+    return math.nan if len(differences) < 2 else _ratio(float(differences.mean()), float(differences.std(ddof=1)))
 
 
 def _bootstrap(differences: np.ndarray, n_draws: int, seed: int) -> np.ndarray:
@@ -234,12 +204,7 @@ def _bootstrap(differences: np.ndarray, n_draws: int, seed: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _percentiles(mean: float, draws: np.ndarray | None, confidence: float, n: int) -> Interval:
-    low, high = (math.nan, math.nan) if draws is None else percentiles(draws, confidence).tolist()
-    return Interval(mean, low, high, n)
-
-
-def _read_at(curve: Curve, costs: Sequence[float] | np.ndarray) -> np.ndarray:
+def _read_at(curve: Curve, costs: ArrayLike) -> np.ndarray:
     points = np.reshape(np.asarray(curve, dtype=float), (-1, 2))
     if not len(points) or not np.isfinite(points).all():
         raise InputError("A curve has no point, or one that is missing or not finite: leave its seed out.")

@@ -24,8 +24,6 @@ from depthdial.report.kit.tables import Cells, Column, finished
 from depthdial.stats.equivalence import (
     N_DRAWS,
     Difference,
-    SeedDifference,
-    SequenceDifference,
     common_costs,
     difference_at_equal_cost,
     paired_over_seeds,
@@ -192,11 +190,11 @@ class _Comparison:
             margin = MARGIN_POINTS
         return cls(higher_is_better(metric), margin, n_draws)
 
-    def over_seeds(self, pair: Pair) -> SeedDifference:
+    def over_seeds(self, pair: Pair) -> Difference:
         a, b = pair.a.mean(axis=1), pair.b.mean(axis=1)
         return paired_over_seeds(a, b, margin=self.margin, higher_is_better=self.higher_is_better)
 
-    def over_sequences(self, pair: Pair) -> SequenceDifference:
+    def over_sequences(self, pair: Pair) -> Difference:
         options = {"margin": self.margin, "higher_is_better": self.higher_is_better, "n_draws": self.n_draws}
         return paired_over_sequences(pair.a, pair.b, **options)
 
@@ -207,7 +205,7 @@ class _Comparison:
             "target": _target(target),
             "mode": mode,
             "seeds": len(pair.seeds),
-            "sequences": sequences.n_sequences,
+            "sequences": sequences.interval_95.n,
             "cost_a": 100 * float(pair.cost_a.mean()),
             "cost_b": 100 * float(pair.cost_b.mean()),
             "difference": seeds.interval_95,
@@ -243,7 +241,7 @@ class _Comparison:
         return found
 
     @staticmethod
-    def equal_cost_cells(cost: float | None, found: SeedDifference | None) -> Cells:
+    def equal_cost_cells(cost: float | None, found: Difference | None) -> Cells:
         return {
             "equal_cost": None if cost is None else 100 * cost,
             "at_equal_cost": None if found is None else found.interval_95,
