@@ -29,7 +29,7 @@ def fixed_routes(
     """Routes of (n_routes,) costs and values, with intervals of (n_draws, n_routes) resampled values; none without draws."""
     ends = percentiles(draws, confidence).tolist() if len(draws) else [(None, None)] * len(names)
     columns = zip(names, costs.tolist(), values.tolist(), ends, strict=True)
-    return tuple(FixedRoute(name, cost, value, *pair) for name, cost, value, pair in columns)
+    return tuple(FixedRoute(name, cost, value, low, high) for name, cost, value, (low, high) in columns)
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Bootstrap:
     ) -> Bootstrap:
         """`curves` and `fixed`: of chunks of the resamples; `matches`: of all of them, or none."""
         at = np.array([np.inf if match is None else match for match in matches]) if matches else None
-        whole = [np.concatenate([np.empty((0, n)), *parts]) for n, parts in ((n_budgets, curves), (n_routes, fixed))]
-        return cls(*whole, at)
+        curve, routes = (np.concatenate([np.empty((0, n)), *p]) for n, p in ((n_budgets, curves), (n_routes, fixed)))
+        return cls(curve, routes, at)
 
 
 def mixture_curve(costs: np.ndarray, values: np.ndarray, budgets: np.ndarray) -> np.ndarray:

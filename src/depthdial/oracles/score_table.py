@@ -217,7 +217,8 @@ class _Grid:
         if len({len(codes) for _, codes in coded.values()}) > 1:
             names = " and ".join(map(repr, columns.values()))
             raise InputError(f"The columns {names} differ in length; give one table.")
-        axes, codes = ({axis: pair[i] for axis, pair in coded.items()} for i in (0, 1))
+        axes = {axis: entries for axis, (entries, _) in coded.items()}
+        codes = {axis: numbers for axis, (_, numbers) in coded.items()}
         if "sample" in axes:  # in the order of their numbers, so that the order of the rows does not matter
             codes["sample"] = np.argsort(np.argsort(axes["sample"]))[codes["sample"]]
             axes["sample"] = sorted(axes["sample"])

@@ -40,8 +40,8 @@ class Difference:
         p_above: over seeds, of the one-sided test that the difference lies above -margin; `p_below`: below +margin. NaN
             without margin or for one seed.
         two_way: over sequences, the same mean with intervals that resample seeds and sequences together: for other seeds
-            too. Of few seeds a bootstrap makes too little: of 5 their part of the variance is 4/5 of what it should be, with
-            normal tails.
+            too; None for one seed, which says nothing about others. Of few seeds a bootstrap makes too little: of 5 their
+            part of the variance is 4/5 of what it should be, with normal tails.
     """
 
     interval_95: Interval
@@ -93,12 +93,12 @@ def paired_over_seeds(
         InputError: if shapes differ, a score is not finite, there is none, or the margin is not above 0.
     """
     differences = _differences(a, b, 1, margin)
-    mean, n, ps = float(differences.mean()), len(differences), (math.nan, math.nan)
+    mean, n, p_above, p_below = float(differences.mean()), len(differences), math.nan, math.nan
     if margin is not None and n > 1:
         error = float(differences.std(ddof=1)) / math.sqrt(n)
-        ps = tuple(student_t_tail(_ratio(margin + by, error), n - 1) for by in (mean, -mean))
-    ends = [mean_interval(differences, level) for level in (0.95, 0.90)]
-    return Difference(*ends, margin, higher_is_better, _effect_size(differences), *ps)
+        p_above, p_below = (student_t_tail(_ratio(margin + by, error), n - 1) for by in (mean, -mean))
+    at_95, at_90 = (mean_interval(differences, level) for level in (0.95, 0.90))
+    return Difference(at_95, at_90, margin, higher_is_better, _effect_size(differences), p_above, p_below)
 
 
 def paired_over_sequences(
@@ -124,14 +124,15 @@ def paired_over_sequences(
     whole("n_draws", n_draws, 1)
     by_sequence = differences.mean(axis=0)
 
-    def ends(n: int, table: np.ndarray) -> list[Interval]:
+    def paired(n: int, table: np.ndarray, effect_size: float = math.nan, two_way: Difference | None = None) -> Difference:
         draws = _bootstrap(table, n_draws, seed) if n > 1 else np.array([math.nan])
-        return [Interval(float(differences.mean()), *percentiles(draws, level).tolist(), n) for level in (0.95, 0.90)]
+        ends = [percentiles(draws, level).tolist() for level in (0.95, 0.90)]
+        at_95, at_90 = (Interval(float(differences.mean()), low, high, n) for low, high in ends)
+        return Difference(at_95, at_90, margin, higher_is_better, effect_size, two_way=two_way)
 
-    # One seed says nothing about others: a second resampling of it would only repeat the first.
-    two_way = Difference(*ends(len(differences), differences), margin, higher_is_better)
-    over = ends(len(by_sequence), by_sequence[None])
-    return Difference(*over, margin, higher_is_better, _effect_size(by_sequence), two_way=two_way)
+    n_seeds, n_sequences = differences.shape
+    two_way = paired(n_seeds, differences) if n_seeds > 1 else None
+    return paired(n_sequences, by_sequence[None], _effect_size(by_sequence), two_way)
 
 
 def difference_at_equal_cost(points_a: Sequence[Curve], points_b: Sequence[Curve], costs: ArrayLike) -> np.ndarray:

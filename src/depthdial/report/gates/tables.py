@@ -145,8 +145,9 @@ def answer_sentences(
         pair, target = _overall(pairs)
         told = verdict_sentence(compare.over_seeds(pair), a, b, unit, decimals)
         both = compare.over_sequences(pair).two_way
-        interval = _interval_text(both, decimals)
-        together = "" if interval is None else f" Seeds and sequences together: {both.verdict} ({interval})."
+        together = ""
+        if both is not None:
+            together = f" Seeds and sequences together: {both.verdict} ({_interval_text(both, decimals)})."
         where = f"mean of {len(pairs)} targets" if target == ALL_TARGETS else f"target {_target(target)}"
         scope = f"{mode.capitalize()} ({where}, {len(pair.seeds)} seeds, {pair.a.shape[1]} sequences)"
         sentences.append(f"{scope}: {told}.{together}")
@@ -200,7 +201,7 @@ class _Comparison:
 
     def cells(self, pair: Pair, mode: str, target: float | str) -> Cells:
         seeds, sequences = self.over_seeds(pair), self.over_sequences(pair)
-        one_seed = len(pair.seeds) == 1
+        two_way = sequences.two_way
         return {
             "target": _target(target),
             "mode": mode,
@@ -210,13 +211,13 @@ class _Comparison:
             "cost_b": 100 * float(pair.cost_b.mean()),
             "difference": seeds.interval_95,
             "over_sequences": sequences.interval_95,
-            "two_way": None if one_seed else sequences.two_way.interval_95,
+            "two_way": None if two_way is None else two_way.interval_95,
             "effect_size": _finite(seeds.effect_size),
             "p_above": _finite(seeds.p_above),
             "p_below": _finite(seeds.p_below),
             "verdict": seeds.verdict,
             "verdict_sequences": sequences.verdict,
-            "verdict_two_way": None if one_seed else sequences.two_way.verdict,
+            "verdict_two_way": None if two_way is None else two_way.verdict,
         }
 
     def at_equal_cost(self, pairs: Sequence[Pair]) -> list[Cells]:
