@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from depthdial.control.judge.headroom import PREDICTABLE, RANDOM, ControllerScore, MethodScore
 from depthdial.report.controller.tables import method_label, unit_of
-from depthdial.report.kit.labels import between, place_labels
+from depthdial.report.kit.curves import METRIC_NAMES, draw_fixed, fill_shares, legend_columns, route_colors, short_name
 from depthdial.report.kit.style import (
     BLACK,
     BLUE,
@@ -22,14 +21,10 @@ from depthdial.report.kit.style import (
     YELLOW,
     figure_style,
     headed,
-    looks,
     new_figure,
     shortened,
     titled_key,
 )
-from depthdial.report.study.oracle_plot import METRIC_NAMES, short_name
-from depthdial.report.study.shares_plot import LABELLED_ROUTES, fill_shares, legend_columns, route_colors
-from depthdial.report.study.summary import family_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +54,7 @@ def draw_controller(score: ControllerScore) -> Figure:
         places = {name: i for i, start in enumerate(_FIRST_NAMED) for name in named if name.startswith(start)}
         order = sorted(named, key=lambda name: places.get(name, len(_FIRST_NAMED)))
         titled_key(figure, [named[name] for name in order], order, _title(score), line_length=2.8)
-        _fixed(top, score)
+        draw_fixed(top, score.fixed)
     return figure
 
 
@@ -166,31 +161,6 @@ def _look(score: ControllerScore, method: MethodScore) -> dict[str, Any]:
         color, marker, line = _RIVALS[others.index(method.name) % len(_RIVALS)]
     look = {"color": color, "marker": marker, "linestyle": line, "linewidth": 1.3, "markersize": 4.5}
     return {**look, "markeredgewidth": 0.9 if marker == "x" else 0.4, "label": shortened(method_label(method.name), 34)}
-
-
-def _fixed(axes: Axes, score: ControllerScore) -> None:
-    styles = looks(list(dict.fromkeys(family_of(route.route) for route in score.fixed)))
-    for route in score.fixed:
-        if route.low is not None and route.high is not None:
-            axes.plot([route.cost, route.cost], [route.low, route.high], color=GRAY, linewidth=1, zorder=4)
-        marker = styles[family_of(route.route)].marker
-        axes.plot(route.cost, route.value, marker=marker, color=GRAY, markeredgecolor=BLACK, markersize=6, zorder=5)
-    if len(score.fixed) <= LABELLED_ROUTES:
-        places = [(route.cost, route.value) for route in score.fixed]
-        place_labels(axes, places, [shortened(route.route) for route in score.fixed], avoid=_drawn(score))
-
-
-def _drawn(score: ControllerScore) -> list[tuple[float, float]]:
-    """Points along everything that a label should not cover."""
-    curves, places = score.curves, []
-    for line in (curves.mixture, curves.oracle, curves.predictable):
-        if line is not None:
-            places += zip(curves.costs.tolist(), line.tolist(), strict=True)
-    for method in score.methods:
-        points = list(zip(method.costs[:-1].tolist(), method.values[:-1].tolist(), strict=True))
-        for start, end in pairwise(points):
-            places += between(start, end)
-    return places
 
 
 def _title(score: ControllerScore) -> str:

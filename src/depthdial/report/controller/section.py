@@ -12,9 +12,9 @@ from depthdial.report.controller.tables import (
     headline,
     unit_of,
 )
+from depthdial.report.kit.curves import METRIC_NAMES
 from depthdial.report.kit.parts import Picture, Section, Table, as_table, file_name, pairs_table
 from depthdial.report.kit.tables import settings_table
-from depthdial.report.study.oracle_plot import METRIC_NAMES
 
 ANCHOR, TITLE = "controller", "A controller that can be deployed"
 _NOTE = (

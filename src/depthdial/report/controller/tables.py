@@ -9,8 +9,8 @@ import numpy as np
 
 from depthdial.control.judge.headroom import NO_GAP, ControllerScore, GapScore, MethodScore
 from depthdial.guarantee.plan import Certificate
+from depthdial.report.kit.curves import METRIC_NAMES
 from depthdial.report.kit.tables import Cells, Column, any_size, finished
-from depthdial.report.study.oracle_plot import METRIC_NAMES
 from depthdial.stats.intervals import Interval
 
 _UNITS = {

@@ -100,6 +100,14 @@ def looks(families: Sequence[str]) -> dict[str, Look]:
     return found
 
 
+def family_of(route_name: str) -> str:
+    """The family that a route's name stands for: what precedes the colon; `listed` for layer lists and `drop:`."""
+    if route_name == "full":
+        return "full"
+    prefix, colon, _ = route_name.partition(":")
+    return prefix if colon and prefix != "drop" else "listed"
+
+
 def shortened(name: str, most: int = 22) -> str:
     """A name that fits a legend."""
     return name if len(name) <= most else f"{name[: most - 1]}…"

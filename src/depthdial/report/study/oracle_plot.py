@@ -8,7 +8,15 @@ import numpy as np
 
 from depthdial.oracles.costs import LAYER_STEPS
 from depthdial.oracles.oracle import OracleCurve
-from depthdial.report.kit.labels import between, place_labels
+from depthdial.report.kit.curves import (
+    METRIC_NAMES,
+    draw_fixed,
+    fill_shares,
+    label_cost,
+    legend_columns,
+    route_colors,
+    short_name,
+)
 from depthdial.report.kit.style import (
     BLACK,
     BLUE,
@@ -17,50 +25,13 @@ from depthdial.report.kit.style import (
     PURPLE,
     YELLOW,
     figure_style,
-    looks,
     new_figure,
-    shortened,
     titled_key,
 )
-from depthdial.report.study.shares_plot import LABELLED_ROUTES, fill_shares, legend_columns, route_colors
-from depthdial.report.study.summary import family_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-METRIC_NAMES = {
-    "rouge_l": "ROUGE-L (F1)",
-    "rouge_1": "ROUGE-1 (F1)",
-    "rouge_2": "ROUGE-2 (F1)",
-    "agreement": "greedy agreement",
-    "kl": "KL to the full model (nats)",
-    "nll": "NLL of the reference (nats per token)",
-}
-COST_NAMES = {
-    "layer_steps": "Cost, % of the full model's layer-steps",
-    "layers": "Cost per sequence: mean layers run",
-    "ms": "Cost per sequence: measured ms of decoding",
-    "decode_flops": "Cost: mean FLOPs of the layers per sequence",
-    "decode_sec": "Cost: mean measured decoding time per sequence (s)",
-    "step_sec": "Cost: mean measured time per decoding step (s)",
-}
-
-
-def short_name(metric: str) -> str:
-    """A metric's name for a title."""
-    return {"kl": "KL", "nll": "NLL", "agreement": "Agreement"}.get(
-        metric, METRIC_NAMES.get(metric, metric).partition(" (")[0]
-    )
-
-
-def label_cost(axes: Axes, cost: str, suffix: str = "") -> None:
-    """Name the axis of budgets; layer-steps are drawn as shares of the full model's and written as percentages."""
-    from matplotlib.ticker import PercentFormatter
-
-    axes.set_xlabel(f"{COST_NAMES.get(cost, f'Cost: mean {cost} per sequence')}{suffix}")
-    if cost == LAYER_STEPS:
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
 
 
 def draw_oracle(curve: OracleCurve) -> Figure:
@@ -79,7 +50,7 @@ def draw_oracle(curve: OracleCurve) -> Figure:
         handles, labels = bottom.get_legend_handles_labels()
         columns = legend_columns(labels)
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=1.4, columnspacing=1.4)
-        _fixed(top, curve, colors)
+        draw_fixed(top, curve.fixed, colors, curve.full_route)
     return figure
 
 
@@ -122,37 +93,6 @@ def _star(top: Axes, bottom: Axes, curve: OracleCurve) -> None:
     label = "oracle as good as full"
     top.plot(*star, **star_style, markeredgecolor=BLACK, zorder=8, label=label, gid="star")
     bottom.plot(star[0], 94, **star_style, markeredgecolor=BLACK, zorder=8, clip_on=False)
-
-
-def _fixed(axes: Axes, curve: OracleCurve, colors: list[Any]) -> None:
-    styles = looks(list(dict.fromkeys(family_of(route.route) for route in curve.fixed)))
-    for route, color in zip(curve.fixed, colors, strict=True):
-        if route.low is not None and route.high is not None:
-            axes.plot([route.cost, route.cost], [route.low, route.high], color=GRAY, linewidth=1, zorder=4)
-        marker = styles[family_of(route.route)].marker
-        axes.plot(route.cost, route.value, marker=marker, color=color, markeredgecolor=BLACK, markersize=6, zorder=5)
-    if len(curve.fixed) <= LABELLED_ROUTES:
-        named = [route for route in curve.fixed if route.route != curve.full_route]
-        places = [(route.cost, route.value) for route in named]
-        place_labels(axes, places, [shortened(route.route) for route in named], avoid=_drawn(axes, curve))
-
-
-def _drawn(axes: Axes, curve: OracleCurve) -> list[tuple[float, float]]:
-    """Points along everything that a label should not cover."""
-    lines = ((curve.budgets, curve.value), (curve.budgets, curve.mixture), (curve.random_cost, curve.random))
-    places: list[tuple[float, float]] = []
-    for budgets, values in lines:  # evenly, for a long straight stretch has points only at its ends
-        evenly = np.linspace(budgets.min(), budgets.max(), 200)
-        order = np.argsort(budgets, kind="stable")
-        places += zip(evenly.tolist(), np.interp(evenly, budgets[order], values[order]).tolist(), strict=True)
-    for route in curve.fixed:
-        if route.low is not None and route.high is not None:
-            places += between((route.cost, route.low), (route.cost, route.high))
-    star = star_of(curve)
-    if star is not None:
-        (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-        places += between((left, star[1]), (right, star[1]), 80) + between((star[0], low), (star[0], high), 40) + [star] * 12
-    return [place for place in places if np.isfinite(place).all()]
 
 
 def _title(curve: OracleCurve) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from depthdial.oracles.costs import LAYER_STEPS, LAYERS
 from depthdial.oracles.predictable import PredictableCurve
-from depthdial.report.kit.labels import between, place_labels
+from depthdial.report.kit.curves import METRIC_NAMES, draw_fixed, label_cost, short_name
 from depthdial.report.kit.style import (
     BLACK,
     BLUE,
@@ -20,20 +20,13 @@ from depthdial.report.kit.style import (
     SKY,
     YELLOW,
     figure_style,
-    looks,
     new_figure,
-    shortened,
     titled_key,
 )
-from depthdial.report.study.oracle_plot import METRIC_NAMES, label_cost, short_name
-from depthdial.report.study.summary import family_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# With more routes than this, labels beside the points would cover each other.
-_LABELLED_ROUTES = 14
 
 
 def draw_predictable(curve: PredictableCurve) -> Figure:
@@ -45,7 +38,7 @@ def draw_predictable(curve: PredictableCurve) -> Figure:
         _by_samples(bottom, curve)
         handles, labels = top.get_legend_handles_labels()
         titled_key(figure, handles, labels, _title(curve))
-        _fixed(top, curve)
+        draw_fixed(top, curve.fixed, unnamed=curve.full_route)
     return figure
 
 
@@ -104,32 +97,6 @@ def _stars(axes: Axes, curve: PredictableCurve) -> None:
     axes.plot(
         curve.matches_full_at, curve.full_value, markersize=17, markerfacecolor=YELLOW, **style, label=label, gid="star"
     )
-
-
-def _fixed(axes: Axes, curve: PredictableCurve) -> None:
-    styles = looks(list(dict.fromkeys(family_of(route.route) for route in curve.fixed)))
-    for route in curve.fixed:
-        if route.low is not None and route.high is not None:
-            axes.plot([route.cost, route.cost], [route.low, route.high], color=GRAY, linewidth=1, zorder=4)
-        marker = styles[family_of(route.route)].marker
-        axes.plot(route.cost, route.value, marker=marker, color=GRAY, markeredgecolor=BLACK, markersize=6, zorder=5)
-    if len(curve.fixed) <= _LABELLED_ROUTES:
-        named = [route for route in curve.fixed if route.route != curve.full_route]
-        places = [(route.cost, route.value) for route in named]
-        place_labels(axes, places, [shortened(route.route) for route in named], avoid=_drawn(curve))
-
-
-def _drawn(curve: PredictableCurve) -> list[tuple[float, float]]:
-    """Points along everything that a label should not cover."""
-    lines = [curve.predictable[-1], curve.plug_in[0], curve.plug_in[-1], curve.mixture]
-    lines += [] if curve.permuted is None else [curve.permuted]
-    places = [place for line in lines for place in zip(curve.budgets.tolist(), line.tolist(), strict=True)]
-    for route in curve.fixed:
-        if route.low is not None and route.high is not None:
-            places += between((route.cost, route.low), (route.cost, route.high))
-    if curve.full_value is not None:
-        places += between((curve.budgets[0], curve.full_value), (curve.budgets[-1], curve.full_value), 80)
-    return [place for place in places if np.isfinite(place).all()]
 
 
 def _by_samples(axes: Axes, curve: PredictableCurve) -> None:

@@ -8,12 +8,13 @@ from functools import cached_property
 from typing import Any
 
 from depthdial.report.controller.section import controller_section
+from depthdial.report.kit.curves import METRIC_NAMES
 from depthdial.report.kit.parts import Picture, Sample, Section, as_table, file_name, pairs_table
 from depthdial.report.kit.tables import cell_text, provenance_table, settings_table
 from depthdial.report.search.plot import draw_importance, draw_search
 from depthdial.report.study import tables
 from depthdial.report.study.folder import ResultFolder
-from depthdial.report.study.oracle_plot import METRIC_NAMES, draw_oracle
+from depthdial.report.study.oracle_plot import draw_oracle
 from depthdial.report.study.predictable_plot import budget_text, draw_predictable, shown_budget
 from depthdial.report.study.routes_plot import RouteBar, draw_routes
 from depthdial.report.study.similarity_plot import draw_fidelity, draw_similarity

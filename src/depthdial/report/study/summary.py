@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from depthdial.errors import InputError
+from depthdial.report.kit.style import family_of
 from depthdial.routes import FIXED_FAMILIES, RANDOM_FAMILIES, Route, stored_route
 from depthdial.rows.store import count_samples
 from depthdial.stats.intervals import Interval, mean_interval, mean_over_samples
@@ -200,14 +201,6 @@ def gather(rows: Any, timing: Mapping[str, Any] | None = None) -> list[RouteRows
         own = {column: values[chosen] for column, values in columns.items()}
         found.append(RouteRows(name, family_of(name), depths[0], share_run, own, times.get(name)))
     return sorted(found, key=_rank)
-
-
-def family_of(route_name: str) -> str:
-    """The family that a route's name stands for: what precedes the colon; `listed` for layer lists and `drop:`."""
-    if route_name == "full":
-        return "full"
-    prefix, colon, _ = route_name.partition(":")
-    return prefix if colon and prefix != "drop" else "listed"
 
 
 def full_of(routes: Sequence[RouteRows]) -> RouteRows | None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from depthdial.report.kit.curves import METRIC_NAMES, short_name
 from depthdial.report.kit.labels import place_labels
 from depthdial.report.kit.style import GRAY, figure_style, headed, keep_to_range, looks, new_figure, shortened
-from depthdial.report.study.oracle_plot import METRIC_NAMES, short_name
 from depthdial.report.study.summary import RouteRows, Speed, full_of
 from depthdial.report.study.verdict import Verdict
 
@@ -104,8 +104,7 @@ def draw_quality_time(timed: Sequence[Timed], metric: str, verdict: Verdict | No
         _legend(figure, axes, [one.route for one in scored])
         shown = [one for one in scored if one.route.name in named or len(scored) <= 4]
         places = [(100 / one.speed.ratio, one.route.mean(metric) or 0.0) for one in shown]
-        others = [(100 / one.speed.ratio, one.route.mean(metric) or 0.0) for one in scored if one not in shown]
-        place_labels(axes, places, [shortened(one.route.name) for one in shown], avoid=others)
+        place_labels(axes, places, [shortened(one.route.name) for one in shown])
     return figure
 
 

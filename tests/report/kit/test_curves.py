@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from depthdial.report.kit.curves import fill_shares, legend_columns, route_colors
 from depthdial.report.kit.style import figure_style, new_figure
-from depthdial.report.study.shares_plot import fill_shares, legend_columns, route_colors
 
 
 @pytest.mark.parametrize("budgets", [np.array([1.0, 2.0, 4.0]), np.array([3.0])])
