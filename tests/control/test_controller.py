@@ -273,7 +273,7 @@ def test_costs_can_be_flops(fit):
         ({"routes": ["full", "rls:3@0"]}, "fixed routes"),
         ({"budget": 2.0}, "below the cheapest"),
         ({"budget": 0.8, "cost": "layers"}, "did you mean '80%'"),
-        ({"n_folds": 1}, "n_folds must be 2 or more"),
+        ({"n_folds": 1}, "Invalid n_folds 1: use a whole number of at least 2"),
         ({"routes": 5}, "Route .5. is a bare number"),
         ({"routes": []}, "There are no routes"),
         ({"budget": "much"}, "The budget 'much' is not a number"),

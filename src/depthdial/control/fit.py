@@ -58,7 +58,7 @@ class FitSettings:
         allow_searched_rows: also take rows that routes were searched on, or the model trained on.
 
     Raises:
-        InputError: for a value that is none.
+        InputError: for an invalid value.
     """
 
     budget: Budget = "80%"
@@ -77,11 +77,8 @@ class FitSettings:
         choice("cost", self.cost, COST_UNITS)
         choice("predictor", self.predictor, (*KINDS, AUTO))
         choice("prompt depth", self.prompt_depth, PROMPT_DEPTHS)
-        for name in ("response_tokens", "batch_size", "n_folds"):
-            whole(name, getattr(self, name), 1)
-        if self.n_folds < 2:
-            raise InputError("n_folds must be 2 or more: predictions are judged on rows that were left out.")
-        whole("seed", self.seed, 0)
+        for name, least in (("response_tokens", 1), ("batch_size", 1), ("n_folds", 2), ("seed", 0)):
+            whole(name, getattr(self, name), least)
         budget_in(LAYERS, self.budget, full_cost=1.0, n_layers=1)
 
     def rows(self, routes: tuple[Route, ...]) -> RowSettings:

@@ -89,6 +89,15 @@ class MeasuredRows:
         return read_scores(self.table.filter(wanted), sequence="sequence_id", route="route", **asked)
 
 
+def swept(
+    model: Any, tokenizer: Any, task: Task, settings: RowSettings, metrics: tuple[str, ...], **options: Any
+) -> pa.Table:
+    """A sweep of a controller's routes, of which the full one is the untouched full model."""
+    own = {"routes": settings.routes, "prompt_depth": settings.prompt_depth, "batch_size": settings.batch_size}
+    own |= {"max_new_tokens": settings.response_tokens, "full_untouched": True}
+    return sweep(model, tokenizer, task=task, metrics=metrics, **{**own, **options})
+
+
 def measure_rows(
     model: Any,
     tokenizer: Any,
@@ -110,21 +119,10 @@ def measure_rows(
     features = prompt_features(
         plan, spec, batch_size=settings.batch_size, out=None if out is None else out / FEATURES, progress=progress
     )
-    table = sweep(
-        model,
-        tokenizer,
-        task=task,
-        routes=settings.routes,
-        metrics=settings.metrics,
-        max_new_tokens=settings.response_tokens,
-        fidelity_tokens=settings.response_tokens,
-        batch_size=settings.batch_size,
-        full_untouched=True,
-        out=None if out is None else out / SCORES,
-        allow_searched_rows=True,  # the caller has refused what it refuses
-        progress=progress,
-        **common,
-    )
+    folder = None if out is None else out / SCORES
+    options: dict[str, Any] = {"fidelity_tokens": settings.response_tokens, "identity": identity, "progress": progress}
+    options["allow_searched_rows"] = True  # the caller has refused what it refuses
+    table = swept(model, tokenizer, task, settings, settings.metrics, out=folder, **options)
     return MeasuredRows(features.sequence_ids, prompt_hashes(task), features.matrix, table)
 
 
@@ -163,22 +161,10 @@ def measure_known(
     What could be known of a prompt from other answers to it: the predictable oracle chooses on these, and is paid the
     agreement on the greedy answer.
     """
-    table = sweep(
-        model,
-        tokenizer,
-        task=task,
-        routes=settings.routes,
-        metrics=("agreement",),
-        samples=samples,
-        max_new_tokens=settings.response_tokens,
-        fidelity_tokens=settings.response_tokens,
-        batch_size=max(1, 2 * settings.batch_size // samples),  # all samples of a batch decode together
-        prompt_depth=settings.prompt_depth,
-        full_untouched=True,
-        out=None if out is None else out / KNOWN,
-        identity=identity,
-        progress=progress,
-    )
+    options: dict[str, Any] = {"fidelity_tokens": settings.response_tokens, "identity": identity, "progress": progress}
+    options["batch_size"] = max(1, 2 * settings.batch_size // samples)  # all samples of a batch decode together
+    folder = None if out is None else out / KNOWN
+    table = swept(model, tokenizer, task, settings, ("agreement",), samples=samples, out=folder, **options)
     found = read_samples(
         table, metric="agreement", cost="layers_run", sequence="sequence_id", route="route", sample="sample"
     )

@@ -26,7 +26,7 @@ from depthdial.control.judge.inputs import check_options
 from depthdial.control.overhead import ChoosingTime, time_choosing
 from depthdial.control.prediction import LAYER_STEPS, LAYERS, MS, Prediction, cost_table
 from depthdial.control.predictors.fitting import KINDS
-from depthdial.control.rows import MeasuredRows, measure_known, read_measured
+from depthdial.control.rows import MeasuredRows, measure_known, read_measured, swept
 from depthdial.data.leakage import prompt_hashes, require_apart, require_no_test_split
 from depthdial.data.tasks import Task, as_task, encode
 from depthdial.engine.session import Runner
@@ -35,7 +35,6 @@ from depthdial.files import claim, write_atomically
 from depthdial.guarantee.plan import Certificate, CertificationPlan
 from depthdial.measure.plan import ModelIdentity
 from depthdial.measure.quality import require_rouge
-from depthdial.measure.sweep import sweep
 from depthdial.oracles.prices import prices_for_budgets
 from depthdial.provenance import environment
 from depthdial.report.controller.page import write_controller_report
@@ -153,18 +152,9 @@ def evaluate_controller(
         controller.certified_on.note(plans, held.prompts)
     known = None
     if settings.samples and controller.card.metric == "agreement":
+        options: dict[str, Any] = {"samples": settings.samples, "identity": identity, "progress": progress}
         wanted = row_settings(controller, settings.batch_size)
-        known = measure_known(
-            model,
-            tokenizer,
-            task,
-            wanted,
-            rows.sequence_ids,
-            samples=settings.samples,
-            out=out / "test",
-            identity=identity,
-            progress=progress,
-        )
+        known = measure_known(model, tokenizer, task, wanted, rows.sequence_ids, out=out / "test", **options)
     job = _Evaluation(controller, learned, rows, settings, known)
     rouge = _answers(controller, model, tokenizer, task, out, common) if settings.rouge else None
     scores = ControllerScores(
@@ -319,18 +309,8 @@ def _answers(
     controller: SequenceController, model: Any, tokenizer: Any, task: Task, out: Path, common: Mapping[str, Any]
 ) -> MeasuredRows:
     """The greedy answers of every route, with their ROUGE-L and lengths."""
-    table = sweep(
-        model,
-        tokenizer,
-        task=task,
-        routes=controller.routes,
-        metrics=("rouge_l",),
-        max_new_tokens=controller.card.response_tokens,
-        prompt_depth=controller.card.prompt_depth,
-        full_untouched=True,
-        out=out / "test" / "answers",
-        **common,
-    )
+    settings = row_settings(controller, common["batch_size"])
+    table = swept(model, tokenizer, task, settings, ("rouge_l",), out=out / "test" / "answers", **common)
     ids = tuple(example.id for example in task.examples)
     return MeasuredRows(ids, prompt_hashes(task), np.empty((len(ids), 0)), table)
 
