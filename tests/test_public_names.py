@@ -54,7 +54,7 @@ def test_an_unknown_name_is_an_attribute_error(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["engine.generate", "measure.sweep", "views.view", "report.kit.page", "studies.study", "oracles.oracle"]
+    "module", ["engine.generate", "measure.sweep", "views.view", "report.pages", "studies.study", "oracles.oracle"]
 )
 def test_a_room_never_hides_a_function(module: str) -> None:
     # A submodule becomes an attribute of the package when it is imported, and would then win over a lazy name.

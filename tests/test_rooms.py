@@ -330,7 +330,7 @@ def test_the_checker_catches(tmp_path: Path, name: str, text: str, told: str) ->
     [
         "oracles.oracle",
         "oracles.predictable",
-        "report.kit.page",
+        "report.pages",
         "report.kit.tables",
         "report.study.routes_plot",
         "report.gates.page",

@@ -14,7 +14,7 @@ from depthdial.files import read_json
 from depthdial.hf.weights import weights_hash
 from depthdial.measure.similarity import similarity
 from depthdial.measure.sweep import sweep
-from depthdial.report.kit.page import write_report
+from depthdial.report.pages import write_report
 from depthdial.report.study.summary import full_of, gather
 from depthdial.routes import Route
 from depthdial.rows.store import UnitStore

@@ -16,7 +16,7 @@ import pytest
 from depthdial.files import write_json
 from depthdial.oracles.oracle import OracleCurve, oracle
 from depthdial.oracles.predictable import PredictableCurve, predictable_oracle
-from depthdial.report.kit.page import write_report
+from depthdial.report.pages import write_report
 from depthdial.routes import AnyRoute, Route
 from depthdial.routes.families import RouteFamily
 from depthdial.rows.store import PROVENANCE_COLUMNS, SIMILARITY_COLUMNS, SWEEP_COLUMNS

@@ -6,7 +6,6 @@ Bad input ends with exit status 2 and one sentence; anything else that goes wron
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -192,24 +191,11 @@ app.command()(oracle)
 
 
 @app.command()
-def report(folder: RowsFolder) -> None:
+def report(folder: RowsFolder, keep: Keep = 0.95) -> None:
     """Draw the figures of a folder's rows and write one self-contained page."""
-    from depthdial.report.controller.page import write_controller_report
-    from depthdial.report.controller.scores import SCORES_FILE
-    from depthdial.report.gates.page import write_gates_report
-    from depthdial.report.kit.page import write_report
-    from depthdial.report.search.comparison import is_search_study
-    from depthdial.report.search.page import write_search_report
-    from depthdial.rows.gates import is_gates_study
+    from depthdial.report.pages import write_report
 
-    out_folder(folder)
-    if (folder / SCORES_FILE).exists() and not (folder / "study.json").exists():
-        write: Callable[[Path], Path] = write_controller_report
-    elif is_search_study(folder):
-        write = write_search_report
-    else:
-        write = write_gates_report if is_gates_study(folder) else write_report
-    typer.echo(f"report: {write(folder)}")
+    typer.echo(f"report: {write_report(out_folder(folder) or folder, keep=keep)}")
 
 
 StudyOptions = options_of(

@@ -29,7 +29,7 @@ from depthdial.oracles.costs import LAYER_STEPS, TOKENS_COLUMN, counted_columns
 from depthdial.oracles.oracle import OracleCurve, oracle
 from depthdial.oracles.predictable import PredictableCurve
 from depthdial.report.controller.scores import ControllerScores, keep_scores
-from depthdial.report.kit.page import write_report
+from depthdial.report.pages import write_report
 from depthdial.report.study.verdict import KEEP, Verdict, decide
 from depthdial.routes import AnyRoute, Route
 from depthdial.routes.families import RouteFamily, read_routes

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.report.search.comparison import first_drops, is_search_study, read_comparison, search_effort
+from depthdial.report.pages import kind_of
+from depthdial.report.search.comparison import first_drops, read_comparison, search_effort
 from tests.report.search.folders import DROPS, KL, family, make_search_study
 
 
@@ -59,9 +60,9 @@ def test_a_family_without_times_has_none() -> None:
 
 
 def test_what_is_no_search_study_is_told(folder: Path, tmp_path: Path) -> None:
-    assert is_search_study(folder) and not is_search_study(tmp_path)
+    assert kind_of(folder) == "search" and kind_of(tmp_path) != "search"
     (tmp_path / "study.json").write_text('{"kind": "gates"}')
-    assert not is_search_study(tmp_path)
+    assert kind_of(tmp_path) == "gates"
     with pytest.raises(InputError, match="holds no search study: give the --out folder of `depthdial search-study`"):
         read_comparison(tmp_path)
 

@@ -111,15 +111,6 @@ class Comparison:
         ]
 
 
-def is_search_study(folder: Path | str) -> bool:
-    """Whether a folder holds a search study, and not a study of another kind."""
-    path = Path(folder) / "study.json"
-    if not path.exists():
-        return False
-    about = read_json(path, "study")
-    return isinstance(about, dict) and about.get("kind") == KIND
-
-
 def read_comparison(folder: Path | str) -> Comparison:
     """Read study.json, families/ and sweep/rows.parquet of a search study's folder.
 
@@ -127,9 +118,10 @@ def read_comparison(folder: Path | str) -> Comparison:
         InputError: if the folder holds no search study, a file is damaged, or a route was not measured.
     """
     folder = Path(folder)
-    if not is_search_study(folder):
+    path = folder / "study.json"
+    study = read_json(path, "study") if path.exists() else None
+    if not isinstance(study, dict) or study.get("kind") != KIND:
         raise InputError(f"{folder} holds no search study: give the --out folder of `depthdial search-study`.")
-    study = read_json(folder / "study.json", "study")
     try:
         names, sizes = list(study["methods"]), list(study["sizes"])
     except (KeyError, TypeError) as error:

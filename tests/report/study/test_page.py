@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.report.kit.page import write_report
 from depthdial.report.kit.tables import cell_text
+from depthdial.report.pages import write_report
 from depthdial.report.study.tables import headline, predictable_table, similarity_table
 from depthdial.report.study.verdict import decide
 from depthdial.rows.store import UnitStore
@@ -163,7 +163,7 @@ def test_another_process_without_torch_writes_the_same_bytes(study: Any, page: P
     shutil.copytree(study.folder, copy, ignore=shutil.ignore_patterns("figures", "report.html"))
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'matplotlib.pyplot')))\n"
-        "import depthdial.report.kit.page as page, depthdial.report.study.tables, depthdial.report.study.routes_plot\n"
+        "import depthdial.report.pages as page, depthdial.report.study.tables, depthdial.report.study.routes_plot\n"
         "assert not {'matplotlib', 'jinja2'} & set(sys.modules)\n"
         f"page.write_report({str(copy)!r})\n"
     )

@@ -1,0 +1,43 @@
+"""The page of any result folder: what kind of folder it is, and which module writes its page."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from depthdial.files import read_json
+from depthdial.report.controller.scores import SCORES_FILE
+from depthdial.report.study.verdict import KEEP
+from depthdial.rows.gates import is_gates_study
+
+PAGES = {kind: f"depthdial.report.{kind}.page" for kind in ("study", "search", "gates", "controller")}
+
+
+def kind_of(folder: Path | str) -> str:
+    """The kind that a folder's study.json names, or that its files are of: a study where nothing says otherwise."""
+    folder = Path(folder)
+    about = read_json(folder / "study.json", "study") if (folder / "study.json").exists() else None
+    if isinstance(about, dict) and about.get("kind") in PAGES:
+        return str(about["kind"])
+    if about is None and (folder / SCORES_FILE).exists():
+        return "controller"
+    return "gates" if is_gates_study(folder) else "study"
+
+
+def write_report(folder: Path | str, *, keep: float = KEEP) -> Path:
+    """Draw the figures of a result folder and write `report.html`; the same files give the same bytes.
+
+    The folder is one of a study, sweep, similarity run, search study, gates study or evaluated controller.
+
+    Args:
+        keep: the share of the full model's quality that a study's verdict asks routes to keep.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: if there are no rows, a file is damaged, the folder cannot be written, or `keep` is no share.
+    """
+    kind = kind_of(folder)
+    write = getattr(import_module(PAGES[kind]), f"write_{kind}_report")
+    return write(folder, keep=keep) if kind == "study" else write(folder)
