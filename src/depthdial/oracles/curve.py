@@ -90,3 +90,18 @@ def check_options(confidence: float, *, n_splits: int = 1, **counts: int) -> Non
     for name, count, least in (("n_splits", n_splits, 1), *((name, count, 0) for name, count in counts.items())):
         whole(name, count, least)
     number("confidence", confidence, above=0, below=1)
+
+
+def as_frame(columns: Mapping[str, np.ndarray | None]) -> Any:
+    """A pandas.DataFrame of the columns that there are; InputError where pandas is not installed."""
+    try:
+        import pandas
+    except ImportError:
+        raise InputError("The package pandas is not installed: pip install pandas, or use to_dict().") from None
+    return pandas.DataFrame({name: column for name, column in columns.items() if column is not None})
+
+
+def ends(interval: np.ndarray | None, name: str) -> dict[str, np.ndarray | None]:
+    """An (n, 2) interval as two columns."""
+    low, high = (None, None) if interval is None else interval.T
+    return {f"{name}_low": low, f"{name}_high": high}

@@ -26,9 +26,8 @@ from depthdial.oracles.baselines import (
     weighted,
 )
 from depthdial.oracles.costs import LAYER_STEPS
-from depthdial.oracles.curve import HEADLINE_SHARES, BudgetCurve, check_options, place_of_full
+from depthdial.oracles.curve import HEADLINE_SHARES, BudgetCurve, as_frame, check_options, ends, place_of_full
 from depthdial.oracles.exact.knapsack import BudgetProblem, prepare
-from depthdial.oracles.frames import as_frame, ends
 from depthdial.oracles.score_table import Rows, ScoreTable, read_scores
 from depthdial.oracles.whole_curve import read_off
 from depthdial.stats.bootstrap import percentiles

@@ -21,8 +21,7 @@ from depthdial.metrics import higher_is_better as direction
 from depthdial.oracles import crossfit
 from depthdial.oracles.baselines import FixedRoute, crossing, fixed_routes, mixture_curve
 from depthdial.oracles.costs import LAYER_STEPS
-from depthdial.oracles.curve import HEADLINE_SHARES, BudgetCurve, check_options, place_of_full
-from depthdial.oracles.frames import as_frame, ends
+from depthdial.oracles.curve import HEADLINE_SHARES, BudgetCurve, as_frame, check_options, ends, place_of_full
 from depthdial.oracles.score_table import Rows, ScoreTable, read_samples
 from depthdial.stats.bootstrap import percentiles
 

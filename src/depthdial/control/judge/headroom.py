@@ -27,18 +27,18 @@ from depthdial.control.judge.inputs import (
     check_options,
     checked_numbers,
     checked_predictions,
-    checked_weights,
     expected_costs,
 )
 from depthdial.control.judge.reliability import RouteCalibration, calibrated
 from depthdial.errors import InputError
 from depthdial.oracles.baselines import FixedRoute, fixed_routes
-from depthdial.oracles.exact.knapsack import prepare
+from depthdial.oracles.exact.knapsack import checked_weights, prepare
 from depthdial.oracles.prices import choose_routes
 from depthdial.stats.bootstrap import percentiles
 from depthdial.stats.serialize import dump, load
 
 NO_GAP = "no gap to close"
+_REMEDY = "give the steps or tokens of the full answers"
 _DRAWN_POINTS = 120
 
 
@@ -230,8 +230,8 @@ def score_controller(
     guesses, set_prices = checked_predictions(predicted, prices, n, n_routes, len(points))
     number("overhead", overhead, 0)
     resampling, folding, tying = (np.random.default_rng([seed, stream]) for stream in range(3))
-    base = None if bases is None else checked_weights(bases, "bases", n)
-    weight = None if counted is None else checked_weights(counted, "weights of the sequences", n)
+    base = None if bases is None else checked_weights(bases, n, "bases", _REMEDY)
+    weight = None if counted is None else checked_weights(counted, n, remedy=_REMEDY)
     draws = Draws.of(table, spent, n_bootstrap, resampling, bases=base, counted=weight)
     weighed = expected_costs(expected, guesses, spent)
     choices = {name: _choices(guesses[name], weighed[name], set_prices[name]) for name in guesses}

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from depthdial.checks import number, whole
 from depthdial.errors import InputError
+from depthdial.oracles.exact.knapsack import real_array
 
 CONTROLLER, RANDOM = "controller", "random"
 PREDICTABLE, ORACLE = "predictable oracle", "oracle"
@@ -46,24 +47,11 @@ def checked_predictions(
 
 def checked_numbers(given: ArrayLike, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
     """A finite array of the shape, in which None is any size; InputError otherwise."""
-    try:
-        array = np.asarray(given, dtype=float)
-    except (TypeError, ValueError):
-        raise InputError(f"The {name} are not an array of real numbers; give rows of equal length.") from None
+    array = real_array(given, name)
     fits = array.ndim == len(shape) and all(want in (None, size) for size, want in zip(array.shape, shape, strict=True))
     if not fits or not array.size:
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise InputError(f"The {name} have shape {array.shape}; give ({wanted}).")
-    if not np.isfinite(array).all():
-        raise InputError(f"The {name} hold NaN or infinite numbers; leave those sequences out or repair them.")
-    return array
-
-
-def checked_weights(given: ArrayLike, name: str, n: int) -> np.ndarray:
-    """(n,) numbers of at least 0 that are not all 0."""
-    array = checked_numbers(given, name, (n,))
-    if (array < 0).any() or not array.any():
-        raise InputError(f"The {name} must be at least 0 and not all 0: give the steps or tokens of the full answers.")
     return array
 
 

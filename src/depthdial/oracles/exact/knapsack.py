@@ -186,12 +186,12 @@ def prepare(
         bases: (n_sequences,), such as the full route's costs: a total cost is then divided by sum(w * base), and budgets
             are shares of that. A sequence may have base 0 and routes that cost something.
     """
-    value_table = _real_array(values, "values")
+    value_table = real_array(values, "values")
     if value_table.ndim != 2:
         raise InputError(f"The values have shape {value_table.shape}; give an array (n_sequences, n_routes).")
     if 0 in value_table.shape:
         raise InputError(f"The table of values is empty (shape {value_table.shape}); give a sequence and a route.")
-    cost_table = _real_array(costs, "costs")
+    cost_table = real_array(costs, "costs")
     if cost_table.shape not in (value_table.shape, value_table.shape[1:]):
         raise InputError(
             f"The costs have shape {cost_table.shape}; give {value_table.shape} like the values, "
@@ -201,11 +201,11 @@ def prepare(
     if (cost_table < 0).any():
         raise InputError(f"The costs hold a negative number, {cost_table.min():g}; a cost is at least 0.")
     total_weight = float(len(value_table))
-    base = None if bases is None else _checked_weights(bases, len(value_table), "bases", "give the full route's costs")
+    base = None if bases is None else checked_weights(bases, len(value_table), "bases", "give the full route's costs")
     if base is not None:
         total_weight = float(base.sum())
     if weights is not None:
-        weight = _checked_weights(weights, len(value_table))
+        weight = checked_weights(weights, len(value_table))
         total_weight = float(weight.sum() if base is None else (base * weight).sum())
         if not total_weight > 0:
             raise InputError("The sequences with a weight have no bases above 0; give the full route's costs of them.")
@@ -244,7 +244,8 @@ def solve_budget(values: ArrayLike, costs: ArrayLike, budget: float, *, weights:
     return solve_budget_bounded(values, costs, budget, weights=weights).choice
 
 
-def _real_array(given: ArrayLike, name: str) -> np.ndarray:
+def real_array(given: ArrayLike, name: str) -> np.ndarray:
+    """An array of finite floats; InputError otherwise."""
     try:
         array = np.asarray(given)
         array = array.astype(float) if array.dtype.kind in "biufO" else None
@@ -264,15 +265,13 @@ def _real_number(budget: float) -> float:
         raise InputError(f"The budget {budget!r} is not a number; give the mean cost per sequence.") from None
 
 
-def _checked_weights(
-    weights: ArrayLike,
-    n_sequences: int,
-    name: str = "weights",
-    remedy: str = "give the generated tokens per sequence",
+def checked_weights(
+    weights: ArrayLike, n: int, name: str = "weights", remedy: str = "give the generated tokens"
 ) -> np.ndarray:
-    weight = _real_array(weights, name)
-    if weight.shape != (n_sequences,):
-        raise InputError(f"The {name} have shape {weight.shape}; give ({n_sequences},), one per sequence.")
+    """(n,) finite numbers of at least 0 that are not all 0; InputError otherwise."""
+    weight = real_array(weights, name)
+    if weight.shape != (n,):
+        raise InputError(f"The {name} have shape {weight.shape}; give ({n},), one per sequence.")
     if (weight < 0).any() or not weight.sum() > 0:
         raise InputError(f"The {name} must be at least 0 and not all 0; {remedy}.")
     return weight
