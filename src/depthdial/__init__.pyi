@@ -23,6 +23,7 @@ from .oracles.oracle import oracle as oracle
 from .oracles.predictable import PredictableCurve as PredictableCurve
 from .oracles.predictable import predictable_oracle as predictable_oracle
 from .report.pages import write_report as write_report
+from .report.plot import plot as plot
 from .routes import RandomRoute as RandomRoute
 from .routes import Route as Route
 from .routes import family_routes as family_routes
