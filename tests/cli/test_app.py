@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import string
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -112,7 +113,7 @@ def swept(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """The folder of a finished sweep of six sequences on four routes; not to be changed."""
     folder = tmp_path_factory.mktemp("runs") / "sweep"
     run = succeed(*sweep_arguments(model, data, folder))
-    assert str(folder / "rows.parquet") in run.out
+    assert str(folder / "rows.parquet") in run.out and run.out.splitlines()[-1] == f"Next: depthdial oracle {folder}"
     assert "small: 6 sequences" in run.out
     return folder
 
@@ -125,6 +126,27 @@ def sweep_arguments(model: Path, data: Path, folder: Path, routes: str = "full,u
 @pytest.fixture
 def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
     return lambda folder: Path(shutil.copytree(folder, tmp_path / folder.name))
+
+
+# What is there
+
+
+def test_help_has_study_first_and_research_in_a_panel_of_its_own() -> None:
+    told = succeed("--help").out
+    listed = [line.split()[1] for line in told.splitlines() if line[:2] == "│ " and line[2:3] != " "]
+    verbs = ["study", "generate", "search", "sweep", "oracle", "controller"]
+    assert [verb for verb in listed if verb in verbs] == verbs
+    assert told.index("│ sweep") < told.index("Research") < told.index("│ oracle")
+    assert succeed("--version").out.split() == ["depthdial", dd.__version__]
+
+
+def test_help_loads_no_torch_and_has_the_common_options_first() -> None:
+    code = "import sys; sys.argv[1:] = ['train-gates', '--help']; from depthdial.cli.app import main\n"
+    code += "try: main()\nfinally: print('torch' in sys.modules, 'numpy' in sys.modules)"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout.split()[-2:] == ["False", "False"]
+    places = [child.stdout.index(option) for option in ("--target", "--epochs", "--temperature-end", "--weight-decay")]
+    assert places == sorted(places)
 
 
 # Every verb does its work
@@ -191,6 +213,8 @@ def test_search_writes_routes_that_sweep_takes(model: Path, data: Path, tmp_path
     assert {layer for route in family.routes for layer in route.skipped} == set(family.made_by["drop_order"])
     assert str(path) in run.out
     assert list(tmp_path.iterdir()) == [path]
+    command = f"Next: depthdial sweep {model} --data OTHER.jsonl --depth {path} --out {tmp_path / 'routes'}"
+    assert run.out.splitlines()[-1] == command
     assert "rows: 3 to search, 11 unused" in run.out
     size = ["--limit", 2, "--max-new-tokens", 2, "--metrics", "rouge_l"]
     swept = ["sweep", model, "--data", data, "--routes", path, "--out", tmp_path / "sweep", *size]

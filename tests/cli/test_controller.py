@@ -192,9 +192,8 @@ def test_another_budget_is_another_price(run, places):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--route", "ee:3", "--controller", "FITTED"), "--route, --depth and --controller each say which layers run"),
-        (("--route", "ee:3", "--depth", "0.5"), "--route, --depth and --controller each say which layers run"),
-        (("--depth", "0.5", "--controller", "FITTED"), "--route, --depth and --controller each say which layers run"),
+        (("--route", "ee:3", "--controller", "FITTED"), "--depth and --controller each say which layers run"),
+        (("--depth", "0.5", "--controller", "FITTED"), "--depth and --controller each say which layers run"),
         (("--budget", "80%"), "--budget is for a controller"),
         (("--route", "full", "--budget", "80%"), "--budget is for a controller"),
         (("--controller", "FITTED", "--budget", "much"), "The budget 'much' is not a number"),

@@ -23,9 +23,9 @@ def test_a_bundle_becomes_options_and_comes_back_as_a_bundle() -> None:
     assert set(inspect.signature(flat).parameters) == {"name", "size", *options}
     app = typer.Typer()
     app.command()(flat)
-    result = CliRunner().invoke(app, ["x", "--dtype", "float32", "--allow-bin", "--size", "5"])
+    result = CliRunner().invoke(app, ["x", "m", "--dtype", "float32", "--allow-bin", "--size", "5"])
     assert result.exit_code == 0, result.output
-    assert seen == [("x", ModelOptions(dtype="float32", allow_bin=True), 5)]
+    assert seen == [("x", ModelOptions("m", dtype="float32", allow_bin=True), 5)]
     assert CliRunner().invoke(app, ["x", "--dtpye", "float32"]).exit_code == 2
 
 

@@ -7,7 +7,6 @@ from unittest import mock
 
 import pytest
 
-from depthdial.cli.search import MethodOptions
 from depthdial.errors import InputError
 from depthdial.routes.families import RouteFamily
 
@@ -71,6 +70,7 @@ def test_a_study_and_its_report(run, paths):
         ("search", ("--method", "best"), "Unknown search method 'best'"),
         ("search", ("--beam-width", "3"), "beam_width is an option of beam and not of greedy"),
         ("search", ("--method", "angular", "--screen", "3"), "screen is an option of greedy and beam and not of angular"),
+        ("search", ("--screen", "few"), "--screen takes a number of layers, 0 for all, not 'few'"),
         ("search", ("--metric", "ppl"), "Unknown search metric 'ppl'"),
         ("search", ("--cost", "joules"), "Unknown cost 'joules'"),
         ("search", ("--min-layers", "6"), "min_layers is 6 but the model has 6"),
@@ -84,12 +84,6 @@ def test_bad_input_is_one_sentence_and_status_2(run, paths, verb, arguments, com
     assert status == 2
     assert complaint in err and "Traceback" not in err
     assert not (paths / "out").exists()
-
-
-def test_options_are_the_settings_defaults():
-    nothing = {"method": "greedy", "metric": None, "screen": "default", "beam_width": None, "nested": None}
-    assert MethodOptions().given() == nothing
-    assert MethodOptions(screen=0).given()["screen"] is None
 
 
 def test_out_is_checked_before_anything_is_loaded(command_line, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from dataclasses import MISSING, fields
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from depthdial.cli import app, controller, gates, search, train
 from depthdial.cli.options import with_bundles
-from depthdial.cli.settings import Given, SettingsOptions, layers_of
+from depthdial.cli.settings import Given, layers_of, options_of
 from depthdial.errors import InputError
 from depthdial.studies.search import SearchStudySettings
 from depthdial.train.depth.settings import FinetuneSettings
@@ -25,22 +26,36 @@ ALL = [
 ]
 
 
-@pytest.mark.parametrize("options", ALL, ids=[one.settings.partition(":")[2] for one in ALL])
-def test_options_are_the_fields_with_their_defaults_and_helps(options: SettingsOptions) -> None:
-    module, _, name = options.settings.partition(":")
+@pytest.mark.parametrize("options", ALL, ids=[one.where.partition(":")[2] for one in ALL])
+def test_options_are_the_fields_with_their_defaults_and_helps(options: options_of) -> None:
+    module, _, name = options.where.partition(":")
     kind = getattr(importlib.import_module(f"depthdial.{module}"), name)
     defaults = {one.name: one.default for one in fields(kind) if one.default is not MISSING}
     found = options.fields
     assert found and set(found) <= {one.name for one in fields(kind)} and set(options.common) <= set(found)
     for option, one in found.items():
         assert one.help.endswith("."), f"{name}.{option} has no entry among its Attributes"
-        assert one.default == defaults.get(option)
+        assert one.default == defaults.get(option) and not one.is_named
     given = Given(options, {option: parameter.default for option, parameter in options.parameters().items()})
     needed = {"target": 0.5} if kind is GateSettings else {}
     assert given.settings(**needed) == kind(**needed)
 
 
-def settings_of(options: SettingsOptions, *arguments: str, **more):
+@pytest.mark.parametrize("options", [app.SweepOptions, app.SimilarityOptions, search.SearchOptions])
+def test_options_are_the_arguments_of_a_function_with_their_defaults_and_helps(options: options_of) -> None:
+    module, _, name = options.where.partition(":")
+    function = getattr(importlib.import_module(f"depthdial.{module}"), name)
+    known = inspect.signature(function).parameters
+    found = options.fields
+    assert found and set(found) <= set(known)
+    for option, one in found.items():
+        assert one.help.endswith("."), f"{name}.{option} has no entry among its Args"
+        assert one.is_named or one.default == known[option].default
+    given = Given(options, {option: parameter.default for option, parameter in options.parameters().items()})
+    assert given.read() == {option: known[option].default for option, one in found.items() if not one.is_named}
+
+
+def settings_of(options: options_of, *arguments: str, **more):
     """What a command line comes to."""
     seen = []
 

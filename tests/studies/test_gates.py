@@ -124,7 +124,7 @@ def no_training(monkeypatch):
     def trains(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("depthdial.train.job.run_trainer", trains)
+    monkeypatch.setattr("depthdial.train.running.run_trainer", trains)
 
 
 def test_every_controller_budget_seed_mode_and_sequence_has_its_row(whole, settings):

@@ -18,37 +18,31 @@ from depthdial.cli.controller import print_scores, rows_to_fit, unsearched
 from depthdial.cli.gates import gate_depths, gates_study
 from depthdial.cli.generate import generate
 from depthdial.cli.options import (
-    AllowSearchedRows,
-    BatchSize,
     CalibrationLimit,
     CalibrationSplit,
     ControllerLimit,
     DataOptions,
-    FidelityTokens,
     Keep,
     Limit,
-    ModelName,
     ModelOptions,
-    NewTokens,
     OutFolder,
-    PromptDepth,
     Routes,
     RowsFolder,
     out_file,
     out_folder,
     print_rows,
+    say_next,
     with_bundles,
 )
 from depthdial.cli.oracle import oracle
 from depthdial.cli.rows import made_on, tell_rows, trained_rows
 from depthdial.cli.search import search, search_study
-from depthdial.cli.settings import Given, options_of
+from depthdial.cli.settings import Given, options_of, parts_of
 from depthdial.cli.train import finetune, train_gates
 from depthdial.errors import InputError
 
 app = typer.Typer(
     name="depthdial",
-    help="A depth dial for pretrained decoder-only language models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -56,7 +50,14 @@ app = typer.Typer(
 )
 
 
-@app.command()
+def say_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"depthdial {version('depthdial')}")
+        raise typer.Exit
+
+
 def routes(
     layers: Annotated[int, typer.Option(help="Number of layers of the model.")],
     family: Annotated[str | None, typer.Option(help="ee, uls, rls, rls-wo1 or unified: every cost of it.")] = None,
@@ -75,35 +76,38 @@ def routes(
     typer.echo(family_text(chosen))
     if out is not None:
         typer.echo(f"drawn in {plot_family(chosen, out)}")
+    say_next("generate", "MODEL", "PROMPT", "--depth", chosen[0].name)
 
 
-app.command()(generate)
-app.command()(search)
+SimilarityOptions = options_of(
+    "measure.similarity:similarity", "Size", only=("batch_size", "fidelity_tokens", "allow_searched_rows")
+)
+SweepOptions = options_of(
+    "measure.sweep:sweep",
+    "Sweep",
+    common=("max_new_tokens", "prompt_depth"),
+    skip=("task", "routes", "metrics", "out", "identity", "reference", "reference_hash", "full_untouched", "progress"),
+)
 
 
-@app.command()
 @with_bundles
 def similarity(
-    model: ModelName,
+    loading: ModelOptions,
     out: OutFolder,
     source: DataOptions,
-    loading: ModelOptions,
-    routes: Annotated[str | None, typer.Option(help="Default: every cost of every family.")] = None,
+    how: Annotated[Given, SimilarityOptions],
+    routes: Routes = None,
     limit: Limit = None,
-    batch_size: BatchSize = 8,
-    fidelity_tokens: FidelityTokens = 128,
-    allow_searched_rows: AllowSearchedRows = False,
 ) -> None:
-    """How close a route's hidden states stay to the full model's (Figures 1a, 4, 5)."""
+    """How close a route's hidden states stay to the full model's (Figures 1a, 4, 5); default: every cost of all families."""
+    from depthdial.engine.depth import read_depths
     from depthdial.hf.architectures import count_layers
-    from depthdial.measure.plan import ModelIdentity
     from depthdial.measure.similarity import similarity as compare
     from depthdial.report.study.tables import similarity_table
-    from depthdial.routes.families import read_routes
 
     sequences = source.read(limit)
-    loaded, tokenizer = loading.load(model)
-    chosen = None if routes is None else read_routes(routes, count_layers(loaded))
+    loaded, tokenizer = loading.load()
+    chosen = None if routes is None else read_depths(routes, loaded, count_layers(loaded))
     tell_rows(source, [*made_on(chosen or (), loaded), ("to judge", sequences)])
     rows = compare(
         loaded,
@@ -111,91 +115,66 @@ def similarity(
         task=sequences,
         routes=chosen,
         out=out,
-        batch_size=batch_size,
         max_response_tokens=source.max_response_tokens,
-        fidelity_tokens=fidelity_tokens,
-        identity=ModelIdentity.of(loaded, model),
-        allow_searched_rows=allow_searched_rows,
+        identity=loading.identity(loaded),
         progress=True,
+        **how.read(),
     )
     print_rows("Similarity to the full model (mean and 95% interval over sequences)", similarity_table(rows))
     typer.echo(f"rows: {out / 'rows.parquet'}")
+    say_next("sweep", *loading.words, *source.words, "--depth", routes or "full,uls:80%,ee:80%", "--out", f"{out}-sweep")
 
 
-@app.command()
 @with_bundles
 def sweep(
-    model: ModelName,
+    loading: ModelOptions,
     out: OutFolder,
     source: DataOptions,
-    loading: ModelOptions,
+    how: Annotated[Given, SweepOptions],
     routes: Routes = None,
     gates: Annotated[Path | None, typer.Option(help="Folder of train-gates: sweep its gates, sampled and argmax.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Default: rouge_l,nll,kl,agreement; of samples rouge_l.")] = None,
-    samples: Annotated[int, typer.Option(help="Sampled answers of each, instead of the greedy one.")] = 0,
-    temperature: Annotated[float, typer.Option(help="Of sampled answers.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Nucleus of sampled answers.")] = 1.0,
     limit: Limit = None,
-    batch_size: BatchSize = 16,
-    max_new_tokens: NewTokens = 128,
-    fidelity_tokens: FidelityTokens = 128,
-    prompt_depth: PromptDepth = "full",
-    use_stemmer: Annotated[bool, typer.Option("--use-stemmer", help="ROUGE with stems; the paper does without.")] = False,
-    rouge_tokenizer: Annotated[str, typer.Option(help="default (Latin letters and digits) or unicode.")] = "default",
-    keep_text: Annotated[bool, typer.Option("--keep-text", help="Keep the answers in the rows.")] = False,
-    allow_searched_rows: AllowSearchedRows = False,
 ) -> None:
     """Run every sequence on every route: quality, theoretical cost and measured time, one row each."""
+    from depthdial.engine.depth import read_depths
     from depthdial.hf.architectures import count_layers
-    from depthdial.measure.plan import ModelIdentity
     from depthdial.measure.sweep import sweep as run
     from depthdial.report.study.tables import headline
-    from depthdial.routes.families import read_routes
 
     if routes is None and gates is None:
         raise InputError("Say what to sweep: --routes full,uls:50%, or --gates DIR, or both.")
     sequences = source.read(limit)
     if metrics is None:
+        samples = how.values["samples"]
         scored = not samples or sequences.any_reference
         metrics = ("rouge_l" if samples else "rouge_l,nll,kl,agreement") if scored else "rouge_l,kl,agreement"
-    loaded, tokenizer = loading.load(model)
+    loaded, tokenizer = loading.load()
     loaded, depths = (loaded, []) if gates is None else gate_depths(gates, loaded, source.seed)
-    chosen = [*(read_routes(routes, count_layers(loaded)) if routes else ()), *depths]
+    chosen = [*(read_depths(routes, loaded, count_layers(loaded)) if routes else ()), *depths]
     tell_rows(source, [*made_on(chosen, loaded), ("to judge", sequences)])
     rows = run(
         loaded,
         tokenizer,
         task=sequences,
         routes=chosen,
-        metrics=tuple(name.strip() for name in metrics.split(",") if name.strip()),
-        samples=samples,
-        temperature=temperature,
-        top_p=top_p,
+        metrics=parts_of(metrics),
         out=out,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        fidelity_tokens=fidelity_tokens,
-        prompt_depth=prompt_depth,
-        use_stemmer=use_stemmer,
-        rouge_tokenizer=rouge_tokenizer,
-        keep_text=keep_text,
-        identity=ModelIdentity.of(loaded, model),
-        allow_searched_rows=allow_searched_rows,
+        identity=loading.identity(loaded),
         progress=True,
+        **how.read(),
     )
     print_rows(f"{sequences.name}: {len(sequences.examples)} sequences", headline(rows))
     typer.echo(f"rows: {out / 'rows.parquet'}")
+    say_next("oracle" if len(chosen) > 1 else "report", out)
 
 
-app.command()(oracle)
-
-
-@app.command()
 def report(folder: RowsFolder, keep: Keep = 0.95) -> None:
     """Draw the figures of a folder's rows and write one self-contained page."""
     from depthdial.report.pages import write_report
 
     typer.echo(f"report: {write_report(out_folder(folder) or folder, keep=keep)}")
+    say_next("generate", "MODEL", "PROMPT", "--depth", "80%", err=True)
 
 
 StudyOptions = options_of(
@@ -203,16 +182,15 @@ StudyOptions = options_of(
     "Size",
     common=("routes", "max_new_tokens"),
     only=("routes", "max_new_tokens", "batch_size", "prompt_depth", "keep_text"),
+    names={"routes": ("--depth", "--routes", "--route")},
 )
 
 
-@app.command()
 @with_bundles
 def study(
-    model: ModelName,
+    loading: ModelOptions,
     out: OutFolder,
     source: DataOptions,
-    loading: ModelOptions,
     how: Annotated[Given, StudyOptions],
     calibration_split: CalibrationSplit = None,
     limit: Limit = None,
@@ -235,7 +213,7 @@ def study(
     settings = how.settings(routes=tuple(split_routes(how.values["routes"])), **texts)
     held_out = calibration_split or source.held_out_split or "train"
     prompts = replace(source, split=held_out).read(calibration_limit)
-    trained = trained_rows(model, loading.adapter)
+    trained = trained_rows(loading.model, loading.adapter)
     used = trained.union(prompt_hashes(prompts))
     learned = rows_to_fit(source, controller_limit, used)
     is_whole_file = source.data is not None and source.data.is_file() and source.split is None and not calibration_split
@@ -245,23 +223,23 @@ def study(
         sequences = source.read(limit, split="test")
     judged = [("to judge", sequences), ("to fit a controller", learned)]
     tell_rows(source, [("trained on", trained), ("to search", prompts), *judged], None if is_whole_file else "test")
-    loaded, tokenizer = replace(loading, adapter=None).load(model)
+    loaded, tokenizer = replace(loading, adapter=None).load()
     result = run(
         loaded,
         tokenizer,
-        adapted=loading.load(model)[0] if loading.adapter else None,
+        adapted=loading.load()[0] if loading.adapter else None,
         task=sequences,
         calibration=prompts,
         controller_rows=learned,
         out=out,
         settings=settings,
         keep=keep,
-        name=model,
+        name=loading.model,
         say=lambda line: typer.echo(line, err=True),
         progress=True,
     )
     print_rows(
-        f"{model} on {sequences.name}: {len(sequences.examples)} sequences",
+        f"{loading.model} on {sequences.name}: {len(sequences.examples)} sequences",
         headline(result.rows, result.oracles, timing=result.timing),
     )
     if result.controller is not None:
@@ -270,11 +248,20 @@ def study(
     typer.echo("\n".join(filter(None, (result.verdict.sentence, result.verdict.next_line))))
 
 
-app.command()(finetune)
-app.command()(train_gates)
-app.command()(gates_study)
-app.add_typer(controller, name="controller")
-app.command()(search_study)
+for verb in (study, generate, search, sweep, report, routes, finetune):
+    app.command()(verb)
+for verb in (oracle, similarity, search_study, gates_study, train_gates):
+    app.command(rich_help_panel="Research")(verb)
+app.add_typer(controller, name="controller", rich_help_panel="Research")
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=say_version, is_eager=True, help="Print it and exit.")
+    ] = False,
+) -> None:
+    """A depth dial for pretrained decoder-only language models."""
 
 
 def main() -> None:

@@ -14,12 +14,12 @@ from depthdial.cli.options import (
     CalibrationLimit,
     DataOptions,
     Limit,
-    ModelName,
     ModelOptions,
     OutFolder,
     Routes,
     print_rows,
     print_table,
+    say_next,
     with_bundles,
 )
 from depthdial.cli.rows import made_on, tell_rows
@@ -45,10 +45,9 @@ EvaluationOptions = options_of(
 @app.command()
 @with_bundles
 def fit(
-    model: ModelName,
+    loading: ModelOptions,
     out: OutFolder,
     source: DataOptions,
-    loading: ModelOptions,
     how: Annotated[Given, FitOptions],
     routes: Routes = None,
     limit: Limit = None,
@@ -58,13 +57,12 @@ def fit(
     from depthdial.data.leakage import require_no_test_split
     from depthdial.hf.adapter import adapter_card
     from depthdial.hf.architectures import count_layers
-    from depthdial.measure.plan import ModelIdentity
     from depthdial.routes.families import fixed_routes
 
     chosen = how.settings(seed=source.seed)
     rows = source.read(limit, split=source.held_out_split)
     require_no_test_split(rows, "fit a controller")
-    loaded, tokenizer = loading.load(model)
+    loaded, tokenizer = loading.load()
     card = adapter_card(loaded)
     known = fixed_routes(routes, count_layers(loaded)) if routes else () if card is None else card.routes
     tell_rows(source, [*made_on(known, loaded), ("to fit a controller", rows)], source.held_out_split)
@@ -74,7 +72,7 @@ def fit(
         task=rows,
         routes=routes,
         out=out,
-        identity=ModelIdentity.of(loaded, model),
+        identity=loading.identity(loaded),
         progress=True,
         **vars(chosen),
     )
@@ -86,16 +84,16 @@ def fit(
     title = f"{controller.predictor.kind} on {len(rows.examples)} sequences, {card.metric}"
     print_table(title, ["route", f"cost ({card.cost_unit})", "mean", "R2, cross-validated"], table)
     typer.echo(f"controller: {out}")
+    say_next("controller", "evaluate", out, *loading.words, *source.other_words, "--out", f"{out}-evaluation")
 
 
 @app.command()
 @with_bundles
 def certify(
     folder: Folder,
-    model: ModelName,
+    loading: ModelOptions,
     out: OutFolder,
     source: DataOptions,
-    loading: ModelOptions,
     epsilon: Epsilon = 0.02,
     delta: Delta = 0.05,
     method: Annotated[
@@ -108,14 +106,13 @@ def certify(
     from depthdial.control.certify import certification_plan
     from depthdial.control.controller import SequenceController
     from depthdial.data.leakage import require_no_test_split
-    from depthdial.measure.plan import ModelIdentity
 
     controller = SequenceController.from_pretrained(folder)
     certification_plan(controller, epsilon, delta=delta, method=method)  # refuses what is out of range
     split = "validation" if source.data is None or source.data.is_dir() else None
     rows = source.read(limit, split=split)
     require_no_test_split(rows, "certify")
-    loaded, tokenizer = loading.load(model)
+    loaded, tokenizer = loading.load()
     tell_rows(source, [*_seen_by(controller, loaded), ("to certify", rows)], split)
     certificate = controller.certify(
         loaded,
@@ -126,22 +123,22 @@ def certify(
         method=method,
         batch_size=batch_size,
         out=out / "certification",  # not where the rows of the fit are, which an evaluation looks for
-        identity=ModelIdentity.of(loaded, model),
+        identity=loading.identity(loaded),
         progress=True,
     )
     typer.echo(certificate.statement)
     controller.certified(certificate).save_pretrained(out)
     typer.echo(f"controller: {out}")
+    say_next("generate", *loading.words, "PROMPT", "--depth", out)
 
 
 @app.command()
 @with_bundles
 def evaluate(
     folder: Folder,
-    model: ModelName,
+    loading: ModelOptions,
     out: OutFolder,
     source: DataOptions,
-    loading: ModelOptions,
     how: Annotated[Given, EvaluationOptions],
     calibration_split: Annotated[
         str | None, typer.Option(help="Rows for certificates; default: validation, of a folder that has it.")
@@ -158,7 +155,7 @@ def evaluate(
     split = "test" if source.data is None or source.data.is_dir() else None
     rows = source.read(limit, split=split)
     held = _calibration_rows(source, calibration_split, calibration_limit)
-    loaded, tokenizer = loading.load(model)
+    loaded, tokenizer = loading.load()
     tell_rows(source, [*_seen_by(controller, loaded), ("to certify", held), ("to judge", rows)], split)
     result = evaluate_controller(
         loaded,
@@ -168,11 +165,12 @@ def evaluate(
         calibration=held,
         out=out,
         settings=settings,
-        name=model,
+        name=loading.model,
         progress=True,
     )
     print_scores(result.scores)
     typer.echo(f"report: {result.report}")
+    say_next("generate", *loading.words, "PROMPT", "--depth", folder)
 
 
 def _seen_by(controller: Any, model: Any) -> list[tuple[str, Any]]:

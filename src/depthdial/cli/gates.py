@@ -10,10 +10,10 @@ import typer
 from depthdial.cli.options import (
     DataOptions,
     Limit,
-    ModelName,
     ModelOptions,
     OutFolder,
     print_rows,
+    say_next,
     with_bundles,
 )
 from depthdial.cli.rows import made_on, tell_rows
@@ -30,10 +30,9 @@ GatesStudyOptions = options_of(
 
 @with_bundles
 def gates_study(
-    model: ModelName,
+    loading: ModelOptions,
     out: OutFolder,
     source: DataOptions,
-    loading: ModelOptions,
     options: Annotated[Given, GatesStudyOptions],
     training_split: Annotated[str | None, typer.Option(help="Default: train, or calibration of the built-in task.")] = None,
     limit: Limit = None,
@@ -52,7 +51,7 @@ def gates_study(
     settings = options.settings(seed=source.seed)
     sequences = source.read(limit, split="test")
     training = replace(source, split=training_split or source.held_out_split or "train").read(training_limit)
-    loaded, tokenizer = loading.load(model)
+    loaded, tokenizer = loading.load()
     tell_rows(source, [*made_on(model=loaded), ("to train on", training), ("to judge", sequences)], "test")
     result = run(
         merged(loaded),
@@ -61,13 +60,14 @@ def gates_study(
         training=training,
         out=out,
         settings=settings,
-        name=model if loading.adapter is None else f"{model} + {loading.adapter}",
+        name=loading.label,
         say=lambda line: typer.echo(line, err=True),
         progress=True,
     )
-    print_rows(f"{model} on {sequences.name}: {len(sequences.examples)} sequences", controllers_table(result.rows))
+    print_rows(f"{loading.model} on {sequences.name}: {len(sequences.examples)} sequences", controllers_table(result.rows))
     print_rows("ROUGE-L, hidden minus fixed", differences_table(result.rows, "rouge_l", a="hidden", b="fixed", margin=1.0))
     typer.echo(f"report: {result.report}")
+    say_next("report", out)
 
 
 def gate_depths(folder: Path, model: Any, seed: int) -> tuple[Any, list[TokenDepth]]:

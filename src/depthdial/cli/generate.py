@@ -8,22 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from depthdial.cli.options import ModelName, ModelOptions, NewTokens, PromptDepth, TemplateName, with_bundles
+from depthdial.cli.options import ModelOptions, NewTokens, PromptDepth, TemplateName, with_bundles
 from depthdial.errors import InputError
 
 _DEPTH = (
     "Which layers run: full, uls:50%, drop:12,17, ..; a share (0.8, 80%) or count (24) for the best known route of so many; "
-    "or a controller's folder. Default: full"
+    "FILE:24 or searched:24 for one of a family; or a controller's folder. Default: full"
 )
 
 
 @with_bundles
 def generate(
-    model: ModelName,
-    prompt: Annotated[str, typer.Argument(help="What to answer; - reads it from standard input.")],
     loading: ModelOptions,
-    depth: Annotated[str | None, typer.Option(help=_DEPTH)] = None,
-    route: Annotated[str | None, typer.Option(help="Another word for --depth.")] = None,
+    prompt: Annotated[str, typer.Argument(help="What to answer; - reads it from standard input.")],
+    depth: Annotated[str | None, typer.Option("--depth", "--route", help=_DEPTH)] = None,
     routes: Annotated[str | None, typer.Option(help="With a share or count: a route family file to choose from.")] = None,
     controller: Annotated[Path | None, typer.Option(help="Or a controller's folder: it reads the prompt and picks.")] = None,
     budget: Annotated[str | None, typer.Option(help="With a controller: another mean cost, such as 24 or 80%.")] = None,
@@ -38,9 +36,9 @@ def generate(
     """Answer one prompt on one route; the text streams, then layers run and tokens per second."""
     from depthdial.engine.generate import generate as answer
 
-    chosen = _depth(depth, route, controller, budget, routes)
+    chosen = _depth(depth, controller, budget, routes)
     text = _standard_input() if prompt == "-" else prompt
-    loaded, tokenizer = loading.load(model)
+    loaded, tokenizer = loading.load()
     result = answer(
         loaded,
         tokenizer,
@@ -67,15 +65,14 @@ def generate(
         typer.echo(f"{result.route.name} · predicted: {told} · price {result.price:.4g}", err=True)
 
 
-def _depth(depth: str | None, route: str | None, controller: Path | None, budget: str | None, routes: str | None) -> Any:
+def _depth(text: str | None, controller: Path | None, budget: str | None, routes: str | None) -> Any:
     """What `dd.generate` takes; what can be refused without the model is refused here."""
     from depthdial.control.controller import CONTROLLER_FILE, SequenceController
     from depthdial.engine.depth import number_in
 
-    if sum(given is not None for given in (route, depth, controller)) > 1:
-        raise InputError("--route, --depth and --controller each say which layers run: give one of them.")
-    text = depth if depth is not None else route
-    if controller is None and text is not None and (Path(text) / CONTROLLER_FILE).is_file():
+    if text is not None and controller is not None:
+        raise InputError("--depth and --controller each say which layers run: give one of them.")
+    if text is not None and (Path(text) / CONTROLLER_FILE).is_file():
         controller = Path(text)
     if controller is not None:
         chosen = SequenceController.from_pretrained(controller)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from depthdial.cli.settings import Given, SettingsOptions
+from depthdial.cli.settings import Given, options_of
 from depthdial.errors import InputError
 from depthdial.files import check_out_file, check_out_folder
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 _MODEL, _DATA, _SIZE = "Model", "Data", "Size"
 
-_BY_NAME = inspect.Parameter.KEYWORD_ONLY
+_BY_NAME, _REQUIRED = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
 
 # A table with intervals needs so many columns.
 _WIDE = 130
@@ -52,10 +53,8 @@ def out_file(path: Path | None) -> Path | None:
 
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, .gguf file, or smollm2-135m.")]
-Routes = Annotated[str | None, typer.Option(help="Routes such as full,uls:50%,ee:12, or a route family file.")]
-AllowSearchedRows = Annotated[
-    bool, typer.Option("--allow-searched-rows", help="Also take rows that routes were searched on, or the model trained on.")
-]
+_DEPTHS = "Routes such as full,uls:50%,ee:12; shares (80%), counts, FILE:24 or searched:24; or a route family file."
+Routes = Annotated[str | None, typer.Option("--depth", "--routes", "--route", help=_DEPTHS)]
 PromptDepth = Annotated[str, typer.Option(help="full (the prompt runs every layer) or route.")]
 OutFolder = Annotated[
     Path, typer.Option("--out", help="Folder for the results; a stopped run goes on there.", callback=out_folder)
@@ -67,16 +66,15 @@ CalibrationSplit = Annotated[str | None, _data("Default: calibration or train.")
 Limit = Annotated[int | None, _size("Use the first so many sequences.")]
 BatchSize = Annotated[int, _size("Sequences run together.")]
 NewTokens = Annotated[int, _size("Longest answer, in tokens.", "--max-new-tokens")]
-AnswerTokens = Annotated[int, _size("Length of the answers compared.")]
 CalibrationLimit = Annotated[int, _size("Prompts to search on.")]
 ControllerLimit = Annotated[int, _size("Train rows to fit a controller on; 0: no controller.")]
-FidelityTokens = Annotated[int, _size("Tokens of the full answers for KL.")]
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How a model is loaded: the options of `dd.load`."""
+    """Which model, and how it is loaded: the options of `dd.load`."""
 
+    model: ModelName
     dtype: Annotated[str, _model("auto, float32, bfloat16 or float16.")] = "auto"
     device: Annotated[str | None, _model("cpu, cuda, mps; default: CUDA if there is any.")] = None
     device_map: Annotated[str | None, _model("accelerate's placement, such as auto.")] = None
@@ -84,11 +82,27 @@ class ModelOptions:
     trust_remote_code: Annotated[bool, _model("Run the checkpoint's own Python code.", "--trust-remote-code")] = False
     adapter: Annotated[str | None, _model("Folder of a PEFT adapter, or elastic.")] = None
 
-    def load(self, name: str) -> Any:
+    @property
+    def words(self) -> list[str]:
+        """As arguments of a command line."""
+        return [self.model, *(() if self.adapter is None else ("--adapter", self.adapter))]
+
+    @property
+    def label(self) -> str:
+        """What a merged model is called."""
+        return self.model if self.adapter is None else f"{self.model} + {self.adapter}"
+
+    def load(self) -> Any:
         """(model, tokenizer)"""
         from depthdial.hf.load import load
 
-        return load(name, **vars(self))
+        return load(self.model, **{name: value for name, value in vars(self).items() if name != "model"})
+
+    def identity(self, loaded: Any) -> Any:
+        """The ModelIdentity of what was loaded."""
+        from depthdial.measure.plan import ModelIdentity
+
+        return ModelIdentity.of(loaded, self.model)
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,17 @@ class DataOptions:
     max_prompt_tokens: Annotated[int | None, _data("Cut prompts to this.", "--max-prompt-tokens")] = None
     max_response_tokens: Annotated[int | None, _data("Cut references to this.", "--max-response-tokens")] = None
     seed: Annotated[int, _data("Divides a file into splits.")] = 0
+
+    @property
+    def words(self) -> list[str]:
+        """As arguments of a command line."""
+        given = {"--data": self.data, "--task": self.task}
+        return [word for option, value in given.items() if value is not None for word in (option, str(value))]
+
+    @property
+    def other_words(self) -> list[str]:
+        """The same for rows that a verb has not used: of a file, which a search or a training uses whole, another one."""
+        return ["--data", "OTHER.jsonl"] if self.data is not None and not self.data.is_dir() else self.words
 
     @property
     def is_builtin(self) -> bool:
@@ -146,7 +171,7 @@ def with_bundles(verb: Callable[..., None]) -> Callable[..., None]:
     flat: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(verb).parameters.items():
         kind = hints[name]
-        found = next((one for one in getattr(kind, "__metadata__", ()) if isinstance(one, SettingsOptions)), None)
+        found = next((one for one in getattr(kind, "__metadata__", ()) if isinstance(one, options_of)), None)
         if found is None and not is_dataclass(kind):
             flat.append(parameter.replace(annotation=kind, kind=_BY_NAME))
             continue
@@ -154,7 +179,8 @@ def with_bundles(verb: Callable[..., None]) -> Callable[..., None]:
             bundles[name] = (found.parameters(), lambda found=found, **given: Given(found, given))
         else:
             kinds = get_type_hints(kind, include_extras=True)
-            own = [inspect.Parameter(f.name, _BY_NAME, default=f.default, annotation=kinds[f.name]) for f in fields(kind)]
+            defaults = {one.name: _REQUIRED if one.default is MISSING else one.default for one in fields(kind)}
+            own = [inspect.Parameter(f, _BY_NAME, default=one, annotation=kinds[f]) for f, one in defaults.items()]
             bundles[name] = ({one.name: one for one in own}, kind)  # type: ignore[assignment]
         flat += bundles[name][0].values()
 
@@ -167,6 +193,11 @@ def with_bundles(verb: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
     return run
+
+
+def say_next(*words: object, err: bool = False) -> None:
+    """The command that a reader would run next, to be copied."""
+    typer.echo(f"Next: depthdial {shlex.join(map(str, words))}", err=err)
 
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from depthdial.cli.options import print_rows
+from depthdial.cli.options import print_rows, say_next
 from depthdial.errors import InputError
 
 
@@ -66,6 +66,7 @@ def oracle(
         how = f"chosen on {predictable.chosen_on[-1]} of {n_samples} samples, judged by the others"
         print_rows(f"Predictable oracle by {metric}: {how}", predictable_table(predictable))
         typer.echo(f"curve: {keep_predictable(folder, predictable)}")
+    say_next("report", folder)
 
 
 def _require_routes(rows: Any) -> None:

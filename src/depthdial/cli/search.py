@@ -2,93 +2,73 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from depthdial.cli.options import (
-    AllowSearchedRows,
-    AnswerTokens,
-    BatchSize,
     CalibrationLimit,
     CalibrationSplit,
     DataOptions,
     Limit,
-    ModelName,
     ModelOptions,
     OutFolder,
     out_file,
     print_rows,
     print_table,
+    say_next,
     with_bundles,
 )
 from depthdial.cli.rows import made_on, tell_rows
 from depthdial.cli.settings import Given, options_of
+from depthdial.errors import InputError
 
-Cost = Annotated[str, typer.Option(help="What dropping a layer saves: layers, flops, or ms (measured here).")]
-
-
-def _method(help: str, *names: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel="Method")
-
-
-@dataclass(frozen=True)
-class MethodOptions:
-    """How to search: the options of `dd.search_routes`, of which a method refuses those that it does not know."""
-
-    method: Annotated[str, _method("greedy, beam, single-drop, block-influence or angular.")] = "greedy"
-    metric: Annotated[str | None, _method("kl (default) or nll, of the first three.")] = None
-    screen: Annotated[int | None, _method("Layers tried in each round after the first (default 8); 0: all.")] = None
-    beam_width: Annotated[int | None, _method("Sets kept of each size (default 4).", "--beam-width")] = None
-    nested: Annotated[
-        bool | None, _method("Routes inside each other (default), or the best of each size.", "--nested/--no-nested")
-    ] = None
-
-    def given(self) -> dict[str, Any]:
-        screen = "default" if self.screen is None else self.screen or None
-        return {**vars(self), "screen": screen}
+SearchOptions = options_of(
+    "search.run:search_routes",
+    "Method",
+    common=("method", "min_layers", "cost"),
+    skip=("task", "out", "on_found", "identity", "progress"),
+)
 
 
 @with_bundles
 def search(
-    model: ModelName,
+    loading: ModelOptions,
     out: Annotated[Path, typer.Option(help="The route family file to write (.json).", callback=out_file)],
     source: DataOptions,
-    loading: ModelOptions,
-    how: MethodOptions,
-    cost: Cost = "layers",
+    how: Annotated[Given, SearchOptions],
     limit: Limit = 24,
-    min_layers: Annotated[int | None, typer.Option(help="Search down to so many; default: half.")] = None,
-    answer_tokens: AnswerTokens = 16,
-    batch_size: BatchSize = 16,
-    allow_searched_rows: AllowSearchedRows = False,
 ) -> None:
     """Find which layers a model can do without: a route for each number of layers, on calibration prompts."""
-    from depthdial.measure.plan import ModelIdentity
     from depthdial.search.run import make_method, search_routes
 
-    make_method(**how.given())  # before the model is loaded
+    given = how.read()
+    given["screen"] = _screen(given["screen"])
+    make_method(**{name: given[name] for name in ("method", "metric", "screen", "beam_width", "nested")})  # before the model
     prompts = source.read(limit, split=source.held_out_split)
-    loaded, tokenizer = loading.load(model)
+    loaded, tokenizer = loading.load()
     tell_rows(source, [*made_on(model=loaded), ("to search", prompts)], source.held_out_split)
     search_routes(
         loaded,
         tokenizer,
         task=prompts,
-        **how.given(),
-        cost=cost,
-        min_layers=min_layers,
-        answer_tokens=answer_tokens,
-        batch_size=batch_size,
         out=out,
         on_found=_print_family,
-        allow_searched_rows=allow_searched_rows,
-        identity=ModelIdentity.of(loaded, model),
+        identity=loading.identity(loaded),
         progress=True,
+        **given,
     )
     typer.echo(f"routes: {out}")
+    say_next("sweep", *loading.words, *source.other_words, "--depth", out, "--out", out.with_suffix(""))
+
+
+def _screen(text: str) -> str | int | None:
+    """`--screen`: a number of layers, of which 0 means all."""
+    if text != "default" and not text.isdecimal():
+        raise InputError(f"--screen takes a number of layers, 0 for all, not {text!r}.")
+    return text if text == "default" else int(text) or None
 
 
 SearchStudyOptions = options_of(
@@ -98,10 +78,9 @@ SearchStudyOptions = options_of(
 
 @with_bundles
 def search_study(
-    model: ModelName,
+    loading: ModelOptions,
     out: OutFolder,
     source: DataOptions,
-    loading: ModelOptions,
     options: Annotated[Given, SearchStudyOptions],
     calibration_split: CalibrationSplit = None,
     limit: Limit = None,
@@ -113,7 +92,7 @@ def search_study(
     settings = options.settings()
     sequences = source.read(limit, split="test")
     prompts = replace(source, split=calibration_split or source.held_out_split or "train").read(calibration_limit)
-    loaded, tokenizer = loading.load(model)
+    loaded, tokenizer = loading.load()
     tell_rows(source, [*made_on(model=loaded), ("to search", prompts), ("to judge", sequences)], "test")
     result = run(
         loaded,
@@ -122,12 +101,14 @@ def search_study(
         calibration=prompts,
         out=out,
         settings=settings,
-        name=model if loading.adapter is None else f"{model} + {loading.adapter}",
+        name=loading.label,
         say=lambda line: typer.echo(line, err=True),
         progress=True,
     )
-    print_rows(f"{model} on {sequences.name}: {len(sequences.examples)} sequences", result.comparison.rows())
+    print_rows(f"{loading.model} on {sequences.name}: {len(sequences.examples)} sequences", result.comparison.rows())
     typer.echo(f"report: {result.report}")
+    family = out / "families" / f"{next(iter(result.comparison.families))}.json"
+    say_next("generate", *loading.words, "PROMPT", "--depth", f"{family}:80%")
 
 
 def _print_family(family: Any) -> None:

@@ -20,50 +20,75 @@ import typer
 from depthdial.errors import InputError
 
 _KINDS = {"int": int, "float": float, "bool": bool}
-_REQUIRED = inspect.Parameter.empty
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a settings class, as its source has it: annotation as text, default as a value."""
+    """A field of a settings class or an argument of a function, as its source has it.
+
+    Attributes:
+        annotation: as text.
+        default: None also for a name, which stands for itself where the option is not given.
+        is_named: whether the default is such a name.
+    """
 
     annotation: str
     default: Any
+    is_named: bool
     help: str
 
 
 @functools.cache
-def fields_of(settings: str) -> Mapping[str, Field]:
-    """The fields of a settings class, `train.depth.settings:FinetuneSettings`, by name; nothing is imported."""
-    module, _, name = settings.partition(":")
+def fields_of(where: str) -> Mapping[str, Field]:
+    """The fields of a class, `train.depth.settings:FinetuneSettings`, or a function's arguments; nothing is imported."""
+    module, _, name = where.partition(":")
     source = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
-    found = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name)
-    helps = _attributes(ast.get_docstring(found) or "")
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    found = next(node for node in ast.parse(source).body if isinstance(node, kinds) and node.name == name)
+    if isinstance(found, ast.FunctionDef):
+        told = [
+            (one.arg, one.annotation, value)
+            for one, value in zip(found.args.kwonlyargs, found.args.kw_defaults, strict=True)
+        ]
+    else:
+        own = [node for node in found.body if isinstance(node, ast.AnnAssign)]
+        told = [(ast.unparse(node.target), node.annotation, node.value) for node in own]
+    helps = _entries(ast.get_docstring(found) or "")
     return {
-        node.target.id: Field(ast.unparse(node.annotation), _default(node.value), helps.get(node.target.id, ""))
-        for node in found.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        name: Field(
+            ast.unparse(kind or ast.Constant(None)), _default(value), isinstance(value, ast.Name), helps.get(name, "")
+        )
+        for name, kind, value in told
     }
 
 
 def _default(node: ast.expr | None) -> Any:
-    if node is None:
-        return _REQUIRED
-    return None if isinstance(node, ast.Call) else ast.literal_eval(node)
+    return None if node is None or isinstance(node, ast.Call | ast.Name) else ast.literal_eval(node)
 
 
-def _attributes(docstring: str) -> dict[str, str]:
-    """The entries of a docstring's section `Attributes:`, as sentences."""
-    section = docstring.partition("Attributes:\n")[2].partition("\n\n")[0]
-    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
-    return {name: " ".join(text.replace("`", "").split()).replace("None for ", "default: ") for name, text in entries}
+def _entries(docstring: str) -> dict[str, str]:
+    """The first sentence of each entry of a docstring's `Attributes:` or `Args:`."""
+    section = re.split(r"^(?:Attributes|Args):\n", docstring, maxsplit=1, flags=re.MULTILINE)[-1].partition("\n\n")[0]
+    found = {}
+    for names, text in re.findall(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", section, re.MULTILINE):
+        sentence = " ".join(text.replace("`", "").split()).replace("None for ", "default: ").partition(". ")[0]
+        found |= dict.fromkeys(names.split(", "), sentence[:1].upper() + sentence[1:].removesuffix(".") + ".")
+    return found
 
 
 @dataclass(frozen=True)
-class SettingsOptions:
-    """Fields of a settings class as options; see `options_of`."""
+class options_of:  # noqa: N801 (called as what it does: Annotated[Given, options_of(..)])
+    """Options for a parameter of a verb.
 
-    settings: str
+    Attributes:
+        where: the class or the function, `train.depth.settings:FinetuneSettings`.
+        panel: of `--help`, in which they stand.
+        common: fields that stand before all panels, first.
+        skip, only: fields to leave out, or the only ones to take; `seed` is `--seed` of the data, and left out.
+        names: other names of options, by field.
+    """
+
+    where: str
     panel: str
     common: Sequence[str] = ()
     skip: Sequence[str] = ()
@@ -72,8 +97,8 @@ class SettingsOptions:
 
     @property
     def fields(self) -> dict[str, Field]:
-        known = fields_of(self.settings)
-        names = [name for name in (known if self.only is None else self.only) if name not in self.skip]
+        known = fields_of(self.where)
+        names = [name for name in (known if self.only is None else self.only) if name not in (*self.skip, "seed")]
         return {name: known[name] for name in sorted(names, key=lambda name: name not in self.common)}
 
     def parameters(self) -> dict[str, inspect.Parameter]:
@@ -81,54 +106,37 @@ class SettingsOptions:
         return {name: self._parameter(name, one) for name, one in self.fields.items()}
 
     def _parameter(self, name: str, one: Field) -> inspect.Parameter:
-        plain, _, rest = one.annotation.partition(" | ")
-        kind: Any = _KINDS.get(plain, str)
+        kind: Any = _KINDS.get(one.annotation.partition(" | ")[0], str)
         default = ",".join(map(str, one.default)) if isinstance(one.default, tuple) else one.default
-        long = "--" + name.replace("_", "-")
-        flags = (f"{long}/--no-{name.replace('_', '-')}" if one.default else long,) if kind is bool else (long,)
+        flag = name.replace("_", "-")
+        flags = (f"--{flag}/--no-{flag}" if kind is bool and default is not False else f"--{flag}",)
         panel = None if name in self.common else self.panel
-        told = typer.Option(*self.names.get(name, flags), help=one.help[:1].upper() + one.help[1:], rich_help_panel=panel)
-        annotation = Annotated[kind | None if rest or default is None else kind, told]
+        option = typer.Option(*self.names.get(name, flags), help=one.help, rich_help_panel=panel)
+        annotation = Annotated[kind | None if default is None or "None" in one.annotation else kind, option]
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def options_of(
-    settings: str,
-    panel: str,
-    *,
-    common: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    only: Sequence[str] | None = None,
-    names: Mapping[str, tuple[str, ...]] | None = None,
-) -> SettingsOptions:
-    """Options for a verb's parameter, `Annotated[Given, options_of(..)]`.
-
-    Args:
-        settings: where the class is, `train.depth.settings:FinetuneSettings`.
-        panel: of `--help`, in which they stand.
-        common: fields that stand before all panels, first.
-        skip, only: fields to leave out, or the only ones to take; `seed` is `--seed` of the data, and left out.
-        names: other names of options, by field.
-    """
-    return SettingsOptions(settings, panel, common, (*skip, "seed"), only, names or {})
 
 
 @dataclass(frozen=True)
 class Given:
-    """What the options of a settings class were given."""
+    """What the options of a settings class or a function were given."""
 
-    options: SettingsOptions
+    options: options_of
     values: Mapping[str, Any]
 
+    def read(self) -> dict[str, Any]:
+        """The arguments that they mean."""
+        known = self.options.fields
+        told = {name: value for name, value in self.values.items() if value is not None or not known[name].is_named}
+        return {name: _read(name, known[name], value) for name, value in told.items()}
+
     def settings(self, **more: Any) -> Any:
-        """The settings that the options mean.
+        """The settings that they mean.
 
         Args:
             more: fields that are no options, or that win over them.
         """
-        module, _, name = self.options.settings.partition(":")
-        read = {one: _read(one, self.options.fields[one], value) for one, value in self.values.items()}
-        return getattr(importlib.import_module(f"depthdial.{module}"), name)(**{**read, **more})
+        module, _, name = self.options.where.partition(":")
+        return getattr(importlib.import_module(f"depthdial.{module}"), name)(**{**self.read(), **more})
 
 
 def _read(name: str, one: Field, value: Any) -> Any:

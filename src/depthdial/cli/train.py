@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from depthdial.cli.options import DataOptions, Limit, ModelName, ModelOptions, OutFolder, print_table, with_bundles
+from depthdial.cli.options import DataOptions, Limit, ModelOptions, OutFolder, print_table, say_next, with_bundles
 from depthdial.cli.settings import Given, options_of, pairs_of
 from depthdial.errors import InputError
 
@@ -39,12 +39,11 @@ Distill = Annotated[
 
 @with_bundles
 def finetune(
-    model: ModelName,
+    loading: ModelOptions,
     out: OutFolder,
     source: DataOptions,
-    loading: ModelOptions,
     training: Annotated[Given, TrainOptions],
-    route: Annotated[str | None, typer.Option(help="Train one route: a specialist.")] = None,
+    route: Annotated[str | None, typer.Option("--depth", "--route", help="Train one route: a specialist.")] = None,
     elastic: Annotated[str | None, typer.Option(help="Train one set of weights for a family: a file, or routes.")] = None,
     layers: Annotated[str | None, typer.Option(help="Only the family's routes of so many layers: 30,24,15")] = None,
     distill: Distill = None,
@@ -52,7 +51,6 @@ def finetune(
     limit: Limit = None,
 ) -> None:
     """Fine-tune for depth: a specialist for one route, or one elastic set of weights for a family of them."""
-    from depthdial.hf.architectures import count_layers
     from depthdial.report.study.training_plot import plot_training
     from depthdial.train.depth.finetune import finetune as train
     from depthdial.train.running import is_main
@@ -62,15 +60,15 @@ def finetune(
     settings = training.settings(distill=elastic is not None if distill is None else distill, seed=source.seed)
     options = _trainer_options(trainer)
     sequences = source.read(limit, split=source.held_out_split)
-    loaded, tokenizer = loading.load(model)
+    loaded, tokenizer = loading.load()
     result = train(
         loaded,
         tokenizer,
         task=sequences,
-        routes=_chosen(route or elastic or "", layers, count_layers(loaded)),
+        routes=_chosen(route or elastic or "", layers, loaded),
         out=out,
         settings=settings,
-        name=model,
+        name=loading.model,
         in_place=settings.method == "full" and not settings.distill,
         trainer_options=options,
         progress=True,
@@ -80,15 +78,17 @@ def finetune(
     tokens = result.record["response_tokens_by_route"]
     print_table("Response tokens trained on", ["route", "tokens"], [[name, f"{n:,}"] for name, n in tokens.items()])
     typer.echo(f"loss: {plot_training(result.record, out / 'training.png')}")
-    typer.echo(f"{'adapter' if settings.method == 'lora' else 'model'}: {out}")
+    is_adapter = settings.method == "lora"
+    typer.echo(f"{'adapter' if is_adapter else 'model'}: {out}")
+    words = (loading.model, "PROMPT", "--adapter", out) if is_adapter else (out, "PROMPT")
+    say_next("generate", *words, "--depth", next(iter(tokens)))
 
 
 @with_bundles
 def train_gates(
-    model: ModelName,
+    loading: ModelOptions,
     out: OutFolder,
     source: DataOptions,
-    loading: ModelOptions,
     gates: Annotated[Given, GateOptions],
     training: Annotated[Given, GateRunOptions],
     trainer: Trainer = None,
@@ -103,8 +103,7 @@ def train_gates(
     options = _trainer_options(trainer)
     settings = gates.settings(run=training.settings(seed=source.seed))
     sequences = source.read(limit, split=source.held_out_split)
-    loaded, tokenizer = loading.load(model)
-    name = model if loading.adapter is None else f"{model} + {loading.adapter}"
+    loaded, tokenizer = loading.load()
     loaded = merged(loaded)
     result = train(
         loaded,
@@ -112,7 +111,7 @@ def train_gates(
         task=sequences,
         out=out,
         settings=settings,
-        name=name,
+        name=loading.label,
         trainer_options=options,
         progress=True,
     )
@@ -124,12 +123,14 @@ def train_gates(
     print_table(f"Means over the last {len(last)} steps", list(columns), [[f"{mean:.3f}" for mean in means]])
     typer.echo(f"training: {plot_gate_training(result.record, out / 'training.png')}")
     typer.echo(f"gates: {out}")
+    say_next("sweep", *loading.words, *source.other_words, "--gates", out, "--out", f"{out}-sweep")
 
 
-def _chosen(text: str, layers: str | None, n_layers: int) -> list[AnyRoute]:
-    from depthdial.routes.families import read_routes
+def _chosen(text: str, layers: str | None, model: Any) -> list[AnyRoute]:
+    from depthdial.engine.depth import read_depths
+    from depthdial.hf.architectures import count_layers
 
-    routes = list(read_routes(text, n_layers))
+    routes = list(read_depths(text, model, count_layers(model)))
     if layers is None:
         return routes
     wanted = [_whole(part) for part in layers.split(",")]

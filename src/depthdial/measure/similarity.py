@@ -63,6 +63,7 @@ def similarity(
 
     Args:
         routes: default: every cost of early exit, ULS, RLS, RLS without layer 1, and unified.
+        batch_size: sequences run together.
         max_response_tokens: most tokens of the reference that are used.
         fidelity_tokens: most tokens of the full model's answer that KL and agreement are taken on.
         allow_searched_rows: also measure on rows that routes were searched on, or the model trained on: it flatters them.

@@ -85,6 +85,9 @@ def sweep(
         temperature, top_p: what they are drawn with (see `DecodingPolicy`).
         out: a folder for the rows. A run that was stopped goes on there, whatever moment it was stopped at. Its rows.parquet
             holds the rows of every call with these settings, also of other routes and sequences, or of another process.
+        batch_size: sequences run together.
+        max_new_tokens: longest answer, in tokens.
+        use_stemmer: ROUGE with stems; the paper does without.
         fidelity_tokens: most tokens of the full model's answer that KL and agreement are taken on.
         rouge_tokenizer: `default` (Google's, which sees Latin letters and digits alone: other references have null ROUGE) or
             `unicode`, for any script; see `measure.quality`.

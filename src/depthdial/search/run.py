@@ -80,6 +80,7 @@ def search_routes(
         beam_width: of beam: sets kept of each size (default: 4).
         nested: of beam: whether every route keeps the layers of the cheaper ones (default), or is the best of its size.
         answer_tokens: length of the full model's answers (or of the references) that routes are tried on.
+        batch_size: sequences run together.
         out: the family file to write. A stopped search goes on from a file beside it.
         on_found: called with the family before it is written, so that it is not lost where it cannot be.
         allow_searched_rows: also search on rows that the model or its adapter was trained on, where all routes look good.

@@ -17,6 +17,7 @@ from typing import Any
 from depthdial.checks import number, share, whole
 from depthdial.data.leakage import prompt_hashes, require_apart, require_unsearched
 from depthdial.data.tasks import Task, as_task, encode
+from depthdial.engine.depth import read_depths
 from depthdial.errors import InputError
 from depthdial.files import claim, read_json, write_json
 from depthdial.hf.adapter import AdapterCard, adapter_card
@@ -32,7 +33,7 @@ from depthdial.report.controller.scores import ControllerScores, keep_scores
 from depthdial.report.pages import write_report
 from depthdial.report.study.verdict import KEEP, Verdict, decide
 from depthdial.routes import AnyRoute, Route
-from depthdial.routes.families import RouteFamily, read_routes
+from depthdial.routes.families import RouteFamily
 from depthdial.rows.store import STUDY_SWEEPS, count_samples, load_study_rows
 from depthdial.search.run import METHOD, search_routes
 from depthdial.stats.intervals import mean_over_samples
@@ -145,7 +146,8 @@ def study(
     card = _card_of(adapted, n_layers)
     own_routes = [] if card is None else adapter_routes(card)
     whole = model if adapted is None else adapted
-    require_unsearched(task, [*baselines(n_layers, settings.routes), *own_routes], whole, can_allow=False)
+    given = [route for text in settings.routes for route in read_depths(text, model, n_layers)] or baselines(n_layers)
+    require_unsearched(task, [*given, *own_routes], whole, can_allow=False)
     if controller_rows is not None:
         require_unsearched(controller_rows, own_routes, whole, can_allow=False)
     identity = ModelIdentity.of(model, name)
@@ -170,7 +172,7 @@ def study(
         fidelity_tokens=settings.fidelity_tokens,
         **common,
     )
-    routes = sweep_routes(family, n_layers, settings.routes, [len(route) for route in own_routes])
+    routes = sweep_routes(family, n_layers, given, [len(route) for route in own_routes])
     say(f"3/{n_steps} sweep: {len(task.examples)} sequences x {len(routes) + len(own_routes)} routes")
     options = {
         "task": task,
@@ -256,10 +258,11 @@ def _keep(path: Path, curve: OracleCurve | PredictableCurve, suffix: str = "") -
 
 
 def sweep_routes(
-    family: RouteFamily, n_layers: int, texts: Sequence[str] = (), counts: Sequence[int] = ()
+    family: RouteFamily, n_layers: int, given: Sequence[AnyRoute] = (), counts: Sequence[int] = ()
 ) -> list[AnyRoute]:
-    """The full model, ULS and early exit (or `texts`), and the searched routes of `counts` layers (or at SEARCHED_COSTS)."""
-    return list(dict.fromkeys([*baselines(n_layers, texts), *searched_routes(family, n_layers, counts)]))
+    """The full model, ULS and early exit (or `given`), and the searched routes of `counts` layers (or at SEARCHED_COSTS)."""
+    full = Route.parse("full", n_layers)
+    return list(dict.fromkeys([full, *(given or baselines(n_layers)), *searched_routes(family, n_layers, counts)]))
 
 
 def searched_routes(family: RouteFamily, n_layers: int, counts: Sequence[int] = ()) -> list[Route]:
@@ -290,9 +293,8 @@ def _card_of(adapted: Any, n_layers: int) -> AdapterCard | None:
     return card
 
 
-def baselines(n_layers: int, texts: Sequence[str] = ()) -> list[AnyRoute]:
-    named = texts or tuple(f"{kind}:{100 * cost:g}%" for kind in ("uls", "ee") for cost in BASELINE_COSTS)
-    return [route for text in ("full", *named) for route in read_routes(text, n_layers)]
+def baselines(n_layers: int) -> list[AnyRoute]:
+    return [Route.parse(f"{kind}:{100 * cost:g}%", n_layers) for kind in ("uls", "ee") for cost in BASELINE_COSTS]
 
 
 def similarity_routes(family: RouteFamily, n_layers: int) -> list[AnyRoute]:

@@ -16,9 +16,11 @@ from depthdial.hf.adapter import CARD_FILE, AdapterCard
 from depthdial.measure.plan import ModelIdentity
 from depthdial.routes import Route
 from depthdial.train.depth.settings import FinetuneSettings
-from depthdial.train.running import CHECKPOINTS, FINAL
 
 RECORD_FILE = "training.json"
+# Where a run keeps its checkpoints, and in the end its final weights, within its folder.
+CHECKPOINTS = "checkpoints"
+FINAL = f"{CHECKPOINTS}/final"
 
 
 def is_finished(folder: Path, card: str = CARD_FILE) -> bool:

@@ -22,9 +22,9 @@ from depthdial.train.artefact import save_card
 from depthdial.train.depth.routed import RoutedModel, refuse_checkpointing
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.depth.student import student
-from depthdial.train.job import Job, run_training
 from depthdial.train.objective import Objective
 from depthdial.train.rows import TrainingRow
+from depthdial.train.running import Job, run_training
 from depthdial.train.schedule import Schedule
 from depthdial.train.trainer import DepthTrainer
 

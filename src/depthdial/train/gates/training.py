@@ -18,9 +18,9 @@ from depthdial.train.gates.budget import Budget, Price
 from depthdial.train.gates.gated import GatedModel
 from depthdial.train.gates.settings import GateSettings
 from depthdial.train.gates.trainer import PRICE_FILE, GateTrainer
-from depthdial.train.job import Job, run_training
 from depthdial.train.objective import Objective
 from depthdial.train.rows import TrainingRow
+from depthdial.train.running import Job, run_training
 from depthdial.train.schedule import Schedule
 from depthdial.views.tokens.gates import GATES_FILE, GateBase, TokenGates
 from depthdial.views.tokens.view import token_view
