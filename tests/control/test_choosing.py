@@ -13,6 +13,7 @@ from depthdial.engine.session import Runner
 from depthdial.errors import InputError, RouteWarning
 from depthdial.hf.adapter import AdapterCard, attach_card
 from depthdial.routes import Route
+from tests.conftest import make_task
 
 PROMPTS = ["the cat sat", "a was one of", "one dog", "it ran to the mat and", "two dog", "in the by four", "six", "a"]
 ROUTES = ["full", "ee:3", "0,2,4,5"]
@@ -56,6 +57,28 @@ def test_one_full_pass_serves_all_routes_of_a_batch(model, tokenizer, many, monk
     answers = dd.generate(model, tokenizer, PROMPTS, depth=controller, max_new_tokens=3)
     assert len({answer.route for answer in answers}) > 1
     assert len(passes) == 1
+
+
+def test_a_sweep_and_similarity_run_each_sequence_on_the_route_that_a_controller_assigns(model, tokenizer, many, tmp_path):
+    controller = torn(model, tokenizer, many)
+    controller.save_pretrained(tmp_path)
+    task = replace(make_task(PROMPTS, PROMPTS, "new"), template="plain", split="test")
+    controller = replace(controller, card=replace(controller.card, template="plain"))
+    options = {"task": task, "fidelity_tokens": 4, "batch_size": 4, "allow_searched_rows": True}  # some fitted it
+    rows = dd.sweep(model, tokenizer, routes=[controller, *ROUTES], max_new_tokens=4, **options).to_pylist()
+    assert [row["route"] for row in rows[:: len(PROMPTS)]] == ["controller", *ROUTES[:2], "0,2,4-5"]
+    own, fixed = rows[: len(PROMPTS)], {(row["sequence_id"], row["route_layers"]): row for row in rows[len(PROMPTS) :]}
+    assert len({row["route_layers"] for row in own}) > 1
+    chosen = dd.generate(model, tokenizer, PROMPTS, depth=controller, template="plain", max_new_tokens=4, batch_size=4)
+    for row, answer in zip(own, chosen, strict=True):
+        same = fixed[row["sequence_id"], row["route_layers"]]
+        assert row["route_layers"] == str(answer.route) and row["layers_run"] == len(answer.route)
+        assert (row["answer_hash"], row["agreement"]) == (same["answer_hash"], same["agreement"])
+        assert row["kl"] == pytest.approx(same["kl"], abs=1e-5)
+    near = dd.similarity(model, tokenizer, routes=controller, **options).to_pylist()
+    assert [row["route_layers"] for row in near] == [row["route_layers"] for row in own]
+    with pytest.raises(InputError, match="were used to fit the controller"):
+        dd.sweep(model, tokenizer, routes=tmp_path, task=many)
 
 
 def test_the_choice_does_not_depend_on_the_batch(model, tokenizer, many):

@@ -162,8 +162,7 @@ def test_a_count_or_share_of_a_family_by_its_file_or_as_searched(model, tokenize
     assert [len(route) for route in read_depths("full,50%,4", model, 6)] == [6, 3, 4]
 
 
-def test_a_controller_picks_routes_and_is_no_route_to_measure(model, tokenizer, tmp_path):
+def test_a_controllers_folder_is_a_depth_to_measure(model, tokenizer, tmp_path):
     (tmp_path / "controller.json").write_text("{}")
-    loading = mock.patch("depthdial.control.controller.SequenceController.from_pretrained")
-    with loading, pytest.raises(InputError, match="picks a route for each prompt"):
-        read_depths(["full", str(tmp_path)], model, 6)
+    with mock.patch("depthdial.control.controller.SequenceController.from_pretrained") as load:
+        assert read_depths(["full", str(tmp_path)], model, 6)[1] is load.return_value

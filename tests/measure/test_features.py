@@ -8,7 +8,7 @@ from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.hf.untouched import untouched
 from depthdial.measure import features as module
-from depthdial.measure.features import FeatureSpec, features_of, prompt_features, watched_prefill
+from depthdial.measure.features import FeatureRows, FeatureSpec, features_of, watched_prefill
 from depthdial.measure.plan import make_plan
 from depthdial.routes import Route
 
@@ -27,7 +27,7 @@ def plan_of(model, tokenizer, task, kind="sweep"):
 def test_features_are_what_the_model_itself_says(model, tokenizer, small_task):
     spec = full_spec()
     assert spec.watched == (1, 2, 3, 5) and spec.n_features == 4 + 4 * 2 * 32
-    found = prompt_features(plan_of(model, tokenizer, small_task), spec, batch_size=3)
+    found = FeatureRows(plan_of(model, tokenizer, small_task), spec, 3).collect()
     assert found.sequence_ids == tuple(e.id for e in small_task.examples)
     for row, example in zip(found.matrix, small_task.examples, strict=True):
         ids = torch.tensor([tokenizer(example.instruction)["input_ids"]])
@@ -73,7 +73,7 @@ def test_an_adapter_does_not_show_in_the_prompt(model, tokenizer, with_lora):
 
 def test_a_stopped_run_goes_on(model, tokenizer, small_task, tmp_path, monkeypatch):
     plan, spec = plan_of(model, tokenizer, small_task), full_spec()
-    whole = prompt_features(plan, spec, batch_size=2)
+    whole = FeatureRows(plan, spec, 2).collect()
     real, passes = module.features_of, []
 
     def dies_in_the_third(*arguments):
@@ -84,9 +84,9 @@ def test_a_stopped_run_goes_on(model, tokenizer, small_task, tmp_path, monkeypat
 
     monkeypatch.setattr(module, "features_of", dies_in_the_third)
     with pytest.raises(KeyboardInterrupt):
-        prompt_features(plan, spec, batch_size=2, out=tmp_path)
+        FeatureRows(plan, spec, 2, tmp_path).collect()
     passes[:] = [1, 1, 1]
-    again = prompt_features(plan, spec, batch_size=2, out=tmp_path)
+    again = FeatureRows(plan, spec, 2, tmp_path).collect()
     assert len(passes) == 3 + 2
     assert np.array_equal(again.matrix, whole.matrix) and again.sequence_ids == whole.sequence_ids
 
@@ -103,4 +103,4 @@ def test_states_that_are_not_finite_are_told(model, tokenizer, small_task):
     with torch.no_grad():
         model.model.layers[2].mlp.down_proj.weight.fill_(torch.nan)
     with pytest.raises(InputError, match="not finite"):
-        prompt_features(plan_of(model, tokenizer, small_task), full_spec(), batch_size=3)
+        FeatureRows(plan_of(model, tokenizer, small_task), full_spec(), 3).collect()

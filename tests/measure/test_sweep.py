@@ -14,9 +14,10 @@ from depthdial.errors import InputError
 from depthdial.files import read_json
 from depthdial.hf.cache_name import cache_name, cache_of
 from depthdial.measure.similarity import similarity
-from depthdial.measure.sweep import sweep
+from depthdial.measure.sweep import Sweep, sweep
 from depthdial.routes import Route
 from depthdial.routes.families import RouteFamily
+from depthdial.rows.sharing import share_work
 from depthdial.rows.store import UnitStore
 
 ROUTES = ["full", "uls:4", "ee:3", "rls:3@5"]
@@ -345,24 +346,6 @@ def test_agreement_is_scored_on_every_answer_drawn_from_the_full_model(model, to
     assert n_compared >= 10
 
 
-def test_the_nll_of_an_answer_is_that_of_the_route_that_wrote_it(model, tokenizer, small_task):
-    rows = run(model, tokenizer, small_task, routes=["full", "ee:3"], metrics=("answer_nll",)).to_pylist()
-    texts = {example.id: example.instruction for example in small_task.examples}
-    for row in rows:
-        tokens = dd.generate(model, tokenizer, texts[row["sequence_id"]], depth=row["route"], max_new_tokens=6)[0].tokens
-        prompt = tokenizer(texts[row["sequence_id"]])["input_ids"]
-        view = dd.prompted_view(model, row["route"])
-        with torch.no_grad():
-            first = view(torch.tensor([prompt]), use_cache=True)
-            logits = [first.logits[0, -1:]]
-            if len(tokens) > 1:
-                logits.append(view(torch.tensor([tokens[:-1]]), **{cache_name(): cache_of(first)}).logits[0])
-        expected = torch.nn.functional.cross_entropy(torch.cat(logits), torch.tensor(tokens)).item()
-        assert row["answer_nll"] == pytest.approx(expected, abs=1e-4)
-    plain = run(model, tokenizer, small_task, routes=["ee:3"]).to_pylist()
-    assert all(row["answer_nll"] is None for row in plain)
-
-
 def test_a_sweep_into_a_folder_with_rows_keeps_them(tmp_path, model, tokenizer, small_task):
     options = {"metrics": ("rouge_l", "agreement"), "out": tmp_path}
     run(model, tokenizer, small_task, routes=["full", "uls:4"], **options)
@@ -388,3 +371,17 @@ def test_a_search_is_not_judged_on_its_own_rows(model, tokenizer, small_task):
             measure(model, tokenizer, task=small_task, routes=["uls:3", *family.routes])  # the same layers by another name
     rows = sweep(model, tokenizer, task=small_task, routes=family.routes, max_new_tokens=2, allow_searched_rows=True)
     assert rows.num_rows == 7
+
+
+def test_items_may_be_run_by_several_in_any_order(tmp_path, model, tokenizer, small_task):
+    options = {"task": small_task, "routes": ROUTES, "max_new_tokens": 4, "fidelity_tokens": 4, "batch_size": 3}
+    whole = sweep(model, tokenizer, **options)
+    mine, theirs = (Sweep.of(model, tokenizer, out=tmp_path, **options) for _ in range(2))
+    assert list(mine.items()) == [0, 1, 2]
+    theirs.run(2)
+    assert mine.is_done(2) and not mine.is_done(0)
+    ran: list[int] = []
+    for item in share_work(mine.items(), tmp_path, mine.name, mine.is_done, lambda i: (ran.append(i), mine.run(i))[0]):
+        assert mine.is_done(item)
+    assert ran == [0, 1]
+    assert scores(mine.collect()) == scores(theirs.collect()) == scores(whole)

@@ -243,7 +243,7 @@ def test_the_model_is_bit_identical_afterwards(model, tokenizer, few, weights_of
 @pytest.mark.parametrize(
     ("depth", "options", "message"),
     [
-        (DRAWN, {"prompt_depth": "route"}, "behind prompts that run every layer"),
+        (DRAWN, {"prompt_depth": "route"}, "runs prompts at full depth"),
         (TokenDepth(Bernoulli(RATES), 4), {}, "for a model of 4 layers but this one has 6"),
         (TokenDepth(Bernoulli((0.5,) * 4), 6), {}, "4 rates for a model of 6 layers"),
         (TokenDepth(Bernoulli(RATES), 6, "forget"), {}, "Unknown key_values 'forget'"),  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from depthdial.measure.plan import ModelIdentity
 from depthdial.report.gates.page import write_gates_report
 from depthdial.report.gates.tables import controllers_table, differences_table
 from depthdial.rows.gates import is_gates_study, load_gate_maps, load_gate_rows
+from depthdial.rows.sharing import work_lock
 from depthdial.studies import gates as gate_studies
 from depthdial.studies.gates import gates_study
 from depthdial.train.gates.study import GatesStudySettings
@@ -294,7 +295,7 @@ def test_a_folder_with_other_rows(refused, settings, whole):
 
 
 def test_the_lock_of_a_run_is_its_own(tmp_path):
-    with gate_studies._lock(tmp_path, "a"), gate_studies._lock(tmp_path, "b", timeout_sec=0):
+    with work_lock(tmp_path, "a"), work_lock(tmp_path, "b", timeout_sec=0):
         pass
 
 

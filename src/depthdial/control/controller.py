@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from depthdial.control.card import ControllerCard
-from depthdial.control.certify import certification_plan, certified_price, certify_rows
+from depthdial.control.certify import certification_plan, certified_price, certify_rows, identity_of
 from depthdial.control.choosing import assigned, check_asked
 from depthdial.control.fit import FitSettings, fit_controller, measure_for
 from depthdial.control.fitted import CALIBRATION, CALIBRATION_STEPS, PREDICTOR, STEPS, FittedController
@@ -54,6 +54,18 @@ class SequenceController(FittedController):
     @property
     def name(self) -> str:
         return "controller"
+
+    def __str__(self) -> str:
+        return f"controller:{identity_of(self)[:12]} at price {self.price!r}"
+
+    @property
+    def seen(self) -> dict[str, frozenset[str]]:
+        """Hashes of the prompts that it was made on, by what they were used for."""
+        fitted = self.card.fitted_on
+        return {
+            "to fit the controller": frozenset(fitted["prompts"]),
+            "to search its routes": frozenset(fitted.get("searched_on", ())),
+        }
 
     def prepare(self, session: Runner, asked: Asked) -> None:
         """As `engine.depth.Depth` says."""

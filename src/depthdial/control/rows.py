@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from depthdial.data.leakage import prompt_hashes
 from depthdial.data.tasks import Task
 from depthdial.errors import InputError
-from depthdial.measure.features import FeatureSpec, prompt_features, read_features
+from depthdial.measure.features import FeatureRows, FeatureSpec, read_features
 from depthdial.measure.plan import ModelIdentity, make_plan
+from depthdial.measure.references import Reference
 from depthdial.measure.sweep import sweep
 from depthdial.oracles.costs import STEPS
 from depthdial.oracles.score_table import ScoreTable, read_samples, read_scores
@@ -114,16 +115,17 @@ def measure_rows(
     The full route is the untouched full model, whose own greedy answer agreement is taken on, and prompts at full depth run
     untouched: one pass over a prompt gives its features and serves every route.
     """
-    common: dict[str, Any] = {"prompt_depth": settings.prompt_depth, "identity": identity}
-    plan = make_plan(model, tokenizer, task, settings.routes, settings={}, **common)
-    features = prompt_features(
-        plan, spec, batch_size=settings.batch_size, out=None if out is None else out / FEATURES, progress=progress
+    plan = make_plan(
+        model, tokenizer, task, settings.routes, prompt_depth=settings.prompt_depth, identity=identity, settings={}
     )
-    folder = None if out is None else out / SCORES
+    features = FeatureRows(plan, spec, settings.batch_size, None if out is None else out / FEATURES)
     options: dict[str, Any] = {"fidelity_tokens": settings.response_tokens, "identity": identity, "progress": progress}
+    options |= {"reference": Reference(plan.runner), "watch": spec.watched, "on_prompts": features.keep}
     options["allow_searched_rows"] = True  # the caller has refused what it refuses
+    folder = None if out is None else out / SCORES
     table = swept(model, tokenizer, task, settings, settings.metrics, out=folder, **options)
-    return MeasuredRows(features.sequence_ids, prompt_hashes(task), features.matrix, table)
+    found = features.collect(progress=progress)
+    return MeasuredRows(found.sequence_ids, prompt_hashes(task), found.matrix, table)
 
 
 def read_measured(folder: Path, spec: FeatureSpec, prompts: Sequence[str]) -> MeasuredRows:

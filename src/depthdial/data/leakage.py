@@ -55,13 +55,17 @@ def seen_before(routes: Iterable[object] = (), model: Any = None) -> dict[str, f
     """Hashes of the prompts that routes and a model were made on, by what they were used for; only what is known of them.
 
     Args:
-        routes: searched ones know their prompts (`Route.searched_on`) wherever they were saved and read, and so do gates.
+        routes: searched ones know their prompts (`Route.searched_on`) wherever they were saved and read, and so do gates and
+            controllers (`seen`, by what they were used for).
         model: its weights and its adapter know what they were trained on, if Depthdial trained them.
     """
     routes = list(routes)
     searched = frozenset().union(*(getattr(route, "searched_on", ()) for route in routes))
     gates = frozenset().union(*(getattr(route, "trained_on", ()) for route in routes))
     found = {SEARCHED: searched, "to train the gates": gates, **({} if model is None else trained_on(model))}
+    for route in routes:
+        for purpose, prompts in getattr(route, "seen", {}).items():
+            found[purpose] = found.get(purpose, frozenset()) | prompts
     return {purpose: prompts for purpose, prompts in found.items() if prompts}
 
 

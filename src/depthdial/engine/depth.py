@@ -58,10 +58,12 @@ class Batch:
     Attributes:
         ids: the tokens of each.
         keys: by which random rules draw: places in the whole list, or ids.
+        full: a full pass over the prompts, where the caller has made one already.
     """
 
     ids: Sequence[Sequence[int]]
     keys: Sequence[Any]
+    full: Prefill | None = None
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,11 @@ class RouteDepth:
         warn_if_outside(session.given, self.route, stacklevel=4)
 
     def assign(self, session: Runner, batch: Batch, asked: Asked) -> Assignment:
-        full = session.prefill_ids(batch.ids) if asked.prompt_depth == "full" else None
+        full = (batch.full or session.prefill_ids(batch.ids)) if asked.prompt_depth == "full" else None
         return Assignment(tuple(self.route.for_sequence(key) for key in batch.keys), full)
+
+    def __str__(self) -> str:
+        return str(self.route)
 
 
 @dataclass(frozen=True)
@@ -184,9 +189,13 @@ class TokenwiseDepth:
                 f"The token-wise depth {self.name!r} runs prompts at full depth, not prompt_depth={asked.prompt_depth!r}: "
                 "use dd.token_view(model, policy, prompt_depth='route') for that."
             )
+        self.depth.view(session.model)  # refuses what does not fit
 
     def assign(self, session: Runner, batch: Batch, asked: Asked) -> Assignment:
-        return Assignment((self.depth,) * len(batch.ids), session.prefill_ids(batch.ids))
+        return Assignment((self.depth,) * len(batch.ids), batch.full or session.prefill_ids(batch.ids))
+
+    def __str__(self) -> str:
+        return str(self.depth)
 
 
 def _refuse_routes(asked: Asked) -> None:
@@ -250,8 +259,8 @@ def read_depth(given: Any, model: Any, n_layers: int, routes: Any = None) -> Dep
     if isinstance(given, Route | RandomRoute):
         return RouteDepth(require_depth(given, n_layers))  # type: ignore[arg-type]
     if isinstance(given, str | os.PathLike):
-        saved = _read_folder(Path(given))
-        return RouteDepth(Route.parse(str(given), n_layers)) if saved is None else saved
+        found = read_folder(Path(given))
+        return RouteDepth(Route.parse(str(given), n_layers)) if found is None else found
     if isinstance(given, tuple | range):
         return RouteDepth(Route(tuple(given), n_layers))
     if isinstance(given, nn.Module) and not callable(getattr(given, "policy", None)):
@@ -295,22 +304,17 @@ def named_route(given: Any, model: Any, n_layers: int, routes: Any = None) -> Ro
 
 
 def read_depths(given: Any, model: Any, n_layers: int) -> tuple[Any, ...]:
-    """Routes and token-wise depths of an argument `routes`: `listed_routes`, with what a number means on the model.
+    """The depths of an argument `routes`: `listed_routes`, with what a number or a controller's folder means on the model.
 
     Raises:
-        InputError: for what is none, or picks routes itself: that is run by `generate`, and judged by what made it.
+        InputError: for any other type.
     """
     return listed_routes(given, n_layers, functools.partial(_measured, model=model, n_layers=n_layers))
 
 
-def _measured(given: Any, model: Any, n_layers: int) -> Route | None:
-    saved = _read_folder(Path(given)) if isinstance(given, str) else None
-    if saved is not None:
-        raise InputError(
-            f"{given} picks a route for each prompt, and here each route runs every prompt: name routes, or judge it by "
-            "depthdial controller evaluate."
-        )
-    return named_route(given, model, n_layers)
+def _measured(given: Any, model: Any, n_layers: int) -> Any:
+    saved = read_folder(Path(given)) if isinstance(given, str) else None
+    return named_route(given, model, n_layers) if saved is None else saved
 
 
 def _is_family(text: str) -> bool:
@@ -325,7 +329,7 @@ def _folder_readers() -> dict[str, Any]:
     return {point.name: point for point in entry_points(group=FOLDERS)}
 
 
-def _read_folder(folder: Path) -> Depth | None:
+def read_folder(folder: Path) -> Depth | None:
     """The depth that was saved in a folder; None for what is no such folder."""
     try:
         kind = next((name for name in _folder_readers() if (folder / name).is_file()), None)

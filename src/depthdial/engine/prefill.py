@@ -25,7 +25,7 @@ from depthdial.views.cache import mark
 from depthdial.views.passes import positions
 from depthdial.views.tokens.cache import token_cache
 from depthdial.views.tokens.depth import Depth, TokenDepth
-from depthdial.views.view import quiet_view
+from depthdial.views.view import known_view, quiet_view
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -134,7 +134,7 @@ def continuing(model: Any, depth: Depth, prefilled: Prefill) -> tuple[PreTrained
                 "prefill at full depth."
             )
         return depth.view(model), token_cache(depth.n_layers, prefilled.cache)
-    return quiet_view(model, depth), prefilled.cache_for(depth)
+    return known_view(model, depth), prefilled.cache_for(depth)
 
 
 def _in_chunks(runner: Any, inputs: dict[str, Any], chunk_tokens: int) -> Any:

@@ -20,7 +20,7 @@ from depthdial.hf.untouched import has_adapters_on
 from depthdial.routes import Route
 from depthdial.views.snapshot import as_is, snapshot
 from depthdial.views.tokens.depth import Depth, TokenDepth
-from depthdial.views.view import quiet_view
+from depthdial.views.view import quiet_view, remember_views
 
 # How many tokens of the full model's own greedy answer KL and agreement are taken on where nothing else is asked for.
 FIDELITY_TOKENS = 128
@@ -49,6 +49,10 @@ class Runner:
         ends = eos_ids(model, tokenizer)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*ends, 0)[0]
         return cls(model, snapshot(model), count_layers(model), ends, pad)
+
+    def __post_init__(self) -> None:
+        if not self.rotates_by_length:  # a view that has run keeps frequencies, which the next pass would start from
+            remember_views(self.model)
 
     @cached_property
     def facts(self) -> ModelFacts:

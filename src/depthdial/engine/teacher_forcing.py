@@ -18,7 +18,7 @@ from depthdial.hf.architectures import accepts, decoder_stack
 from depthdial.routes import Route
 from depthdial.views.snapshot import as_is
 from depthdial.views.tokens.depth import Depth
-from depthdial.views.view import quiet_view
+from depthdial.views.view import known_view
 
 # Logits of one pass are kept under this size (0.13 GB in fp32): with a large vocabulary they outweigh everything else.
 _MAX_LOGITS = 32_000_000
@@ -93,12 +93,12 @@ def continued_logits(model: Any, route: Depth, prefilled: Prefill, tokens: torch
 
 def forced_states(model: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor) -> HiddenStates:
     """Hidden states at each of `tokens`, (n_sequences, n_tokens) and right-padded by `mask`, behind prefilled prompts."""
-    runner = quiet_view(model, route)
+    runner = known_view(model, route)
     last_layer: list[torch.Tensor] = []
     # The last of transformers' hidden states is after the final norm; the view's layers are its own to hook.
-    decoder_stack(runner).layers[-1].register_forward_hook(lambda _, __, output: last_layer.append(_tensor(output)))
+    hook = decoder_stack(runner).layers[-1].register_forward_hook(lambda _, __, out: last_layer.append(_tensor(out)))
     few_logits = {"logits_to_keep": 1} if accepts(runner, "logits_to_keep") else {}
-    with as_is(tokens.device):
+    with as_is(tokens.device), hook:
         output = _run(runner, prefilled.cache_for(route), prefilled, tokens, mask, output_hidden_states=True, **few_logits)
     return HiddenStates((*output.hidden_states[:-1], last_layer[0]), output.hidden_states[-1])
 

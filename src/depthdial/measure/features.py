@@ -151,29 +151,43 @@ def watched_prefill(runner: Runner, prompts: Sequence[Sequence[int]], spec: Feat
     return runner.untouched.prefill_ids(prompts, spec.route, watch=spec.watched)
 
 
-def prompt_features(
-    plan: Plan, spec: FeatureSpec, *, batch_size: int, out: Path | None = None, progress: bool = False
-) -> PromptFeatures:
-    """Features of all of a plan's sequences; in a folder, a stopped run goes on.
+@dataclass(frozen=True)
+class FeatureRows:
+    """Features of a plan's sequences, batch by batch; in a folder, a stopped run goes on.
+
+    `keep` takes those of a batch that a sweep has run, and `collect` runs what is missing.
 
     Raises:
-        InputError: if they are not finite, or `out` belongs to another run.
+        InputError: if they are not finite, or the folder belongs to another run.
     """
-    settings = {name: value for name, value in plan.run.settings.items() if name in _ABOUT}
-    run = RunSettings({"kind": "features", "batch_size": batch_size, **settings, **spec.settings()})
-    store = UnitStore(run, _COLUMNS, out)
-    batches = plan.runner.batches(plan.examples, batch_size)
-    names = [unit_name([example.id for example in batch], "features") for batch in batches]
-    with progress_bar("features", len(batches), show=progress) as advance:
-        for name, batch in zip(names, batches, strict=True):
-            if not store.has(name):
-                store.write(name, _rows(plan.runner, batch, spec))
-            advance(1)
-    return read_features(store.collect(names), spec)
+
+    plan: Plan
+    spec: FeatureSpec
+    batch_size: int
+    out: Path | None = None
+
+    @cached_property
+    def store(self) -> UnitStore:
+        settings = {name: value for name, value in self.plan.run.settings.items() if name in _ABOUT}
+        run = RunSettings({"kind": "features", "batch_size": self.batch_size, **settings, **self.spec.settings()})
+        return UnitStore(run, _COLUMNS, self.out)
+
+    def keep(self, batch: Sequence[EncodedExample], prefilled: Prefill) -> None:
+        rows = zip(batch, features_of(prefilled, self.spec), strict=True)
+        self.store.write(_unit(batch), [{"sequence_id": example.id, "features": row} for example, row in rows])
+
+    def collect(self, *, progress: bool = False) -> PromptFeatures:
+        batches = self.plan.runner.batches(self.plan.examples, self.batch_size)
+        missing = [batch for batch in batches if not self.store.has(_unit(batch))]
+        with progress_bar("features", len(missing), show=progress and bool(missing)) as advance:
+            for batch in missing:
+                self.keep(batch, watched_prefill(self.plan.runner, [example.prompt_ids for example in batch], self.spec))
+                advance(1)
+        return read_features(self.store.collect([_unit(batch) for batch in batches]), self.spec)
 
 
 def read_features(table: pa.Table, spec: FeatureSpec) -> PromptFeatures:
-    """The features in a table that `prompt_features` collected.
+    """The features in a table that `FeatureRows` collected.
 
     Raises:
         InputError: if they are not of this specification.
@@ -192,6 +206,5 @@ _ABOUT = (
 )
 
 
-def _rows(runner: Runner, batch: Sequence[EncodedExample], spec: FeatureSpec) -> list[dict[str, Any]]:
-    found = features_of(watched_prefill(runner, [example.prompt_ids for example in batch], spec), spec)
-    return [{"sequence_id": example.id, "features": row} for example, row in zip(batch, found, strict=True)]
+def _unit(batch: Sequence[EncodedExample]) -> str:
+    return unit_name([example.id for example in batch], "features")

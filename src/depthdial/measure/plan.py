@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike
 from typing import Any
 
 from depthdial.checks import choice
+from depthdial.data.leakage import require_unsearched
 from depthdial.data.tasks import EncodedExample, Task, encode
 from depthdial.data.templates import resolve_template
-from depthdial.engine.depth import read_depths
+from depthdial.engine.depth import Asked, Depth, read_depth, read_depths
 from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.hf.adapter import adapter_card
@@ -20,17 +20,16 @@ from depthdial.hf.facts import ModelFacts
 from depthdial.hf.untouched import has_adapters_on
 from depthdial.hf.weights import weights_hash
 from depthdial.provenance import digest
-from depthdial.routes import AnyRoute, require_depth
-from depthdial.routes.families import RouteFamily, distinct_routes, listed_routes
+from depthdial.routes import require_depth
+from depthdial.routes.families import distinct_routes, listed_routes
 from depthdial.rows.store import RunSettings, UnitStore, unit_name
-from depthdial.views.passes import PROMPT_DEPTHS, PromptDepth
-from depthdial.views.tokens.depth import Depth, TokenDepth
+from depthdial.views.passes import PROMPT_DEPTHS
+from depthdial.views.tokens.depth import Depth as Running
+from depthdial.views.tokens.depth import TokenDepth
 from depthdial.views.tokens.policy import TokenPolicy
 
-# What a measurement may run at: one route, a rule that draws one a sequence, or a policy that decides by token.
-AnyDepth = AnyRoute | TokenDepth
-# How several of them are given, or one.
-Routes = AnyDepth | str | PathLike[str] | RouteFamily | Iterable[AnyDepth | str | Sequence[int]]
+# What is measured: routes, random rules, token-wise depths, controllers, each by itself, by its text or folder, or several.
+Routes = Any
 
 
 @dataclass(frozen=True)
@@ -65,29 +64,30 @@ class Plan:
 
     Attributes:
         examples: encoded sequences in the task's order.
-        routes: routes, random rules and token-wise depths without repetition, in the order given.
+        depths: without repetition, in the order given.
+        asked: how prompts run.
         run: the settings, by which rows of different runs are kept apart.
     """
 
     runner: Runner
     examples: tuple[EncodedExample, ...]
-    routes: tuple[AnyDepth, ...]
-    prompt_depth: PromptDepth
+    depths: tuple[Depth, ...]
+    asked: Asked
     run: RunSettings
 
-    def unit(self, batch: Sequence[EncodedExample], route: AnyDepth) -> str:
-        """The name of the rows of one batch on one route."""
+    def unit(self, batch: Sequence[EncodedExample], depth: Any) -> str:
+        """The name of the rows of one batch at one depth."""
         # The layers are in the key: a route file may call other layers by the same name tomorrow.
-        return unit_name([example.id for example in batch], f"{route.name} {route}")
+        return unit_name([example.id for example in batch], f"{depth.name} {depth}")
 
     def units(self, batches: Iterable[Sequence[EncodedExample]]) -> list[str]:
-        """All units, route by route."""
+        """All units, depth by depth."""
         batches = list(batches)
-        return [self.unit(batch, route) for route in self.routes for batch in batches]
+        return [self.unit(batch, depth) for depth in self.depths for batch in batches]
 
-    def missing(self, store: UnitStore, batch: Sequence[EncodedExample]) -> list[AnyDepth]:
-        """The routes that a batch has yet to run."""
-        return [route for route in self.routes if not store.has(self.unit(batch, route))]
+    def missing(self, store: UnitStore, batch: Sequence[EncodedExample]) -> list[Depth]:
+        """The depths that a batch has yet to run at."""
+        return [depth for depth in self.depths if not store.has(self.unit(batch, depth))]
 
 
 def make_plan(
@@ -100,23 +100,32 @@ def make_plan(
     identity: ModelIdentity | None,
     settings: Mapping[str, Any],
     answer_tokens: int = 0,
+    allow_searched_rows: bool | None = None,
+    session: Runner | None = None,
 ) -> Plan:
     """Check everything that can be checked before the first pass.
 
     Args:
         answer_tokens: the longest text that is generated behind a prompt.
+        allow_searched_rows: whether rows may be measured that the depths or the model have seen; None where the plan's
+            depths are not run at all.
+        session: of the model, where the caller has one.
 
     Raises:
         InputError: for a route that does not fit, a prompt that does not fit the context, or an unknown prompt depth.
+
+    Warns:
+        RouteWarning: for a route that the model's adapter was not trained for.
     """
     choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
-    runner = Runner.of(model, tokenizer)
+    runner = session or Runner.of(model, tokenizer)
     identity = identity or ModelIdentity.of(model)
     examples = tuple(encode(task, tokenizer, context_tokens=runner.context_tokens))
+    asked = Asked(prompt_depth, resolve_template(task.template, tokenizer))
     about_task = {
         "task": task.name,
         "split": task.split,
-        "template": resolve_template(task.template, tokenizer),
+        "template": asked.template,
         # A chat template may print the date, or change with the tokenizer: rows of other prompts must not mix.
         "first_prompt": digest({"ids": examples[0].prompt_ids}),
         "seed": task.seed,
@@ -126,7 +135,6 @@ def make_plan(
     }
     about_model = {"model": identity.name, **{k: v for k, v in vars(identity).items() if k != "name"}}
     parsed = unique_routes(routes, runner.n_layers, model)
-    _check_token_depths(model, parsed, prompt_depth)
     context = runner.context_tokens
     if context is not None and any(len(example.prompt_ids) + answer_tokens > context for example in examples):
         # Rows from before each sequence had a room of its own were cut to that of the batch's longest prompt.
@@ -134,29 +142,26 @@ def make_plan(
     if runner.eos_token_ids != configured_ends(model, tokenizer):
         # Rows from before did not end with the chat template's token.
         settings = {**settings, "ends": list(runner.eos_token_ids)}
+    if allow_searched_rows is False:
+        require_unsearched(task, parsed, model)
+    depths = tuple(read_depth(one, model, runner.n_layers) for one in parsed)
+    for depth in depths if allow_searched_rows is not None else ():
+        depth.prepare(runner, asked)
     run = RunSettings({**about_model, **about_task, "prompt_depth": prompt_depth, **settings})
-    return Plan(runner, examples, parsed, prompt_depth, run)  # type: ignore[arg-type]
+    return Plan(runner, examples, depths, asked, run)
 
 
-def _check_token_depths(model: Any, depths: Sequence[AnyDepth], prompt_depth: str) -> None:
-    token_wise = [depth for depth in depths if isinstance(depth, TokenDepth)]
-    if token_wise and prompt_depth != "full":
-        raise InputError("Token-wise depths are measured behind prompts that run every layer: use prompt_depth='full'.")
-    for depth in token_wise:
-        depth.view(model)  # refuses what does not fit, before anything has run
-
-
-def unique_routes(routes: Routes, n_layers: int, model: Any = None) -> tuple[AnyDepth, ...]:
+def unique_routes(routes: Routes, n_layers: int, model: Any = None) -> tuple[Any, ...]:
     """Routes parsed and checked; of two with the same layers the first is kept, under its name.
 
     Args:
-        model: on which a share or a count of layers means a route; without one they mean none.
+        model: on which a share or a count of layers means a route, and a folder a controller; without one they mean none.
     """
     given = listed_routes(routes, n_layers) if model is None else read_depths(routes, model, n_layers)
     policy = next((route for route in given if isinstance(route, TokenPolicy)), None)
     if policy is not None:
         raise InputError(f"A policy is measured as TokenDepth(policy, n_layers={n_layers}): wrap {policy.name!r} so.")
-    kept: tuple[AnyDepth, ...] = distinct_routes(require_depth(route, n_layers) for route in given)
+    kept = distinct_routes(require_depth(route, n_layers) for route in given)
     if not kept:
         raise InputError("No route was given: name at least one, such as full or uls:50%.")
     names = [route.name for route in kept]
@@ -166,7 +171,7 @@ def unique_routes(routes: Routes, n_layers: int, model: Any = None) -> tuple[Any
     return kept
 
 
-def route_columns(route: Depth, name: str) -> dict[str, Any]:
+def route_columns(route: Running, name: str) -> dict[str, Any]:
     """The columns of a row that say which route ran; a token-wise depth has no cost before it has."""
     if isinstance(route, TokenDepth):
         return {"route": name, "route_layers": str(route), "n_layers": route.n_layers}

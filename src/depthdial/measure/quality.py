@@ -22,8 +22,6 @@ from depthdial.errors import InputError
 
 ROUGE_METRICS = ("rouge_1", "rouge_2", "rouge_l")
 FORCED_METRICS = ("nll", "kl", "agreement")
-# Of a generated answer under the depth that wrote it; measured only where it is asked for.
-ANSWER_METRICS = ("answer_nll",)
 METRICS = (*ROUGE_METRICS, *FORCED_METRICS)
 # Without one of these a row has no score.
 REFERENCE_METRICS = (*ROUGE_METRICS, "nll")

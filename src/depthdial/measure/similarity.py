@@ -8,37 +8,26 @@ agreement on the full model's own greedy answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import torch
 
 from depthdial.checks import whole
-from depthdial.data.leakage import require_unsearched
 from depthdial.data.tasks import EncodedExample, Task, as_task
-from depthdial.engine.prefill import Prefill
-from depthdial.engine.session import FIDELITY_TOKENS, Runner
-from depthdial.engine.teacher_forcing import (
-    HiddenStates,
-    Predictions,
-    by_route,
-    forced_logits,
-    forced_states,
-    right_padded,
-    row_slices,
-)
+from depthdial.engine.depth import Depth, TokenwiseDepth
+from depthdial.engine.session import FIDELITY_TOKENS
+from depthdial.engine.teacher_forcing import HiddenStates, forced_states, right_padded, row_slices
 from depthdial.errors import InputError
-from depthdial.hf.adapter import warn_if_outside
-from depthdial.measure.answers import full_answers, reference_prefill
-from depthdial.measure.plan import ModelIdentity, Plan, Routes, cut, make_plan, route_columns
+from depthdial.measure.plan import ModelIdentity, Routes, cut, make_plan, route_columns
+from depthdial.measure.references import Reference
+from depthdial.measure.scoring import Lane, Scores, Subject, Texts, fidelity_scores
 from depthdial.progress import progress_bar
 from depthdial.routes import FAMILIES, AnyRoute, Route, family_routes
 from depthdial.rows.store import SIMILARITY_COLUMNS, UnitStore
 from depthdial.views.snapshot import as_is
-from depthdial.views.tokens.depth import TokenDepth
 
 
 def similarity(
@@ -53,6 +42,7 @@ def similarity(
     fidelity_tokens: int = FIDELITY_TOKENS,
     allow_searched_rows: bool = False,
     identity: ModelIdentity | None = None,
+    reference: Reference | None = None,
     progress: bool = False,
 ) -> pa.Table:
     """Compare every route's hidden states and predictions with the full model's, sequence by sequence.
@@ -67,6 +57,7 @@ def similarity(
         max_response_tokens: most tokens of the reference that are used.
         fidelity_tokens: most tokens of the full model's answer that KL and agreement are taken on.
         allow_searched_rows: also measure on rows that routes were searched on, or the model trained on: it flatters them.
+        reference: the model without its adapters, and what it has said to earlier callers.
 
     Returns:
         One row for each (sequence, route); the columns are `SIMILARITY_COLUMNS` and the provenance.
@@ -76,34 +67,41 @@ def similarity(
     """
     whole("batch_size", batch_size, 1)
     whole("fidelity_tokens", fidelity_tokens, 1)
-    n_layers = Runner.of(model, tokenizer).n_layers
-    chosen = all_families(n_layers) if routes is None else routes
+    reference = Reference.of(model, tokenizer, reference)
+    session = reference.runner_of(model, tokenizer)
     settings = {
         "kind": "similarity",
         "batch_size": batch_size,
         "response_tokens": max_response_tokens,
         "fidelity_tokens": fidelity_tokens,
     }
-    common: dict[str, Any] = {
-        "prompt_depth": "full",
-        "identity": identity,
-        "settings": settings,
-        "answer_tokens": fidelity_tokens,
-    }
-    task = as_task(task)
-    plan = make_plan(model, tokenizer, task, chosen, **common)
-    if not allow_searched_rows:
-        require_unsearched(task, plan.routes, model)
-    for route in plan.routes:
-        if isinstance(route, TokenDepth):
-            raise InputError("Similarity compares routes, and a token-wise depth is not a route: sweep it instead.")
-        warn_if_outside(model, route)
+    plan = make_plan(
+        model,
+        tokenizer,
+        as_task(task),
+        all_families(session.n_layers) if routes is None else routes,
+        prompt_depth="full",
+        identity=identity,
+        settings=settings,
+        answer_tokens=fidelity_tokens,
+        allow_searched_rows=allow_searched_rows,
+        session=session,
+    )
+    if any(isinstance(depth, TokenwiseDepth) for depth in plan.depths):
+        raise InputError(
+            "Similarity compares the hidden states of routes, which a token-wise depth does not have: sweep it instead."
+        )
     store = UnitStore(plan.run, SIMILARITY_COLUMNS, None if out is None else Path(out))
-    batches = plan.runner.batches(plan.examples, batch_size)
-    job = _Similarity(plan, store, max_response_tokens, fidelity_tokens)
-    with progress_bar("similarity", len(batches) * len(plan.routes), show=progress) as advance:
+    batches, subject = session.batches(plan.examples, batch_size), Subject(session, reference, plan.asked)
+    with progress_bar("similarity", len(batches) * len(plan.depths), show=progress) as advance:
         for batch in batches:
-            job.run(batch, advance)
+            missing = plan.missing(store, batch)
+            advance(len(plan.depths) - len(missing))
+            if missing:
+                rows = _compare(subject, batch, missing, store, max_response_tokens, fidelity_tokens)
+                for depth in missing:
+                    store.write(plan.unit(batch, depth), rows[depth])
+                    advance(1)
     return store.collect(plan.units(batches), keep_others=True)
 
 
@@ -131,102 +129,63 @@ def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cosine_similarity(a.float(), b.float(), dim=-1)
 
 
-T = TypeVar("T")
+def _compare(
+    subject: Subject,
+    batch: Sequence[EncodedExample],
+    depths: Sequence[Depth],
+    store: UnitStore,
+    response_tokens: int | None,
+    fidelity_tokens: int,
+) -> dict[Depth, list[dict[str, Any]]]:
+    """Rows of a batch at every depth."""
+    prompts = subject.prompts(batch)
+    compared = subject.compared(batch) if subject.is_apart else prompts
+    teacher, lanes = subject.teacher(compared), {depth: subject.lane(depth, prompts) for depth in depths}
+    answers = dict(enumerate(subject.reference.answers(batch, compared.prefilled, fidelity_tokens, store).tokens))
+    responses = {i: cut(e.reference_ids or answers[i], response_tokens) for i, e in enumerate(batch)}
+    fidelity, closeness = fidelity_scores(teacher, lanes, answers), _state_scores(teacher, lanes, responses)
+    return {
+        depth: [
+            {
+                "sequence_id": example.id,
+                **route_columns(lane.routes[i], depth.name),
+                "response_tokens": len(responses[i]),
+                **closeness[depth][i],
+                **fidelity[depth][i],
+            }
+            for i, example in enumerate(batch)
+        ]
+        for depth, lane in lanes.items()
+    }
 
 
-@dataclass(frozen=True)
-class _Prompts:
-    """A batch's prompts behind the full model as it is, and behind the untouched one, which is the same without adapters."""
-
-    measured: Prefill
-    reference: Prefill
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """Token ids by row of the batch: responses for the hidden states, the full model's answers for KL and agreement."""
-
-    responses: Sequence[Sequence[int]]
-    answers: Sequence[Sequence[int]]
-
-
-@dataclass(frozen=True)
-class _Similarity:
-    plan: Plan
-    store: UnitStore
-    max_response_tokens: int | None
-    fidelity_tokens: int
-
-    def run(self, batch: Sequence[EncodedExample], advance: Any) -> None:
-        missing = [route for route in self.plan.missing(self.store, batch) if not isinstance(route, TokenDepth)]
-        advance(len(self.plan.routes) - len(missing))
-        if not missing:
-            return
-        runner = self.plan.runner
-        prefilled = runner.prefill(batch)
-        prompts = _Prompts(prefilled, reference_prefill(runner, batch, prefilled))
-        answers = full_answers(runner, self.store, batch, prompts.reference, self.fidelity_tokens).tokens
-        responses = [cut(e.reference_ids or answers[i], self.max_response_tokens) for i, e in enumerate(batch)]
-        rows: dict[AnyRoute, dict[int, dict[str, Any]]] = {route: {} for route in missing}
-        lengths = {i: max(len(responses[i]), len(answers[i])) for i in range(len(batch))}
-        for members in row_slices(range(len(batch)), lengths, prefilled.logits.shape[-1]):
-            self._compare(batch, members, missing, prompts, _Texts(responses, answers), rows)
-        for route in missing:
-            self.store.write(
-                self.plan.unit(batch, route), [self._row(e, route, rows[route][i]) for i, e in enumerate(batch)]
-            )
-            advance(1)
-
-    def _row(self, example: EncodedExample, route: AnyRoute, scores: dict[str, Any]) -> dict[str, Any]:
-        one = route.for_sequence(example.id)
-        return {"sequence_id": example.id, **route_columns(one, route.name), **scores}
-
-    def _compare(
-        self,
-        batch: Sequence[EncodedExample],
-        members: list[int],
-        routes: Sequence[AnyRoute],
-        prompts: _Prompts,
-        texts: _Texts,
-        rows: dict[AnyRoute, dict[int, dict[str, Any]]],
-    ) -> None:
-        """Fill in the scores of some rows of the batch, on every route."""
-        runner = self.plan.runner
-        full, teacher = runner.full, runner.untouched
-        base = self._forced(teacher, forced_states, members, full, prompts.reference, texts.responses)
-        base_logits = self._forced(teacher, forced_logits, members, full, prompts.reference, texts.answers)
-        predictions = [Predictions.of(base_logits[p, : len(texts.answers[i])]) for p, i in enumerate(members)]
-        for route in routes:
-            for one, places in by_route([route.for_sequence(batch[i].id) for i in members]).items():
-                group = [members[place] for place in places]
-                shallow = self._forced(runner, forced_states, group, one, prompts.measured, texts.responses)
-                closeness = cosines(_select(base, places, shallow), shallow, one)
-                logits = self._forced(runner, forced_logits, group, one, prompts.measured, texts.answers)
-                for j, (place, i) in enumerate(zip(places, group, strict=True)):
-                    n_tokens, n_answer = len(texts.responses[i]), len(texts.answers[i])
-                    means = [tokens[j, :n_tokens].mean().item() for tokens in closeness]
-                    kl, agreement = predictions[place].fidelity(logits[j, :n_answer])
-                    rows[route][i] = {
-                        "response_tokens": n_tokens,
-                        "cosine_final": means[0],
-                        "cosine_pre_norm": means[1],
-                        "cosine_intermediate": means[2] if one.n_layers > 1 else None,
-                        "kl": kl,
-                        "agreement": agreement,
+def _state_scores(teacher: Lane, lanes: dict[Depth, Lane], texts: Texts) -> dict[Depth, Scores]:
+    """Cosines of every lane's hidden states with the reference's, on texts of all rows; means over tokens."""
+    found: dict[Depth, Scores] = {depth: {} for depth in lanes}
+    lengths, full = {i: len(text) for i, text in texts.items()}, teacher.routes[0]
+    for rows in row_slices(range(len(texts)), lengths, teacher.vocabulary):
+        base = _states(teacher, full, rows, texts)
+        for depth, lane in lanes.items():
+            for route, members in lane.groups.items():
+                members = [i for i in rows if i in set(members)]
+                if not members:
+                    continue
+                shallow = _states(lane, route, members, texts)
+                means = cosines(_select(base, [rows.index(i) for i in members], shallow), shallow, route)
+                for place, i in enumerate(members):
+                    final, pre_norm, inner = (tokens[place, : lengths[i]].mean().item() for tokens in means)
+                    found[depth][i] = {
+                        "cosine_final": final,
+                        "cosine_pre_norm": pre_norm,
+                        "cosine_intermediate": inner if route.n_layers > 1 else None,
                     }
+    return found
 
-    def _forced(
-        self,
-        runner: Runner,
-        what: Callable[..., T],
-        members: list[int],
-        route: Route,
-        prefilled: Prefill,
-        texts: Sequence[Sequence[int]],
-    ) -> T:
-        tokens, mask = right_padded([texts[i] for i in members], runner.pad_token_id, runner.device)
-        ready = prefilled.select(torch.tensor(members, device=runner.device))
-        return what(runner.model, route, ready, tokens, mask)
+
+def _states(lane: Lane, route: Any, rows: Sequence[int], texts: Texts) -> HiddenStates:
+    runner = lane.running(route)
+    tokens, mask = right_padded([texts[i] for i in rows], runner.pad_token_id, runner.device)
+    return forced_states(runner.model, route, lane.ready(route, rows), tokens, mask)
 
 
 def _select(full: HiddenStates, places: list[int], like: HiddenStates) -> HiddenStates:

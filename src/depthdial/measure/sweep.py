@@ -5,38 +5,53 @@ The table that the oracle of arXiv 2410.20022 (section 4, Figure 2) chooses from
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 
 from depthdial.checks import choice, whole
-from depthdial.data.leakage import require_unsearched
-from depthdial.data.tasks import Task, as_task
+from depthdial.data.tasks import EncodedExample, Task, as_task
+from depthdial.engine.decode import Decoded
+from depthdial.engine.depth import Depth, TokenwiseDepth
+from depthdial.engine.prefill import Prefill
 from depthdial.engine.sampling import sampled_metrics, sampling_policy
 from depthdial.engine.session import FIDELITY_TOKENS, Runner
 from depthdial.errors import DataWarning, InputError
-from depthdial.hf.adapter import warn_if_outside
 from depthdial.hf.weights import weights_hash
-from depthdial.measure.answers import check_reference
 from depthdial.measure.cost import model_cost
-from depthdial.measure.plan import ModelIdentity, Routes, make_plan
+from depthdial.measure.plan import ModelIdentity, Plan, Routes, make_plan, route_columns
 from depthdial.measure.quality import (
-    ANSWER_METRICS,
     METRICS,
     REFERENCE_METRICS,
     ROUGE_METRICS,
     ROUGE_TOKENIZERS,
     is_seen,
 )
-from depthdial.measure.scoring import Scoring, SweepOptions
+from depthdial.measure.references import Reference, check_reference
+from depthdial.measure.scoring import (
+    Answers,
+    Costs,
+    Lane,
+    Prompts,
+    Scores,
+    Subject,
+    SweepOptions,
+    fidelity_scores,
+    reference_scores,
+)
 from depthdial.measure.token_cost import skipped_layer_flops
 from depthdial.progress import progress_bar
-from depthdial.rows.store import SWEEP_COLUMNS, UnitStore
-from depthdial.views.tokens.depth import TokenDepth
+from depthdial.rows.sharing import share_work
+from depthdial.rows.store import SWEEP_COLUMNS, UnitStore, unit_name
+
+OnPrompts = Callable[[Sequence[EncodedExample], Prefill], None]
 
 
 def sweep(
@@ -62,6 +77,8 @@ def sweep(
     reference_hash: str | None = None,
     full_untouched: bool = False,
     rouge_tokenizer: str = "default",
+    watch: Sequence[int] = (),
+    on_prompts: OnPrompts | None = None,
     progress: bool = False,
 ) -> pa.Table:
     """Run every sequence of a task on every route and score it.
@@ -74,10 +91,9 @@ def sweep(
 
     Args:
         routes: one or several of: routes, random rules (drawn once per sequence), their texts, their layers `(0, 1, 5)`, a
-            RouteFamily or its file, or token policies as `TokenDepth`, of which `layers_run` and `cost` are what the tokens
-            of an answer (else of the reference) ran in the mean.
-        metrics: default: all of ROUGE, `nll`, `kl` and `agreement`, or ROUGE alone for sampled answers. `answer_nll`, only
-            where it is asked for, is the NLL of an answer under the route that wrote it: how sure the route was.
+            RouteFamily or its file, controllers or their folders, which choose a route for each sequence, token policies as
+            `TokenDepth`, of which `layers_run` and `cost` are the mean over an answer's tokens (else the reference's).
+        metrics: default: all of ROUGE, `nll`, `kl` and `agreement`, or ROUGE alone for sampled answers.
         samples: number of answers drawn of every (sequence, route) instead of the greedy one: a row each, numbered in the
             column `sample`. KL and agreement are then on as many answers drawn from the full model. Sampling is seeded
             by the task's seed, the sequence, route and number alone. All samples of a batch decode together behind one
@@ -95,10 +111,13 @@ def sweep(
         keep_text: put the answers themselves in the rows, beside their hashes.
         identity: which model this is, where the caller knows; found out otherwise.
         reference: the full model that KL and agreement compare with, where it is another one than `model` without its
-            adapters (such as the model before it was trained); `reference_hash` is that of its weights, where known.
+            adapters (such as the model before it was trained); `reference_hash` is that of its weights, where known. A
+            `Reference` is the model without its adapters, and what it has said to earlier callers.
         full_untouched: run prompts and the full route without the model's adapters (on `reference`, where that is given):
             the full route is then the full model itself, and one pass over a prompt serves every route.
         allow_searched_rows: also measure on rows that routes were searched on, or the model trained on: it flatters them.
+        watch, on_prompts: called with each batch that runs and the full model's pass over its prompts, in which the hidden
+            states after the layers of `watch` were pooled.
 
     Returns:
         One row for each (sequence, route) of this call, or for each sample of it; the columns are `SWEEP_COLUMNS` and the
@@ -111,57 +130,193 @@ def sweep(
     Warns:
         DataWarning: once, for references in a script that ROUGE's tokenizer cannot see.
     """
-    task = as_task(task)
-    policy = sampling_policy(samples, temperature, top_p)
-    chosen = check_metrics(default_metrics(task, samples) if metrics is None else metrics)
-    _check_references(task, chosen, rouge_tokenizer)
-    options = SweepOptions(
-        sampled_metrics(chosen) if samples else chosen,
-        whole("max_new_tokens", max_new_tokens, 1),
-        whole("fidelity_tokens", fidelity_tokens, 1),
-        use_stemmer,
-        keep_text,
-        samples,
-        policy,
-        full_untouched,
-        rouge_tokenizer,
-    )
-    whole("batch_size", batch_size, 1)
-    settings = {"kind": "sweep", "batch_size": batch_size, **options.settings()}
-    if reference is not None:
-        check_reference(model, reference)
-        settings["reference"] = reference_hash or weights_hash(reference)
-    plan = make_plan(
-        model,
-        tokenizer,
-        task,
-        routes,
-        prompt_depth=prompt_depth,
-        identity=identity,
-        settings=settings,
-        answer_tokens=options.answer_tokens,
-    )
-    if not allow_searched_rows:
-        require_unsearched(task, plan.routes, model)
-    for route in plan.routes:
-        if not isinstance(route, TokenDepth):
-            warn_if_outside(model, route)
-    store = UnitStore(plan.run, SWEEP_COLUMNS, None if out is None else Path(out))
-    skipped = {depth.key_values for depth in plan.routes if isinstance(depth, TokenDepth)}
-    job = Scoring(
-        plan,
-        options,
-        tokenizer,
-        store,
-        model_cost(model),
-        {kind: skipped_layer_flops(plan.runner.model, kind) for kind in skipped},
-        (plan.runner if reference is None else Runner.of(reference, tokenizer)).untouched,
-    )
-    batches = plan.runner.batches(plan.examples, batch_size)
-    with progress_bar("sweep", len(batches) * len(plan.routes), show=progress) as advance:
-        for batch in batches:
-            job.run(batch, advance)
-    return store.collect(plan.units(batches), keep_others=True)
+    given = {name: value for name, value in locals().items() if name not in ("model", "tokenizer", "progress")}
+    job = Sweep.of(model, tokenizer, **given)
+    with progress_bar("sweep", len(job.batches) * len(job.plan.depths), show=progress) as advance:
+        for _ in share_work(
+            job.items(), None if out is None else Path(out), job.name, lambda _: False, lambda item: job.run(item, advance)
+        ):
+            pass
+    return job.collect()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as items of work, which one process, several, or a cluster's run alike, in any order, again and again.
+
+    Made by `Sweep.of`, with the arguments of `sweep` but `progress`; every process makes its own.
+
+    >>> job = Sweep.of(model, tokenizer, task="rows.jsonl", routes="full,uls:50%", out="rows")  # doctest: +SKIP
+    >>> for item in job.items():  # doctest: +SKIP
+    ...     job.run(item)
+    >>> table = job.collect()  # doctest: +SKIP
+    """
+
+    plan: Plan
+    store: UnitStore
+    batches: Sequence[Sequence[EncodedExample]]
+    subject: Subject
+    answers: Answers
+    on_prompts: OnPrompts | None = None
+    watch: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, **options: Any) -> Sweep:
+        """Check everything and open the folder; nothing runs yet."""
+        bound = inspect.signature(sweep).bind(model, tokenizer, **options)
+        bound.apply_defaults()
+        given = SimpleNamespace(**bound.arguments)
+        task, samples = as_task(given.task), given.samples
+        policy = sampling_policy(samples, given.temperature, given.top_p)
+        metrics = check_metrics(default_metrics(task, samples) if given.metrics is None else given.metrics)
+        _check_references(task, metrics, given.rouge_tokenizer)
+        scored = SweepOptions(
+            sampled_metrics(metrics) if samples else metrics,
+            whole("max_new_tokens", given.max_new_tokens, 1),
+            whole("fidelity_tokens", given.fidelity_tokens, 1),
+            given.use_stemmer,
+            given.keep_text,
+            samples,
+            policy,
+            given.full_untouched,
+            given.rouge_tokenizer,
+        )
+        batch_size = whole("batch_size", given.batch_size, 1)
+        settings, reference = {"kind": "sweep", "batch_size": batch_size, **scored.settings()}, given.reference
+        if reference is not None and not isinstance(reference, Reference):
+            check_reference(model, reference)
+            settings["reference"] = given.reference_hash or weights_hash(reference)
+            reference = Reference(Runner.of(reference, tokenizer))
+        reference = Reference.of(model, tokenizer, reference)
+        session = reference.runner_of(model, tokenizer)
+        plan = make_plan(
+            model,
+            tokenizer,
+            task,
+            given.routes,
+            prompt_depth=given.prompt_depth,
+            identity=given.identity,
+            settings=settings,
+            answer_tokens=scored.answer_tokens,
+            allow_searched_rows=given.allow_searched_rows,
+            session=session,
+        )
+        token_wise = {depth.depth.key_values for depth in plan.depths if isinstance(depth, TokenwiseDepth)}
+        skipped = {kind: skipped_layer_flops(session.model, kind) for kind in token_wise}
+        costs = Costs(session.model, model_cost(model), given.prompt_depth, skipped)
+        return cls(
+            plan,
+            UnitStore(plan.run, SWEEP_COLUMNS, None if given.out is None else Path(given.out)),
+            session.batches(plan.examples, batch_size),
+            Subject(session, reference, plan.asked, given.full_untouched),
+            Answers(scored, tokenizer, costs, plan.run.settings["seed"]),
+            given.on_prompts,
+            given.watch,
+        )
+
+    def items(self) -> range:
+        """The work: batches, by their places, each on all routes."""
+        return range(len(self.batches))
+
+    def name(self, item: int) -> str:
+        """A name for an item, the same in every process."""
+        return unit_name([example.id for example in self.batches[item]], "batch")
+
+    def is_done(self, item: int) -> bool:
+        return not self.plan.missing(self.store, self.batches[item])
+
+    def collect(self) -> pa.Table:
+        """The rows of all items, once they are done."""
+        return self.store.collect(self.plan.units(self.batches), keep_others=True)
+
+    def run(self, item: int, advance: Callable[[float], None] = lambda n: None) -> None:
+        """Measure what is missing of a batch, and keep its rows."""
+        batch, options, subject = self.batches[item], self.answers.options, self.subject
+        missing = self.plan.missing(self.store, batch)
+        advance(len(self.plan.depths) - len(missing))
+        if not missing:
+            return
+        prompts = subject.prompts(batch, self.watch)
+        needs_teacher = subject.is_apart and (options.compares or self.on_prompts is not None)
+        compared = subject.compared(batch, self.watch) if needs_teacher else prompts
+        if self.on_prompts is not None:
+            self.on_prompts(batch, compared.prefilled)
+        lanes = {depth: subject.lane(depth, prompts) for depth in missing}
+        known, text = self._full_answers(compared, lanes.values())
+        rows = self._forced_rows(batch, compared, lanes, text)
+        for depth, lane in lanes.items():
+            self.store.write(self.plan.unit(batch, depth), self._rows(lane, depth.name, rows[depth], known))
+            advance(1)
+
+    def _full_answers(self, compared: Prompts, lanes: Iterable[Lane]) -> tuple[Decoded | None, Decoded | None]:
+        """The reference's own answers: as rows of the full route, where that is the same, and to compare others on."""
+        options, reference = self.answers.options, self.subject.reference
+        known = text = None
+        if options.samples:
+            return known, text
+        common = (compared.examples, compared.prefilled)
+        has_full = any(route.is_full for lane in lanes for route in lane.routes)
+        if options.generates and has_full and not self.subject.is_apart:
+            # Answers of another length take other seconds: those of the full route are decoded as any route's.
+            known = reference.answers(*common, options.max_new_tokens, self.store)
+        if options.compares:
+            longer = options.max_new_tokens if options.generates else 0
+            text = reference.answers(*common, options.fidelity_tokens, self.store, longer=longer)
+            if known is None and options.fidelity_tokens == options.max_new_tokens and not self.subject.is_apart:
+                known = text
+        return known, text
+
+    def _forced_rows(
+        self, batch: Sequence[EncodedExample], compared: Prompts, lanes: Mapping[Depth, Lane], text: Decoded | None
+    ) -> dict[Depth, list[list[dict[str, Any]]]]:
+        """Teacher-forced scores of every depth: of each row of the batch one for each of its answers."""
+        options, n = self.answers.options, self.answers.options.n_answers
+        on_references = reference_scores(lanes, batch) if "nll" in options.metrics else {}
+        on_answers: Mapping[Depth, Scores] = {}
+        if options.compares:
+            repeated = {id(one): one.repeated(n) for one in (compared, *(lane.prompts for lane in lanes.values()))}
+            teacher = self.subject.teacher(repeated[id(compared)])
+            each = {depth: lane.repeated(n, repeated[id(lane.prompts)]) for depth, lane in lanes.items()}
+            if text is None:
+                rows, ready = [i for i in range(len(batch)) for _ in range(n)], teacher.prompts.prefilled
+                text = self.answers.sampled(
+                    self.subject.teacher(compared), teacher.full.full, rows, ready, options.fidelity_tokens
+                )
+            texts = {i: tokens[: options.fidelity_tokens] for i, tokens in enumerate(text.tokens)}
+            on_answers = fidelity_scores(teacher, each, texts)
+        return {
+            depth: [
+                [
+                    {**on_answers.get(depth, {}).get(i * n + number, {}), **on_references.get(depth, {}).get(i, {})}
+                    for number in range(n)
+                ]
+                for i in range(len(batch))
+            ]
+            for depth in lanes
+        }
+
+    def _rows(
+        self, lane: Lane, name: str, forced: list[list[dict[str, Any]]], known: Decoded | None
+    ) -> list[dict[str, Any]]:
+        options, rows = self.answers.options, {}
+        for route, members in lane.groups.items():
+            generated = self.answers.scores(lane, route, members, known) if options.generates else {}
+            for i in members:
+                example = lane.prompts.examples[i]
+                about = {
+                    "sequence_id": example.id,
+                    **route_columns(route, name),
+                    "prompt_tokens": len(example.prompt_ids),
+                    "reference_tokens": len(example.reference_ids),
+                }
+                if i not in generated and route.is_full and known is not None:
+                    # The full model has answered wherever others are compared with it: so many steps does its answer take.
+                    about |= {"new_tokens": len(known.tokens[i]), "finish_reason": known.finish_reasons[i]}
+                answers = generated.get(i, [{} for _ in forced[i]])
+                numbers = [{"sample": number} if options.samples else {} for number in range(len(answers))]
+                parts = zip(forced[i], answers, numbers, strict=True)
+                rows[i] = [{**about, **scores, **answer, **number} for scores, answer, number in parts]
+        return [row for i in range(len(lane.routes)) for row in rows[i]]
 
 
 def default_metrics(task: Task, samples: int) -> tuple[str, ...]:
@@ -194,8 +349,7 @@ def _check_references(task: Task, metrics: Sequence[str], tokenizer: str) -> Non
 
 
 def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
-    known = (*METRICS, *ANSWER_METRICS)
-    unknown = [m for m in metrics if m not in known]
+    unknown = [m for m in metrics if m not in METRICS]
     if unknown or not metrics or isinstance(metrics, str):
-        raise InputError(f"Unknown metric {unknown[0] if unknown else metrics!r}: use some of {', '.join(known)}.")
-    return tuple(m for m in known if m in metrics)
+        raise InputError(f"Unknown metric {unknown[0] if unknown else metrics!r}: use some of {', '.join(METRICS)}.")
+    return tuple(m for m in METRICS if m in metrics)

@@ -18,7 +18,7 @@ from depthdial.engine.prefill import Prefill
 from depthdial.engine.session import Runner
 from depthdial.engine.teacher_forcing import Predictions, forced_logits, nll, right_padded
 from depthdial.errors import InputError
-from depthdial.measure.answers import reference_prefill
+from depthdial.measure.references import Reference
 from depthdial.routes import Route
 from depthdial.search.states import TextStates, text_states
 
@@ -59,9 +59,15 @@ class Calibration:
 
     @classmethod
     def of(
-        cls, runner: Runner, examples: Sequence[EncodedExample], metric: str | None, answer_tokens: int, batch_size: int
+        cls,
+        runner: Runner,
+        examples: Sequence[EncodedExample],
+        metric: str | None,
+        answer_tokens: int,
+        batch_size: int,
+        reference: Reference | None = None,
     ) -> Calibration:
-        """Run the prompts.
+        """Run the prompts; `reference` may have run them before.
 
         Raises:
             InputError: for NLL, if a row has no reference.
@@ -70,7 +76,8 @@ class Calibration:
         if metric == "nll" and missing is not None:
             raise InputError(f"Row {missing!r} has no reference, which NLL is taken on: search by kl, or leave the row out.")
         started = time.perf_counter()
-        batches = tuple(_run(runner, batch, metric, answer_tokens) for batch in runner.batches(examples, batch_size))
+        known, batches = reference or Reference(runner), runner.batches(examples, batch_size)
+        batches = tuple(_run(runner, known, batch, metric, answer_tokens) for batch in batches)
         return cls(runner, metric, batches, time.perf_counter() - started)
 
     @property
@@ -123,18 +130,19 @@ def _batch_harm(batch: _Batch, logits: torch.Tensor) -> Iterator[float]:
         yield batch.full[i].fidelity(own)[0] if batch.full else nll(own, batch.tokens[i, : len(text)])
 
 
-def _run(runner: Runner, batch: Sequence[EncodedExample], metric: str | None, answer_tokens: int) -> _Batch:
-    prompts = tuple(e.prompt_ids for e in batch)
-    prefilled = runner.prefill(batch)
+def _run(
+    runner: Runner, reference: Reference, batch: Sequence[EncodedExample], metric: str | None, answer_tokens: int
+) -> _Batch:
+    prompts, teacher = tuple(e.prompt_ids for e in batch), reference.session
+    prefilled = reference.prefill(batch) if teacher is runner else runner.prefill(batch)
     if metric == "nll":
         texts = tuple(e.reference_ids[:answer_tokens] for e in batch)
         return _Batch(prompts, texts, prefilled, *right_padded(texts, runner.pad_token_id, runner.device), ())
-    reference = reference_prefill(runner, batch, prefilled)
+    own = prefilled if teacher is runner else reference.prefill(batch)
     full: tuple[Predictions, ...] = ()
-    teacher = runner.untouched
-    texts = teacher.decode(runner.full, reference, answer_tokens).tokens
+    texts = reference.answers(batch, own, answer_tokens).tokens
     tokens, mask = right_padded(texts, runner.pad_token_id, runner.device)
     if metric == "kl":
-        logits = forced_logits(teacher.model, runner.full, reference, tokens, mask)
+        logits = forced_logits(teacher.model, runner.full, own, tokens, mask)
         full = tuple(Predictions.of(row[: len(text)]) for row, text in zip(logits, texts, strict=True))
     return _Batch(prompts, texts, prefilled, tokens, mask, full)

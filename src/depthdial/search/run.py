@@ -18,6 +18,7 @@ from depthdial.files import check_out_file
 from depthdial.hf.untouched import has_adapters_on
 from depthdial.measure.latency import COSTS, LayerCosts, layer_flops, layer_ms, layers_alike
 from depthdial.measure.plan import ModelIdentity, Plan, make_plan
+from depthdial.measure.references import Reference
 from depthdial.progress import progress_bar
 from depthdial.provenance import environment
 from depthdial.routes import Route
@@ -62,6 +63,7 @@ def search_routes(
     out: Path | str | None = None,
     on_found: Callable[[RouteFamily], None] | None = None,
     identity: ModelIdentity | None = None,
+    reference: Reference | None = None,
     progress: bool = False,
     allow_searched_rows: bool = False,
 ) -> RouteFamily:
@@ -83,6 +85,7 @@ def search_routes(
         batch_size: sequences run together.
         out: the family file to write. A stopped search goes on from a file beside it.
         on_found: called with the family before it is written, so that it is not lost where it cannot be.
+        reference: the model without its adapters, and what it has said to earlier callers.
         allow_searched_rows: also search on rows that the model or its adapter was trained on, where all routes look good.
 
     Returns:
@@ -106,14 +109,16 @@ def search_routes(
         require_unsearched(task, model=model)
     if out is not None:
         check_out_file(Path(out))
-    plan = make_plan(model, tokenizer, task, ["full"], answer_tokens=answer_tokens, **about)
+    reference = Reference.of(model, tokenizer, reference)
+    session = reference.runner_of(model, tokenizer)
+    plan = make_plan(model, tokenizer, task, ["full"], answer_tokens=answer_tokens, session=session, **about)
     n_layers = plan.runner.n_layers
     stop = n_layers // 2 if min_layers is None else whole("min_layers", min_layers, 1)
     if stop >= n_layers:
         raise InputError(f"The argument min_layers is {stop} but the model has {n_layers}: search down to fewer layers.")
     settings = {**plan.run.settings, "batch_size": batch_size, "sequences": [e.id for e in plan.examples]}
     memory = Memory.open(None if out is None else Path(f"{out}.unfinished"), settings)
-    calibration = Calibration.of(plan.runner, plan.examples, chosen.metric, answer_tokens, batch_size)
+    calibration = Calibration.of(session, plan.examples, chosen.metric, answer_tokens, batch_size, reference)
     memory.start_clock()
     problem = Problem(
         n_layers,

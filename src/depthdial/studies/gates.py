@@ -19,7 +19,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from depthdial.data.leakage import prompt_hashes, require_apart, require_unsearched
 from depthdial.data.tasks import Task, as_task, encode
@@ -37,6 +36,7 @@ from depthdial.progress import progress_bar
 from depthdial.report.gates.page import write_gates_report
 from depthdial.routes import Route
 from depthdial.rows.gates import GateMap, gate_schema
+from depthdial.rows.sharing import share_work, work_lock
 from depthdial.train.depth.finetune import finetune
 from depthdial.train.gates.study import GatesStudySettings, Run, runs_of
 from depthdial.train.gates.training import train_gates
@@ -46,7 +46,6 @@ from depthdial.views.tokens.gates import GATE_MODES, TokenGates
 from depthdial.views.tokens.policy import CONFIDENCES, Bernoulli
 from depthdial.views.tokens.view import token_view
 
-_LOCKS = "locks"
 _MAPPED_PROMPT_TOKENS = 6  # of a map, so that one sees where the response starts
 
 
@@ -112,7 +111,8 @@ def gates_study(
     job = _Study(folder, settings, base, tokenizer, base_identity, task, training)
     say(f"{len(runs)} trainings and measurements")
     with progress_bar("runs", len(runs), show=progress) as advance:
-        job.work(runs, advance)
+        for _ in share_work(runs, folder, lambda run: run.name, job.is_done, job.do):
+            advance()
     rows = job.collect(runs)
     say("report")
     return GatesStudyResult(write_gates_report(folder), rows)
@@ -157,7 +157,7 @@ def _base(
     """T: the model fine-tuned at full depth, from which all gates start."""
     if not settings.base_tokens:
         return model, identity
-    with _lock(folder, "base"):
+    with work_lock(folder, "base"):
         finetune(
             model,
             tokenizer,
@@ -182,35 +182,19 @@ class _Study:
     task: Task
     training: Task
 
-    def work(self, runs: Sequence[Run], advance: Callable[..., None]) -> None:
-        """Do what nobody else does; then wait for the rest."""
-        left = list(runs)
-        for is_patient in (False, True):
-            for run in list(left):
-                if self._is_done(run) or self._do(run, is_patient):
-                    left.remove(run)
-                    advance()
-
     def collect(self, runs: Sequence[Run]) -> pa.Table:
         rows = pa.concat_tables([pq.read_table(self._rows_of(run)) for run in runs])
         write_atomically(self.folder / "rows.parquet", lambda part: pq.write_table(rows, part))
         return rows
 
-    def _do(self, run: Run, is_patient: bool) -> bool:
-        """Whether the run has been done here or, where this process waited, by another one."""
-        try:
-            with _lock(self.folder, run.name, timeout_sec=-1 if is_patient else 0):
-                if not self._is_done(run):
-                    rows = self._measured(run)
-                    write_atomically(self._rows_of(run), lambda part: pq.write_table(rows, part))
-            return True
-        except Timeout:
-            return False
+    def do(self, run: Run) -> None:
+        rows = self._measured(run)
+        write_atomically(self._rows_of(run), lambda part: pq.write_table(rows, part))
 
     def _rows_of(self, run: Run) -> Path:
         return self.folder / "runs" / run.name / "rows.parquet"
 
-    def _is_done(self, run: Run) -> bool:
+    def is_done(self, run: Run) -> bool:
         return self._rows_of(run).exists()
 
     def _measured(self, run: Run) -> pa.Table:
@@ -322,10 +306,3 @@ def _static(rates: Sequence[float], name: str) -> Route:
     n_run = max(1, round(sum(rates)))
     order = sorted(range(len(rates)), key=lambda layer: (-rates[layer], layer))
     return Route(tuple(sorted(order[:n_run])), len(rates), name)
-
-
-def _lock(folder: Path, name: str, timeout_sec: float = -1) -> FileLock:
-    # The system lets go of the lock of a process that is killed.
-    path = folder / _LOCKS / f"{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path, timeout=timeout_sec)

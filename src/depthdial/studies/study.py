@@ -23,6 +23,7 @@ from depthdial.files import claim, read_json, write_json
 from depthdial.hf.adapter import AdapterCard, adapter_card
 from depthdial.hf.architectures import count_layers
 from depthdial.measure.plan import ModelIdentity
+from depthdial.measure.references import Reference
 from depthdial.measure.similarity import similarity
 from depthdial.measure.sweep import sweep
 from depthdial.measure.timing import TIMING_FILE, time_study
@@ -45,6 +46,7 @@ SEARCHED_COSTS = (0.94, 0.87, 0.8, 0.7, 0.6)
 BASELINE_COSTS = (0.8,)
 SIMILARITY_COSTS = (0.25, 0.5, 0.75, 0.9)
 SIMILARITY_FAMILIES = ("ee", "uls", "rls", "rls-wo1")
+KEPT_BYTES = 2**30  # of the full model's prompts, between the steps of a study
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,13 @@ def study(
     if controller_rows is not None:
         require_unsearched(controller_rows, own_routes, whole, can_allow=False)
     identity = ModelIdentity.of(model, name)
-    _claim(folder, settings, identity, task, None if adapted is None else ModelIdentity.of(adapted).weights_hash)
+    with_adapter = None if adapted is None else ModelIdentity.of(adapted, name)
+    _claim(folder, settings, identity, task, None if with_adapter is None else with_adapter.weights_hash)
     if controller_rows is not None:
         claim_controller(folder / "controller", controller_rows, evaluation)
-    common = {"identity": identity, "progress": progress}
+    # What the full model says to a batch of prompts is made once for all steps, and for the adapter's own full model.
+    reference = Reference.of(model, tokenizer, None, keep_bytes=KEPT_BYTES)
+    common = {"identity": identity, "reference": reference, "progress": progress}
     n_steps = 6 if controller_rows is None else 7
 
     say(f"1/{n_steps} search: nested routes of {n_layers} layers on {len(calibration.examples)} calibration prompts")
@@ -183,10 +188,12 @@ def study(
         "keep_text": settings.keep_text,
         "progress": progress,
     }
-    sweep(model, tokenizer, routes=routes, out=folder / STUDY_SWEEPS[0], identity=identity, **options)
-    if adapted is not None:
-        with_adapter = ModelIdentity.of(adapted, name)
+    sweep(model, tokenizer, routes=routes, out=folder / STUDY_SWEEPS[0], identity=identity, reference=reference, **options)
+    if card is not None:
+        is_same = (card.base_weights_hash, card.base_dtype) == (identity.weights_hash, identity.dtype)
+        options["reference"] = reference if is_same else None
         sweep(adapted, tokenizer, routes=own_routes, out=folder / STUDY_SWEEPS[1], identity=with_adapter, **options)
+    del reference, common
     rows = load_study_rows(folder)
     say(f"4/{n_steps} time: prompts and decoding steps of every route, apart from its quality")
     timed = [(model, [route for route in routes if isinstance(route, Route)]), (adapted, own_routes)]

@@ -47,6 +47,9 @@ ROUTE_ATTRIBUTE = "depthdial_route"
 PROMPTED_ATTRIBUTE = "depthdial_prompted"
 # Set on a view that routes token by token: see `token_view`.
 TOKENS_ATTRIBUTE = "depthdial_tokens"
+# On the model of a session, whose views are made once; see `remember_views`.
+_VIEWS_ATTRIBUTE = "depthdial_views"
+_MOST_VIEWS = 64
 
 _TABLES = frozenset({dict, list, set, OrderedDict})
 _FUNCTIONS = frozenset({types.MethodType, types.FunctionType, functools.partial})
@@ -102,10 +105,28 @@ def quiet_view(model: Any, route: Route | str | Sequence[int], *, check: bool = 
     if getattr(base, "generation_config", None) is not None:
         top.__dict__["generation_config"] = copy.deepcopy(base.generation_config)
     top.__dict__[ROUTE_ATTRIBUTE] = route
+    top.__dict__.pop(_VIEWS_ATTRIBUTE, None)
     watch_cache(top.get_submodule(".".join(stack.path[:-1])))
     save = _save_merged if adapter_modules(base) else _save
     top.__dict__["save_pretrained"] = functools.partial(save, top)  # and no method, which could not be pickled
     return top
+
+
+def remember_views(model: PreTrainedModel) -> None:
+    """Have `known_view` make each view of a model once: for one that is never changed, nor are its views."""
+    model.__dict__[_VIEWS_ATTRIBUTE] = {}
+
+
+def known_view(model: Any, route: Route) -> PreTrainedModel:
+    """A view that is not to be changed: the one that was made before, where the model remembers it."""
+    made = model.__dict__.get(_VIEWS_ATTRIBUTE)
+    if made is None:
+        return quiet_view(model, route)
+    if route not in made:
+        if len(made) >= _MOST_VIEWS:
+            made.pop(next(iter(made)))
+        made[route] = quiet_view(model, route)
+    return made[route]
 
 
 def _cut(base: PreTrainedModel, layers: Sequence[int], *, share_parameters: bool = False) -> PreTrainedModel:
