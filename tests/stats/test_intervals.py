@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.stats.intervals import Interval, mean_interval, mean_over_samples, student_t, student_t_tail
+from depthdial.stats.intervals import (
+    Interval,
+    coded,
+    known_interval,
+    mean_interval,
+    mean_over_samples,
+    student_t,
+    student_t_tail,
+)
 
 # Two-sided quantiles of Student's t as printed in tables: degrees of freedom, at 90%, 95% and 99%.
 TABLE = [
@@ -149,3 +157,14 @@ def test_samples_are_averaged_within_their_sequence_and_route():
     assert means["layers_run"].tolist() == [4, 4, 1]
     assert means["answer"].tolist() == ["first", "x", "z"]
     assert "sample" not in means
+
+
+def test_entries_are_numbered_in_order_of_appearance():
+    entries, codes = coded([("b", 1), ("a", 1), ("b", 1)])
+    assert entries == [("b", 1), ("a", 1)] and codes.tolist() == [0, 1, 0]
+    assert coded([])[1].shape == (0,)
+
+
+def test_an_interval_of_what_is_there():
+    assert known_interval(np.array([1.0, math.nan, 2.0])) == mean_interval([1.0, 2.0])
+    assert known_interval(np.array([math.nan])) is None and known_interval(np.empty(0)) is None

@@ -12,6 +12,7 @@ from depthdial.checks import choice
 from depthdial.errors import InputError
 from depthdial.metrics import MEASURED
 from depthdial.oracles.costs import LAYER_STEPS, LAYERS, LAYERS_COLUMN, SECONDS_COLUMN, CostReader, RouteCosts, cost_columns
+from depthdial.stats.intervals import coded
 
 # Costs of the samples of a cell that differ by less are equal.
 _COST_RTOL = 1e-9
@@ -301,9 +302,7 @@ def _coded(column: np.ndarray, name: str) -> tuple[list[Any], np.ndarray]:
     entries = column.tolist()
     if any(entry is None or entry != entry for entry in entries):
         raise InputError(f"The column {name!r} has empty entries; every row needs one.")
-    numbers: dict[Any, int] = {}
-    codes = np.fromiter((numbers.setdefault(entry, len(numbers)) for entry in entries), dtype=np.int64)
-    return list(numbers), codes
+    return coded(entries)
 
 
 def _numbers(column: np.ndarray, name: str) -> np.ndarray:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -39,6 +40,23 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
     return Interval(mean, mean - half, mean + half, int(data.size))
 
 
+def known_interval(values: np.ndarray) -> Interval | None:
+    """`mean_interval` of the values that are there; None where all are NaN."""
+    known = values[np.isfinite(values)]
+    return mean_interval(known) if len(known) else None
+
+
+def coded(entries: Iterable[Hashable]) -> tuple[list[Any], np.ndarray]:
+    """The distinct entries in order of appearance, and (n,) the number of each entry's own.
+
+    >>> coded("abca")
+    (['a', 'b', 'c'], array([0, 1, 2, 0]))
+    """
+    numbers: dict[Any, int] = {}
+    codes = np.fromiter((numbers.setdefault(entry, len(numbers)) for entry in entries), dtype=np.intp)
+    return list(numbers), codes
+
+
 def mean_over_samples(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One row for each (sequence, route) of a table that may hold several samples of it, in order of appearance.
 
@@ -50,9 +68,7 @@ def mean_over_samples(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     Returns:
         Numbers as their means (NaN where one is), texts as those of the first sample; no column `sample`.
     """
-    places: dict[tuple[object, object], int] = {}
-    keys = zip(columns["sequence_id"].tolist(), columns["route"].tolist(), strict=True)
-    codes = np.array([places.setdefault(key, len(places)) for key in keys], dtype=np.intp)
+    codes = coded(zip(columns["sequence_id"].tolist(), columns["route"].tolist(), strict=True))[1]
     _, first, counts = np.unique(codes, return_index=True, return_counts=True)
     reduced = {}
     for name, column in columns.items():

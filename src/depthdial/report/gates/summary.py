@@ -10,7 +10,7 @@ import numpy as np
 
 from depthdial.rows.gates import CONTROLLERS, MODES, require_gate_rows
 from depthdial.stats.equivalence import Curve
-from depthdial.stats.intervals import Interval, mean_interval
+from depthdial.stats.intervals import Interval, coded, known_interval
 
 # ROUGE is told in points, of which an equivalence margin of 1 speaks.
 POINTS = {"rouge_1": 100.0, "rouge_2": 100.0, "rouge_l": 100.0}
@@ -46,9 +46,7 @@ class GateCell:
     def interval(self, column: str) -> Interval | None:
         """Mean and 95% interval: over the seeds' means, or over sequences where there is one seed; None without a number."""
         means = self.by_seed(column)
-        values = means if len(self.seeds) > 1 else self.columns[column][0]
-        values = values[np.isfinite(values)]
-        return mean_interval(values) if len(values) else None
+        return known_interval(means if len(self.seeds) > 1 else self.columns[column][0])
 
     def mean(self, column: str) -> float | None:
         found = self.interval(column)
@@ -97,18 +95,14 @@ def gather_gates(rows: Any) -> list[GateCell]:
     require_gate_rows(rows)
     keys = {name: rows[name].to_pylist() for name in ("controller", "target", "mode", "train_seed", "sequence_id")}
     targets = [None if target is None else round(float(target), 6) for target in keys["target"]]
-    labels = list(zip(keys["controller"], targets, keys["mode"], strict=True))
     numbers = {name: _as_floats(rows[name]) * POINTS.get(name, 1.0) for name in _NUMBERS}
-    n_layers = int(rows["n_layers"][0].as_py())
-    by_label: dict[tuple[str, float | None, str], list[int]] = {}
-    for i, label in enumerate(labels):
-        by_label.setdefault(label, []).append(i)
-    found = []
-    for (controller, target, mode), at in by_label.items():
+    n_layers, found = int(rows["n_layers"][0].as_py()), []
+    labels, codes = coded(zip(keys["controller"], targets, keys["mode"], strict=True))
+    for place, (controller, target, mode) in enumerate(labels):
+        at = np.flatnonzero(codes == place)
         seeds = sorted({keys["train_seed"][i] for i in at}, key=lambda seed: (seed is not None, seed))
-        sequences = list(dict.fromkeys(keys["sequence_id"][i] for i in at))
-        across, down = {s: i for i, s in enumerate(sequences)}, {s: i for i, s in enumerate(seeds)}
-        where = [down[keys["train_seed"][i]] for i in at], [across[keys["sequence_id"][i]] for i in at]
+        sequences, across = coded(keys["sequence_id"][i] for i in at)
+        where = [seeds.index(keys["train_seed"][i]) for i in at], across
         columns = {}
         for name, values in numbers.items():
             columns[name] = np.full((len(seeds), len(sequences)), np.nan)

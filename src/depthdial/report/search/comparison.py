@@ -16,7 +16,7 @@ from depthdial.report.study.summary import RouteRows, gather
 from depthdial.routes import FIXED_FAMILIES, Route
 from depthdial.routes.families import RouteFamily
 from depthdial.rows.store import load_rows
-from depthdial.stats.intervals import Interval, mean_interval
+from depthdial.stats.intervals import Interval, known_interval
 
 KIND = "search"
 FAMILIES_FOLDER = "families"
@@ -150,9 +150,7 @@ def paired(one: RouteRows, other: RouteRows, column: str) -> Interval | None:
     """95% interval over sequences of the difference of two routes on the same sequences; None where there is none."""
     theirs = dict(zip(other.columns["sequence_id"].tolist(), other.columns[column].tolist(), strict=True))
     mine = zip(one.columns["sequence_id"].tolist(), one.columns[column].tolist(), strict=True)
-    differences = np.array([value - theirs.get(sequence, np.nan) for sequence, value in mine])
-    differences = differences[np.isfinite(differences)]
-    return mean_interval(differences) if len(differences) else None
+    return known_interval(np.array([value - theirs.get(sequence, np.nan) for sequence, value in mine]))
 
 
 def search_effort(family: RouteFamily | None) -> Cells:

@@ -12,7 +12,7 @@ from depthdial.errors import InputError
 from depthdial.report.kit.style import family_of
 from depthdial.routes import FIXED_FAMILIES, RANDOM_FAMILIES, Route, stored_route
 from depthdial.rows.store import count_samples
-from depthdial.stats.intervals import Interval, mean_interval, mean_over_samples
+from depthdial.stats.intervals import Interval, coded, known_interval, mean_over_samples
 
 # Families in the order in which tables name them; a searched one, whose name is its own, follows the full model.
 _ORDER = ("full", "elastic", "", "uls", "unified", "rls", "rls-wo1", "ee", "listed")
@@ -90,8 +90,7 @@ class RouteRows:
 
     def interval(self, column: str) -> Interval | None:
         """Mean and 95% interval over sequences; None without a number."""
-        values = self.values(column)
-        return mean_interval(values) if len(values) else None
+        return known_interval(self.values(column))
 
     def mean(self, column: str) -> float | None:
         values = self.values(column)
@@ -189,7 +188,7 @@ def gather(rows: Any, timing: Mapping[str, Any] | None = None) -> list[RouteRows
     depths = sorted({int(n) for n in columns["n_layers"]})
     if len(depths) > 1:
         raise InputError(f"The rows are of models with {depths[0]} and {depths[-1]} layers: report on one model at a time.")
-    names, codes = _coded(columns["route"])
+    names, codes = coded(map(str, columns["route"]))
     entries = sorted((timing or {}).get("routes", ()), key=lambda entry: -entry["batch"])
     times, found = {entry["route"]: entry for entry in entries}, []
     for i, name in enumerate(names):
@@ -238,7 +237,7 @@ def pooled(routes: Sequence[RouteRows], column: str) -> Interval | None:
         for sequence, value in zip(route.columns["sequence_id"].tolist(), values.tolist(), strict=True):
             if np.isfinite(value):
                 by_sequence.setdefault(sequence, []).append(value)
-    return mean_interval([float(np.mean(values)) for values in by_sequence.values()]) if by_sequence else None
+    return known_interval(np.array([np.mean(values) for values in by_sequence.values()]))
 
 
 def _also_in(route: RouteRows, family: str) -> bool:
@@ -268,11 +267,6 @@ def _as_array(column: Any) -> np.ndarray:
     if values.dtype == object and not any(isinstance(value, str) for value in values):
         return np.array([np.nan if value is None else value for value in values], dtype=float)
     return values.astype(float) if values.dtype.kind in "iuf" else values
-
-
-def _coded(names: np.ndarray) -> tuple[list[str], np.ndarray]:
-    order = {name: i for i, name in enumerate(dict.fromkeys(str(name) for name in names))}
-    return list(order), np.array([order[str(name)] for name in names])
 
 
 def _is_token_wise(texts: np.ndarray) -> bool:
