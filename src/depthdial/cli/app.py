@@ -135,12 +135,14 @@ def sweep(
     gates: Annotated[Path | None, typer.Option(help="Folder of train-gates: sweep its gates, sampled and argmax.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Default: rouge_l,nll,kl,agreement; of samples rouge_l.")] = None,
     limit: Limit = None,
+    keep: Keep = 0.95,
 ) -> None:
     """Run every sequence on every route: quality, theoretical cost and measured time, one row each."""
     from depthdial.engine.depth import read_depths
     from depthdial.hf.architectures import count_layers
     from depthdial.measure.sweep import sweep as run
     from depthdial.report.study.tables import headline
+    from depthdial.report.study.verdict import decide
 
     if routes is None and gates is None:
         raise InputError("Say what to sweep: --routes full,uls:50%, or --gates DIR, or both.")
@@ -166,6 +168,7 @@ def sweep(
     )
     print_rows(f"{sequences.name}: {len(sequences.examples)} sequences", headline(rows))
     typer.echo(f"rows: {out / 'rows.parquet'}")
+    typer.echo(decide(rows, keep).sentence)
     say_next("oracle" if len(chosen) > 1 else "report", out)
 
 
