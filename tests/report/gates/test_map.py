@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
-from depthdial.report.gates.map import draw_gate_map, map_title, plot_gate_map, shown_token, wrap_tokens
-from depthdial.report.kit.style import BLUE
+from depthdial.report.gates.map import draw_gate_map, map_title, shown_token, wrap_tokens
+from depthdial.report.kit.style import BLUE, save_figure
 from tests.report.gates.studies import gate_map
 
 
@@ -80,10 +80,10 @@ def test_strange_tokens_are_drawn_without_a_warning(tmp_path: Path) -> None:
     tokens = ["日本", "😀", "\n\n", "$x^$", "<&>", "\x07", "e\u0301", "ﷺ", "x" * 200]
     found = gate_map(tokens=tokens, n_prompt=1)
     for ending in (".png", ".svg"):
-        one, two = (plot_gate_map(found, tmp_path / f"{name}{ending}") for name in ("one", "two"))
+        one, two = (save_figure(draw_gate_map(found), tmp_path / f"{name}{ending}") for name in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
 
 
 def test_deep_models_and_single_tokens_can_be_drawn(tmp_path: Path) -> None:
-    assert plot_gate_map(gate_map(n_layers=80, n_tokens=1, n_prompt=0), tmp_path / "deep.png").exists()
-    assert plot_gate_map(gate_map(n_layers=2, n_tokens=2, n_prompt=2), tmp_path / "prompt.png").exists()
+    assert save_figure(draw_gate_map(gate_map(n_layers=80, n_tokens=1, n_prompt=0)), tmp_path / "deep.png").exists()
+    assert save_figure(draw_gate_map(gate_map(n_layers=2, n_tokens=2, n_prompt=2)), tmp_path / "prompt.png").exists()

@@ -10,9 +10,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from depthdial.errors import InputError
-from depthdial.report.gates.plot import draw_differences, draw_gates, draw_inputs, most_compared_target, plot_gates
+from depthdial.report.gates.plot import draw_differences, draw_gates, draw_inputs, most_compared_target
 from depthdial.report.gates.summary import GateCell, gather_gates
 from depthdial.report.gates.tables import differences_table
+from depthdial.report.kit.style import save_figure
 from tests.report.gates.studies import gate_rows
 
 
@@ -102,13 +103,13 @@ def test_differences_stand_before_the_margin(rows: pa.Table) -> None:
 
 @pytest.mark.parametrize("ending", [pytest.param(".png", marks=pytest.mark.matrix), ".svg"])
 def test_the_curves_are_always_the_same_file(rows: pa.Table, tmp_path: Path, ending: str) -> None:
-    one, two = (plot_gates(rows, tmp_path / f"{name}{ending}") for name in ("one", "two"))
+    one, two = (save_figure(draw_gates(gather_gates(rows)), tmp_path / f"{name}{ending}") for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
 
 
 def test_one_seed_and_one_sequence_can_be_drawn(tmp_path: Path) -> None:
     few = gate_rows(n_sequences=1, seeds=(0,), targets=(0.5,))
-    assert plot_gates(few, tmp_path / "few.png").exists()
+    assert save_figure(draw_gates(gather_gates(few)), tmp_path / "few.png").exists()
     draw_differences(differences_table(few, n_draws=50), "hidden", "fixed", "rouge_l", 1.0)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from depthdial.report.kit.style import BLACK, BLUE, GRAY, SKIPPED, WIDTH_IN, figure_style, new_figure, save_figure, wrapped
+from depthdial.report.kit.style import BLACK, BLUE, GRAY, SKIPPED, WIDTH_IN, figure_style, new_figure, wrapped
 from depthdial.report.study.routes_plot import Color, fill_cells, tick_numbers
 from depthdial.rows.gates import GateMap
 
@@ -28,15 +27,6 @@ _PROMPT = "#9fb3c1"
 _SIGNS = {"\n": "↵", "\t": "→", "\r": "↵"}
 _NO_GLYPH = "□"
 _IS_RUN, _IS_PROMPT = 1.0, 2.0
-
-
-def plot_gate_map(gate_map: GateMap, path: Path | str) -> Path:
-    """Draw one map and save it (.png, .svg, .pdf).
-
-    Raises:
-        InputError: if the name has another ending, or the file cannot be written.
-    """
-    return save_figure(draw_gate_map(gate_map), Path(path))
 
 
 def draw_gate_map(gate_map: GateMap) -> Figure:

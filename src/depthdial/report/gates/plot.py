@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from depthdial.errors import InputError
-from depthdial.report.gates.summary import GateCell, gather_gates
+from depthdial.report.gates.summary import GateCell
 from depthdial.report.kit.style import (
     BLACK,
     BLUE,
+    EDGE,
     GRAY,
     GREEN,
     ORANGE,
@@ -22,8 +22,9 @@ from depthdial.report.kit.style import (
     Look,
     figure_style,
     headed,
+    look_key,
+    means_and_reach,
     new_figure,
-    save_figure,
 )
 from depthdial.stats.intervals import Interval
 
@@ -53,15 +54,6 @@ _LOOKS = {
 _COMPARED = ("hidden", "fixed")  # the two of the paper's question: with bands, above the others
 
 
-def plot_gates(rows: Any, path: Path | str) -> Path:
-    """Draw the cost-performance curves of a gates study's rows and save them (.png, .svg, .pdf).
-
-    Raises:
-        InputError: if the rows are no gates study's or hold no metric, or the file cannot be written.
-    """
-    return save_figure(draw_gates(gather_gates(rows)), Path(path))
-
-
 def draw_gates(cells: Sequence[GateCell]) -> Figure:
     """A row of panels for each metric, a column for each mode; controllers without a mode stand in every column.
 
@@ -82,7 +74,8 @@ def draw_gates(cells: Sequence[GateCell]) -> Figure:
         for across, mode in enumerate(modes):
             panels[0, across].set_title(MODE_TITLES[mode])
             panels[-1, across].set_xlabel(f"mean layers run per response token (% of {cells[0].n_layers})")
-        _legend(figure, {cell.controller for cell in cells})
+        drawn = {cell.controller for cell in cells}
+        look_key(figure, [look for name, look in _LOOKS.items() if name in drawn], n_columns=3, handlelength=3)
     return figure
 
 
@@ -134,10 +127,9 @@ def draw_differences(table: Sequence[dict[str, Any]], a: str, b: str, metric: st
             places = np.arange(len(table)) + 0.76 * ((at + 0.5) / len(shown) - 0.5)
             found = [(place, row[name]) for place, row in zip(places, table, strict=True) if isinstance(row[name], Interval)]
             heights = [place for place, _ in found]
-            means = np.array([interval.mean for _, interval in found])
-            reach = np.array([[i.mean - i.low, i.high - i.mean] for _, i in found]).T
+            means, reach = means_and_reach([interval for _, interval in found])
             style: dict[str, Any] = {"fmt": marker, "color": color, "markersize": 4, "elinewidth": 1.2, "label": label}
-            axes.errorbar(means, heights, xerr=np.nan_to_num(np.maximum(reach, 0)), **style)
+            axes.errorbar(means, heights, xerr=reach, **style)
         axes.set_yticks(range(len(table)), [f"{row['mode']}, {row['target']}" for row in table])
         axes.set_ylim(len(table) - 0.5, -0.5)
         axes.grid(False, axis="y")
@@ -162,28 +154,17 @@ def _panel(axes: Axes, cells: Sequence[GateCell], metric: str) -> None:
 
 def _series(axes: Axes, controller: str, points: Sequence[tuple[float, Interval]]) -> None:
     look, is_compared = _LOOKS[controller], controller in _COMPARED
-    costs, means = np.array([cost for cost, _ in points]), np.array([interval.mean for _, interval in points])
-    low, high = (np.array([getattr(interval, end) for _, interval in points]) for end in ("low", "high"))
+    costs, (means, reach) = [cost for cost, _ in points], means_and_reach([interval for _, interval in points])
     # A lone point may lie on the lines of the two compared, and is smaller than their marks.
     order = 6 if len(points) == 1 else 5 if is_compared else 3
     if is_compared and len(points) > 1:
+        low, high = means - reach[0], means + reach[1]
         axes.fill_between(costs, low, high, color=look.color, alpha=0.18, linewidth=0, zorder=2)
     else:
-        reach = np.nan_to_num(np.maximum([means - low, high - means], 0))
         style: dict[str, Any] = {"fmt": "none", "ecolor": look.color, "elinewidth": 0.9, "alpha": 0.6, "zorder": order - 1}
         axes.errorbar(costs, means, yerr=reach, **style)
-    edge = {"markeredgecolor": BLACK, "markeredgewidth": 0.4}
     width, size = (1.9, 5) if is_compared else (1.1, 10 if controller == "full" else 4)
-    axes.plot(
-        *(costs, means),
-        color=look.color,
-        marker=look.marker,
-        linestyle=look.line,
-        linewidth=width,
-        markersize=size,
-        zorder=order,
-        **edge,
-    )
+    axes.plot(costs, means, **look.drawn, linewidth=width, markersize=size, zorder=order, **EDGE)
 
 
 _DODGE = {"sampled": -0.15, "argmax": 0.15, "none": 0.0}
@@ -195,8 +176,8 @@ def _dot(axes: Axes, cell: GateCell, metric: str, row: int) -> None:
         return
     look, height = _LOOKS[cell.controller], row + _DODGE[cell.mode]
     filling = "white" if cell.mode == "argmax" else look.color
-    reach = np.nan_to_num(np.maximum([[interval.mean - interval.low], [interval.high - interval.mean]], 0))
-    axes.errorbar(interval.mean, height, xerr=reach, fmt="none", ecolor=look.color, elinewidth=1.1)
+    means, reach = means_and_reach([interval])
+    axes.errorbar(means, [height], xerr=reach, fmt="none", ecolor=look.color, elinewidth=1.1)
     style: dict[str, Any] = {"markerfacecolor": filling, "markeredgecolor": look.color, "markersize": 5}
     axes.plot(interval.mean, height, marker=look.marker, **style)
 
@@ -224,16 +205,3 @@ def _fit_heights(axes: Axes, cells: Sequence[GateCell], metric: str) -> None:
     finite = np.array(heights)[np.isfinite(heights)]
     room = 0.08 * (finite.max() - finite.min()) or 0.05 * abs(finite.max()) or 0.05
     axes.set_ylim(finite.min() - room, finite.max() + room)
-
-
-def _legend(figure: Figure, controllers: set[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=look.color, marker=look.marker, linestyle=look.line, label=look.label, markeredgecolor=BLACK)
-        for name, look in _LOOKS.items()
-        if name in controllers
-    ]
-    for handle in handles:
-        handle.set(markeredgewidth=0.4, linewidth=1.4, markersize=5)
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=3)

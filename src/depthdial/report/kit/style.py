@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from depthdial.errors import InputError
 from depthdial.files import write_atomically
+from depthdial.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +79,13 @@ class Look:
     marker: str
     line: Any
 
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """For `axes.plot`."""
+        return {"color": self.color, "marker": self.marker, "linestyle": self.line}
 
+
+EDGE = {"markeredgecolor": BLACK, "markeredgewidth": 0.4}
 _LOOKS: dict[str, Look] = {
     "full": Look("full model", BLACK, "P", "none"),
     "uls": Look("ULS, uniform skipping", BLUE, "o", "-"),
@@ -178,6 +187,21 @@ def titled_key(
     key = figure.legend(handles, labels, **where, handlelength=line_length, columnspacing=1.4)
     key.set_title(wrapped(title), prop=FontProperties(size=10))
     key.set_alignment("left")
+
+
+def look_key(figure: Figure, looks: Sequence[Look], *, also: Sequence[Any] = (), n_columns: int = 4, **options: Any) -> None:
+    """A legend of looks below the figure, and of the handles `also`."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], **look.drawn, **EDGE, label=look.label, linewidth=1.4, markersize=5) for look in looks]
+    figure.legend(handles=[*handles, *also], loc="outside lower center", ncols=n_columns, **options)
+
+
+def means_and_reach(intervals: Sequence[Interval]) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) means, and (2, n) how far the intervals reach below and above them; 0 where there is no interval."""
+    means = np.array([interval.mean for interval in intervals], dtype=float)
+    ends = np.array([[interval.low, interval.high] for interval in intervals], dtype=float).reshape(-1, 2).T
+    return means, np.nan_to_num(np.maximum([means - ends[0], ends[1] - means], 0))
 
 
 def wrapped(title: str) -> str:

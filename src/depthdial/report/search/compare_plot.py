@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from depthdial.report.kit.style import (
     BLACK,
+    EDGE,
     GRAY,
     GREEN,
     ORANGE,
@@ -20,6 +22,7 @@ from depthdial.report.kit.style import (
     headed,
     log_heights,
     looks,
+    means_and_reach,
     new_figure,
     shortened,
 )
@@ -118,22 +121,10 @@ def _line(axes: Axes, comparison: Comparison, method: str, look: Look, shift: fl
             points.append((size + shift, interval))
     if not points:
         return
-    means = np.array([interval.mean for _, interval in points])
-    low = means - np.array([max(interval.low, interval.mean / 10) for _, interval in points])
-    high = np.array([interval.high for _, interval in points]) - means
-    axes.errorbar(
-        [x for x, _ in points],
-        means,
-        yerr=np.nan_to_num([low, high]),
-        color=look.color,
-        marker=look.marker,
-        linestyle=look.line,
-        linewidth=1.2,
-        elinewidth=0.9,
-        markeredgecolor=BLACK,
-        markeredgewidth=0.4,
-        label=look.label,
-    )
+    floored = [replace(interval, low=max(interval.low, interval.mean / 10)) for _, interval in points]  # for the log scale
+    means, reach = means_and_reach(floored)
+    style: dict[str, Any] = {**look.drawn, **EDGE, "linewidth": 1.2, "elinewidth": 0.9, "label": look.label}
+    axes.errorbar([x for x, _ in points], means, yerr=reach, **style)
 
 
 def _method_looks(comparison: Comparison) -> dict[str, Look]:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthdial.report.kit.style import BLUE, ORANGE, VERMILION, figure_style, headed, log_heights, new_figure
+from depthdial.report.kit.style import (
+    BLUE,
+    ORANGE,
+    VERMILION,
+    figure_style,
+    headed,
+    log_heights,
+    means_and_reach,
+    new_figure,
+)
 from depthdial.report.study.summary import RouteRows
 
 if TYPE_CHECKING:
@@ -59,18 +69,10 @@ def draw_search(made_by: Mapping[str, Any], n_layers: int, measured: Sequence[Ro
         seen = [(route.cost_layers, route.interval("kl")) for route in measured]
         points = [(x, interval) for x, interval in seen if interval is not None and interval.mean > 0]
         if points:
-            low = [i.mean - max(i.low, i.mean / 10) if np.isfinite(i.low) else 0.0 for _, i in points]
-            high = [i.high - i.mean if np.isfinite(i.high) else 0.0 for _, i in points]
-            axes.errorbar(
-                [x for x, _ in points],
-                [i.mean for _, i in points],
-                yerr=[low, high],
-                color=VERMILION,
-                marker="s",
-                linestyle="none",
-                capsize=2.5,
-                label="evaluation sequences, 95% interval",
-            )
+            floored = [replace(i, low=max(i.low, i.mean / 10)) for _, i in points]
+            means, reach = means_and_reach(floored)
+            style: dict[str, Any] = {"color": VERMILION, "marker": "s", "linestyle": "none", "capsize": 2.5}
+            axes.errorbar([x for x, _ in points], means, yerr=reach, **style, label="evaluation sequences, 95% interval")
         log_heights(axes)
         axes.set_xlabel("layers run")
         axes.set_ylabel("KL to the full model (nats per token)")
@@ -91,20 +93,10 @@ def _bars(axes: Axes, layers: range, known: Mapping[int, float], rounds: Mapping
     log_heights(axes)
     axes.grid(False, axis="x")
     axes.set_xticks(list(layers), [str(layer) for layer in layers])
-    for layer in there:
-        if layer in rounds:
-            axes.annotate(
-                str(rounds[layer]),
-                (layer, known[layer]),
-                xytext=(0, 2),
-                textcoords="offset points",
-                ha="center",
-                va="bottom",
-                fontsize=8,
-            )
-    for layer in layers:
-        if layer not in known:
-            axes.annotate("?", (layer, floor), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8)
+    texts = {layer: (str(rounds[layer]), known[layer]) for layer in there if layer in rounds}
+    texts |= {layer: ("?", floor) for layer in layers if layer not in known}
+    for layer, (text, height) in texts.items():
+        axes.annotate(text, (layer, height), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=8)
 
 
 def _legend(figure: Figure) -> None:

@@ -119,7 +119,7 @@ def oracle_table(curve: OracleCurve) -> list[Cells]:
     table, other = [], "mean_over_sequences" if curve.quality == "tokens" else "by_tokens"
     for row in (row for row in curve.table() if row["oracle"] is not None):
         star, n = row["point"] == "matches full", len(curve.sequence_ids)
-        budget = _interval(row["budget"], row["budget_low"], row["budget_high"], n)
+        budget = _with_ends(row, "budget", n)
         table.append(
             {
                 "point": "★ as good as full" if star else f"{row['point']} of full",
@@ -127,7 +127,7 @@ def oracle_table(curve: OracleCurve) -> list[Cells]:
                 "cost_percent": _spent(budget, row["share_of_full"]),
                 "layers": None if curve.cost == LAYERS else row["layers"],
                 "ms": None if curve.cost == MS else row["ms"],
-                "oracle": _interval(row["oracle"], row["oracle_low"], row["oracle_high"], n),
+                "oracle": _with_ends(row, "oracle", n),
                 "best_fixed": row["best_fixed"],
                 **{name: row[name] for name in ("best_fixed_value", "mixture", "random", "permuted", "full")},
                 **{other: row[other]},
@@ -140,13 +140,13 @@ def predictable_table(curve: PredictableCurve) -> list[Cells]:
     """The predictable oracle and what it is held against, at the stars and at 25, 50 and 75% of the full cost."""
     table = []
     for row in curve.table():
-        budget = _interval(row["budget"], row["budget_low"], row["budget_high"], curve.n_sequences)
+        budget = _with_ends(row, "budget", curve.n_sequences)
         table.append(
             {
                 "point": f"★ {row['point']}" if "matches" in row["point"] else f"{row['point']} of full",
                 "budget": None if curve.cost == LAYER_STEPS else budget,
                 "cost_percent": _spent(budget, row["share_of_full"]),
-                "predictable": _predicted(row, curve),
+                "predictable": _with_ends(row, "predictable", curve.n_sequences),
                 **{name: row[name] for name in ("plug_in", "plug_in_all", "permuted", "random", "mixture", "full")},
             }
         )
@@ -200,24 +200,14 @@ def _oracle_cells(curve: OracleCurve, metric: str) -> list[Cells]:
     star, half, n = table.get("matches full"), table.get("50%"), len(curve.sequence_ids)
     cells: list[Cells] = []
     if star is not None:
-        budget = _interval(star["budget"], star["budget_low"], star["budget_high"], n)
-        layers = budget if curve.cost == LAYERS else star["layers"]
-        value = _interval(star["oracle"], star["oracle_low"], star["oracle_high"], n)
-        cells.append(
-            {
-                "route": "★ oracle, as good as full",
-                "layers": layers,
-                "cost_percent": _spent(budget, star["share_of_full"]),
-                metric: value,
-            }
-        )
+        budget = _with_ends(star, "budget", n)
+        where: Cells = {"layers": budget if curve.cost == LAYERS else star["layers"]}
+        where["cost_percent"] = _spent(budget, star["share_of_full"])
+        cells.append({"route": "★ oracle, as good as full", **where, metric: _with_ends(star, "oracle", n)})
     if half is not None and half["oracle"] is not None:
-        where: Cells = {
-            "layers": half["budget"] if curve.cost == LAYERS else None,
-            "cost_percent": _percent(half["share_of_full"]),
-        }
-        value = _interval(half["oracle"], half["oracle_low"], half["oracle_high"], n)
-        cells.append({"route": "oracle at 50%", **where, metric: value})
+        where = {"layers": half["budget"] if curve.cost == LAYERS else None}
+        where["cost_percent"] = _spent(None, half["share_of_full"])
+        cells.append({"route": "oracle at 50%", **where, metric: _with_ends(half, "oracle", n)})
         if half["mixture"] is not None and not math.isnan(half["mixture"]):
             cells.append({"route": "best mixture at 50%", **where, metric: half["mixture"]})
     return cells
@@ -227,37 +217,26 @@ def _predictable_cells(curve: PredictableCurve, metric: str) -> list[Cells]:
     if curve.cost not in _DEPTH_COSTS or curve.metric != metric:
         return []
     names = {"predictable matches full": "★ predictable oracle, as good as full", "50%": "predictable oracle at 50%"}
-    return [
-        {
-            "route": names[row["point"]],
-            "layers": budget if curve.cost == LAYERS else None,
-            "cost_percent": _spent(budget, row["share_of_full"]),
-            metric: _predicted(row, curve),
-        }
-        for row in curve.table()
-        if row["point"] in names
-        for budget in [_interval(row["budget"], row["budget_low"], row["budget_high"], curve.n_sequences)]
-    ]
+    cells: list[Cells] = []
+    for row in (row for row in curve.table() if row["point"] in names):
+        budget = _with_ends(row, "budget", curve.n_sequences)
+        where = {"layers": budget if curve.cost == LAYERS else None, "cost_percent": _spent(budget, row["share_of_full"])}
+        cells.append({"route": names[row["point"]], **where, metric: _with_ends(row, "predictable", curve.n_sequences)})
+    return cells
 
 
-def _predicted(row: Mapping[str, Any], curve: PredictableCurve) -> Interval | float | None:
-    return _interval(row["predictable"], row["predictable_low"], row["predictable_high"], curve.n_sequences)
-
-
-def _interval(mean: float | None, low: float | None, high: float | None, n: int) -> Interval | float | None:
+def _with_ends(row: Mapping[str, Any], name: str, n: int) -> Interval | float | None:
+    """A number of a curve's table as an interval, where the table has its ends."""
+    mean, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
     return mean if mean is None or low is None or high is None or n < 2 else Interval(mean, low, high, n)
 
 
 def _spent(budget: Interval | float | None, share: float | None) -> Interval | float | None:
     """A budget as a percentage of the full cost, of which it is `share`; with its interval."""
     if not isinstance(budget, Interval) or share is None or not budget.mean:
-        return _percent(share)
+        return None if share is None else 100 * share
     scale = 100 * share / budget.mean
     return Interval(scale * budget.mean, scale * budget.low, scale * budget.high, budget.n)
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
 
 
 def _number_of_layers(route: RouteRows) -> int | float:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from depthdial.report.kit.curves import METRIC_NAMES, short_name
 from depthdial.report.kit.labels import place_labels
-from depthdial.report.kit.style import GRAY, figure_style, headed, keep_to_range, looks, new_figure, shortened
+from depthdial.report.kit.style import GRAY, figure_style, headed, keep_to_range, look_key, looks, new_figure, shortened
 from depthdial.report.study.summary import RouteRows, Speed, full_of
 from depthdial.report.study.verdict import Verdict
 
@@ -134,15 +134,10 @@ def draw_time_layers(timed: Sequence[Timed]) -> Figure:
 
 
 def _legend(figure: Figure, axes: Axes, routes: Sequence[RouteRows]) -> None:
-    from matplotlib.lines import Line2D
-
-    families = looks(list(dict.fromkeys(route.family for route in routes)))
-    handles = [
-        Line2D([], [], marker=look.marker, color=look.color, linestyle="none", label=look.label)
-        for look in families.values()
-    ]
-    handles += axes.get_legend_handles_labels()[0]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), handletextpad=0.4)
+    families = looks(list(dict.fromkeys(route.family for route in routes))).values()
+    named = axes.get_legend_handles_labels()[0]
+    points = [replace(look, line="none") for look in families]
+    look_key(figure, points, also=named, n_columns=min(4, len(points) + len(named)), handletextpad=0.4)
 
 
 def describe_fit(fit: AffineFit) -> str:
