@@ -6,15 +6,29 @@ from collections.abc import Sequence
 
 
 class InputError(ValueError):
-    """Something a user gave cannot be used; the message is one sentence that says what is wrong and what to do."""
+    """Something a user gave cannot be used; the message is one sentence that says what is wrong and what to do.
+
+    Example:
+        >>> dd.Route((0, 9), n_layers=6)
+        Traceback (most recent call last):
+        depthdial.errors.InputError: Layer 9 does not exist: this model has layers 0 to 5.
+    """
 
 
 class RouteWarning(UserWarning):
-    """A route runs, but on weights that were not trained for it; the message names the nearest one that they were."""
+    """A route runs, but on weights that were not trained for it; the message names the nearest one that they were.
+
+    Example:
+        >>> warnings.simplefilter("ignore", dd.RouteWarning)
+    """
 
 
 class TokenizerWarning(UserWarning):
-    """A tokenizer works, but perhaps not quite as the one that the model was trained with; the message says why."""
+    """A tokenizer works, but perhaps not quite as the one that the model was trained with; the message says why.
+
+    Example:
+        >>> warnings.simplefilter("error", dd.TokenizerWarning)
+    """
 
 
 class DataWarning(UserWarning):
@@ -22,7 +36,11 @@ class DataWarning(UserWarning):
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint loads, but not everything that it holds is used; the message says what is left out."""
+    """A checkpoint loads, but not everything that it holds is used; the message says what is left out.
+
+    Example:
+        >>> warnings.simplefilter("error", dd.CheckpointWarning)
+    """
 
 
 def check_choice(what: str, value: object, known: Sequence[str]) -> None:

@@ -46,6 +46,11 @@ class SequenceController(FittedController):
     Attributes (and those of `FittedController`):
         certificate: what was certified of it at this price, or nothing.
         certified_on: the rows that it was certified on, which are refused for any other certificate; copies share it.
+
+    Example:
+        >>> routes = ["uls:50%", "full"]
+        >>> controller = dd.SequenceController.fit(model, tokenizer, task=many, routes=routes, response_tokens=4)
+        >>> answers = dd.generate(model, tokenizer, ["the cat"], depth=controller.at("80%"), max_new_tokens=4)
     """
 
     certificate: Certificate | None = None

@@ -72,6 +72,11 @@ class Task:
         max_prompt_tokens, max_response_tokens: budgets to cut to; None for no cutting.
         seed: the one that divided a file into splits.
         source_fingerprint: sha256 of the texts of the whole split, the same whatever the limit.
+
+    Example:
+        >>> task = dd.task(data, limit=2)
+        >>> task.examples[0].instruction
+        'the cat'
     """
 
     name: str
@@ -154,6 +159,11 @@ def task(
     Raises:
         InputError: (a ValueError) if the name, split, template or a role is unknown, a number below 1, a file missing,
             empty or malformed, a row without the field or with anything but text in it, or the Hub out of reach.
+
+    Example:
+        >>> task = dd.task(data, limit=2)
+        >>> len(task.examples)
+        2
     """
     checked_template = check_template("auto" if template is None else template)
     counts = {"limit": limit, "max_prompt_tokens": max_prompt_tokens, "max_response_tokens": max_response_tokens}

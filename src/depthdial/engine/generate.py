@@ -52,6 +52,10 @@ class Generation:
         predicted_steps: decoding steps that it predicted of each route's answer, by name. None without a controller.
         price: what it asked of a route for each unit of cost, in quality. None without a controller.
         layers_run: layers that ran for a token after the first, in the mean; None where a token-wise answer has no such.
+
+    Example:
+        >>> dd.generate(model, tokenizer, "the cat", depth="uls:50%", max_new_tokens=4)[0].route.layers
+        (0, 2, 4)
     """
 
     prompt: str
@@ -149,6 +153,11 @@ def generate(
 
     Warns:
         RouteWarning: once, for a route that the model's adapter was not trained for.
+
+    Example:
+        >>> answers = dd.generate(model, tokenizer, ["the cat", "a dog"], depth="80%", max_new_tokens=4)
+        >>> [len(answer.tokens) <= 4 for answer in answers]
+        [True, True]
     """
     _check(model, prompt_depth, batch_size)
     requests = read_requests(prompts, messages, template, tokenizer)

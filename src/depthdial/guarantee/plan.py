@@ -59,6 +59,10 @@ class CertificationPlan:
 
     Raises:
         InputError: anything of this is out of range.
+
+    Example:
+        >>> dd.CertificationPlan(("full", "uls:24", "uls:15"), epsilon=0.02).method
+        'betting'
     """
 
     settings: tuple[str, ...]
@@ -129,6 +133,11 @@ class Certificate:
         cost, saving: mean cost of what may run (the certified setting, or the full model), and how much that is below the
             full model; with bootstrap intervals over rows (95%), which are no part of the guarantee.
         provenance: what the caller says about the rows (data, hashes, seed, versions).
+
+    Example:
+        >>> plan = dd.CertificationPlan(("full", "uls:24"), epsilon=0.05)
+        >>> dd.certify(plan, losses=np.zeros((500, 2)), costs=np.tile([30, 24], (500, 1))).setting
+        'uls:24'
     """
 
     plan: CertificationPlan
@@ -204,6 +213,12 @@ def certify(
     Raises:
         InputError: too few rows, NaN, shapes that do not fit, losses beyond the plan's bounds, or a grid whose first setting
             is not the full model.
+
+    Example:
+        >>> plan = dd.CertificationPlan(("full", "uls:24"), epsilon=0.05)
+        >>> losses, costs = np.tile([0, 0.3], (500, 1)), np.tile([30, 24], (500, 1))
+        >>> dd.certify(plan, losses, costs).certified is None
+        True
     """
     loss, cost = _checked(plan, np.asarray(losses, dtype=float), np.asarray(costs, dtype=float))
     n = len(loss)

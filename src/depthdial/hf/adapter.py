@@ -48,6 +48,10 @@ class AdapterCard:
 
     Raises:
         InputError: if there is no route, a route is for another depth, two share a name, or kind or type are unknown.
+
+    Example:
+        >>> dd.AdapterCard.load(folder / "adapter").kind
+        'elastic'
     """
 
     kind: AdapterKind
@@ -123,6 +127,11 @@ def adapter_card(model: Any) -> AdapterCard | None:
     """The card of the adapter that `dd.load` put on a model: on PEFT's wrapper, the model inside it, or a view of either.
 
     None for a model without an adapter, or with one that has no card.
+
+    Example:
+        >>> adapted, _ = dd.load(folder / "model", adapter=folder / "adapter")
+        >>> dd.adapter_card(adapted).routes[0].name
+        'uls:3'
     """
     attached = unwrap(model).__dict__.get(_ATTRIBUTE)
     return None if attached is None else attached.card

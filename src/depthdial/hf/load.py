@@ -119,6 +119,9 @@ def load(
     Warns:
         CheckpointWarning: weights of the checkpoint are left out.
         TokenizerWarning: the tokenizer and the model, or the tokenizer and what its file says, do not quite agree.
+
+    Example:
+        >>> model, tokenizer = dd.load(folder / "model", dtype="float32")
     """
     hub_options = {option: value for option in _HUB_OPTIONS if (value := model_kwargs.pop(option, None)) is not None}
     options = _Options(

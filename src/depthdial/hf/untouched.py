@@ -35,6 +35,11 @@ def untouched(model: Any) -> Iterator[None]:
     Raises:
         InputError: if the base cannot be restored exactly: an adapter is merged into the weights, trains the model's own
             biases, or is of a kind without a switch.
+
+    Example:
+        >>> adapted, _ = dd.load(folder / "model", adapter=folder / "adapter")
+        >>> with dd.untouched(adapted):
+        ...     base = dd.generate(adapted, tokenizer, "the cat", max_new_tokens=4)
     """
     base = unwrap(model)
     refuse_without_switch(base)

@@ -107,6 +107,12 @@ def model_cost(model: Any) -> ModelCost:
 
     Raises:
         InputError: if the model has no single stack of decoder layers, or does not run on token ids.
+
+    Example:
+        >>> cost = dd.model_cost(model)
+        >>> route = dd.Route.parse("uls:50%", n_layers=6)
+        >>> cost.of(route, prompt_tokens=10, new_tokens=5).layers
+        3
     """
     base = unwrap(model)
     decoder_stack(base)  # refuses what has none

@@ -64,6 +64,11 @@ def similarity(
 
     Raises:
         InputError: for bad arguments; for numbers that are not finite, with all finished rows kept.
+
+    Example:
+        >>> table = dd.similarity(model, tokenizer, task=task, routes=["uls:50%", "ee:3"])
+        >>> table.num_rows
+        8
     """
     whole("batch_size", batch_size, 1)
     whole("fidelity_tokens", fidelity_tokens, 1)

@@ -129,6 +129,11 @@ def sweep(
 
     Warns:
         DataWarning: once, for references in a script that ROUGE's tokenizer cannot see.
+
+    Example:
+        >>> rows = dd.sweep(model, tokenizer, task=task, routes=["full", "uls:50%"], metrics=["agreement"])
+        >>> rows.num_rows
+        8
     """
     given = {name: value for name, value in locals().items() if name not in ("model", "tokenizer", "progress")}
     job = Sweep.of(model, tokenizer, **given)

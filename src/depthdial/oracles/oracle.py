@@ -66,6 +66,11 @@ class OracleCurve(BudgetCurve):
         permuted_matches_full_at: mean budget at which those match the full route's mean value.
         scores: the table itself.
         quality: what a mean value is: over `sequences`, or weighted by the `tokens` of the full route's answers.
+
+    Example:
+        >>> curve = dd.oracle(rows, metric="agreement")
+        >>> curve.full_route
+        'full'
     """
 
     stored_as: ClassVar[str] = "oracle curve"
@@ -227,6 +232,11 @@ def oracle(
     Raises:
         InputError: a column is missing or holds NaN, a (sequence, route) is missing or double, an option is wrong, or the
             metric's direction is not known.
+
+    Example:
+        >>> curve = dd.oracle(rows, metric="agreement", n_bootstrap=100)
+        >>> bool(curve.budgets[0] <= curve.matches_full_at)
+        True
     """
     check_options(confidence, n_bootstrap=n_bootstrap, n_permutations=n_permutations)
     columns = {"sequence": sequence, "route": route, "full_route": full_route, "weight_by": weight_by}

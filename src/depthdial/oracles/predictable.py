@@ -62,6 +62,10 @@ class PredictableCurve(BudgetCurve):
         fixed: each route for every sequence, in order of cost.
         higher_is_better: the metric's direction; where less is better, curves fall.
         n_layers: layers of the full model, where the rows tell.
+
+    Example:
+        >>> dd.predictable_oracle(samples, metric="agreement", n_bootstrap=0, n_permutations=0).n_samples
+        4
     """
 
     stored_as: ClassVar[str] = "predictable curve"
@@ -195,6 +199,11 @@ def predictable_oracle(
     Raises:
         InputError: a column is missing or holds NaN, a row is missing or double, samples are odd or there is one alone, the
             cost depends on the answer, an option is wrong, or the metric's direction is not known.
+
+    Example:
+        >>> curve = dd.predictable_oracle(samples, metric="agreement", n_bootstrap=0, n_permutations=0)
+        >>> curve.chosen_on
+        (1, 2)
     """
     check_options(confidence, n_splits=n_splits, n_bootstrap=n_bootstrap, n_permutations=n_permutations)
     columns = {"sequence": sequence, "route": route, "sample": sample, "full_route": full_route}

@@ -37,6 +37,11 @@ def write_report(folder: Path | str, *, keep: float = KEEP) -> Path:
 
     Raises:
         InputError: if there are no rows, a file is damaged, the folder cannot be written, or `keep` is no share.
+
+    Example:
+        >>> _ = dd.sweep(model, tokenizer, task=task, routes=["full", "uls:50%"], metrics=["agreement"], out=folder / "rows")
+        >>> dd.write_report(folder / "rows").name
+        'report.html'
     """
     kind = kind_of(folder)
     write = getattr(import_module(PAGES[kind]), f"write_{kind}_report")

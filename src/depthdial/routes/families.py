@@ -27,6 +27,11 @@ class RouteFamily:
 
     Raises:
         InputError: if there is no route, a route is for another depth, or two share a name.
+
+    Example:
+        >>> family = dd.RouteFamily("mine", 6, (dd.Route((0, 1, 5), 6), dd.Route.parse("full", 6)))
+        >>> dd.RouteFamily.load(family.save(folder / "mine.json")) == family
+        True
     """
 
     name: str

@@ -39,8 +39,7 @@ GRAMMAR = (
 # Numbers of at most nine digits: Python refuses to read those of thousands, with an error of its own.
 _LAYER_ITEM = re.compile(r"\d{1,9}(?:\s*-\s*\d{1,9})?")
 _BARE_COUNT = re.compile(r"\d{1,9}(?:\.\d{1,9})?\s*%?")
-# A typing slip such as 1000000000 layers must be an error, not a full memory.
-_MOST_LAYERS = 10_000
+_MOST_LAYERS = 10_000  # a typing slip such as 1000000000 layers must be an error, not a full memory
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,11 @@ class Route:
 
     Raises:
         InputError: (a ValueError) for no layers, or layers that are unsorted, repeated, or outside the model.
+
+    Example:
+        >>> route = dd.Route.parse("uls:50%", n_layers=6)
+        >>> route.layers, route.cost
+        ((0, 2, 4), 0.5)
     """
 
     layers: tuple[int, ...]
@@ -63,7 +67,7 @@ class Route:
     searched_on: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_depth(self.n_layers)
+        whole("n_layers", self.n_layers, 1, _MOST_LAYERS)
         if isinstance(self.layers, str | bytes) or not isinstance(self.layers, Iterable):
             raise InputError(
                 f"Route takes layer indices, not {self.layers!r}: use Route.parse for text, or a tuple such as (0, 1, 5)."
@@ -83,7 +87,7 @@ class Route:
         Raises:
             InputError: if the text is not in the grammar or names layers that the model does not have.
         """
-        _check_depth(n_layers)
+        whole("n_layers", n_layers, 1, _MOST_LAYERS)
         if not isinstance(text, str):
             raise InputError(f"A route is written as text, not {text!r}: use {GRAMMAR}.")
         spec = text.strip().lower()
@@ -150,6 +154,10 @@ class RandomRoute:
     Attributes:
         kind: `rls` (layer 0 always runs) or `rls-wo1` (no layer is certain).
         cost_layers: how many layers run.
+
+    Example:
+        >>> dd.Route.parse("rls:3@0", n_layers=6).for_sequence("prompt-7").n_layers
+        6
     """
 
     kind: str
@@ -158,7 +166,7 @@ class RandomRoute:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_depth(self.n_layers)
+        whole("n_layers", self.n_layers, 1, _MOST_LAYERS)
         if self.kind not in RANDOM_FAMILIES:
             raise InputError(f"Unknown random family {self.kind!r}: use one of {', '.join(RANDOM_FAMILIES)}.")
         for name, value in (("cost_layers", self.cost_layers), ("seed", self.seed)):
@@ -239,8 +247,12 @@ def family_routes(name: str, n_layers: int, *, seed: int = 0) -> tuple[AnyRoute,
 
     Raises:
         InputError: if `name` is not one of `FAMILIES` or `n_layers` is not a positive whole number.
+
+    Example:
+        >>> [route.name for route in dd.family_routes("ee", n_layers=3)]
+        ['ee:1', 'ee:2', 'ee:3']
     """
-    _check_depth(n_layers)
+    whole("n_layers", n_layers, 1, _MOST_LAYERS)
     if name not in FAMILIES:
         raise InputError(f"Unknown family {name!r}: use one of {', '.join(FAMILIES)}.")
     suffix = f"@{seed}" if name in RANDOM_FAMILIES else ""
@@ -370,10 +382,6 @@ def _as_index(layer: object) -> int:
     raise InputError(f"Layer indices are whole numbers, not {layer!r}: write the route as (0, 1, 5).")
 
 
-def _check_depth(n_layers: int) -> None:
-    whole("n_layers", n_layers, 1, _MOST_LAYERS)
-
-
 def _check_layers(layers: Sequence[int], n_layers: int) -> None:
     if not layers:
         raise InputError("The route is empty: keep at least one layer.")
@@ -381,10 +389,8 @@ def _check_layers(layers: Sequence[int], n_layers: int) -> None:
         if after == before:
             raise InputError(f"Layer {after} stands twice in the route: name every layer once.")
         if after < before:
-            raise InputError(
-                f"The layers of a route must rise, but {after} follows {before}: write it as "
-                f"{format_layers(sorted(set(layers)))!r}."
-            )
+            right = format_layers(sorted(set(layers)))
+            raise InputError(f"The layers of a route must rise, but {after} follows {before}: write it as {right!r}.")
     for layer in (layers[0], layers[-1]):
         _check_exists(layer, n_layers)
 

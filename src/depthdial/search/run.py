@@ -95,6 +95,11 @@ def search_routes(
     Raises:
         InputError: for bad arguments, an option that the method does not know, a row without a reference where NLL is
             asked for, or a model whose numbers are not finite.
+
+    Example:
+        >>> family = dd.search_routes(model, tokenizer, task=task, method="angular", min_layers=3)
+        >>> [len(route.layers) for route in family.routes]
+        [3, 4, 5, 6]
     """
     given = {"metric": metric, "screen": screen, "beam_width": beam_width, "nested": nested}
     chosen = make_method(method, **given)

@@ -94,6 +94,12 @@ def gates_study(
 
     Raises:
         InputError: if the tasks share a sequence, `out` belongs to another study, or from any step.
+
+    Example:
+        >>> sizes = {"seeds": 2, "base_tokens": 0, "tokens": 99, "max_new_tokens": 4, "controls": False}
+        >>> settings = dd.GatesStudySettings(budgets=(0.75,), inputs=("fixed",), other_inputs=(), **sizes)
+        >>> options = {"training": many, "out": folder / "gates-study", "settings": settings}
+        >>> result = dd.gates_study(model, tokenizer, task=task, **options)
     """
     settings, folder, say = settings or GatesStudySettings(), Path(out), say or (lambda line: None)
     task, training = as_task(task), as_task(training, held_out=True)

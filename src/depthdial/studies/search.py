@@ -54,6 +54,10 @@ class SearchStudySettings:
         fidelity_tokens: tokens of the full answers for KL and agreement.
         rouge: also generate answers and score them.
         max_new_tokens: longest answer, in tokens.
+
+    Example:
+        >>> dd.SearchStudySettings(methods=("angular", "greedy-kl"), fractions=(0.8,)).cost
+        'layers'
     """
 
     methods: tuple[str, ...] = ()
@@ -130,6 +134,10 @@ def search_study(
     Raises:
         InputError: if the tasks share a prompt, calibration is a test split, `out` belongs to another study, or from any
             step.
+
+    Example:
+        >>> settings = dd.SearchStudySettings(methods=("angular", "block-influence"), fractions=(0.5,))
+        >>> result = dd.search_study(model, tokenizer, task=task, calibration=many, out=folder / "search", settings=settings)
     """
     settings, folder, say = settings or SearchStudySettings(), Path(out), say or (lambda line: None)
     require_no_test_split(calibration, "search routes")

@@ -137,6 +137,11 @@ def study(
     Raises:
         InputError: if the tasks share a sequence, there are too few rows for a controller, `out` belongs to another study,
             or from any step.
+
+    Example:
+        >>> result = dd.study(model, tokenizer, task=task, calibration=many, out=folder / "study")
+        >>> result.report.name
+        'report.html'
     """
     share("keep", keep)
     settings, folder, say = settings or StudySettings(), Path(out), say or (lambda line: None)

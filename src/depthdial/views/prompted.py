@@ -39,6 +39,10 @@ def prompted_view(model: Any, route: Route | str) -> PreTrainedModel:
 
     Warns:
         RouteWarning: as `view` does.
+
+    Example:
+        >>> shallow = dd.prompted_view(model, "uls:50%")
+        >>> _ = shallow.generate(**tokenizer("the cat", return_tensors="pt", return_token_type_ids=False), max_new_tokens=4)
     """
     route = as_route(route, count_layers(model))
     shallow = quiet_prompted_view(model, route)

@@ -83,6 +83,11 @@ def view(model: Any, route: Route | str | Sequence[int], *, check: bool = True) 
     Warns:
         RouteWarning: once, if the model has an adapter with a card (see `dd.adapter_card`) that was not trained for the
             route.
+
+    Example:
+        >>> shallow = dd.view(model, "0,3,5")
+        >>> shallow.get_input_embeddings().weight is model.get_input_embeddings().weight
+        True
     """
     shallow = quiet_view(model, route, check=check)
     warn_if_outside(model, shallow.__dict__[ROUTE_ATTRIBUTE])

@@ -240,6 +240,10 @@ def solve_budget(values: ArrayLike, costs: ArrayLike, budget: float, *, weights:
     Raises:
         InputError: NaN or infinite numbers, wrong shapes, an empty table, negative costs or weights, a budget that is
             NaN or below the cheapest assignment.
+
+    Example:
+        >>> dd.solve_budget([[0.1, 0.9], [0.8, 0.9]], [[1, 2], [1, 2]], budget=1.5)
+        array([1, 0])
     """
     return solve_budget_bounded(values, costs, budget, weights=weights).choice
 

@@ -69,6 +69,10 @@ def finetune(
     Raises:
         InputError: for bad settings, routes or rows, before anything trains; for a loss or weights that are not finite,
             and where a checkpoint cannot be written, with the last good checkpoint kept.
+
+    Example:
+        >>> settings = dd.FinetuneSettings(max_tokens=100)
+        >>> result = dd.finetune(model, tokenizer, task=many, routes=["uls:50%"], out=folder / "trained", settings=settings)
     """
     settings, runner = settings or FinetuneSettings(), Runner.of(model, tokenizer)
     chosen = _routes(routes, model, runner.n_layers)

@@ -51,6 +51,10 @@ class FinetuneSettings:
 
     Raises:
         InputError: for a value that cannot be.
+
+    Example:
+        >>> dd.FinetuneSettings(r=8, epochs=2).rate
+        0.001
     """
 
     method: Method = "lora"

@@ -45,6 +45,10 @@ class GateSettings:
 
     Raises:
         InputError: for a value that cannot be, and unless exactly one of alpha and target is given.
+
+    Example:
+        >>> dd.GateSettings(target=0.6).config(n_layers=6, width=32).kind
+        'linear'
     """
 
     input: GateInput = "hidden"

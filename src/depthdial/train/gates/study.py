@@ -40,6 +40,10 @@ class GatesStudySettings:
         fidelity_tokens: tokens of the full answers for KL and agreement.
         map_sequences: test sequences of which pictures are made.
         seed: of the first training.
+
+    Example:
+        >>> dd.GatesStudySettings(budgets=(0.75,), seeds=2).seeds
+        2
     """
 
     budgets: tuple[float, ...] = (0.9, 0.75, 0.6, 0.45)

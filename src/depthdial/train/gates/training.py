@@ -68,6 +68,10 @@ def train_gates(
     Raises:
         InputError: for bad settings, rows or a model that cannot be routed by token, before anything trains; for a loss or
             weights that are not finite, and where a checkpoint cannot be written, with the last good checkpoint kept.
+
+    Example:
+        >>> settings = dd.GateSettings(target=0.6, backbone="frozen")
+        >>> result = dd.train_gates(model, tokenizer, task=many, out=folder / "trained-gates", settings=settings)
     """
     runner = Runner.of(model, tokenizer)
     config = settings.config(runner.n_layers, runner.facts.width)

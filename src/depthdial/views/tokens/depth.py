@@ -31,6 +31,10 @@ class TokenDepth:
 
     Raises:
         InputError: for what is no policy, or one that is made for the rows of one batch.
+
+    Example:
+        >>> depth = dd.TokenDepth(dd.ConfidenceExit("margin", 0.5), n_layers=6)
+        >>> rows = dd.sweep(model, tokenizer, task=task, routes=["full", depth], metrics=["agreement"])
     """
 
     policy: TokenPolicy

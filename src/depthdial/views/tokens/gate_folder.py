@@ -32,6 +32,10 @@ def load_gates(folder: Path | str, model: Any, *, weights_hash: str | None = Non
 
     Raises:
         InputError: if the folder holds no gates or damaged ones, or they are for another model.
+
+    Example:
+        >>> model, gates = dd.load_gates(folder / "gates", model)
+        >>> view = dd.token_view(model, gates.policy("argmax"))
     """
     folder = Path(folder).expanduser()
     gates = TokenGates.from_pretrained(folder)

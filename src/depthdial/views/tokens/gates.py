@@ -52,6 +52,10 @@ class GateConfig:
 
     Raises:
         InputError: for a value that cannot be, or no layer to control.
+
+    Example:
+        >>> dd.GateConfig(n_layers=6, width=32).layers
+        (1, 2, 3, 4)
     """
 
     n_layers: int
@@ -99,6 +103,10 @@ class TokenGates(nn.Module):
         config: what they look like.
         base: the weights that they were trained for, where known.
         about: JSON-ready, goes into `gates.json`: how they were trained.
+
+    Example:
+        >>> gates = dd.TokenGates(dd.GateConfig(n_layers=6, width=32))
+        >>> view = dd.token_view(model, gates.policy("sampled"))
     """
 
     def __init__(self, config: GateConfig, base: GateBase | None = None, about: Mapping[str, Any] | None = None) -> None:

@@ -55,6 +55,9 @@ class TokenPolicy:
 
     Attributes:
         name: legible; goes into rows and file names.
+
+    Example:
+        >>> view = dd.token_view(model, lambda layer, hidden: hidden[..., 0] > 0)
     """
 
     name: str = "policy"
@@ -117,6 +120,9 @@ class Bernoulli(TokenPolicy):
     Attributes:
         rates: L probabilities that a layer runs.
         seed: of the draws.
+
+    Example:
+        >>> view = dd.token_view(model, dd.Bernoulli((1, 0.5, 0.5, 0.5, 0.5, 1)))
     """
 
     rates: tuple[float, ...]
@@ -147,7 +153,11 @@ class Bernoulli(TokenPolicy):
 
 @dataclass(frozen=True)
 class StaticRoutes(TokenPolicy):
-    """A route for all sequences, or one for each row of the batch: every token of a row runs the same layers."""
+    """A route for all sequences, or one for each row of the batch: every token of a row runs the same layers.
+
+    Example:
+        >>> view = dd.token_view(model, dd.StaticRoutes((dd.Route((0, 1, 5), n_layers=6),)))
+    """
 
     routes: tuple[Route, ...]
     name: str = "static"
@@ -198,6 +208,9 @@ class ConfidenceExit(TokenPolicy):
             `saturation` (cosine between a layer's input and its output).
         threshold: what the measure must exceed.
         first_layer: no token leaves before this layer.
+
+    Example:
+        >>> view = dd.token_view(model, dd.ConfidenceExit("margin", 0.5, first_layer=3))
     """
 
     measure: Confidence

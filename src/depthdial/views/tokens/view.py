@@ -59,7 +59,15 @@ class TracedPass:
 
 @dataclass
 class TokenTrace:
-    """What a token view has run, pass by pass; give one to `token_view` and look at it afterwards."""
+    """What a token view has run, pass by pass; give one to `token_view` and look at it afterwards.
+
+    Example:
+        >>> trace = dd.TokenTrace()
+        >>> view = dd.token_view(model, dd.Route((0, 1, 5), n_layers=6), prompt_depth="route", trace=trace)
+        >>> _ = view(**tokenizer("the cat sat", return_tensors="pt", return_token_type_ids=False))
+        >>> len(trace.passes)
+        1
+    """
 
     passes: list[TracedPass] = field(default_factory=list)
 
@@ -110,6 +118,10 @@ def token_view(
         InputError: if the policy does not fit the model, its attention is not sdpa or eager, or the model's layers cannot be
             run for some tokens; when called: for static, quantized and offloaded caches, beam search, compiled passes, and
             what `generate` may be asked but cannot do here (see the message).
+
+    Example:
+        >>> view = dd.token_view(model, dd.ConfidenceExit("margin", 0.5))
+        >>> _ = view.generate(**tokenizer("the cat", return_tensors="pt", return_token_type_ids=False), max_new_tokens=4)
     """
     base, policy = unwrap(model), as_policy(policy)
     choice("key_values", key_values, KEY_VALUES)
