@@ -48,6 +48,17 @@ class BudgetCurve:
             given["scores"] = {**given["scores"], "cost": cost}
         return load(cls, given, cls.stored_as)
 
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame, one row a budget: every curve that there is; InputError without pandas."""
+        try:
+            import pandas
+        except ImportError:
+            raise InputError("The package pandas is not installed: pip install pandas, or use to_dict().") from None
+        return pandas.DataFrame({name: column for name, column in self._columns().items() if column is not None})
+
+    def _columns(self) -> dict[str, np.ndarray | None]:
+        raise NotImplementedError
+
     @property
     def _full_cost(self) -> float:
         """The full route's cost; without one the costliest route's."""
@@ -90,15 +101,6 @@ def check_options(confidence: float, *, n_splits: int = 1, **counts: int) -> Non
     for name, count, least in (("n_splits", n_splits, 1), *((name, count, 0) for name, count in counts.items())):
         whole(name, count, least)
     number("confidence", confidence, above=0, below=1)
-
-
-def as_frame(columns: Mapping[str, np.ndarray | None]) -> Any:
-    """A pandas.DataFrame of the columns that there are; InputError where pandas is not installed."""
-    try:
-        import pandas
-    except ImportError:
-        raise InputError("The package pandas is not installed: pip install pandas, or use to_dict().") from None
-    return pandas.DataFrame({name: column for name, column in columns.items() if column is not None})
 
 
 def ends(interval: np.ndarray | None, name: str) -> dict[str, np.ndarray | None]:

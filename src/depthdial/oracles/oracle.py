@@ -26,7 +26,7 @@ from depthdial.oracles.baselines import (
     weighted,
 )
 from depthdial.oracles.costs import LAYER_STEPS
-from depthdial.oracles.curve import HEADLINE_SHARES, BudgetCurve, as_frame, check_options, ends, place_of_full
+from depthdial.oracles.curve import HEADLINE_SHARES, BudgetCurve, check_options, ends, place_of_full
 from depthdial.oracles.exact.knapsack import BudgetProblem, prepare
 from depthdial.oracles.score_table import Rows, ScoreTable, read_scores
 from depthdial.oracles.whole_curve import read_off
@@ -149,12 +149,10 @@ class OracleCurve(BudgetCurve):
             return shares
         return [self._row_at("matches full", self.matches_full_at, self.matches_full_interval), *shares]
 
-    def to_pandas(self) -> Any:
-        """A pandas.DataFrame, one row a budget: every curve, and the shares of each route as `share of ROUTE`."""
+    def _columns(self) -> dict[str, np.ndarray | None]:
         shares = {f"share of {name}": column for name, column in zip(self.routes, self.shares.T, strict=True)}
         curves = {name: getattr(self, name) for name in ("mixture", "random", "random_cost", "permuted")}
-        whole = {"budget": self.budgets, "value": self.value, **ends(self.value_interval, "value")}
-        return as_frame({**whole, **curves, **shares})
+        return {"budget": self.budgets, "value": self.value, **ends(self.value_interval, "value"), **curves, **shares}
 
     @cached_property
     def _problem(self) -> BudgetProblem:

@@ -21,7 +21,7 @@ from depthdial.metrics import higher_is_better as direction
 from depthdial.oracles import crossfit
 from depthdial.oracles.baselines import FixedRoute, crossing, fixed_routes, mixture_curve
 from depthdial.oracles.costs import LAYER_STEPS
-from depthdial.oracles.curve import HEADLINE_SHARES, BudgetCurve, as_frame, check_options, ends, place_of_full
+from depthdial.oracles.curve import HEADLINE_SHARES, BudgetCurve, check_options, ends, place_of_full
 from depthdial.oracles.score_table import Rows, ScoreTable, read_samples
 from depthdial.stats.bootstrap import percentiles
 
@@ -151,14 +151,11 @@ class PredictableCurve(BudgetCurve):
             if budget is not None and self._reaches(budget)
         ]
 
-    def to_pandas(self) -> Any:
-        """A pandas.DataFrame, one row a budget: every curve, with the number of samples that were chosen on in its name."""
+    def _columns(self) -> dict[str, np.ndarray | None]:
         chosen = {f"predictable on {k}": curve for k, curve in zip(self.chosen_on, self.predictable, strict=True)}
         paid = {f"plug-in on {k}": curve for k, curve in zip(self.plugged_in, self.plug_in, strict=True)}
         others = {name: getattr(self, name) for name in ("permuted", "random", "mixture")}
-        return as_frame(
-            {"budget": self.budgets, **chosen, **ends(self.predictable_interval, "predictable"), **paid, **others}
-        )
+        return {"budget": self.budgets, **chosen, **ends(self.predictable_interval, "predictable"), **paid, **others}
 
 
 def predictable_oracle(

@@ -17,6 +17,7 @@ from depthdial.routes import FIXED_FAMILIES, Route
 from depthdial.routes.families import RouteFamily
 from depthdial.rows.store import load_rows
 from depthdial.stats.intervals import Interval, known_interval
+from depthdial.stats.serialize import dump
 
 KIND = "search"
 FAMILIES_FOLDER = "families"
@@ -105,10 +106,7 @@ class Comparison:
 
     def to_dict(self) -> list[dict[str, Any]]:
         """The same, JSON-ready: an interval as mean, low, high and n."""
-        return [
-            {name: _plain(value) if isinstance(value, Interval) else value for name, value in row.items()}
-            for row in self.rows()
-        ]
+        return dump(self.rows())
 
 
 def read_comparison(folder: Path | str) -> Comparison:
@@ -179,8 +177,3 @@ def _share(one: Compared, uls: Compared | None) -> float | None:
 
 def _listed(layers: Sequence[int]) -> str:
     return ", ".join(map(str, layers))
-
-
-def _plain(interval: Interval) -> dict[str, float | int | None]:
-    """JSON knows no NaN."""
-    return {name: None if value != value else value for name, value in vars(interval).items()}
