@@ -90,6 +90,24 @@ def test_times_that_differ_more_than_the_routes_are_too_noisy_to_tell() -> None:
     assert verdict.choices[0].first_token_text == "not timed"
 
 
+@pytest.mark.parametrize(
+    ("full", "mine", "told"),
+    [
+        ((10.0, 10.0), (10.0, 10.0), "as full"),
+        ((9.0, 11.0), (9.5, 10.4), "within noise"),
+        ((10.0, 10.1), (5.0, 5.1), "2.00×"),
+    ],
+)
+def test_the_time_to_the_first_token_is_told_beside_the_full_models(full: Any, mine: Any, told: str) -> None:
+    def entry(name: str, ttft: tuple[float, float]) -> dict[str, Any]:
+        times = {"median": 10.0 if name == "full" else 5.0 if told.endswith("×") else 10.0, "low": ttft[0], "high": ttft[1]}
+        return {"route": name, "layers": 8, "batch": 1, "n_repeats": 5, "ttft_ms": times, "step_ms": times}
+
+    timing = {"routes": [entry("full", full), entry("ee:8", mine)]}
+    (choice,) = decide(_rows({"full": FULL, "ee:8": FULL}), timing=timing).choices
+    assert choice.first_token_text.endswith(f" ms at batch 1 ({told})")
+
+
 def test_equal_depth_is_settled_by_quality_and_time_never_chooses() -> None:
     quality = {"full": FULL, "a:8": FULL, "b:8": [q + 0.01 for q in FULL]}
     verdict = decide(_rows(quality, **_seconds(full=[1.0] * 4, a_8=[0.1] * 4, b_8=[0.9] * 4)))

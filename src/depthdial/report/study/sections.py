@@ -136,8 +136,8 @@ def _sure(contents: Contents) -> Section | None:
         repeats = max(one.speed.repeats for one in contents.timed)
         noisy = [one.route.name for one in contents.timed if one.speed.repeats > 1 and one.speed.is_noisy]
         told.append(
-            f"Time: {repeats} {'batches of the sweep itself' if full.times is None else 'rounds in turns'}, up to "
-            f"{full.batch} sequences together. A speed is against the full model, its range over these repeats."
+            f"Time: {repeats} {'batches of the sweep itself' if full.times is None else 'rounds in turns'} at "
+            f"batch {full.batch}. A speed is against the full model, its range over these repeats."
             + (f" Too noisy to tell: {', '.join(noisy)}." if noisy else "")
         )
     timed = {one.route.name for one in contents.timed}

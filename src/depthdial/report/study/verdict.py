@@ -63,12 +63,9 @@ class Choice:
     def first_token_text(self) -> str:
         if self.first_token is None or self.first_token_ms is None:
             return "not timed"
-        told = f"{self.first_token_ms:,.0f} ms in batches of {self.route.batch}"
-        if self.first_token.low == self.first_token.high == 1:
-            return f"{told}, as the full model"
-        return (
-            f"{told}, {'within noise' if self.first_token.is_noisy else f'{self.first_token.ratio:.2f}×'} of the full model"
-        )
+        same = self.first_token.low == self.first_token.high == 1
+        beside = "as full" if same else "within noise" if self.first_token.is_noisy else f"{self.first_token.ratio:.2f}×"
+        return f"{self.first_token_ms:,.0f} ms at batch {self.route.batch} ({beside})"
 
 
 @dataclass(frozen=True)
