@@ -102,6 +102,13 @@ def test_out_is_checked_before_anything_is_loaded(command_line, tmp_path):
         assert status == 2 and str(out) in error and "choose another --out" in error and said == ""
 
 
+def test_a_family_that_is_not_there_is_missed_before_anything_is_loaded(command_line, tmp_path):
+    for depth in ("none.json", "full,none.json:24", "none.json:80%"):
+        for verb in ("sweep", "similarity"):
+            status, _, error = command_line(verb, "no-such-model", "--depth", depth, "--out", tmp_path / "out")
+            assert status == 2 and error == "depthdial: There is no route family file none.json: check the path.\n"
+
+
 def test_what_was_found_is_shown_where_it_cannot_be_written(model, tokenizer, small_task, tmp_path, monkeypatch):
     from depthdial.search.run import search_routes
 

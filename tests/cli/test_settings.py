@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from depthdial.cli import app, controller, gates, search, train
+from depthdial.cli import app, controller, gates, oracle, search, train
 from depthdial.cli.options import with_bundles
 from depthdial.cli.settings import Given, layers_of, options_of
 from depthdial.errors import InputError
@@ -41,7 +41,7 @@ def test_options_are_the_fields_with_their_defaults_and_helps(options: options_o
     assert given.settings(**needed) == kind(**needed)
 
 
-@pytest.mark.parametrize("options", [app.SweepOptions, app.SimilarityOptions, search.SearchOptions])
+@pytest.mark.parametrize("options", [app.SweepOptions, app.SimilarityOptions, search.SearchOptions, oracle.OracleOptions])
 def test_options_are_the_arguments_of_a_function_with_their_defaults_and_helps(options: options_of) -> None:
     module, _, name = options.where.partition(":")
     function = getattr(importlib.import_module(f"depthdial.{module}"), name)

@@ -86,7 +86,18 @@ SweepOptions = options_of(
     "measure.sweep:sweep",
     "Sweep",
     common=("max_new_tokens", "prompt_depth"),
-    skip=("task", "routes", "metrics", "out", "identity", "reference", "reference_hash", "full_untouched", "progress"),
+    skip=(
+        "task",
+        "routes",
+        "metrics",
+        "out",
+        "identity",
+        "reference",
+        "reference_hash",
+        "full_untouched",
+        "progress",
+        "watch",
+    ),
 )
 
 
@@ -168,16 +179,24 @@ def sweep(
     )
     print_rows(f"{sequences.name}: {len(sequences.examples)} sequences", headline(rows))
     typer.echo(f"rows: {out / 'rows.parquet'}")
-    typer.echo(decide(rows, keep).sentence)
+    typer.echo(decide(rows, keep, how.values["prompt_depth"]).sentence)
     say_next("oracle" if len(chosen) > 1 else "report", out)
 
 
 def report(folder: RowsFolder, keep: Keep = 0.95) -> None:
     """Draw the figures of a folder's rows and write one self-contained page."""
-    from depthdial.report.pages import write_report
+    from depthdial.report.pages import kind_of, write_report
+    from depthdial.report.study.folder import read_folder
+    from depthdial.report.study.verdict import decide
 
     typer.echo(f"report: {write_report(out_folder(folder) or folder, keep=keep)}")
-    say_next("generate", "MODEL", "PROMPT", "--depth", "80%", err=True)
+    if kind_of(folder) == "study":
+        found = read_folder(folder)
+        depth = found.settings.get("sweep", {}).get("prompt_depth")
+        told = "" if found.sweep is None else decide(found.sweep, keep, depth, found.timing).next_line
+        typer.echo(told or f"Next: depthdial sweep MODEL --depth full,80% --out {folder}-sweep", err=True)
+    else:
+        say_next("study", "MODEL", "--out", f"{folder}-study", err=True)
 
 
 StudyOptions = options_of(

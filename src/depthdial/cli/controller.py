@@ -55,6 +55,7 @@ def fit(
     """Learn from train rows how good each route's answer will be, and set a price for the budget."""
     from depthdial.control.controller import SequenceController
     from depthdial.data.leakage import require_no_test_split
+    from depthdial.engine.depth import read_depths
     from depthdial.hf.adapter import adapter_card
     from depthdial.hf.architectures import count_layers
     from depthdial.routes.families import fixed_routes
@@ -64,13 +65,15 @@ def fit(
     require_no_test_split(rows, "fit a controller")
     loaded, tokenizer = loading.load()
     card = adapter_card(loaded)
-    known = fixed_routes(routes, count_layers(loaded)) if routes else () if card is None else card.routes
+    n_layers = count_layers(loaded)
+    given = fixed_routes(read_depths(routes, loaded, n_layers), n_layers) if routes else None
+    known = given or (() if card is None else card.routes)
     tell_rows(source, [*made_on(known, loaded), ("to fit a controller", rows)], source.held_out_split)
     controller = SequenceController.fit(
         loaded,
         tokenizer,
         task=rows,
-        routes=routes,
+        routes=given,
         out=out,
         identity=loading.identity(loaded),
         progress=True,

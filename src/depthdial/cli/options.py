@@ -52,9 +52,21 @@ def out_file(path: Path | None) -> Path | None:
     return path if path is None else check_out_file(path)
 
 
+def named_files(depths: str | None) -> str | None:
+    """Depths, once it is sure that the family files they name are there: before a model is loaded."""
+    from depthdial.routes import split_routes
+
+    for part in split_routes(depths or ""):
+        file, colon, _ = part.rpartition(":")
+        path = Path(file if colon and file.lower().endswith(".json") else part)
+        if path.suffix.lower() == ".json" and not path.exists() and not Path(depths or "").exists():
+            raise InputError(f"There is no route family file {path}: check the path.")
+    return depths
+
+
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, .gguf file, or smollm2-135m.")]
 _DEPTHS = "Routes such as full,uls:50%,ee:12; shares (80%), counts, FILE:24 or searched:24; or a route family file."
-Routes = Annotated[str | None, typer.Option("--depth", "--routes", "--route", help=_DEPTHS)]
+Routes = Annotated[str | None, typer.Option("--depth", "--routes", "--route", help=_DEPTHS, callback=named_files)]
 PromptDepth = Annotated[str, typer.Option(help="full (the prompt runs every layer) or route.")]
 OutFolder = Annotated[
     Path, typer.Option("--out", help="Folder for the results; a stopped run goes on there.", callback=out_folder)

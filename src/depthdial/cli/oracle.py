@@ -7,34 +7,28 @@ from typing import Annotated, Any
 
 import typer
 
-from depthdial.cli.options import print_rows, say_next
+from depthdial.cli.options import print_rows, say_next, with_bundles
+from depthdial.cli.settings import Given, options_of
 from depthdial.errors import InputError
 
+OracleOptions = options_of(
+    "oracles.oracle:oracle",
+    "Oracle",
+    only=("metric", "cost", "higher_is_better", "steps", "quality", "weight_by"),
+    common=("metric", "cost"),
+    names={"higher_is_better": ("--higher-is-better/--lower-is-better",)},
+)
 
+
+@with_bundles
 def oracle(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a sweep or a study.")],
-    metric: Annotated[str, typer.Option(help="Column to choose by.")] = "rouge_l",
-    higher_is_better: Annotated[
-        bool | None,
-        typer.Option("--higher-is-better/--lower-is-better", help="Of a metric whose name does not say."),
-    ] = None,
-    cost: Annotated[
-        str,
-        typer.Option(help="layer_steps (layers x decoding steps), layers (per sequence), ms (measured), or a column."),
-    ] = "layer_steps",
-    steps: Annotated[
-        str, typer.Option(help="Steps of each route's own answer (own) or of the full route's (full).")
-    ] = "own",
-    quality: Annotated[
-        str, typer.Option(help="Mean over sequences, or weighted by tokens: sequences or tokens.")
-    ] = "sequences",
-    weight_by: Annotated[
-        str | None, typer.Option(help="Weigh per-sequence costs by a column, such as prompt_tokens.")
-    ] = None,
+    how: Annotated[Given, OracleOptions],
     budget: Annotated[str | None, typer.Option(help="Also solve for this budget: 80%, 0.8, or layers such as 24.")] = None,
     seed: Annotated[int, typer.Option(help="Of bootstrap and permutations.")] = 0,
 ) -> None:
     """The best route for every sequence under a global budget (Figure 2); of sampled answers also what is predictable."""
+    from depthdial.oracles.costs import LAYER_STEPS
     from depthdial.oracles.oracle import oracle as choose
     from depthdial.oracles.predictable import predictable_oracle
     from depthdial.report.study.tables import oracle_table, predictable_table
@@ -44,16 +38,16 @@ def oracle(
     rows = read_study_rows(folder)
     _require_routes(rows)
     n_samples = count_samples(rows)
+    weight_by = how.values["weight_by"]
     if n_samples and weight_by is not None:
         raise InputError("Sampled answers have no weight that is known before them: leave --weight-by out.")
-    common: dict[str, Any] = {
-        "metric": metric,
-        "cost": cost,
-        "steps": steps,
-        "higher_is_better": higher_is_better,
-        "seed": seed,
-    }
-    curve = choose(one_row_each(rows, metric, cost), quality=quality, weight_by=weight_by, **common)
+    given = how.read()
+    metric, quality = given["metric"], given.pop("quality")
+    common = {**given, "seed": seed}
+    del common["weight_by"]
+    curve = choose(
+        one_row_each(rows, metric, given.get("cost", LAYER_STEPS)), quality=quality, weight_by=weight_by, **common
+    )
     chosen = None if budget is None else curve.pick(budget)
     predictable = predictable_oracle(rows, **common) if n_samples > 1 else None
     mean = "weighted by tokens" if quality == "tokens" else "mean over sequences"

@@ -120,7 +120,8 @@ def generate(
             a last message of the assistant is continued.
         depth: a Route, its text (`"uls:50%"`), its layers `(0, 1, 5)`, or a random rule, drawn once for each prompt by its
             place in the list; a share such as 0.5 or "50%" for the best known route of at most half of the layers; a count
-            from 2 such as 24 or "24" for that of at most so many; a SequenceController (or its `online` form, or its
+            from 2 such as 24 or "24" for that of at most so many; `"routes.json:24"` or `"searched:80%"` for that of a
+            family's file or of the model's own searched family; a SequenceController (or its `online` form, or its
             folder), which picks a route for every prompt; a TokenDepth or a token policy. A list has one for each prompt.
             With a controller prompts run untouched by any adapter, and so does the full route.
         routes: with a number, the routes to choose from: a RouteFamily, its file, or a list; default: the best known ones

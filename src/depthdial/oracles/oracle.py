@@ -209,12 +209,13 @@ def oracle(
 
     Args:
         rows: one row per sequence and route; a pyarrow.Table, a pandas.DataFrame or a dict of arrays.
-        metric, sequence, route: names of the columns.
-        cost: what a budget counts. `layer_steps`: layers run times decoding steps (an answer's tokens less the first, which
-            comes from the prompt's pass), as a share of the full route's on the same sequences; without one, of all layers'
-            over the routes' mean steps. `layers`: layers run, every sequence counting the same (the paper's Figure 2).
-            `ms`: measured milliseconds of decoding. Or a column, whose entries may differ between sequences of one route.
-            Rows without decoding steps are counted in `layers`.
+        metric: the column to choose by.
+        sequence, route: names of the columns that tell rows apart.
+        cost: what a budget counts: `layer_steps`, `layers` (by sequence), `ms` or a column. `layer_steps`: layers run times
+            decoding steps (an answer's tokens less the first, which comes from the prompt's pass), as a share of the full
+            route's on the same sequences; without one, of all layers' over the routes' mean steps. `layers`: layers run,
+            every sequence counting the same (the paper's Figure 2). `ms`: measured milliseconds of decoding. Or a column,
+            whose entries may differ between sequences of one route. Rows without decoding steps are counted in `layers`.
         full_route: the route to match; a table without a route `full` has no star.
         weight_by: a column that weighs a sequence's cost in the mean: its entry in the full route's row is taken (its mean
             over the routes where there is no full route). Layer-steps are weighted by their steps: a column given instead
