@@ -6,6 +6,7 @@ import doctest
 import inspect
 import json
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,11 @@ def test_the_example_of_a_public_name(shared: dict[str, Any], name: str, monkeyp
         warnings.simplefilter("ignore", dd.RouteWarning)  # no route is known for a random model
         doctest.DocTestRunner().run(example, out=told.append)
     assert not told, "".join(told)
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics", "oracles.costs", "stats.bootstrap", "stats.intervals", "stats.serialize", "routes.route"]
+)
+def test_the_examples_of_a_module_without_a_model(name: str) -> None:
+    failed, tried = doctest.testmod(import_module(f"depthdial.{name}"), extraglobs={"dd": dd, "np": np})
+    assert tried and not failed

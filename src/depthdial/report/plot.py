@@ -25,8 +25,9 @@ _DRAW = {OracleCurve: draw_oracle, PredictableCurve: draw_predictable, Controlle
 def plot(result: Any, path: Path | str | None = None) -> Figure:
     """The figure of a result: of `oracle`, `predictable_oracle`, a controller's score, or the rows of `similarity`.
 
-        curve = dd.oracle(rows)
-        dd.plot(curve, "oracle.png")
+        >>> curve = dd.oracle(rows, metric="agreement")
+        >>> len(dd.plot(curve, folder / "oracle.png").axes)
+        2
 
     Args:
         path: also save it there, as .png, .svg or .pdf.
