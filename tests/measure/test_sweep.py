@@ -45,7 +45,7 @@ def test_a_row_for_every_sequence_and_route(model, tokenizer, small_task):
         assert row["cost"] == row["layers_run"] / 6
         assert 1 <= row["new_tokens"] <= 6
         assert row["finish_reason"] == "eos" or row["new_tokens"] == 6
-        assert row["answer"] is None and len(row["answer_hash"]) == 16
+        assert row["answer"] is row["prompt"] is row["reference"] is None and len(row["answer_hash"]) == 16
         assert 0 <= row["agreement"] <= 1 and row["kl"] >= 0
         assert row["decode_sec"] > 0
         has_reference = row["sequence_id"] != "small-5"
@@ -84,6 +84,7 @@ def test_the_prompt_on_the_route_is_the_views_own_generation(model, tokenizer, s
         ids = torch.tensor([tokenizer(example.instruction)["input_ids"]])
         out = shallow.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
         assert row["answer"] == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+        assert row["prompt"] == tokenizer.decode(ids[0], skip_special_tokens=True) and row["reference"] == example.reference
     full = run(model, tokenizer, small_task, routes=["ee:3"]).to_pylist()
     assert rows[0]["prompt_flops"] == pytest.approx(full[0]["prompt_flops"] / 2)
 

@@ -120,6 +120,8 @@ def sweep_rows(routes: list[AnyRoute], n_sequences: int, *, references: bool, te
                     "step_sec": step_sec,
                     "decode_sec": steps * step_sec / size,
                     "answer": f"answer {i} with {len(route)} layers" if text else None,
+                    "prompt": f"prompt\n\n{i}" if text else None,
+                    "reference": f"the reference of {i}" if text and references else None,
                 }
             )
     return _table(rows, SWEEP_COLUMNS)

@@ -329,8 +329,12 @@ class Answers:
             "new_tokens": len(tokens),
             "finish_reason": decoded.finish_reasons[place],
             "answer_hash": hashlib.sha256(answer.encode(errors="surrogatepass")).hexdigest()[:16],
-            "answer": answer if options.keep_text else None,
+            **(self._texts(example, answer) if options.keep_text else {}),
         }
+
+    def _texts(self, example: EncodedExample, answer: str) -> dict[str, Any]:
+        prompt = self.tokenizer.decode(example.prompt_ids, skip_special_tokens=True)
+        return {"answer": answer, "prompt": prompt, "reference": example.reference}
 
 
 def _for_batch(depth: Running, sequence_ids: Sequence[object]) -> Running:

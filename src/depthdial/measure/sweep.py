@@ -108,7 +108,7 @@ def sweep(
         rouge_tokenizer: `default` (Google's, which sees Latin letters and digits alone: other references have null ROUGE) or
             `unicode`, for any script; see `measure.quality`.
         prompt_depth: `full` (the paper's: the prompt runs every layer) or `route`.
-        keep_text: put the answers themselves in the rows, beside their hashes.
+        keep_text: put answers, prompts (as they ran, the template's words included) and references in the rows.
         identity: which model this is, where the caller knows; found out otherwise.
         reference: the full model that KL and agreement compare with, where it is another one than `model` without its
             adapters (such as the model before it was trained); `reference_hash` is that of its weights, where known. A

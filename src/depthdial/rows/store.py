@@ -68,6 +68,8 @@ SWEEP_COLUMNS: dict[str, pa.DataType] = {
     "decode_sec": _REAL,
     "answer_hash": _TEXT,
     "answer": _TEXT,
+    "prompt": _TEXT,
+    "reference": _TEXT,
 }
 # Distance of a route's hidden states and predictions from the full model's (`similarity`).
 SIMILARITY_COLUMNS: dict[str, pa.DataType] = {

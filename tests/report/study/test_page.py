@@ -138,6 +138,7 @@ def test_provenance_and_settings_are_told(read: _Reader) -> None:
 def test_sample_answers_are_those_of_the_first_sequences(read: _Reader) -> None:
     assert "answer 0 with 12 layers" in read.text and "answer 5 with 11 layers" in read.text
     assert "answer 6 with 12 layers" not in read.text
+    assert "prompt\n5" in read.text and "the reference of 5" in read.text and read.classes.count("prompt") == 6
 
 
 def test_the_first_screen_answers(study: Any, page: Path, read: _Reader) -> None:

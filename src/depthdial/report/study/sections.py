@@ -324,9 +324,9 @@ def _samples(contents: Contents) -> Section | None:
     answered = [route for route in [*([] if full is None else [full]), *known] if _answers(route)]
     if not answered:
         return None
-    prompts, samples = _texts(answered[0], "prompt"), []
+    (prompts, references), samples = (_texts(answered[0], name) for name in ("prompt", "reference")), []
     for sequence in list(_answers(answered[0]))[:_SAMPLE_SEQUENCES]:
-        answers = []
+        answers = [("reference", "", _cut(references[sequence]))] if sequence in references else []
         for route in answered:
             text, score = _answers(route).get(sequence, (None, None))
             if text is not None:
