@@ -7,6 +7,7 @@ from unittest import mock
 
 import pytest
 
+from depthdial.cli.options import named_files
 from depthdial.errors import InputError
 from depthdial.routes.families import RouteFamily
 
@@ -104,9 +105,12 @@ def test_out_is_checked_before_anything_is_loaded(command_line, tmp_path):
 
 def test_a_family_that_is_not_there_is_missed_before_anything_is_loaded(command_line, tmp_path):
     for depth in ("none.json", "full,none.json:24", "none.json:80%"):
-        for verb in ("sweep", "similarity"):
-            status, _, error = command_line(verb, "no-such-model", "--depth", depth, "--out", tmp_path / "out")
+        for verb in (("sweep", "no-model", "--out", tmp_path), ("generate", "no-model", "the cat")):
+            status, _, error = command_line(*verb, "--depth", depth)
             assert status == 2 and error == "depthdial: There is no route family file none.json: check the path.\n"
+    (tmp_path / "a,b.json").write_text("")
+    for depth in (tmp_path / "a,b.json", f"{tmp_path / 'a,b.json'}:24", "0-3," * 200 + "5", None):
+        assert named_files(None if depth is None else str(depth)) == (None if depth is None else str(depth))
 
 
 def test_what_was_found_is_shown_where_it_cannot_be_written(model, tokenizer, small_task, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from depthdial.cli.options import ModelOptions, NewTokens, PromptDepth, TemplateName, with_bundles
+from depthdial.cli.options import ModelOptions, NewTokens, PromptDepth, TemplateName, named_files, say_next, with_bundles
 from depthdial.errors import InputError
 
 _DEPTH = (
@@ -21,7 +21,7 @@ _DEPTH = (
 def generate(
     loading: ModelOptions,
     prompt: Annotated[str, typer.Argument(help="What to answer; - reads it from standard input.")],
-    depth: Annotated[str | None, typer.Option("--depth", "--route", help=_DEPTH)] = None,
+    depth: Annotated[str | None, typer.Option("--depth", "--route", help=_DEPTH, callback=named_files)] = None,
     routes: Annotated[str | None, typer.Option(help="With a share or count: a route family file to choose from.")] = None,
     controller: Annotated[Path | None, typer.Option(help="Or a controller's folder: it reads the prompt and picks.")] = None,
     budget: Annotated[str | None, typer.Option(help="With a controller: another mean cost, such as 24 or 80%.")] = None,
@@ -63,6 +63,7 @@ def generate(
     if result.predicted is not None:
         told = ", ".join(f"{name} {quality:.3f}" for name, quality in result.predicted.items())
         typer.echo(f"{result.route.name} · predicted: {told} · price {result.price:.4g}", err=True)
+    say_next("study", *loading.words, "--data", "PROMPTS.jsonl", "--out", "study", err=True)
 
 
 def _depth(text: str | None, controller: Path | None, budget: str | None, routes: str | None) -> Any:

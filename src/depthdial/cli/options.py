@@ -55,12 +55,14 @@ def out_file(path: Path | None) -> Path | None:
 def named_files(depths: str | None) -> str | None:
     """Depths, once it is sure that the family files they name are there: before a model is loaded."""
     from depthdial.routes import split_routes
+    from depthdial.routes.families import is_file
 
-    for part in split_routes(depths or ""):
-        file, colon, _ = part.rpartition(":")
-        path = Path(file if colon and file.lower().endswith(".json") else part)
-        if path.suffix.lower() == ".json" and not path.exists() and not Path(depths or "").exists():
-            raise InputError(f"There is no route family file {path}: check the path.")
+    text = depths or ""
+    is_one = is_file(text) or is_file(text.rpartition(":")[0])  # a name may hold commas
+    for part in () if is_one else split_routes(text):
+        file = next((one for one in (part, part.rpartition(":")[0]) if one.lower().endswith(".json")), None)
+        if file is not None and not is_file(file):
+            raise InputError(f"There is no route family file {file}: check the path.")
     return depths
 
 

@@ -57,8 +57,8 @@ def oracle(
         typer.echo(f"at a budget of {budget}: " + ", ".join(f"{n} x {name}" for name, n in counts.items() if n))
     typer.echo(f"curve: {keep_oracle(folder, curve, weight_by)}")
     if predictable is not None:
-        how = f"chosen on {predictable.chosen_on[-1]} of {n_samples} samples, judged by the others"
-        print_rows(f"Predictable oracle by {metric}: {how}", predictable_table(predictable))
+        told = f"chosen on {predictable.chosen_on[-1]} of {n_samples} samples, judged by the others"
+        print_rows(f"Predictable oracle by {metric}: {told}", predictable_table(predictable))
         typer.echo(f"curve: {keep_predictable(folder, predictable)}")
     say_next("report", folder)
 

@@ -26,7 +26,7 @@ from depthdial.errors import InputError
 from depthdial.hf.adapter import warn_if_outside
 from depthdial.hf.known_routes import best_known_routes, check_share, route_within, searched_routes
 from depthdial.routes import AnyRoute, RandomRoute, Route, require_depth
-from depthdial.routes.families import fixed_routes, listed_routes
+from depthdial.routes.families import fixed_routes, is_file, listed_routes
 from depthdial.views.tokens.depth import Depth as Running
 from depthdial.views.tokens.depth import TokenDepth
 from depthdial.views.tokens.policy import as_policy
@@ -286,7 +286,7 @@ def named_route(given: Any, model: Any, n_layers: int, routes: Any = None) -> Ro
     """
     number = number_in(given)
     family, colon, tail = str(given).strip().rpartition(":") if isinstance(given, str) else ("", "", "")
-    if number is None and colon and (family == SEARCHED or _is_family(family)):
+    if number is None and colon and (family == SEARCHED or family.lower().endswith(".json") or is_file(family)):
         number = number_in(tail)
         if number is None:
             raise InputError(
@@ -315,13 +315,6 @@ def read_depths(given: Any, model: Any, n_layers: int) -> tuple[Any, ...]:
 def _measured(given: Any, model: Any, n_layers: int) -> Any:
     saved = read_folder(Path(given)) if isinstance(given, str) else None
     return named_route(given, model, n_layers) if saved is None else saved
-
-
-def _is_family(text: str) -> bool:
-    try:
-        return text.lower().endswith(".json") or Path(text).is_file()
-    except OSError:  # a long list of layers is no file name
-        return False
 
 
 @functools.cache

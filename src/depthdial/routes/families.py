@@ -104,14 +104,14 @@ def read_routes(text: str, n_layers: int, named: Named = nobody) -> tuple[AnyRou
     Raises:
         InputError: if one of them cannot be used for a model of `n_layers` layers.
     """
-    if _is_file(text):  # as a whole, for the name of a file may hold commas and spaces
+    if is_file(text):  # as a whole, for the name of a file may hold commas and spaces
         return _file_routes(text, n_layers)
     routes: list[AnyRoute] = []
-    for part in [text] if _is_file(text.rpartition(":")[0]) else split_routes(text):
+    for part in [text] if is_file(text.rpartition(":")[0]) else split_routes(text):
         found = named(part)
         if found is not None:
             routes.append(found)
-        elif part.lower().endswith(".json") or _is_file(part):
+        elif part.lower().endswith(".json") or is_file(part):
             routes.extend(_file_routes(part, n_layers))
         elif part.lower() in FAMILIES:
             routes.extend(family_routes(part.lower(), n_layers))
@@ -178,7 +178,8 @@ def _file_routes(path: str, n_layers: int) -> tuple[Route, ...]:
     return family.routes
 
 
-def _is_file(text: str) -> bool:
+def is_file(text: str) -> bool:
+    """Whether a text is a file's path; a long list of layers is not."""
     try:
         return Path(text).is_file()
     except OSError:  # a long list of routes is no file name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from depthdial.checks import also_named, share, whole
 from depthdial.errors import InputError
@@ -103,11 +103,9 @@ class GatesStudySettings:
             target=run.target,
             gate_learning_rate=self.gate_learning_rate,
             key_values=self.key_values,
-            r=self.r,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            max_tokens=self.tokens,
-            seed=self.seed + (run.seed or 0),
+            run=replace(
+                self.of_base, learning_rate=self.learning_rate, max_tokens=self.tokens, seed=self.seed + (run.seed or 0)
+            ),
         )
 
     @property
