@@ -69,6 +69,12 @@ def test_routes_may_be_one_or_layers_or_a_family():
     assert len(unique_routes("full,ee:3;0,1", 6)) == 3
 
 
+@pytest.mark.parametrize("given", [["4"], [4]])
+def test_without_a_model_a_bare_number_is_refused(given):
+    with pytest.raises(InputError, match=r"Route '4' is a bare number.*uls:4 or ee:4 .*, 4-4 for layer 4 alone"):
+        unique_routes(given, 6)
+
+
 @pytest.mark.parametrize("given", [None, [None], object(), [object()], {"a": 1}, [{}]])
 def test_what_is_no_route_is_refused(given):
     with pytest.raises(InputError, match=r"^(A route is text such as|Unknown route 'a')"):

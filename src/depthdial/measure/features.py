@@ -173,6 +173,8 @@ class FeatureRows:
         return UnitStore(run, _COLUMNS, self.out)
 
     def keep(self, batch: Sequence[EncodedExample], prefilled: Prefill) -> None:
+        if self.store.has(_unit(batch)):
+            return
         rows = zip(batch, features_of(prefilled, self.spec), strict=True)
         self.store.write(_unit(batch), [{"sequence_id": example.id, "features": row} for example, row in rows])
 

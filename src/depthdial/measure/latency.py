@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from depthdial.data.tasks import EncodedExample
-from depthdial.engine.prefill import clock_sec, continue_on
+from depthdial.engine.loop import decode_tokens
+from depthdial.engine.prefill import Prefill, clock_sec
+from depthdial.engine.sampler import Sampler
 from depthdial.engine.session import Runner
 from depthdial.hf.architectures import decoder_stack
 from depthdial.measure.cost import model_cost
@@ -94,23 +95,34 @@ def layer_ms(runner: Runner, example: EncodedExample) -> LayerCosts:
     for i, layer in enumerate(decoder_stack(model).layers):
         layer.register_forward_pre_hook(start(i))
         layer.register_forward_hook(stop(i))
-    _decode_steps(model, runner, example)
+    n_steps = min(_WARM_STEPS + _TIMED_STEPS, (runner.context_tokens or 2**31) - 1)
+    step_stamps(model, runner, runner.full, runner.prefill_ids(with_room([example.prompt_ids], runner, n_steps)), n_steps)
     medians = [1000 * statistics.median(times[_WARM_STEPS:] or times) for times in spent]
     about = {"measured": f"median of {_TIMED_STEPS} decoding steps of one sequence", "device": runner.device.type}
     return LayerCosts("ms", tuple(medians), about)
 
 
-def _decode_steps(model: Any, runner: Runner, example: EncodedExample) -> None:
-    # Of a prompt that nearly fills the context the beginning is left out, so that all steps have room.
-    n_steps, context = _WARM_STEPS + _TIMED_STEPS, runner.context_tokens
-    if context is not None:
-        n_steps = min(n_steps, context - 1)
-    most = None if context is None else context - n_steps
-    prompt = example.prompt_ids if most is None else example.prompt_ids[-most:]
-    prefilled = runner.prefill_ids([prompt])
-    cache, mask = prefilled.cache_for(runner.full), prefilled.attention_mask
-    token = prefilled.logits[:, -1].argmax(-1, keepdim=True)
+def step_stamps(model: Any, runner: Runner, route: Route, prefilled: Prefill, n_steps: int) -> list[float]:
+    """The clock, in seconds, after the first token and after each of some decoding steps; answers do not end.
+
+    Args:
+        model: the runner's, or a view of it with hooks.
+    """
+    stamps: list[float] = []
     with as_is(runner.device):
-        for _ in range(n_steps):
-            mask = torch.cat([mask, mask.new_ones(1, 1)], dim=1)
-            token = continue_on(model, cache, token, mask).logits[:, -1].argmax(-1, keepdim=True)
+        decode_tokens(
+            model,
+            route,
+            prefilled,
+            Sampler(prefilled.input_ids.shape[1], ()),
+            max_new_tokens=n_steps + 1,
+            pad_token_id=runner.pad_token_id,
+            on_tokens=lambda _: stamps.append(clock_sec(runner.device)),
+        )
+    return stamps
+
+
+def with_room(prompts: Sequence[Sequence[int]], runner: Runner, n_steps: int) -> list[Sequence[int]]:
+    """Prompts, without the beginning of those that would leave no room for some steps."""
+    context = runner.context_tokens
+    return list(prompts) if context is None else [prompt[-max(context - n_steps, 1) :] for prompt in prompts]

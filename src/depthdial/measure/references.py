@@ -20,6 +20,7 @@ from depthdial.files import read_json, write_json
 from depthdial.hf.facts import ModelFacts
 from depthdial.rows.store import UnitStore, unit_name
 
+KEPT_BYTES = 2**30  # of prompts, between the steps of a study
 _Prompts = tuple[tuple[int, ...], ...]
 
 

@@ -248,9 +248,9 @@ class Sweep:
             self.on_prompts(batch, compared.prefilled)
         lanes = {depth: subject.lane(depth, prompts) for depth in missing}
         known, text = self._full_answers(compared, lanes.values())
-        rows = self._forced_rows(batch, compared, lanes, text)
+        forced = self._forced(compared, lanes, text)
         for depth, lane in lanes.items():
-            self.store.write(self.plan.unit(batch, depth), self._rows(lane, depth.name, rows[depth], known))
+            self.store.write(self.plan.unit(batch, depth), self._rows(lane, depth.name, forced[depth], known))
             advance(1)
 
     def _full_answers(self, compared: Prompts, lanes: Iterable[Lane]) -> tuple[Decoded | None, Decoded | None]:
@@ -271,39 +271,33 @@ class Sweep:
                 known = text
         return known, text
 
-    def _forced_rows(
-        self, batch: Sequence[EncodedExample], compared: Prompts, lanes: Mapping[Depth, Lane], text: Decoded | None
-    ) -> dict[Depth, list[list[dict[str, Any]]]]:
-        """Teacher-forced scores of every depth: of each row of the batch one for each of its answers."""
+    def _forced(self, compared: Prompts, lanes: Mapping[Depth, Lane], text: Decoded | None) -> dict[Depth, list[dict]]:
+        """Teacher-forced scores of every depth, for each answer to each row of the batch."""
         options, n = self.answers.options, self.answers.options.n_answers
-        on_references = reference_scores(lanes, batch) if "nll" in options.metrics else {}
+        places = range(n * len(compared.examples))
+        on_references = reference_scores(lanes, compared.examples) if "nll" in options.metrics else {}
         on_answers: Mapping[Depth, Scores] = {}
         if options.compares:
             repeated = {id(one): one.repeated(n) for one in (compared, *(lane.prompts for lane in lanes.values()))}
             teacher = self.subject.teacher(repeated[id(compared)])
             each = {depth: lane.repeated(n, repeated[id(lane.prompts)]) for depth, lane in lanes.items()}
             if text is None:
-                rows, ready = [i for i in range(len(batch)) for _ in range(n)], teacher.prompts.prefilled
                 text = self.answers.sampled(
-                    self.subject.teacher(compared), teacher.full.full, rows, ready, options.fidelity_tokens
+                    teacher, teacher.routes[0], places, teacher.prompts.prefilled, options.fidelity_tokens
                 )
-            texts = {i: tokens[: options.fidelity_tokens] for i, tokens in enumerate(text.tokens)}
+            texts = {place: tokens[: options.fidelity_tokens] for place, tokens in enumerate(text.tokens)}
             on_answers = fidelity_scores(teacher, each, texts)
+        nothing: Scores = {}
         return {
             depth: [
-                [
-                    {**on_answers.get(depth, {}).get(i * n + number, {}), **on_references.get(depth, {}).get(i, {})}
-                    for number in range(n)
-                ]
-                for i in range(len(batch))
+                {**on_answers.get(depth, nothing).get(i, {}), **on_references.get(depth, nothing).get(i // n, {})}
+                for i in places
             ]
             for depth in lanes
         }
 
-    def _rows(
-        self, lane: Lane, name: str, forced: list[list[dict[str, Any]]], known: Decoded | None
-    ) -> list[dict[str, Any]]:
-        options, rows = self.answers.options, {}
+    def _rows(self, lane: Lane, name: str, forced: list[dict], known: Decoded | None) -> list[dict[str, Any]]:
+        options, n, rows = self.answers.options, self.answers.options.n_answers, {}
         for route, members in lane.groups.items():
             generated = self.answers.scores(lane, route, members, known) if options.generates else {}
             for i in members:
@@ -314,14 +308,13 @@ class Sweep:
                     "prompt_tokens": len(example.prompt_ids),
                     "reference_tokens": len(example.reference_ids),
                 }
-                if i not in generated and route.is_full and known is not None:
-                    # The full model has answered wherever others are compared with it: so many steps does its answer take.
+                if not generated and route.is_full and known is not None:
+                    # The full model has answered wherever others are compared with it: as many steps does its answer take.
                     about |= {"new_tokens": len(known.tokens[i]), "finish_reason": known.finish_reasons[i]}
-                answers = generated.get(i, [{} for _ in forced[i]])
-                numbers = [{"sample": number} if options.samples else {} for number in range(len(answers))]
-                parts = zip(forced[i], answers, numbers, strict=True)
-                rows[i] = [{**about, **scores, **answer, **number} for scores, answer, number in parts]
-        return [row for i in range(len(lane.routes)) for row in rows[i]]
+                for k in range(n):
+                    answer = generated[i][k] if generated else {}
+                    rows[i, k] = {**about, "sample": k if options.samples else None, **forced[i * n + k], **answer}
+        return [rows[key] for key in sorted(rows)]
 
 
 def default_metrics(task: Task, samples: int) -> tuple[str, ...]:

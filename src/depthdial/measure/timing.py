@@ -22,16 +22,14 @@ from typing import Any
 
 import torch
 
-from depthdial.engine.loop import decode_tokens
-from depthdial.engine.prefill import Prefill, clock_sec
-from depthdial.engine.sampler import Sampler
+from depthdial.engine.prefill import Prefill
 from depthdial.engine.session import Runner
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
 from depthdial.hf.adapter import merged
 from depthdial.hf.untouched import has_adapters_on
+from depthdial.measure.latency import step_stamps, with_room
 from depthdial.routes import Route
-from depthdial.views.snapshot import as_is
 
 TIMING_FILE = "timing.json"
 BATCHES, N_REPEATS, N_STEPS = (1, 8), 5, 6
@@ -95,8 +93,9 @@ def time_routes(
         for place, (runner, route) in enumerate(places):
             key = (id(runner), runner.full if prompt_depth == "full" else route)
             if key not in passes:
-                passes[key] = runner.prefill_ids(_cut(prompts, runner.context_tokens, n_steps), key[1])
-            step_ms = _step_ms(runner, route, passes[key], n_steps)
+                passes[key] = runner.prefill_ids(with_room(prompts, runner, n_steps), key[1])
+            stamps = step_stamps(runner.model, runner, route, passes[key], n_steps)
+            step_ms = 1000 * statistics.median(b - a for a, b in pairwise(stamps))
             if round_ >= 0:
                 found[place][0].append(1000 * passes[key].prefill_sec)
                 found[place][1].append(step_ms)
@@ -111,28 +110,6 @@ def time_routes(
         }
         for place, (_, route) in enumerate(places)
     ]
-
-
-def _step_ms(runner: Runner, route: Route, prefilled: Prefill, n_steps: int) -> float:
-    """The median of some decoding steps in milliseconds; answers do not end."""
-    stamps: list[float] = []
-    sampler = Sampler(prefilled.input_ids.shape[1], ())
-    with as_is(runner.device):
-        decode_tokens(
-            runner.model,
-            route,
-            prefilled,
-            sampler,
-            max_new_tokens=n_steps + 1,
-            pad_token_id=runner.pad_token_id,
-            on_tokens=lambda _: stamps.append(clock_sec(runner.device)),
-        )
-    return 1000 * statistics.median(b - a for a, b in pairwise(stamps))
-
-
-def _cut(prompts: Sequence[Sequence[int]], context: int | None, n_steps: int) -> list[Sequence[int]]:
-    # Of a prompt that nearly fills the context the beginning is left out, so that all steps have room.
-    return list(prompts) if context is None else [prompt[-max(context - n_steps - 1, 1) :] for prompt in prompts]
 
 
 def _whole(model: Any) -> tuple[Any, bool]:

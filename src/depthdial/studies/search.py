@@ -21,6 +21,7 @@ from depthdial.files import claim, write_json
 from depthdial.hf.architectures import count_layers
 from depthdial.measure.latency import COSTS
 from depthdial.measure.plan import ModelIdentity
+from depthdial.measure.references import KEPT_BYTES, Reference
 from depthdial.measure.sweep import sweep
 from depthdial.report.search.comparison import (
     FAMILIES_FOLDER,
@@ -147,10 +148,10 @@ def search_study(
     names, sizes = settings.names(calibration.has_references), settings.sizes(count_layers(model))
     identity = ModelIdentity.of(model, name)
     claim(folder / "study.json", _about(settings, names, sizes, identity, task, calibration), "search study")
-    families = []
+    families, reference = [], Reference.of(model, tokenizer, keep_bytes=KEPT_BYTES)
     for number, method in enumerate(names, start=1):
         say(f"{number}/{len(names)} {method} on {len(calibration.examples)} calibration prompts")
-        families.append(_family(model, tokenizer, calibration, folder, settings, method, min(sizes), identity, progress))
+        families.append(_family(reference, tokenizer, calibration, folder, settings, method, min(sizes), identity, progress))
     for family in families:
         require_unsearched(task, family.routes, can_allow=False)  # it may be of an earlier start, on other prompts
     routes = routes_to_measure(families, sizes)
@@ -184,7 +185,7 @@ def routes_to_measure(families: Sequence[RouteFamily], sizes: Sequence[int]) -> 
 
 
 def _family(
-    model: Any,
+    reference: Reference,
     tokenizer: Any,
     calibration: Task,
     folder: Path,
@@ -203,9 +204,10 @@ def _family(
     if options["method"] == "beam":
         options["beam_width"] = settings.beam_width
     return search_routes(
-        model,
+        reference.runner.given,
         tokenizer,
         task=calibration,
+        reference=reference,
         **options,
         cost=settings.cost,
         min_layers=min_layers,

@@ -23,7 +23,7 @@ from depthdial.files import claim, read_json, write_json
 from depthdial.hf.adapter import AdapterCard, adapter_card
 from depthdial.hf.architectures import count_layers
 from depthdial.measure.plan import ModelIdentity
-from depthdial.measure.references import Reference
+from depthdial.measure.references import KEPT_BYTES, Reference
 from depthdial.measure.similarity import similarity
 from depthdial.measure.sweep import sweep
 from depthdial.measure.timing import TIMING_FILE, time_study
@@ -46,7 +46,6 @@ SEARCHED_COSTS = (0.94, 0.87, 0.8, 0.7, 0.6)
 BASELINE_COSTS = (0.8,)
 SIMILARITY_COSTS = (0.25, 0.5, 0.75, 0.9)
 SIMILARITY_FAMILIES = ("ee", "uls", "rls", "rls-wo1")
-KEPT_BYTES = 2**30  # of the full model's prompts, between the steps of a study
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def study(
     if controller_rows is not None:
         claim_controller(folder / "controller", controller_rows, evaluation)
     # What the full model says to a batch of prompts is made once for all steps, and for the adapter's own full model.
-    reference = Reference.of(model, tokenizer, None, keep_bytes=KEPT_BYTES)
+    reference = Reference.of(model, tokenizer, keep_bytes=KEPT_BYTES)
     common = {"identity": identity, "reference": reference, "progress": progress}
     n_steps = 6 if controller_rows is None else 7
 
@@ -198,7 +197,7 @@ def study(
         is_same = (card.base_weights_hash, card.base_dtype) == (identity.weights_hash, identity.dtype)
         options["reference"] = reference if is_same else None
         sweep(adapted, tokenizer, routes=own_routes, out=folder / STUDY_SWEEPS[1], identity=with_adapter, **options)
-    del reference, common
+    del reference, common, options  # their memory
     rows = load_study_rows(folder)
     say(f"4/{n_steps} time: prompts and decoding steps of every route, apart from its quality")
     timed = [(model, [route for route in routes if isinstance(route, Route)]), (adapted, own_routes)]
