@@ -53,10 +53,6 @@ def _within(name: str, value: Any, kind: type, what: str, limits: tuple[float | 
     return value
 
 
-def check_positive(value: int, name: str) -> int:
-    return whole(name, value, 1)
-
-
 _Kind = TypeVar("_Kind", bound=type)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 
 class InputError(ValueError):
     """Something a user gave cannot be used; the message is one sentence that says what is wrong and what to do.
@@ -41,9 +39,3 @@ class CheckpointWarning(UserWarning):
     Example:
         >>> warnings.simplefilter("error", dd.CheckpointWarning)
     """
-
-
-def check_choice(what: str, value: object, known: Sequence[str]) -> None:
-    """InputError unless `value` is one of `known`, two or more; `what` is what it is called."""
-    if value not in known:
-        raise InputError(f"Unknown {what} {value!r}: use {', '.join(known[:-1])} or {known[-1]}.")

@@ -16,7 +16,7 @@ from depthdial.errors import InputError
 from depthdial.hf.architectures import decoder_stack
 from depthdial.hf.cache_name import cache_of
 from depthdial.measure.cost import model_cost
-from depthdial.measure.facts import layer_facts, matrix_size
+from depthdial.measure.facts import layer_costs, matrix_size
 from tests.hf.test_weights import Halved
 from tests.tiny import ARCHITECTURES, tiny
 
@@ -85,7 +85,7 @@ def counted(model: Any, n_tokens: int) -> list[int]:
 @pytest.mark.parametrize("name", [*ARCHITECTURES, *(f"more {kind}" for kind in MORE)])
 def test_facts_are_what_a_real_pass_computes_and_caches(name: str) -> None:
     model = build(name)
-    facts = layer_facts(model)
+    facts = layer_costs(model)
     if name not in DENSE_EXPERTS:
         for n in (3, 5, 12):
             assert counted(model, n) == [one.flops_per_token * n + one.flops_per_token_pair * n * n for one in facts]
@@ -118,17 +118,15 @@ WINDOWED = (
 
 @pytest.mark.parametrize("name", WINDOWED)
 def test_windows_and_chunks_are_what_attention_sees(name: str) -> None:
-    from depthdial.measure.cost import LayerCost
-
     model = build(name)
-    layers = [LayerCost(**vars(one)) for one in layer_facts(model)]
+    layers = layer_costs(model)
     for n in (2, 7, 9, 12):
         assert seen(model, n) == [int(layer.in_sight(torch.tensor(n).numpy())) for layer in layers]
 
 
 def test_of_experts_those_count_that_a_token_is_sent_to() -> None:
     model = build("llama4_text")
-    dense, sparse = layer_facts(model)[0], layer_facts(model)[1]
+    dense, sparse = layer_costs(model)[0], layer_costs(model)[1]
     experts = model.model.layers[1].feed_forward.experts
     one = sum(p.numel() for p in experts.parameters()) / 4
     whole = sum(p.numel() * 4 for p in model.model.layers[1].parameters())
@@ -138,7 +136,7 @@ def test_of_experts_those_count_that_a_token_is_sent_to() -> None:
 
 def test_biases_of_experts_are_read_and_are_no_matrices() -> None:
     model = build("gpt_oss")
-    layer, facts = model.model.layers[0], layer_facts(model)[0]
+    layer, facts = model.model.layers[0], layer_costs(model)[0]
     experts = sum(p.numel() * 4 for p in layer.mlp.experts.parameters())
     assert facts.weight_bytes == sum(p.numel() * 4 for p in layer.parameters()) - experts / 2
     matrices = sum(p.numel() for name, p in layer.named_parameters() if p.ndim == 2 and "experts" not in name)
@@ -152,17 +150,17 @@ def test_the_model_stays_as_it_is(name: str, weights_of: Any, assert_same: Any) 
     model, calls = tiny(name), []
     decoder_stack(model).layers[0].register_forward_hook(lambda *_: calls.append(1))
     before, attention, state = weights_of(model), model.config._attn_implementation, torch.get_rng_state()
-    layer_facts(model)
+    layer_costs(model)
     assert_same(before, weights_of(model))
     assert (model.config._attn_implementation, calls) == (attention, []) and torch.equal(state, torch.get_rng_state())
 
 
 def test_nothing_need_be_in_memory_and_halves_take_half() -> None:
-    whole = layer_facts(tiny("llama"))
+    whole = layer_costs(tiny("llama"))
     with torch.device("meta"):
         absent = type(tiny("llama"))(tiny("llama").config)
-    assert layer_facts(absent) == whole
-    half = layer_facts(tiny("llama").bfloat16())
+    assert layer_costs(absent) == whole
+    half = layer_costs(tiny("llama").bfloat16())
     assert [one.kv_bytes_per_token * 2 for one in half] == [one.kv_bytes_per_token for one in whole]
     assert [one.weight_bytes * 2 for one in half] == [one.weight_bytes for one in whole]
     assert [one.flops_per_token for one in half] == [one.flops_per_token for one in whole]
@@ -180,25 +178,25 @@ class Packed(nn.Module):
 
 def test_packed_weights_count_by_what_they_multiply_and_what_they_hold() -> None:
     model: Any = tiny("llama")
-    plain = layer_facts(model)[0]
+    plain = layer_costs(model)[0]
     held = sum(p.numel() for p in model.model.layers[0].mlp.parameters())
     for layer in model.model.layers:
         for name, child in list(layer.mlp.named_children()):
             if isinstance(child, nn.Linear):
                 setattr(layer.mlp, name, Packed(child))
-    packed = layer_facts(model)[0]
+    packed = layer_costs(model)[0]
     assert packed.flops_per_token == plain.flops_per_token
     assert packed.weight_bytes == plain.weight_bytes - 4 * held + held / 2
 
 
 def test_weights_that_are_tensors_of_their_own_kind_count_as_they_are_stored() -> None:
     model: Any = tiny("llama")
-    plain = layer_facts(model)[0]
+    plain = layer_costs(model)[0]
     for layer in model.model.layers:
         weight = layer.mlp.up_proj.weight
         wrapped = Halved(torch.zeros(weight.shape, dtype=torch.int8), torch.ones(weight.shape[0], 1))
         layer.mlp.up_proj.weight = nn.Parameter(wrapped, requires_grad=False)
-    stored = layer_facts(model)[0]
+    stored = layer_costs(model)[0]
     n_out, n_in = model.model.layers[0].mlp.up_proj.weight.shape
     assert stored.flops_per_token == plain.flops_per_token
     assert stored.weight_bytes == plain.weight_bytes - 4 * n_out * n_in + n_out * n_in + 4 * n_out
@@ -223,4 +221,4 @@ def test_a_model_that_does_not_run_on_tokens_is_one_sentence() -> None:
     model: Any = tiny("llama")
     model.model.layers[2].mlp.down_proj = nn.Linear(7, 7)
     with pytest.raises(InputError, match="The cost of LlamaForCausalLM cannot be counted"):
-        layer_facts(model)
+        layer_costs(model)

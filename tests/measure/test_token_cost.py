@@ -6,7 +6,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from depthdial.hf.cache_name import cache_name, cache_of
-from depthdial.measure.cost import LayerCost, ModelCost, model_cost
+from depthdial.measure.cost import ModelCost, model_cost
+from depthdial.measure.facts import LayerCost
 from depthdial.measure.token_cost import deciding_flops, skipped_layer_flops, token_cost
 from depthdial.routes import Route
 from depthdial.views.tokens.gates import GateConfig, TokenGates

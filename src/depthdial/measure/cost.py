@@ -12,39 +12,8 @@ from typing import Any
 import numpy as np
 
 from depthdial.hf.architectures import decoder_stack, unwrap
-from depthdial.measure.facts import held_bytes, layer_facts, matrix_size
+from depthdial.measure.facts import LayerCost, held_bytes, layer_costs, matrix_size
 from depthdial.routes import Route
-
-
-@dataclass(frozen=True)
-class LayerCost:
-    """What one decoder layer costs.
-
-    Attributes:
-        flops_per_token: of its matrices, the experts that one token meets among them.
-        flops_per_token_pair: of attention, for each token that a token looks at, itself among them.
-        window_tokens: how many tokens it looks at at most; None for all.
-        weight_bytes: read for one token (of experts: those that it meets).
-        kv_bytes_per_token: added to the KV cache, as transformers stores it.
-        is_chunked: it looks at the tokens of its own stretch of `window_tokens` alone (Llama 4), not at the latest.
-        cached_tokens: how many the cache keeps at most; None for all.
-    """
-
-    flops_per_token: float
-    flops_per_token_pair: float
-    window_tokens: int | None
-    weight_bytes: float
-    kv_bytes_per_token: float
-    is_chunked: bool = False
-    cached_tokens: int | None = None
-
-    def in_sight(self, n_tokens: np.ndarray) -> np.ndarray:
-        """Tokens that the last of `n_tokens` tokens sees, itself among them."""
-        if self.window_tokens is None:
-            return n_tokens
-        if self.is_chunked:
-            return (n_tokens - 1) % self.window_tokens + 1
-        return np.minimum(n_tokens, self.window_tokens)
 
 
 @dataclass(frozen=True)
@@ -103,7 +72,7 @@ class ModelCost:
 def model_cost(model: Any) -> ModelCost:
     """Count what each layer, the head and the embeddings of a model cost.
 
-    Counted while a twin of the model runs without weights (see `layer_facts`): the model computes nothing.
+    Counted while a twin of the model runs without weights (see `layer_costs`): the model computes nothing.
 
     Raises:
         InputError: if the model has no single stack of decoder layers, or does not run on token ids.
@@ -118,7 +87,7 @@ def model_cost(model: Any) -> ModelCost:
     decoder_stack(base)  # refuses what has none
     head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
     return ModelCost(
-        layers=tuple(LayerCost(**vars(facts)) for facts in layer_facts(base)),
+        layers=layer_costs(base),
         head_flops_per_token=2 * matrix_size(head) if head is not None else 0.0,
         head_bytes=held_bytes(head) if head is not None else 0.0,
         embedding_bytes=held_bytes(embedding),

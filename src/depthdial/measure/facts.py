@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,26 +26,34 @@ from depthdial.views.view import quiet_view
 
 
 @dataclass(frozen=True)
-class LayerFacts:
-    """What one decoder layer does for one sequence.
+class LayerCost:
+    """What one decoder layer costs.
 
     Attributes:
-        flops_per_token: of its matrices; a multiply-add is two.
-        flops_per_token_pair: of attention, for each token that a token sees.
-        weight_bytes: of what one token meets.
-        kv_bytes_per_token: as the cache stores it.
-        window_tokens: tokens that a token sees at most, itself among them; None for all.
-        is_chunked: it sees the tokens of its own chunk, and not the latest.
-        cached_tokens: that the cache keeps at most; None for all.
+        flops_per_token: of its matrices, the experts that one token meets among them.
+        flops_per_token_pair: of attention, for each token that a token looks at, itself among them.
+        window_tokens: how many tokens it looks at at most; None for all.
+        weight_bytes: read for one token (of experts: those that it meets).
+        kv_bytes_per_token: added to the KV cache, as transformers stores it.
+        is_chunked: it looks at the tokens of its own stretch of `window_tokens` alone (Llama 4), not at the latest.
+        cached_tokens: how many the cache keeps at most; None for all.
     """
 
     flops_per_token: float
     flops_per_token_pair: float
+    window_tokens: int | None
     weight_bytes: float
     kv_bytes_per_token: float
-    window_tokens: int | None
-    is_chunked: bool
-    cached_tokens: int | None
+    is_chunked: bool = False
+    cached_tokens: int | None = None
+
+    def in_sight(self, n_tokens: np.ndarray) -> np.ndarray:
+        """Tokens that the last of `n_tokens` tokens sees, itself among them."""
+        if self.window_tokens is None:
+            return n_tokens
+        if self.is_chunked:
+            return (n_tokens - 1) % self.window_tokens + 1
+        return np.minimum(n_tokens, self.window_tokens)
 
 
 @dataclass(frozen=True)
@@ -54,10 +63,6 @@ class _Experts:
     count: int
     matrix_size: float
     bytes: float
-
-    def share(self, chosen: int) -> tuple[float, float]:
-        """(weights in matrices, bytes) of those that a token is sent to."""
-        return self.matrix_size * chosen, self.bytes * chosen
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class _Pass:
     cache: list[Any]
 
 
-def layer_facts(base: Any) -> tuple[LayerFacts, ...]:
+def layer_costs(base: Any) -> tuple[LayerCost, ...]:
     """Of every decoder layer of a model, which stays as it is and computes nothing.
 
     Raises:
@@ -88,10 +93,10 @@ def layer_facts(base: Any) -> tuple[LayerFacts, ...]:
                     f"({type(error).__name__}: {reason}): count on a model with its weights in memory."
                 ) from error
     stated = ModelFacts.of(base)
-    return tuple(_facts(base, stated, i, *runs) for i in range(stated.n_layers))
+    return tuple(_cost(base, stated, i, *runs) for i in range(stated.n_layers))
 
 
-def _facts(base: Any, stated: ModelFacts, index: int, short: _Pass, long: _Pass) -> LayerFacts:
+def _cost(base: Any, stated: ModelFacts, index: int, short: _Pass, long: _Pass) -> LayerCost:
     layer = decoder_stack(base).layers[index]
     # Eager attention computes all pairs: F(n) = n * by_token + n^2 * by_pair, for two and for four tokens.
     by_pair = (long.flops[index] - 2 * short.flops[index]) / 8
@@ -101,12 +106,11 @@ def _facts(base: Any, stated: ModelFacts, index: int, short: _Pass, long: _Pass)
         whole = held_bytes(layer.get_submodule(path))
         name = f"{index}.{path}"
         chosen = short.chosen.get(name) or experts_chosen(layer, path, base, index)
-        matrices, met = experts.share(chosen)
-        weight_bytes += met - whole
+        weight_bytes += experts.bytes * chosen - whole
         if name in short.chosen:  # its stand-in computed nothing
-            by_token += 2 * matrices
-    window, is_chunked, cached = _window(stated, index, short.cache)
-    return LayerFacts(by_token, by_pair, weight_bytes, _cached_bytes(short.cache, index), window, is_chunked, cached)
+            by_token += 2 * experts.matrix_size * chosen
+    window, *kind = _window(stated, index, short.cache)
+    return LayerCost(by_token, by_pair, window, weight_bytes, _cached_bytes(short.cache, index), *kind)
 
 
 def held_bytes(module: nn.Module) -> float:
