@@ -62,7 +62,7 @@ def test_a_study_and_its_report(run, paths):
     assert (about["split"], about["calibration_split"]) == ("test", "train")
     status, out, err = run("report", paths / "out")
     assert status == 0, err
-    assert "Which search finds the better routes?" in (paths / "out" / "report.html").read_text()
+    assert "Searches compared: KL at each number of layers" in (paths / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

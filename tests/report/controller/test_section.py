@@ -10,12 +10,6 @@ from depthdial.report.controller.tables import headline
 from tests.report.controller.demo import demo_score, demo_scores, equal_score
 
 
-def test_without_a_controller_it_says_how_to_get_one() -> None:
-    section = controller_section(None)
-    assert section.anchor == "controller" and not section.pictures and not section.tables
-    assert "`depthdial study --controller-limit 1000` makes one" in section.paragraphs[0]
-
-
 def test_the_headline_pictures_tables_and_certificates_are_there() -> None:
     section = controller_section(demo_scores())
     assert list(section.paragraphs) == headline(demo_score())

@@ -204,6 +204,7 @@ def test_what_is_missing_is_left_out_with_a_sentence(study: Any, tmp_path: Path,
     shutil.copy(study.folder / kind / "rows.parquet", tmp_path / "rows.parquet")
     read = _Reader(write_report(tmp_path).read_text())
     assert "No oracle: depthdial oracle makes one" in read.text
+    assert "No controller: depthdial study --controller-limit fits and judges one" in read.text
     assert "No route search" in read.text and not {"oracle", "importance", "controller"} & set(read.ids)
     if kind == "sweep":
         assert "No similarity run" in read.text

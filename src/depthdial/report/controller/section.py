@@ -16,7 +16,7 @@ from depthdial.report.kit.curves import METRIC_NAMES
 from depthdial.report.kit.parts import Picture, Section, Table, as_table, file_name, pairs_table
 from depthdial.report.kit.tables import settings_table
 
-ANCHOR, TITLE = "controller", "A controller that can be deployed"
+ANCHOR, TITLE = "controller", "Sequence controller: quality at equal cost"
 _NOTE = (
     "Static mixture: each sequence's route drawn at random in fixed proportions, the best in hindsight on these sequences, "
     "at the very mean cost that was spent. Random: the controller's own shares of the routes, handed out blindly. "
@@ -27,11 +27,8 @@ _NOTE = (
 )
 
 
-def controller_section(scores: ControllerScores | None) -> Section:
-    """The section, or a sentence on how to get one."""
-    if scores is None:
-        told = "No controller is in this folder: of train rows `depthdial study --controller-limit 1000` makes one."
-        return Section(ANCHOR, TITLE, [told])
+def controller_section(scores: ControllerScores) -> Section:
+    """Pictures, tables and sentences of the scores, and what was certified."""
     pictures: list[Picture] = []
     tables: list[Table] = []
     for i, (name, score) in enumerate(scores.scores.items()):
@@ -43,7 +40,7 @@ def controller_section(scores: ControllerScores | None) -> Section:
         caption = "Guarantees: the expected loss of quality against the full model, by setting"
         tables.append(as_table(caption, certificate_table(scores.certificates)))
         notes += [certificate.statement for certificate in scores.certificates]
-    for caption, settings in (("What the controller itself costs", scores.overhead), ("The controller", scores.controller)):
+    for caption, settings in (("Cost of the controller itself", scores.overhead), ("The controller", scores.controller)):
         if settings:
             tables.append(pairs_table(caption, settings_table(settings)))
     return Section(ANCHOR, TITLE, paragraphs, pictures, tables, notes=notes)

@@ -106,7 +106,7 @@ def _answer(cells: Sequence[GateCell], metrics: Sequence[str], tables: dict[str,
 
 
 def _curves(cells: Sequence[GateCell], metrics: Sequence[str], tables: dict[str, list[Cells]]) -> Section:
-    anchor, title = "curves", "What each controller costs and keeps"
+    anchor, title = "curves", "Cost and quality of each controller"
     pictures = []
     if metrics:
         caption = (
@@ -151,7 +151,7 @@ def _controls(metrics: Sequence[str], tables: dict[str, list[Cells]]) -> Section
 
 
 def _maps(maps: Sequence[GateMap]) -> Section:
-    anchor, title = "maps", "What ran, over the text"
+    anchor, title = "maps", "Layers run, token by token"
     if not maps:
         return Section(anchor, title, ["No gate maps are in this folder."])
     told = [f"The first {_MOST_MAPS} of {len(maps)} maps."] if len(maps) > _MOST_MAPS else []
@@ -174,7 +174,7 @@ def _provenance(rows: Any, cells: Sequence[GateCell], study: dict[str, Any], n_d
     ]
     held = [pairs_table("Provenance of the rows", [*provenance_table(rows), *counts])]
     held += [pairs_table("Settings of the study", settings_table(study))] if study else []
-    return Section("provenance", "Settings and provenance", tables=held)
+    return Section("provenance", "Settings and provenance", tables=held, is_folded=True)
 
 
 def _part(table: Sequence[Cells], names: Sequence[str]) -> list[Cells]:

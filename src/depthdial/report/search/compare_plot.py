@@ -67,7 +67,7 @@ def draw_importance_by_method(comparison: Comparison) -> Figure:
         shade_key(
             figure, [(1 / (most + 4), "dropped first"), (most / (most + 4), "dropped last"), (1.0, "kept by all routes")]
         )
-        headed(figure, f"Which of {comparison.n_layers} layers each search drops first")
+        headed(figure, f"Order in which each search drops the {comparison.n_layers} layers")
     return figure
 
 

@@ -70,7 +70,7 @@ def _answer(comparison: Comparison) -> Section:
     alt = f"KL against layers run, a line for each of {len(comparison.methods)} methods."
     return Section(
         "answer",
-        "Which search finds the better routes?",
+        "Searches compared: KL at each number of layers",
         answer_sentences(comparison),
         [Picture("kl-by-method", draw_kl_by_method(comparison), caption, alt)],
         [as_table(f"Every method at every number of layers, on {n_sequences} sequences", comparison.rows())],
@@ -96,11 +96,11 @@ def _layers(comparison: Comparison) -> Section:
         Picture(
             "kept-layers",
             draw_kept_layers(comparison),
-            "Which layers run, at each number of layers.",
+            "The layers that run, at each number of layers.",
             f"Layers that run, by method, with {', '.join(map(str, comparison.sizes))} layers.",
         ),
     ]
-    return Section("layers", "Which layers go", pictures=pictures)
+    return Section("layers", "Layers that each search drops", pictures=pictures)
 
 
 def _provenance(comparison: Comparison) -> Section:
@@ -109,4 +109,4 @@ def _provenance(comparison: Comparison) -> Section:
     for name, family in comparison.families.items():
         record: dict[str, Any] = {key: value for key, value in family.made_by.items() if key not in _NOT_SETTINGS}
         held.append(pairs_table(f"Search: {name}", settings_table(record)))
-    return Section("provenance", "Settings and provenance", tables=held)
+    return Section("provenance", "Settings and provenance", tables=held, is_folded=True)

@@ -145,7 +145,7 @@ def _sure(contents: Contents) -> Section | None:
     told += [f"Not timed like the full model, and so left out: {', '.join(other)}."] if other else []
     if len(contents.files.sweep.column("hardware").unique()) > 1:
         told.append("The rows were measured on more than one machine, so times may not be comparable.")
-    return Section("sure", "How sure this is", told)
+    return Section("sure", "Confidence and noise", told)
 
 
 def _headline(contents: Contents) -> Section | None:
@@ -200,7 +200,7 @@ def _oracle(contents: Contents) -> Section | None:
         if curve.matches_full_at is not None:
             alt += f"The oracle is as good as the full model at {_told_budget(rows[0])}."
         pictures.append(Picture(f"oracle-{file_name(name)}", draw_oracle(curve), caption, alt))
-        held.append(as_table(f"Oracle by {name}: budgets and what it is held against", rows))
+        held.append(as_table(f"Oracle by {name}: budgets and baselines", rows))
     told = (
         f"Scores are means over {contents.n_samples} sampled answers, and this oracle is judged by the answers that it "
         "chose on: it overstates. The next section takes the luck out."
@@ -231,7 +231,7 @@ def _predictable(contents: Contents) -> Section | None:
         rows = tables.predictable_table(curve)
         alt = "Two panels: quality of the predictable and the paper's oracle by budget; the two bounds by number of samples."
         pictures.append(Picture(f"predictable-{file_name(name)}", draw_predictable(curve), caption, alt))
-        held.append(as_table(f"Predictable oracle by {name}, and what it is held against", rows))
+        held.append(as_table(f"Predictable oracle by {name}: budgets and baselines", rows))
     return Section("predictable", "Predictable oracle: the oracle's gain without luck", pictures=pictures, tables=held)
 
 
