@@ -86,17 +86,9 @@ SweepOptions = options_of(
     "measure.sweep:sweep",
     "Sweep",
     common=("max_new_tokens", "prompt_depth"),
-    skip=(
-        "task",
-        "routes",
-        "metrics",
-        "out",
-        "identity",
-        "reference",
-        "reference_hash",
-        "full_untouched",
-        "progress",
-        "watch",
+    only=(
+        *("max_new_tokens", "prompt_depth", "samples", "temperature", "top_p", "batch_size", "fidelity_tokens"),
+        *("use_stemmer", "rouge_tokenizer", "keep_text", "allow_searched_rows"),
     ),
 )
 

@@ -123,7 +123,9 @@ class ModelOptions:
 class DataOptions:
     """Which sequences: the options of `dd.task`."""
 
-    data: Annotated[Path | None, _data("JSONL, CSV or Parquet file, a folder of splits, or - for standard input.")] = None
+    data: Annotated[
+        Path | None, typer.Option(help="JSONL, CSV or Parquet file, a folder of splits, or - for standard input.")
+    ] = None
     task: Annotated[str | None, _data("builtin, alpaca, cnn_dailymail, samsum or dolly.", "--task")] = None
     split: Annotated[str | None, _data("train, validation, test, ..; default: test, or a file whole.")] = None
     fields: Annotated[

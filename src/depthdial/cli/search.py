@@ -25,11 +25,12 @@ from depthdial.cli.rows import made_on, tell_rows
 from depthdial.cli.settings import Given, options_of
 from depthdial.errors import InputError
 
+_METHOD = ("method", "metric", "screen", "beam_width", "nested")
 SearchOptions = options_of(
     "search.run:search_routes",
     "Method",
     common=("method", "min_layers", "cost"),
-    skip=("task", "out", "on_found", "identity", "progress"),
+    only=(*_METHOD, "min_layers", "cost", "answer_tokens", "batch_size", "allow_searched_rows"),
 )
 
 
@@ -46,7 +47,7 @@ def search(
 
     given = how.read()
     given["screen"] = _screen(given["screen"])
-    make_method(**{name: given[name] for name in ("method", "metric", "screen", "beam_width", "nested")})  # before the model
+    make_method(**{name: given[name] for name in _METHOD})  # before the model
     prompts = source.read(limit, split=source.held_out_split)
     loaded, tokenizer = loading.load()
     tell_rows(source, [*made_on(model=loaded), ("to search", prompts)], source.held_out_split)

@@ -72,7 +72,9 @@ def _entries(docstring: str) -> dict[str, str]:
     found = {}
     for names, text in re.findall(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", section, re.MULTILINE):
         sentence = " ".join(text.replace("`", "").split()).replace("None for ", "default: ").partition(". ")[0]
-        found |= dict.fromkeys(names.split(", "), sentence[:1].upper() + sentence[1:].removesuffix(".") + ".")
+        if not text.startswith("`"):  # a value, which is written as it is
+            sentence = sentence[:1].upper() + sentence[1:]
+        found |= dict.fromkeys(names.split(", "), sentence.removesuffix(".") + ".")
     return found
 
 
