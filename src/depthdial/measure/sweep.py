@@ -149,12 +149,9 @@ def sweep(
 class Sweep:
     """A sweep as items of work, which one process, several, or a cluster's run alike, in any order, again and again.
 
-    Made by `Sweep.of`, with the arguments of `sweep` but `progress`; every process makes its own.
-
-    >>> job = Sweep.of(model, tokenizer, task="rows.jsonl", routes="full,uls:50%", out="rows")  # doctest: +SKIP
-    >>> for item in job.items():  # doctest: +SKIP
-    ...     job.run(item)
-    >>> table = job.collect()  # doctest: +SKIP
+    Every process makes its own, with the arguments of `sweep` but `progress`:
+    ``job = Sweep.of(model, tokenizer, task="rows.jsonl", routes="full,uls:50%", out="rows")``, then ``job.run(item)`` for
+    each of ``job.items()``, and ``job.collect()`` gives the table.
     """
 
     plan: Plan
