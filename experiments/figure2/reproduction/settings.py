@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from depthdial.checks import whole
+from depthdial.checks import number, whole
 from depthdial.errors import InputError
 from depthdial.files import read_json
 
@@ -38,7 +37,7 @@ class SampledAnswers:
         whole("samples.sequences", self.sequences, 1)
         if whole("samples.samples", self.samples, 1) % 2:
             raise InputError(f"samples.samples must be even, for one half is held out, not {self.samples}.")
-        _check_above_zero(self.temperature, "samples.temperature")
+        number("samples.temperature", self.temperature, above=0)
 
 
 @dataclass(frozen=True)
@@ -101,14 +100,12 @@ class Settings:
         ):
             whole(name, getattr(self, name), 1)
         for name in ("full_learning_rate", "learning_rate", *(() if self.epochs is None else ("epochs",))):
-            _check_above_zero(getattr(self, name), name)
+            number(name, getattr(self, name), above=0)
         for name in ("warmup_fraction", "elastic_cross_entropy"):
-            if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) <= 1):
-                raise InputError(f"{name} must lie between 0 and 1, not {getattr(self, name)!r}.")
+            number(name, getattr(self, name), 0, 1)
         if (self.tokens_per_route is None) == (self.epochs is None):
             raise InputError("Say how long to train with tokens_per_route or with epochs: give one of them.")
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
-            raise InputError(f"seed must be a whole number of at least 0, not {self.seed!r}.")
+        whole("seed", self.seed, 0)
         if not isinstance(self.keep_weights, bool):
             raise InputError(f"keep_weights must be true or false, not {self.keep_weights!r}.")
         _check_costs(self.costs)
@@ -168,12 +165,3 @@ def _check_costs(costs: Any) -> None:
         raise InputError(f"costs names {bad!r}: a cost is a whole number of layers from 1 on.")
     if len(set(costs)) < len(costs):
         raise InputError(f"costs names a cost twice: {', '.join(map(str, costs))}.")
-
-
-def _check_above_zero(value: Any, name: str) -> None:
-    if not (_is_number(value) and 0 < value < math.inf):
-        raise InputError(f"{name} must be a number above 0, not {value!r}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

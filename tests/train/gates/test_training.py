@@ -357,7 +357,7 @@ def test_bad_input_is_refused_before_anything_trains(run, base, brief, first, tm
     monkeypatch.setattr(GateTrainer, "train", None)
     with pytest.raises(InputError, match=r"target of 0.3 cannot be reached: 4 of 6 layers are controlled"):
         run(replace(brief, target=0.3))
-    with pytest.raises(InputError, match="Controlled layer 6 lies outside a model of 6 layers"):
+    with pytest.raises(InputError, match="Invalid controlled layer 6"):
         run(replace(brief, controlled=(6,)))
     with pytest.raises(InputError, match="max_steps follows from the settings"):
         run(brief, "a", trainer_options={"max_steps": 3})
