@@ -64,6 +64,15 @@ def test_a_mean_that_keeps_enough_with_an_interval_that_does_not_is_said() -> No
     assert "its time was not measured beside the full model's" in verdict.sentence
 
 
+def test_one_prompt_settles_nothing() -> None:
+    verdict = decide(_rows({"full": [0.5], "ee:8": [0.6]}))
+    assert verdict.sentence.startswith(
+        "On this one prompt the model may be able to drop 2 of its 10 layers: ee:8 keeps 120% of"
+    )
+    assert verdict.sentence.endswith("One prompt has no interval: to be sure, judge it on more prompts.")
+    assert "no route keeps 99.5% of" in decide(_rows({"full": FULL, "ee:8": [0.1] * 4}), 0.995).sentence
+
+
 def test_where_no_route_qualifies_the_closest_is_named() -> None:
     agreement = {"full": [1.0] * 3, "ee:9": [0.8, 0.82, 0.84], "ee:5": [0.3, 0.2, 0.1]}
     verdict = decide(_rows(agreement, metric="agreement"))

@@ -94,7 +94,7 @@ def draw_quality_time(timed: Sequence[Timed], metric: str, verdict: Verdict | No
             axes.plot(time, interval.mean, marker=look.marker, color=look.color, zorder=4, **{"markersize": 7, **solid})
         value = None if full is None else full.mean(metric)
         if verdict is not None and value is not None and metric == verdict.metric:
-            label = f"{verdict.keep:.0%} of the full model's"
+            label = f"{100 * verdict.keep:g}% of the full model's"
             axes.axhline(verdict.keep * value, color=GRAY, linestyle="--", linewidth=1, label=label)
         axes.set_xlabel("measured time of a decoding step (% of the full model's; hollow: too noisy to tell)")
         axes.set_ylabel(METRIC_NAMES.get(metric, metric))

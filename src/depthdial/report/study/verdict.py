@@ -123,7 +123,7 @@ def decide(
         return Verdict("No verdict: the rows score no answer, so sweep with the metrics rouge_l or agreement.")
     found = [_choice(route, full, metric, prompt_depth) for route in routes if not route.is_full]
     known = [choice for choice in found if choice is not None]
-    where = f"On these {full.n_sequences} prompts"
+    where = f"On these {full.n_sequences} prompts" if full.n_sequences > 1 else "On this one prompt"
     if not known:
         return Verdict(f"{where} no route that drops layers was measured.", metric, keep)
     sure = [choice for choice in known if choice.kept.low >= keep]
@@ -131,13 +131,16 @@ def decide(
     model, what = _loaded(full)[0] or "the model", f"the full model's {NAMES[metric]}"
     if chosen is None:
         best = max(known, key=lambda choice: choice.kept.mean)
-        sentence = f"{where} no route keeps {keep:.0%} of {what}: the closest, {best.route.name} with {best.layers}, keeps "
+        sentence = (
+            f"{where} no route keeps {100 * keep:g}% of {what}: the closest, {best.route.name} with {best.layers}, keeps "
+        )
         sentence += f"{_told(best, metric)}."
     else:
         dropped = chosen.route.n_layers - chosen.route.cost_layers
         sentence = f"{where} {model} {'can' if sure else 'may be able to'} drop {dropped:g} of its {chosen.route.n_layers} "
         sentence += f"layers: {chosen.route.name} keeps {_told(chosen, metric, what)}."
-        sentence += "" if sure else f" The interval reaches below {keep:.0%}: to be sure, judge it on more prompts."
+        why = "One prompt has no interval" if math.isnan(chosen.kept.low) else f"The interval reaches below {100 * keep:g}%"
+        sentence += "" if sure else f" {why}: to be sure, judge it on more prompts."
     return Verdict(sentence, metric, keep, _cards(known, chosen), chosen, bool(sure))
 
 
