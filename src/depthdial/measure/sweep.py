@@ -257,7 +257,7 @@ class Sweep:
         if options.samples:
             return known, text
         common = (compared.examples, compared.prefilled)
-        has_full = any(route.is_full for lane in lanes for route in lane.routes)
+        has_full = any(all(route.is_full for route in lane.routes) for lane in lanes)
         if options.generates and has_full and not self.subject.is_apart:
             # Answers of another length take other seconds: those of the full route are decoded as any route's.
             known = reference.answers(*common, options.max_new_tokens, self.store)
@@ -339,7 +339,7 @@ def _check_references(task: Task, metrics: Sequence[str], tokenizer: str) -> Non
             f"ROUGE sees Latin letters and digits alone and has no score for {len(unseen)} of {len(task.examples)} "
             f"sequences (such as {unseen[0]!r}): take rouge_tokenizer='unicode' (--rouge-tokenizer unicode), or agreement.",
             DataWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
