@@ -230,9 +230,9 @@ def _depth(route: RouteRows) -> str | None:
         Route.parse(route.name, route.n_layers)
     except InputError:
         layers = route.fixed_layers
-        if not layers:
+        if layers is None or not any(route.share_run):
             return None
-        return str(Route(layers, route.n_layers)) if len(layers) > 1 else f"{layers[0]}-{layers[0]}"
+        return f"{layers[0]}-{layers[0]}" if len(layers) == 1 else str(Route(layers, route.n_layers))
     return route.name
 
 
