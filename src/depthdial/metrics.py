@@ -87,7 +87,7 @@ def _singular(word: str) -> str:
 
 @lru_cache(maxsize=1024)
 def find_metric(name: str) -> Metric | None:
-    """The metric that a column's name speaks of, exactly or by its words; None if it speaks of none, or is ambiguous.
+    """The metric that a column's name contains, exactly or by its words; None if there is none, or several.
 
     >>> find_metric("val_cross_entropy").higher_is_better
     False

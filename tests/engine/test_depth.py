@@ -80,7 +80,7 @@ def test_a_number_is_a_share_or_a_count_of_layers_and_never_an_index(model, toke
         ([0, 1, 5], "depth is a list of 3 for 1 prompts"),
         (Route((0,), 3), "for a model of 3 layers"),
         (dd.Bernoulli((0.5,) * 3), "There are 3 rates for a model of 6 layers"),
-        (dd.StaticRoutes((Route((0,), 6), Route((1,), 6))), "tells the rows of one batch apart"),
+        (dd.StaticRoutes((Route((0,), 6), Route((1,), 6))), "has one route per row and cannot be swept"),
     ],
 )
 def test_what_is_no_depth_is_one_short_sentence(model, tokenizer, depth, told):

@@ -99,7 +99,7 @@ def sweep(
             by the task's seed, the sequence, route and number alone. All samples of a batch decode together behind one
             prefill, so memory grows with batch_size x samples.
         temperature, top_p: what they are drawn with (see `DecodingPolicy`).
-        out: a folder for the rows. A run that was stopped goes on there, whatever moment it was stopped at. Its rows.parquet
+        out: a folder for the rows. A stopped run resumes there, whenever it was stopped. Its rows.parquet
             holds the rows of every call with these settings, also of other routes and sequences, or of another process.
         batch_size: sequences run together.
         max_new_tokens: longest answer, in tokens.

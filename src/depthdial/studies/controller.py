@@ -117,7 +117,7 @@ def evaluate_controller(
         folder: where `SequenceController.fit` left the controller and its measured rows.
         task: test rows; none of the fit.
         calibration: rows of neither, for the certificates; without them there are none.
-        out: a folder for rows, scores, tables, figures and the page; a stopped run goes on there.
+        out: a folder for rows, scores, tables, figures and the page; a stopped run resumes there.
 
     Raises:
         InputError: if rows overlap, the model is another one, the rows of the fit are gone, a budget is below the cheapest

@@ -69,7 +69,7 @@ def test_an_address_that_is_used_again_is_no_policys_name():
 def test_what_is_no_policy_or_one_batchs_own_is_refused():
     with pytest.raises(InputError, match="takes a token policy"):
         TokenDepth(lambda layer, hidden: None, 6)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="tells the rows of one batch apart"):
+    with pytest.raises(InputError, match="has one route per row and cannot be swept"):
         TokenDepth(StaticRoutes((ROUTE, Route((0, 1), 6))), 6)
 
 

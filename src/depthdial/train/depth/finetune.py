@@ -61,7 +61,7 @@ def finetune(
         model: the full model, which is not changed unless `in_place`. For distillation it is the teacher.
         task: sequences to learn from; nothing that is measured later.
         routes: one route makes a specialist; a family or several routes one elastic set of weights.
-        out: folder for the result, its record and the checkpoints; a stopped run goes on there, exactly.
+        out: folder for the result, its record and the checkpoints; a stopped run resumes there, exactly.
         name: what the model was loaded by.
         in_place: with method `full` and without distillation, train the model itself and not a copy.
         trainer_options: further fields of transformers' TrainingArguments, such as report_to, fsdp, bf16.

@@ -60,7 +60,7 @@ def train_gates(
     Args:
         model: the full model, such as one that `finetune` has made; it is not changed. For distillation it is the teacher.
         task: sequences to learn from; nothing that is measured later.
-        out: folder for the result, its record and the checkpoints; a stopped run goes on there, exactly.
+        out: folder for the result, its record and the checkpoints; a stopped run resumes there, exactly.
         name: what the model was loaded by.
         identity: the model's, where it is at hand; otherwise all weights are read once.
         trainer_options: further fields of transformers' TrainingArguments, such as report_to, bf16.

@@ -50,7 +50,7 @@ class TokenDepth:
         if self.policy.for_sequences([0]) is not self.policy:
             # Batches are cut, and their rows put in another order, as it suits whoever measures.
             raise InputError(
-                f"The policy {self.policy.name!r} tells the rows of one batch apart: measure each of its routes by itself."
+                f"The policy {self.policy.name!r} has one route per row and cannot be swept: pass its routes separately."
             )
         if not self.name:
             object.__setattr__(self, "name", f"{self.policy.name}:{self.key_values}")
