@@ -125,7 +125,7 @@ def test_a_depth_outside_the_adapters_family_is_warned_of_once(model, tokenizer,
     attach_card(adapted, AdapterCard("elastic", "base", "0" * 64, "float32", 6, "full", routes))
     texts(adapted, tokenizer, depth="0,5")
     for depth, nearest in (("uls:2", "own:2"), ("rls:3@0", "own:2")):
-        with pytest.warns(dd.RouteWarning, match=rf"Route '{depth}' .* the nearest is '{nearest}'") as caught:
+        with pytest.warns(dd.RouteWarning, match=rf"for route '{depth}': the nearest is '{nearest}'") as caught:
             texts(adapted, tokenizer, depth=depth)
         assert [w.filename for w in caught] == [__file__]
         texts(adapted, tokenizer, depth=depth)

@@ -221,7 +221,7 @@ def test_a_quantized_cache_is_one_for_the_prompt_too() -> None:
         ({cache_name(): ()}, f"{cache_name()} is a tuple: pass a transformers Cache"),
         ({"guidance_scale": 2.0, "use_cache": False}, "guidance_scale=2.0 with use_cache=False"),
         ({"guidance_scale": 2.0, "prompt_lookup_num_tokens": 2}, "guidance_scale=2.0 with drafted tokens"),
-        ({"prompt_columns": -1}, "prompt_columns is a number of columns"),
+        ({"prompt_columns": -1}, "Invalid prompt_columns"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
