@@ -230,12 +230,13 @@ class _Evaluation:
         card, rows, metric = self.controller.card, rows or self.rows, metric or self.controller.card.metric
         values, steps = rows.values(metric, self.routes), rows.steps(self.routes)
         full_steps = steps[:, card.full]
-        shares = self.settings.budgets
-        if unit != card.cost_unit:  # of the time even the cheapest route may take more than its share of the layers
-            shares = kept_budgets(shares, float(step_costs.min() / step_costs[card.full]))
-        budgets = step_costs[card.full] * np.array(shares)
         weigh = partial(_weighed, max_steps=card.mean_steps) if by_tokens else lambda one: one.quality
         expect = partial(_expected, unit, step_costs, mean_steps=card.mean_steps)
+        shares = self.settings.budgets
+        if unit != card.cost_unit:  # of the time even the cheapest route may take more than its share of the layers
+            expected = [expect(known).min(axis=1).mean() for one in self.learned.values() for known in one.known()]
+            shares = kept_budgets(shares, float(max(step_costs.min(), *expected) / step_costs[card.full]))
+        budgets = step_costs[card.full] * np.array(shares)
         prices = {
             name: np.stack([prices_for_budgets(weigh(known), expect(known), budgets) for known in one.known()])
             for name, one in self.learned.items()
