@@ -18,20 +18,6 @@ STUDY = (
 SWEEP = ("--max-new-tokens", "4", "--batch-size", "4", "--limit", "4")
 
 
-@pytest.fixture
-def paths(save_lessons):
-    return save_lessons(("one", "two", "three"))
-
-
-@pytest.fixture
-def run(paths, command_line):
-    def go(verb, *arguments, out="out"):
-        fixed = (paths / "base", "--data", paths / "lessons.jsonl", "--out", paths / out)
-        return command_line(verb, *(() if verb == "report" else fixed), *arguments)
-
-    return go
-
-
 def test_a_study_is_asked_for_with_what_the_line_says(run, paths):
     """With a stub in the study's place; a real one takes longer, and is among the slow tests."""
     rows = pa.table({"controller": ["full"]})

@@ -18,20 +18,6 @@ STUDY = (
 SEARCH = ("--answer-tokens", "2", "--limit", "3", "--min-layers", "4")
 
 
-@pytest.fixture
-def paths(save_lessons):
-    return save_lessons(("one", "two", "three"))
-
-
-@pytest.fixture
-def run(paths, command_line):
-    def go(verb, *arguments, out="out"):
-        fixed = (paths / "base", "--data", paths / "lessons.jsonl", "--out", paths / out)
-        return command_line(verb, *(() if verb == "report" else fixed), *arguments)
-
-    return go
-
-
 @pytest.mark.parametrize(
     ("arguments", "name", "shown"),
     [
