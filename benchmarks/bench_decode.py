@@ -17,7 +17,7 @@ from common import arguments, publish
 import depthdial as dd
 from depthdial.engine.decode import decode
 from depthdial.engine.prefill import Prefill, left_padded, prefill
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 
 PROMPT = "Explain in three sentences why the sky is blue."
 
@@ -28,8 +28,8 @@ def main() -> None:
     n_layers = model.config.num_hidden_layers
     message = [{"role": "user", "content": PROMPT}]
     ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"]
-    runner = Runner.of(model, tokenizer)
-    prompt = runner.prefill_ids([ids])
+    session = Session.of(model, tokenizer)
+    prompt = session.prefill_ids([ids])
     half = dd.Route.parse("uls:50%", n_layers)
     routes = [dd.Route.parse(f"uls:{max(1, n_layers * sixths // 6)}", n_layers) for sixths in (6, 5, 4, 3, 2, 1)]
     with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +39,7 @@ def main() -> None:
     pruned_prompt = _pruned_prefill(pruned, prompt, half)
     variants: list[tuple[str, Any, Any, Prefill]] = [(route.name, model, route, prompt) for route in routes]
     variants.append(("pruned", pruned, dd.Route.parse("full", len(half)), pruned_prompt))
-    times = _measure(variants, options.rounds, options.tokens, runner)
+    times = _measure(variants, options.rounds, options.tokens, session)
     layers = np.array([len(route) for route in routes], dtype=float)
     medians = np.array([statistics.median(times[route.name]) for route in routes])
     slope, intercept = np.polyfit(layers, medians, 1)
@@ -67,13 +67,13 @@ def main() -> None:
     print(f"a view takes {_ratio(times[half.name], times['pruned']):.3f} of the pruned model's time")
 
 
-def _measure(variants: Any, rounds: int, tokens: int, runner: Runner) -> dict[str, list[float]]:
+def _measure(variants: Any, rounds: int, tokens: int, session: Session) -> dict[str, list[float]]:
     """Seconds per decoding step of every variant, once a round; the first round warms up and is dropped."""
     times: dict[str, list[float]] = {name: [] for name, *_ in variants}
     for turn in range(rounds + 1):
         # Alternate the order, so that a drift of the machine's speed does not favour one end.
         for name, model, route, prompt in variants if turn % 2 else reversed(variants):
-            done = decode(model, route, prompt, max_new_tokens=tokens, eos_token_ids=(), pad_token_id=runner.pad_token_id)
+            done = decode(model, route, prompt, max_new_tokens=tokens, eos_token_ids=(), pad_token_id=session.pad_token_id)
             if turn:
                 times[name].append(done.decode_sec / done.steps)
     return times

@@ -17,7 +17,7 @@ from common import arguments, publish, seconds
 from transformers import Trainer, TrainingArguments
 
 import depthdial as dd
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.routes import Route
 from depthdial.train.depth.routed import RoutedModel
 from depthdial.train.depth.settings import FinetuneSettings
@@ -40,16 +40,16 @@ def main() -> None:
         method="full",
     )
     model, tokenizer = dd.load(options.model)
-    runner = Runner.of(model, tokenizer)
+    session = Session.of(model, tokenizer)
     settings = FinetuneSettings(method=options.method, batch_size=options.batch_size)
     generator = torch.Generator().manual_seed(0)
     rows = [random_row(i, options, model.config.vocab_size, generator) for i in range(options.batch_size)]
-    half = Route.parse("uls:50%", runner.n_layers)
+    half = Route.parse("uls:50%", session.n_layers)
     steps = {
         "plain Trainer, all layers": plain_step(model, rows, settings),
-        "full": _ours(model, runner, rows, runner.full, settings),
-        "uls:50%": _ours(model, runner, rows, half, settings),
-        "uls:50%, prompt on the route": _ours(model, runner, rows, half, replace(settings, prompt_depth="route")),
+        "full": _ours(model, session, rows, session.full, settings),
+        "uls:50%": _ours(model, session, rows, half, settings),
+        "uls:50%, prompt on the route": _ours(model, session, rows, half, replace(settings, prompt_depth="route")),
     }
     for step in steps.values():  # the first step pays for allocations
         step()
@@ -86,11 +86,13 @@ def _on_cpu() -> bool:
     return not torch.cuda.is_available()
 
 
-def _ours(model: Any, runner: Runner, rows: list[TrainingRow], route: Route, settings: FinetuneSettings) -> Any:
+def _ours(model: Any, session: Session, rows: list[TrainingRow], route: Route, settings: FinetuneSettings) -> Any:
     trained = student(model, [route], settings, in_place=False).__enter__()
     schedule = make_schedule(rows, [route], settings)
     routed = RoutedModel(trained, prompt_depth=settings.prompt_depth)
-    trainer = DepthTrainer(routed, None, Objective(False), [route], schedule, rows, runner.pad_token_id, trainer_arguments())
+    trainer = DepthTrainer(
+        routed, None, Objective(False), [route], schedule, rows, session.pad_token_id, trainer_arguments()
+    )
     return stepper(trainer, routed, trainer.train_dataset[0])
 
 

@@ -15,7 +15,7 @@ from bench_train import plain_step, random_row, stepper, trainer_arguments
 from common import arguments, publish, seconds
 
 import depthdial as dd
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.train.depth.student import student
 from depthdial.train.gates.budget import Price
 from depthdial.train.gates.gated import GatedModel
@@ -40,15 +40,15 @@ def main() -> None:
         key_values="project",
     )
     model, tokenizer = dd.load(options.model)
-    runner = Runner.of(model, tokenizer)
+    session = Session.of(model, tokenizer)
     generator = torch.Generator().manual_seed(0)
     rows = [random_row(i, options, model.config.vocab_size, generator) for i in range(options.batch_size)]
     plain = GateSettings(alpha=1.0, batch_size=options.batch_size, key_values=options.key_values, backbone=options.backbone)
     steps = {
         "plain Trainer": plain_step(model, rows, plain.run),
-        "gates on the hidden state": _gated(model, runner, rows, plain),
-        "gates on the hidden state, MLP": _gated(model, runner, rows, replace(plain, kind="mlp")),
-        "gates on a fixed input": _gated(model, runner, rows, replace(plain, input="fixed")),
+        "gates on the hidden state": _gated(model, session, rows, plain),
+        "gates on the hidden state, MLP": _gated(model, session, rows, replace(plain, kind="mlp")),
+        "gates on a fixed input": _gated(model, session, rows, replace(plain, input="fixed")),
     }
     for step in steps.values():  # the first step pays for allocations
         step()
@@ -66,13 +66,13 @@ def main() -> None:
     publish(f"A training step of gates on {options.model}, backbone: {options.backbone}", table, options)
 
 
-def _gated(model: Any, runner: Runner, rows: list[TrainingRow], settings: GateSettings) -> Any:
-    trained = student(model, [runner.full], settings.run, in_place=False).__enter__()
-    gates = TokenGates(settings.config(runner.n_layers, model.config.hidden_size)).to(runner.device)
+def _gated(model: Any, session: Session, rows: list[TrainingRow], settings: GateSettings) -> Any:
+    trained = student(model, [session.full], settings.run, in_place=False).__enter__()
+    gates = TokenGates(settings.config(session.n_layers, model.config.hidden_size)).to(session.device)
     gated = GatedModel(trained, gates, key_values=settings.key_values)
-    schedule = make_schedule(rows, [runner.full], settings.run)
+    schedule = make_schedule(rows, [session.full], settings.run)
     price = Price(settings.alpha or 0.0)
-    parts = (None, Objective(False), price, settings, schedule, rows, runner.pad_token_id, trainer_arguments())
+    parts = (None, Objective(False), price, settings, schedule, rows, session.pad_token_id, trainer_arguments())
     trainer = GateTrainer(gated, *parts)
     step = stepper(trainer, gated, trainer.train_dataset[0])
 

@@ -9,7 +9,7 @@ import pytest
 
 import depthdial as dd
 from depthdial.control.controller import SequenceController
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError, RouteWarning
 from depthdial.hf.adapter import AdapterCard, attach_card
 from depthdial.routes import Route
@@ -52,8 +52,8 @@ def test_each_answer_is_that_of_its_route_and_says_why(model, tokenizer, many, w
 
 def test_one_full_pass_serves_all_routes_of_a_batch(model, tokenizer, many, monkeypatch):
     controller = torn(model, tokenizer, many)
-    passes, real = [], Runner.prefill_ids
-    monkeypatch.setattr(Runner, "prefill_ids", lambda self, *a, **k: (passes.append(1), real(self, *a, **k))[1])
+    passes, real = [], Session.prefill_ids
+    monkeypatch.setattr(Session, "prefill_ids", lambda self, *a, **k: (passes.append(1), real(self, *a, **k))[1])
     answers = dd.generate(model, tokenizer, PROMPTS, depth=controller, max_new_tokens=3)
     assert len({answer.route for answer in answers}) > 1
     assert len(passes) == 1

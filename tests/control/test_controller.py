@@ -14,7 +14,7 @@ from depthdial.control.controller import SequenceController
 from depthdial.control.fit import _spread
 from depthdial.control.prediction import Prediction
 from depthdial.data.leakage import prompt_hashes
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError, RouteWarning
 from depthdial.hf.trained import note_training
 from depthdial.hf.untouched import untouched
@@ -38,7 +38,7 @@ def fit(model, tokenizer, many):
 def features(controller, model, tokenizer, task):
     prompts = [tokenizer(example.instruction)["input_ids"] for example in task.examples]
     spec = controller.card.features
-    return features_of(watched_prefill(Runner.of(model, tokenizer), prompts, spec), spec)
+    return features_of(watched_prefill(Session.of(model, tokenizer), prompts, spec), spec)
 
 
 def test_a_controller_knows_its_family_and_keeps_its_budget(fit, model, tokenizer, many, weights_of, assert_same):

@@ -21,7 +21,7 @@ from depthdial.control.rows import (
     read_measured,
 )
 from depthdial.data.leakage import prompt_hashes
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.measure.features import features_of, watched_prefill
 from depthdial.measure.plan import ModelIdentity
@@ -62,7 +62,7 @@ def test_features_and_values_are_of_the_same_sequences(whole, words):
     for i in range(12):
         example = by_id[found.sequence_ids[i]]
         ids = words(example.instruction)["input_ids"]
-        alone = features_of(watched_prefill(Runner.of(model, words), [ids], spec), spec)[0]
+        alone = features_of(watched_prefill(Session.of(model, words), [ids], spec), spec)[0]
         assert found.features[i] == pytest.approx(alone, abs=1e-4)
         one = replace(task, examples=(example,))
         swept = dd.sweep(

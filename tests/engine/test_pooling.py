@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.routes import Route
 
 PROMPTS = [[5, 6, 7, 8, 9], [10, 11], [12]]
@@ -22,7 +22,7 @@ def outputs_of(model, prompt):
 
 def test_pooled_states_are_those_of_the_models_own_layers(model, tokenizer, weights_of, assert_same):
     before = weights_of(model)
-    prefilled = Runner.of(model, tokenizer).prefill_ids(PROMPTS, watch=(1, 3, 5))
+    prefilled = Session.of(model, tokenizer).prefill_ids(PROMPTS, watch=(1, 3, 5))
     assert_same(before, weights_of(model))
     assert prefilled.pooled.layers == (1, 3, 5)
     for row, prompt in enumerate(PROMPTS):
@@ -33,8 +33,8 @@ def test_pooled_states_are_those_of_the_models_own_layers(model, tokenizer, weig
 
 
 def test_watching_changes_nothing_of_the_pass(model, tokenizer):
-    runner = Runner.of(model, tokenizer)
-    plain, watched = runner.prefill_ids(PROMPTS), runner.prefill_ids(PROMPTS, watch=(0, 5))
+    session = Session.of(model, tokenizer)
+    plain, watched = session.prefill_ids(PROMPTS), session.prefill_ids(PROMPTS, watch=(0, 5))
     assert plain.pooled is None
     assert torch.equal(plain.logits, watched.logits)
     for one, other in zip(plain.cache.layers, watched.cache.layers, strict=True):
@@ -43,22 +43,22 @@ def test_watching_changes_nothing_of_the_pass(model, tokenizer):
 
 def test_layers_are_named_as_the_full_model_numbers_them(model, tokenizer):
     """On a route of layers 0, 2 and 5 the states after layer 2 are those of its second layer."""
-    runner = Runner.of(model, tokenizer)
+    session = Session.of(model, tokenizer)
     route = Route((0, 2, 5), 6)
-    prefilled = runner.prefill_ids(PROMPTS, route, watch=(2, 5))
-    alone = runner.prefill_ids(PROMPTS, Route((0, 2), 6), watch=(2,))
+    prefilled = session.prefill_ids(PROMPTS, route, watch=(2, 5))
+    alone = session.prefill_ids(PROMPTS, Route((0, 2), 6), watch=(2,))
     torch.testing.assert_close(prefilled.pooled.last[:, 0], alone.pooled.last[:, 0])
     with pytest.raises(ValueError, match="not in tuple"):
-        runner.prefill_ids(PROMPTS, route, watch=(1,))
+        session.prefill_ids(PROMPTS, route, watch=(1,))
 
 
 def test_rows_are_selected_with_their_prompts(model, tokenizer):
-    pooled = Runner.of(model, tokenizer).prefill_ids(PROMPTS, watch=(2,))
+    pooled = Session.of(model, tokenizer).prefill_ids(PROMPTS, watch=(2,))
     chosen = pooled.select(torch.tensor([2, 0]))
     assert torch.equal(chosen.pooled.last, pooled.pooled.last[[2, 0]])
     assert torch.equal(chosen.pooled.mean, pooled.pooled.mean[[2, 0]])
 
 
 def test_half_precision_states_are_pooled_in_full(model, tokenizer):
-    pooled = Runner.of(model.to(torch.bfloat16), tokenizer).prefill_ids(PROMPTS, watch=(2,)).pooled
+    pooled = Session.of(model.to(torch.bfloat16), tokenizer).prefill_ids(PROMPTS, watch=(2,)).pooled
     assert pooled.last.dtype == pooled.mean.dtype == torch.float32

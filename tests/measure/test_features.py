@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.hf.untouched import untouched
 from depthdial.measure import features as module
@@ -53,20 +53,20 @@ def test_groups_part_the_features():
 def test_on_the_route_only_the_shared_layers_are_known(model, tokenizer):
     spec = FeatureSpec.of(6, 32, [FULL, SHALLOW], "route")
     assert (spec.prompt_layers, spec.watched, spec.scalars) == (2, (1,), ("log_prompt_tokens",))
-    runner = Runner.of(model, tokenizer)
-    prefilled = watched_prefill(runner, [[5, 6, 7], [8]], spec)
+    session = Session.of(model, tokenizer)
+    prefilled = watched_prefill(session, [[5, 6, 7], [8]], spec)
     assert prefilled.route.layers == (0, 1)
-    whole = features_of(watched_prefill(runner, [[5, 6, 7], [8]], full_spec()), full_spec())
+    whole = features_of(watched_prefill(session, [[5, 6, 7], [8]], full_spec()), full_spec())
     np.testing.assert_allclose(features_of(prefilled, spec)[:, 1:], whole[:, 4 : 4 + 64], atol=1e-5)
     with pytest.raises(InputError, match="do not share the first layer"):
         FeatureSpec.of(6, 32, [FULL, Route((1, 2), 6)], "route")
 
 
 def test_an_adapter_does_not_show_in_the_prompt(model, tokenizer, with_lora):
-    plain = features_of(watched_prefill(Runner.of(model, tokenizer), [[5, 6]], full_spec()), full_spec())
+    plain = features_of(watched_prefill(Session.of(model, tokenizer), [[5, 6]], full_spec()), full_spec())
     adapted = with_lora(model)
-    runner = Runner.of(adapted, tokenizer)
-    np.testing.assert_allclose(features_of(watched_prefill(runner, [[5, 6]], full_spec()), full_spec()), plain, atol=1e-5)
+    session = Session.of(adapted, tokenizer)
+    np.testing.assert_allclose(features_of(watched_prefill(session, [[5, 6]], full_spec()), full_spec()), plain, atol=1e-5)
     with untouched(adapted):
         pass
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.data.tasks import encode
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.measure.cost import model_cost
 from depthdial.measure.latency import LayerCosts, layer_flops, layer_ms, layers_alike
 from depthdial.routes import Route
@@ -38,7 +38,7 @@ def test_time_is_every_layers_own_and_leaves_no_hook(model, tokenizer, small_tas
     real = slow.forward
     slow.forward = lambda x: (time.sleep(0.004), real(x))[1]
     before = weights_of(model)
-    costs = layer_ms(Runner.of(model, tokenizer), encode(small_task, tokenizer)[0])
+    costs = layer_ms(Session.of(model, tokenizer), encode(small_task, tokenizer)[0])
     assert max(range(6), key=lambda i: costs.by_layer[i]) == 3
     assert costs.by_layer[3] >= 4
     assert_same(before, weights_of(model))

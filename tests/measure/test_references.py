@@ -3,14 +3,14 @@ from __future__ import annotations
 import torch
 
 from depthdial.data.tasks import encode
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.hf.untouched import untouched
 from depthdial.measure.references import Reference
 from depthdial.rows.store import SWEEP_COLUMNS, RunSettings, UnitStore
 
 
 def made(model, tokenizer, **options):
-    return Reference(Runner.of(model, tokenizer), **options)
+    return Reference(Session.of(model, tokenizer), **options)
 
 
 def test_answers_are_made_once_and_kept(tmp_path, model, tokenizer, small_task, monkeypatch):
@@ -18,7 +18,7 @@ def test_answers_are_made_once_and_kept(tmp_path, model, tokenizer, small_task, 
     prefilled = reference.prefill(batch)
     store = UnitStore(RunSettings({"seed": 0}), SWEEP_COLUMNS, tmp_path)
     answers = reference.answers(batch, prefilled, 5, store)
-    monkeypatch.setattr(Runner, "decode", lambda *args: 1 / 0)
+    monkeypatch.setattr(Session, "decode", lambda *args: 1 / 0)
     assert reference.answers(batch, prefilled, 5) == answers
     another = made(model, tokenizer)
     assert another.answers(batch, prefilled, 5, UnitStore(store.run, SWEEP_COLUMNS, tmp_path)) == answers
@@ -28,16 +28,16 @@ def test_in_memory_they_are_made_again_for_each_reference(model, tokenizer, smal
     batch = encode(small_task, tokenizer)
     references = [made(model, tokenizer) for _ in range(2)]
     first, second = (one.answers(batch, one.prefill(batch), 5).tokens for one in references)
-    runner = references[0].session
-    assert first == second == runner.decode(runner.full, runner.prefill(batch), 5).tokens
+    session = references[0].untouched
+    assert first == second == session.decode(session.full, session.prefill(batch), 5).tokens
 
 
 def test_short_answers_are_the_beginning_of_long_ones(model, tokenizer, small_task, monkeypatch):
     reference, batch = made(model, tokenizer), encode(small_task, tokenizer)
     prefilled = reference.prefill(batch)
-    short = reference.session.decode(reference.session.full, prefilled, 3)
+    short = reference.untouched.decode(reference.untouched.full, prefilled, 3)
     reference.answers(batch, prefilled, 6)
-    monkeypatch.setattr(Runner, "decode", lambda *args: 1 / 0)
+    monkeypatch.setattr(Session, "decode", lambda *args: 1 / 0)
     found = reference.answers(batch, prefilled, 3, longer=6)
     assert (found.tokens, found.finish_reasons) == (short.tokens, short.finish_reasons)
 
@@ -61,9 +61,9 @@ def test_with_adapters_the_reference_is_the_untouched_model(model, tokenizer, sm
     adapted = with_lora(model)
     reference = made(adapted, tokenizer)
     found = reference.prefill(batch)
-    own = Runner.of(adapted, tokenizer).prefill(batch)
+    own = Session.of(adapted, tokenizer).prefill(batch)
     assert torch.equal(found.logits, expected.logits) and not torch.equal(own.logits, expected.logits)
     assert reference.answers(batch, found, 5).tokens == answers
     with untouched(model):
-        off = Runner.of(model, tokenizer)
+        off = Session.of(model, tokenizer)
     assert off.untouched is off

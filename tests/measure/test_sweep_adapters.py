@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import depthdial as dd
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.hf.adapter import AdapterCard, attach_card
 from depthdial.hf.cache_name import cache_name, cache_of
@@ -97,8 +97,8 @@ def test_an_adapted_model_is_as_it_was_afterwards(adapted, tokenizer, small_task
 
 
 def test_only_an_adapter_costs_a_second_pass_over_the_prompts(bare, adapted, tokenizer, small_task, monkeypatch):
-    passes, real = [], Runner.prefill
-    monkeypatch.setattr(Runner, "prefill", lambda self, *args: (passes.append(self), real(self, *args))[1])
+    passes, real = [], Session.prefill
+    monkeypatch.setattr(Session, "prefill", lambda self, *args: (passes.append(self), real(self, *args))[1])
     for model, metrics, n_passes in (
         (bare, ("rouge_l", "kl"), 3),  # one a batch
         (adapted, ("rouge_l", "nll"), 3),

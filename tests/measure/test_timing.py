@@ -4,7 +4,7 @@ import copy
 import json
 
 from depthdial.data.tasks import encode
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.measure.timing import BATCHES, TIMING_FILE, time_routes, time_study
 from depthdial.routes import Route
 
@@ -16,11 +16,11 @@ def prompts(task, tokenizer):
 
 
 def test_routes_take_turns_behind_one_prompt_pass_a_round(model, tokenizer, small_task, monkeypatch):
-    runner, passes = Runner.of(model, tokenizer), []
-    real = Runner.prefill_ids
-    monkeypatch.setattr(Runner, "prefill_ids", lambda self, *args: (passes.append(args[1]), real(self, *args))[1])
+    session, passes = Session.of(model, tokenizer), []
+    real = Session.prefill_ids
+    monkeypatch.setattr(Session, "prefill_ids", lambda self, *args: (passes.append(args[1]), real(self, *args))[1])
     given = prompts(small_task, tokenizer)[:2]
-    rows = time_routes([(runner, (FULL, SHALLOW))], given, n_repeats=3, n_steps=2)
+    rows = time_routes([(session, (FULL, SHALLOW))], given, n_repeats=3, n_steps=2)
     assert len(passes) == 4 and {len(route) for route in passes} == {6}  # one for warming up
     assert [(row["route"], row["layers"], row["batch"], row["n_repeats"]) for row in rows] == [
         ("full", 6, 2, 3),
@@ -31,14 +31,14 @@ def test_routes_take_turns_behind_one_prompt_pass_a_round(model, tokenizer, smal
             assert 0 < row[kind]["low"] <= row[kind]["median"] <= row[kind]["high"]
     assert rows[0]["ttft_ms"] == rows[1]["ttft_ms"]
     passes.clear()
-    time_routes([(runner, (FULL, SHALLOW))], given, prompt_depth="route", n_repeats=1, n_steps=2)
+    time_routes([(session, (FULL, SHALLOW))], given, prompt_depth="route", n_repeats=1, n_steps=2)
     assert [len(route) for route in passes] == [6, 2, 6, 2]
 
 
 def test_prompts_that_fill_the_context_are_cut(model, tokenizer):
-    runner = Runner.of(model, tokenizer)
-    assert runner.context_tokens is not None
-    assert time_routes([(runner, (SHALLOW,))], [[1] * runner.context_tokens], n_repeats=1, n_steps=2)
+    session = Session.of(model, tokenizer)
+    assert session.context_tokens is not None
+    assert time_routes([(session, (SHALLOW,))], [[1] * session.context_tokens], n_repeats=1, n_steps=2)
 
 
 def test_a_study_is_timed_once_with_merged_adapters(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from depthdial.data.tasks import encode
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.routes import Route
 from depthdial.search.calibration import Calibration
 
@@ -11,23 +11,23 @@ from depthdial.search.calibration import Calibration
 @pytest.fixture
 def calibrated(model, tokenizer, small_task):
     def make(metric, batch_size=3, over=model):
-        runner = Runner.of(over, tokenizer)
+        session = Session.of(over, tokenizer)
         examples = [e for e in encode(small_task, tokenizer) if e.reference_ids]
-        return Calibration.of(runner, examples, metric, 4, batch_size)
+        return Calibration.of(session, examples, metric, 4, batch_size)
 
     return make
 
 
 def test_the_full_route_has_no_kl_and_any_other_has(calibrated):
     calibration = calibrated("kl")
-    assert calibration.harm(calibration.runner.full) == 0
+    assert calibration.harm(calibration.session.full) == 0
     assert calibration.harm(Route((0, 1, 3), 6)) > 0
 
 
 @pytest.mark.parametrize("metric", ["kl", "nll"])
 def test_harm_does_not_depend_on_batches(calibrated, metric):
     one, other = calibrated(metric, 1), calibrated(metric, 6)
-    for route in (Route((0, 2, 5), 6), one.runner.full):
+    for route in (Route((0, 2, 5), 6), one.session.full):
         assert one.harm(route) == pytest.approx(other.harm(route), abs=1e-5)
     assert (one.n_sequences, one.n_tokens, one.context_tokens) == (other.n_sequences, other.n_tokens, other.context_tokens)
 
@@ -44,4 +44,4 @@ def test_with_an_adapter_the_answers_are_the_untouched_models(calibrated, model,
     adapted = with_lora(model, scale=4.0)
     calibration = calibrated("kl", over=adapted)
     assert calibration.batches[0].texts == own
-    assert calibration.harm(calibration.runner.full) > 0
+    assert calibration.harm(calibration.session.full) > 0

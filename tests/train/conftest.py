@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from depthdial.data.tasks import Example, Task
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.rows import TrainingRow, training_rows
 
@@ -39,7 +39,7 @@ def first(lessons) -> Callable[[int], Task]:
 
 @pytest.fixture
 def rows(lessons, model, tokenizer) -> list[TrainingRow]:
-    return training_rows(lessons, tokenizer, Runner.of(model, tokenizer))
+    return training_rows(lessons, tokenizer, Session.of(model, tokenizer))
 
 
 @pytest.fixture

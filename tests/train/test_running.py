@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.measure.plan import ModelIdentity
 from depthdial.routes import Route
@@ -44,11 +44,11 @@ def test_a_folder_of_before_is_still_its_own(lessons, quick, tmp_path):
 
 
 def test_arguments_follow_the_settings_and_the_user_has_the_last_word(model, tokenizer, rows, quick, tmp_path):
-    runner = Runner.of(model, tokenizer)
+    session = Session.of(model, tokenizer)
     schedule = make_schedule(rows, [Route(tuple(range(6)), 6, "full")], quick)
 
     def arguments(**options):
-        return training_arguments(runner, quick, schedule, tmp_path, options, logging_steps=1)
+        return training_arguments(session, quick, schedule, tmp_path, options, logging_steps=1)
 
     assert (arguments().logging_steps, arguments().max_steps) == (1, schedule.n_steps)
     assert arguments(logging_steps=3).logging_steps == 3

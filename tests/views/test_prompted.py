@@ -46,8 +46,8 @@ def test_generate_on_a_prompted_view_equals_decoding_behind_a_shared_prefill(mod
     ids, mask = left_padded(PROMPTS, 0, "cpu")
     route = Route((1, 2, 4), 6)
     shared = decode(model, route, filled(model), max_new_tokens=7, eos_token_ids=(), pad_token_id=0)
-    runner = prompted_view(model, route)
-    out = runner.generate(ids, attention_mask=mask, max_new_tokens=7, do_sample=False, eos_token_id=None)
+    running = prompted_view(model, route)
+    out = running.generate(ids, attention_mask=mask, max_new_tokens=7, do_sample=False, eos_token_id=None)
     assert [tuple(row) for row in out[:, ids.shape[1] :].tolist()] == list(shared.tokens)
 
 
@@ -60,16 +60,16 @@ def test_full_route_equals_the_untouched_model(model):
 
 def test_beam_search_and_sampling_run_through_the_switch(model):
     ids, mask = left_padded(PROMPTS, 0, "cpu")
-    runner = prompted_view(model, "full")
+    running = prompted_view(model, "full")
     options = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False}
     assert torch.equal(
-        runner.generate(ids, attention_mask=mask, **options), model.generate(ids, attention_mask=mask, **options)
+        running.generate(ids, attention_mask=mask, **options), model.generate(ids, attention_mask=mask, **options)
     )
     torch.manual_seed(3)
     expected = model.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=True, temperature=0.9)
     torch.manual_seed(3)
     assert torch.equal(
-        runner.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=True, temperature=0.9), expected
+        running.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=True, temperature=0.9), expected
     )
 
 
@@ -112,9 +112,9 @@ def test_a_layer_that_did_not_see_the_prompt_is_refused(model):
 
 def test_a_prompted_view_needs_a_dynamic_cache(model):
     ids, mask = left_padded(PROMPTS, 0, "cpu")
-    runner = prompted_view(model, "uls:3")
+    running = prompted_view(model, "uls:3")
     with pytest.raises(InputError, match="dynamic KV cache"):
-        runner.generate(ids, attention_mask=mask, max_new_tokens=3, cache_implementation="static")
+        running.generate(ids, attention_mask=mask, max_new_tokens=3, cache_implementation="static")
 
 
 def test_the_base_is_bit_identical_afterwards(model, weights_of, assert_same):

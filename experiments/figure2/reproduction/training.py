@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import depthdial as dd
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
 from depthdial.measure.cost import model_cost
@@ -61,7 +61,7 @@ def train_elastic_compute(run: Experiment) -> None:
         flops = sum(training_record(run, one)["train_flops"] for one in run.specialists)
         say(f"training elastic weights for {len(run.routes)} routes, {flops:.3g} FLOPs as all specialists together")
         model, tokenizer = run.load(run.whole)
-        rows = training_rows(run.train, tokenizer, Runner.of(model, tokenizer))
+        rows = training_rows(run.train, tokenizer, Session.of(model, tokenizer))
         settings = replace(_elastic_settings(run), max_tokens=_tokens_worth(run, flops, model, rows))
         _train(run, run.elastic_compute, model, tokenizer, settings, run.label(run.whole))
 

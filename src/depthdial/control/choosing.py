@@ -10,7 +10,7 @@ import numpy as np
 from depthdial.control.fitted import FittedController
 from depthdial.control.prediction import Prediction
 from depthdial.engine.depth import Asked, Assignment, Batch, Reason
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.measure.features import features_of, watched_prefill
 from depthdial.routes.families import fixed_routes
@@ -18,7 +18,7 @@ from depthdial.routes.families import fixed_routes
 Settle = Callable[[Prediction, np.ndarray, np.ndarray], None]
 
 
-def check_asked(controller: FittedController, session: Runner, asked: Asked) -> None:
+def check_asked(controller: FittedController, session: Session, asked: Asked) -> None:
     """Refuse a model, routes, a prompt depth or a template that a controller was not fitted to.
 
     Raises:
@@ -39,7 +39,7 @@ def check_asked(controller: FittedController, session: Runner, asked: Asked) -> 
 
 
 def assigned(
-    controller: FittedController, pick_at: Any, session: Runner, batch: Batch, asked: Asked, settle: Settle | None = None
+    controller: FittedController, pick_at: Any, session: Session, batch: Batch, asked: Asked, settle: Settle | None = None
 ) -> Assignment:
     """The routes that a controller picks for a batch, from the prompts' hidden states; the full route runs untouched.
 

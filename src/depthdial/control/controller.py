@@ -26,8 +26,8 @@ from depthdial.control.predictors.base import Predictor
 from depthdial.control.predictors.fitting import restore_predictor
 from depthdial.data.leakage import prompt_hashes, require_no_test_split
 from depthdial.data.tasks import Task, as_task
-from depthdial.engine.depth import Asked, Assignment, Batch
-from depthdial.engine.session import Runner
+from depthdial.engine.depth import Asked, Assignment, Batch, Depth
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.files import Document, write_atomically
 from depthdial.guarantee.plan import Certificate
@@ -40,7 +40,7 @@ _FILE = Document("depthdial-controller", 2, "controller", "fit one with `depthdi
 
 
 @dataclass(frozen=True, eq=False)
-class SequenceController(FittedController):
+class SequenceController(FittedController, Depth):
     """Predicts the quality of every route of a family and picks one for each sequence; made by `fit`.
 
     Attributes (and those of `FittedController`):
@@ -72,11 +72,11 @@ class SequenceController(FittedController):
             "to search its routes": frozenset(fitted.get("searched_on", ())),
         }
 
-    def prepare(self, session: Runner, asked: Asked) -> None:
+    def prepare(self, session: Session, asked: Asked) -> None:
         """As `engine.depth.Depth` says."""
         check_asked(self, session, asked)
 
-    def assign(self, session: Runner, batch: Batch, asked: Asked) -> Assignment:
+    def assign(self, session: Session, batch: Batch, asked: Asked) -> Assignment:
         """As `engine.depth.Depth` says."""
         return assigned(self, self.pick_at, session, batch, asked)
 

@@ -20,7 +20,7 @@ from depthdial.control.rows import MeasuredRows, RowSettings, measure_rows
 from depthdial.data.leakage import prompt_hashes, require_apart, require_no_test_split, require_unsearched
 from depthdial.data.tasks import EncodedExample, Task, as_task, encode
 from depthdial.data.templates import resolve_template
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.hf.architectures import unwrap
 from depthdial.hf.facts import ModelFacts
@@ -105,16 +105,16 @@ def fit_controller(
             f"{len(task.examples)} rows are too few to fit a controller: give {max(LEAST_ROWS, settings.n_folds)} or more, "
             "better a thousand."
         )
-    runner = Runner.of(model, tokenizer)
-    family = _spread(best_known_routes(model)) if routes is None else fixed_routes(routes, runner.n_layers)
-    check_family(family, runner.n_layers)
+    session = Session.of(model, tokenizer)
+    family = _spread(best_known_routes(model)) if routes is None else fixed_routes(routes, session.n_layers)
+    check_family(family, session.n_layers)
     if not settings.allow_searched_rows:
         require_unsearched(task, family, model)
     if settings.metric == "rouge_l":
         require_rouge(task.examples, "predict agreement")
-    examples = encode(task, tokenizer, context_tokens=runner.context_tokens)
-    costs = route_costs(settings.cost, runner, examples, family)
-    _check_budget(settings.budget, costs, settings.cost, runner.n_layers)
+    examples = encode(task, tokenizer, context_tokens=session.context_tokens)
+    costs = route_costs(settings.cost, session, examples, family)
+    _check_budget(settings.budget, costs, settings.cost, session.n_layers)
     spec = feature_spec(model, family, settings.prompt_depth)
     identity = identity or ModelIdentity.of(model)
     folder = None if out is None else Path(out)
@@ -261,13 +261,15 @@ def feature_spec(model: Any, routes: Sequence[Route], prompt_depth: PromptDepth)
     return FeatureSpec.of(facts.n_layers, facts.width, routes, prompt_depth)
 
 
-def route_costs(unit: str, runner: Runner, examples: Sequence[EncodedExample], routes: Sequence[Route]) -> tuple[float, ...]:
+def route_costs(
+    unit: str, session: Session, examples: Sequence[EncodedExample], routes: Sequence[Route]
+) -> tuple[float, ...]:
     """What a decoding step costs on each route: layers, their share, FLOPs behind a prompt of median length, or ms."""
     if unit in (LAYER_STEPS, LAYERS):
-        return tuple(len(route) / (len(runner.full) if unit == LAYER_STEPS else 1) for route in routes)
+        return tuple(len(route) / (len(session.full) if unit == LAYER_STEPS else 1) for route in routes)
     by_length = sorted(examples, key=lambda example: len(example.prompt_ids))
     median = by_length[len(by_length) // 2]
-    costs = layer_ms(runner, median) if unit == MS else layer_flops(runner.model, len(median.prompt_ids))
+    costs = layer_ms(session, median) if unit == MS else layer_flops(session.model, len(median.prompt_ids))
     return tuple(float(costs.of(route)) for route in routes)
 
 

@@ -9,13 +9,13 @@ import numpy as np
 from depthdial.control.choosing import assigned, check_asked
 from depthdial.control.fitted import FittedController
 from depthdial.control.prediction import Prediction, require_prediction
-from depthdial.engine.depth import Asked, Assignment, Batch
-from depthdial.engine.session import Runner
+from depthdial.engine.depth import Asked, Assignment, Batch, Depth
+from depthdial.engine.session import Session
 from depthdial.oracles.prices import OnlineBudget
 
 
 @dataclass
-class OnlineController:
+class OnlineController(Depth):
     """A controller on a stream of unknown length, within a running budget; it remembers what it has spent.
 
     Attributes:
@@ -34,11 +34,11 @@ class OnlineController:
     def n_layers(self) -> int:
         return self.controller.card.n_layers
 
-    def prepare(self, session: Runner, asked: Asked) -> None:
+    def prepare(self, session: Session, asked: Asked) -> None:
         """As `engine.depth.Depth` says."""
         check_asked(self.controller, session, asked)
 
-    def assign(self, session: Runner, batch: Batch, asked: Asked) -> Assignment:
+    def assign(self, session: Session, batch: Batch, asked: Asked) -> Assignment:
         """As `engine.depth.Depth` says; the budget learns what the answers took."""
         return assigned(self.controller, self.pick_at, session, batch, asked, self.settle)
 

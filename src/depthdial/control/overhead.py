@@ -13,7 +13,7 @@ from depthdial.control.controller import SequenceController
 from depthdial.data.tasks import EncodedExample
 from depthdial.engine.decode import Decoded
 from depthdial.engine.prefill import clock_sec
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.measure.features import features_of, watched_prefill
 
@@ -73,20 +73,20 @@ def time_choosing(
     Raises:
         InputError: if there is no prompt, or no answer is longer than the one token that comes out of the prompt's pass.
     """
-    runner, spec = Runner.of(model, tokenizer).untouched, controller.card.features
+    session, spec = Session.of(model, tokenizer).untouched, controller.card.features
     pooled, chosen, plain, steps, tokens = [], [], [], [], []
     warm = list(examples[:_WARM])
     for number, example in enumerate([*warm, *examples]):
         # Whichever pass comes second finds the prompt's memory warm: they take turns.
-        watched = watched_prefill(runner, [example.prompt_ids], spec) if number % 2 else None
-        prefilled = runner.prefill_ids([example.prompt_ids], spec.route)
-        watched = watched or watched_prefill(runner, [example.prompt_ids], spec)
-        started = clock_sec(runner.device)
+        watched = watched_prefill(session, [example.prompt_ids], spec) if number % 2 else None
+        prefilled = session.prefill_ids([example.prompt_ids], spec.route)
+        watched = watched or watched_prefill(session, [example.prompt_ids], spec)
+        started = clock_sec(session.device)
         controller.pick(controller.predict(features_of(watched, spec)))
-        choosing_sec = clock_sec(runner.device) - started
+        choosing_sec = clock_sec(session.device) - started
         if number < len(warm):
             continue
-        answer = _answer(runner, example, prefilled if spec.is_full else None, max_new_tokens)
+        answer = _answer(session, example, prefilled if spec.is_full else None, max_new_tokens)
         pooled.append(watched.prefill_sec - (prefilled.prefill_sec if spec.is_full else 0.0))
         chosen.append(choosing_sec)
         plain.append(prefilled.prefill_sec if spec.is_full else answer[1])
@@ -103,7 +103,7 @@ def time_choosing(
     return ChoosingTime(max(median["p"], 0.0), median["c"], median["f"], step_ms, float(np.mean(tokens)), len(tokens))
 
 
-def _answer(runner: Runner, example: EncodedExample, prefilled: Any, max_new_tokens: int) -> tuple[Decoded, float]:
+def _answer(session: Session, example: EncodedExample, prefilled: Any, max_new_tokens: int) -> tuple[Decoded, float]:
     """The full model's answer, and how long its prompt's pass took where `prefilled` is not it."""
-    ready = prefilled or runner.prefill_ids([example.prompt_ids])
-    return runner.decode(runner.full, ready, max_new_tokens), ready.prefill_sec
+    ready = prefilled or session.prefill_ids([example.prompt_ids])
+    return session.decode(session.full, ready, max_new_tokens), ready.prefill_sec

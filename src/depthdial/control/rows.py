@@ -120,7 +120,7 @@ def measure_rows(
     )
     features = FeatureRows(plan, spec, settings.batch_size, None if out is None else out / FEATURES)
     options: dict[str, Any] = {"fidelity_tokens": settings.response_tokens, "identity": identity, "progress": progress}
-    options |= {"reference": Reference(plan.runner), "watch": spec.watched, "on_prompts": features.keep}
+    options |= {"reference": Reference(plan.session), "watch": spec.watched, "on_prompts": features.keep}
     options["allow_searched_rows"] = True  # the caller has refused what it refuses
     folder = None if out is None else out / SCORES
     table = swept(model, tokenizer, task, settings, settings.metrics, out=folder, **options)

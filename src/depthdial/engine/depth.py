@@ -10,20 +10,22 @@ import functools
 import numbers
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from depthdial.engine.prefill import Prefill
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.hf.adapter import warn_if_outside
+from depthdial.hf.architectures import count_layers
 from depthdial.hf.known_routes import best_known_routes, check_share, route_within, searched_routes
 from depthdial.routes import AnyRoute, RandomRoute, Route, require_depth
 from depthdial.routes.families import fixed_routes, is_file, listed_routes
@@ -90,6 +92,7 @@ class Assignment:
         full: the full pass over the batch's prompts that every route continues on; None where each route runs its own.
         reasons: one a prompt; empty where nothing was weighed.
         full_untouched: whether the full route runs without the model's adapters.
+        session: what all run on; None: the caller's.
         settle: to be told the decoding steps of the answers, once they are there; None where nobody keeps a running budget.
     """
 
@@ -97,13 +100,15 @@ class Assignment:
     full: Prefill | None
     reasons: tuple[Reason, ...] = ()
     full_untouched: bool = False
+    session: Session | None = None
     settle: Callable[[np.ndarray], None] | None = field(default=None, compare=False)
 
-    def running(self, session: Runner, route: Running) -> Runner:
+    def running(self, session: Session, route: Running) -> Session:
         """What a route runs on."""
+        session = self.session or session
         return session.untouched if self.full_untouched and route.is_full else session
 
-    def prefilled(self, session: Runner, batch: Batch, members: Sequence[int], route: Running) -> Prefill:
+    def prefilled(self, session: Session, batch: Batch, members: Sequence[int], route: Running) -> Prefill:
         """The prompts of some members of the batch, ready to be continued on `route`."""
         if self.full is not None:
             return self.full.select(torch.tensor(members, device=session.device))
@@ -111,36 +116,72 @@ class Assignment:
         return session.prefill_ids([batch.ids[m] for m in members], route)
 
 
-@runtime_checkable
-class Depth(Protocol):
-    """What decides which layers run.
-
-    Attributes:
-        name: for rows and messages.
-        n_layers: of the model that it is for.
-    """
+class Depth(ABC):
+    """What decides which layers run; a subclass of this is a depth wherever one is taken."""
 
     @property
-    def name(self) -> str: ...
+    @abstractmethod
+    def name(self) -> str:
+        """For rows and messages."""
 
     @property
-    def n_layers(self) -> int: ...
+    @abstractmethod
+    def n_layers(self) -> int:
+        """Of the model that it is for."""
 
-    def prepare(self, session: Runner, asked: Asked) -> None:
+    @abstractmethod
+    def prepare(self, session: Session, asked: Asked) -> None:
         """Refuse what does not fit, before anything runs.
 
         Raises:
             InputError: if the depth does not fit the model, or what else is asked.
         """
-        ...
 
-    def assign(self, session: Runner, batch: Batch, asked: Asked) -> Assignment:
+    @abstractmethod
+    def assign(self, session: Session, batch: Batch, asked: Asked) -> Assignment:
         """The routes of a batch of prompts, with the reason of each."""
-        ...
+
+    @staticmethod
+    def parse(given: Any, model: Any, routes: Any = None) -> Depth:
+        """What a depth stands for on a model: the one parser of depths.
+
+        Args:
+            given: a Route, its text, its layers, a share or a count of layers, such a number of a family
+                (`routes.json:24`, `searched:80%`), a token policy, a Depth, or the folder of a controller or of gates.
+            routes: what a number chooses from; None: the best known routes.
+
+        Raises:
+            InputError: for what is no depth, or does not fit the model.
+
+        Example:
+            >>> depth = Depth.parse("uls:50%", model)
+            >>> str(depth), depth.n_layers
+            ('0,2,5', 6)
+        """
+        n_layers = count_layers(model)
+        found = named_route(given, model, n_layers, routes)
+        if found is not None:
+            return RouteDepth(found)
+        if isinstance(given, Depth):
+            return given
+        if isinstance(given, Route | RandomRoute):
+            return RouteDepth(require_depth(given, n_layers))  # type: ignore[arg-type]
+        if isinstance(given, str | os.PathLike):
+            saved = read_folder(Path(given))
+            return RouteDepth(Route.parse(str(given), n_layers)) if saved is None else saved
+        if isinstance(given, tuple | range):
+            return RouteDepth(Route(tuple(given), n_layers))
+        if isinstance(given, nn.Module) and not callable(getattr(given, "policy", None)):
+            raise _no_model(given)
+        if isinstance(given, TokenDepth):
+            return TokenwiseDepth(require_depth(given, n_layers))  # type: ignore[arg-type]
+        if callable(given) or hasattr(given, "fingerprint") or callable(getattr(given, "policy", None)):
+            return TokenwiseDepth(TokenDepth(as_policy(given), n_layers))
+        raise InputError(f"{_TAKEN}{_short(given)}.")
 
 
 @dataclass(frozen=True)
-class RouteDepth:
+class RouteDepth(Depth):
     """One route for every prompt, or a random rule that draws one for each."""
 
     route: AnyRoute
@@ -153,14 +194,14 @@ class RouteDepth:
     def n_layers(self) -> int:
         return self.route.n_layers
 
-    def prepare(self, session: Runner, asked: Asked) -> None:
+    def prepare(self, session: Session, asked: Asked) -> None:
         """Warns:
         RouteWarning: for a route that the model's adapter was not trained for.
         """
         _refuse_routes(asked)
         warn_if_outside(session.given, self.route, stacklevel=4)
 
-    def assign(self, session: Runner, batch: Batch, asked: Asked) -> Assignment:
+    def assign(self, session: Session, batch: Batch, asked: Asked) -> Assignment:
         full = (batch.full or session.prefill_ids(batch.ids)) if asked.prompt_depth == "full" else None
         return Assignment(tuple(self.route.for_sequence(key) for key in batch.keys), full)
 
@@ -169,7 +210,7 @@ class RouteDepth:
 
 
 @dataclass(frozen=True)
-class TokenwiseDepth:
+class TokenwiseDepth(Depth):
     """A policy that decides for each token; prompts run every layer."""
 
     depth: TokenDepth
@@ -182,7 +223,7 @@ class TokenwiseDepth:
     def n_layers(self) -> int:
         return self.depth.n_layers
 
-    def prepare(self, session: Runner, asked: Asked) -> None:
+    def prepare(self, session: Session, asked: Asked) -> None:
         _refuse_routes(asked)
         if asked.prompt_depth != "full":
             raise InputError(
@@ -191,7 +232,7 @@ class TokenwiseDepth:
             )
         self.depth.view(session.model)  # refuses what does not fit
 
-    def assign(self, session: Runner, batch: Batch, asked: Asked) -> Assignment:
+    def assign(self, session: Session, batch: Batch, asked: Asked) -> Assignment:
         return Assignment((self.depth,) * len(batch.ids), batch.full or session.prefill_ids(batch.ids))
 
     def __str__(self) -> str:
@@ -238,38 +279,6 @@ def number_in(depth: Any) -> int | float | None:
     if isinstance(depth, bool) or not isinstance(depth, numbers.Real):
         return None
     return _count(int(depth), repr(depth)) if isinstance(depth, numbers.Integral) else check_share(float(depth))
-
-
-def read_depth(given: Any, model: Any, n_layers: int, routes: Any = None) -> Depth:
-    """What a depth stands for on a model of `n_layers` layers: the one parser of depths.
-
-    Args:
-        given: a Route, its text, its layers, a share or a count of layers, such a number of a family (`routes.json:24`,
-            `searched:80%`), a token policy, anything that assigns routes to prompts itself, or its folder.
-        routes: what a number chooses from; None: the best known routes.
-
-    Raises:
-        InputError: for what is no depth, or does not fit the model.
-    """
-    found = named_route(given, model, n_layers, routes)
-    if found is not None:
-        return RouteDepth(found)
-    if isinstance(given, Depth):
-        return given
-    if isinstance(given, Route | RandomRoute):
-        return RouteDepth(require_depth(given, n_layers))  # type: ignore[arg-type]
-    if isinstance(given, str | os.PathLike):
-        found = read_folder(Path(given))
-        return RouteDepth(Route.parse(str(given), n_layers)) if found is None else found
-    if isinstance(given, tuple | range):
-        return RouteDepth(Route(tuple(given), n_layers))
-    if isinstance(given, nn.Module) and not callable(getattr(given, "policy", None)):
-        raise _no_model(given)
-    if isinstance(given, TokenDepth):
-        return TokenwiseDepth(require_depth(given, n_layers))  # type: ignore[arg-type]
-    if callable(given) or hasattr(given, "fingerprint") or callable(getattr(given, "policy", None)):
-        return TokenwiseDepth(TokenDepth(as_policy(given), n_layers))
-    raise InputError(f"{_TAKEN}{_short(given)}.")
 
 
 def named_route(given: Any, model: Any, n_layers: int, routes: Any = None) -> Route | None:

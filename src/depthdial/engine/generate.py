@@ -16,7 +16,7 @@ import torch
 
 from depthdial.checks import choice, whole
 from depthdial.data.templates import resolve_template
-from depthdial.engine.depth import Asked, Assignment, Batch, Depth, is_several, number_in, one_each, read_depth, takes_routes
+from depthdial.engine.depth import Asked, Assignment, Batch, Depth, is_several, number_in, one_each, takes_routes
 from depthdial.engine.loop import Guidance, decode_tokens
 from depthdial.engine.options import Options, read_options
 from depthdial.engine.prefill import Prefill, clock_sec
@@ -24,7 +24,7 @@ from depthdial.engine.processors import Row
 from depthdial.engine.requests import Request, read_requests
 from depthdial.engine.sampler import Sampler
 from depthdial.engine.sampling import FinishReason, request_draws
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.engine.streams import check_streaming, streaming
 from depthdial.errors import InputError
 from depthdial.hf.architectures import unwrap
@@ -163,24 +163,24 @@ def generate(
     _check(model, prompt_depth, batch_size)
     requests = read_requests(prompts, messages, template, tokenizer)
     check_streaming(streamer, on_text, len(requests))
-    runner = Runner.of(model, tokenizer)
+    session = Session.of(model, tokenizer)
     chosen = read_options(
         getattr(unwrap(model), "generation_config", None),
-        ends=runner.eos_token_ids,
-        pad_token_id=runner.pad_token_id,
+        ends=session.eos_token_ids,
+        pad_token_id=session.pad_token_id,
         max_new_tokens=max_new_tokens,
         stop_strings=stop_strings,
         generation_config=generation_config,
         seed=seed,
         given=options,
     )
-    runner = replace(runner, chunk_tokens=chosen.prefill_chunk_size)
+    session = replace(session, chunk_tokens=chosen.prefill_chunk_size)
     job = _Job(
-        runner,
+        session,
         tokenizer,
         requests,
         chosen,
-        [chosen.limit(len(request.ids), runner.context_tokens) for request in requests],
+        [chosen.limit(len(request.ids), session.context_tokens) for request in requests],
         tuple(logits_processor or ()),
         tuple(stopping_criteria or ()),
         streaming(tokenizer, streamer, on_text),
@@ -188,18 +188,18 @@ def generate(
     job.check()
     resolved = resolve_template(template, tokenizer)
     answers: dict[int, Generation] = {}
-    for one, own_routes, places in _by_depth(depth, model, runner.n_layers, routes, len(requests)):
+    for one, own_routes, places in _by_depth(depth, model, routes, len(requests)):
         asked = Asked(prompt_depth, resolved, own_routes)
-        one.prepare(runner, asked)
+        one.prepare(session, asked)
         for start in range(0, len(places), batch_size):
             answers |= job.answer(places[start : start + batch_size], one, asked)
     return [answers[place] for place in range(len(requests))]
 
 
-def _by_depth(depth: Any, model: Any, n_layers: int, routes: Any, n_prompts: int) -> list[tuple[Depth, Any, list[int]]]:
+def _by_depth(depth: Any, model: Any, routes: Any, n_prompts: int) -> list[tuple[Depth, Any, list[int]]]:
     """The depths of a call, each with the routes to choose from that are asked of it, and the places of its prompts."""
     if not is_several(depth):
-        return [(*_read(depth, model, n_layers, routes), list(range(n_prompts)))]
+        return [(*_read(depth, model, routes), list(range(n_prompts)))]
     given = one_each(depth, n_prompts)
     if routes is not None and not any(map(takes_routes, given)):
         raise InputError(
@@ -213,12 +213,12 @@ def _by_depth(depth: Any, model: Any, n_layers: int, routes: Any, n_prompts: int
     found = []
     for places in groups.values():
         one = given[places[0]]
-        found.append((*_read(one, model, n_layers, routes if takes_routes(one) else None), places))
+        found.append((*_read(one, model, routes if takes_routes(one) else None), places))
     return found
 
 
-def _read(depth: Any, model: Any, n_layers: int, routes: Any) -> tuple[Depth, Any]:
-    found = read_depth(depth, model, n_layers, routes)
+def _read(depth: Any, model: Any, routes: Any) -> tuple[Depth, Any]:
+    found = Depth.parse(depth, model, routes)
     return found, None if number_in(depth) is not None else routes
 
 
@@ -231,7 +231,7 @@ class _Job:
         processors, criteria: the caller's.
     """
 
-    runner: Runner
+    session: Session
     tokenizer: Any
     requests: Sequence[Request]
     options: Options
@@ -242,7 +242,7 @@ class _Job:
 
     def check(self) -> None:
         """InputError for options whose values no processor takes, before anything runs."""
-        embeddings: Any = unwrap(self.runner.model).get_input_embeddings()
+        embeddings: Any = unwrap(self.session.model).get_input_embeddings()
         vocabulary = embeddings.weight.shape[0]
         Sampler.from_options(
             self.options, self.tokenizer, [self._row(0, vocabulary)], len(self.requests[0].ids), processors=self.processors
@@ -251,7 +251,7 @@ class _Job:
     def answer(self, places: Sequence[int], depth: Depth, asked: Asked) -> dict[int, Generation]:
         answers: dict[int, Generation] = {}
         batch = Batch([self.requests[place].ids for place in places], places)
-        assignment = depth.assign(self.runner, batch, asked)
+        assignment = depth.assign(self.session, batch, asked)
         # Rows of one length limit decode together, so that none reaches beyond its context while it waits for another.
         groups: dict[tuple[Running, int], list[int]] = {}
         for member, (place, route) in enumerate(zip(places, assignment.routes, strict=True)):
@@ -266,13 +266,13 @@ class _Job:
         self, assignment: Assignment, batch: Batch, members: Sequence[int], route: Running, limit: int
     ) -> dict[int, Generation]:
         chosen = [batch.keys[member] for member in members]
-        runner = assignment.running(self.runner, route)
-        ready = assignment.prefilled(runner, batch, members, route)
+        session = assignment.running(self.session, route)
+        ready = assignment.prefilled(session, batch, members, route)
         if isinstance(route, TokenDepth):
             route = route.for_batch((self.requests[i].ids, self.requests[i].repeat) for i in chosen)
-        started = clock_sec(runner.device)
-        rows = self._decode(runner, route, ready, chosen, limit)
-        decode_sec = clock_sec(runner.device) - started
+        started = clock_sec(session.device)
+        rows = self._decode(session, route, ready, chosen, limit)
+        decode_sec = clock_sec(session.device) - started
         n_steps = [len(tokens) - 1 for tokens, _ in rows]
         layers = route.mean_layers(n_steps) if isinstance(route, TokenDepth) else [float(len(route))] * len(rows)
         return {
@@ -292,39 +292,39 @@ class _Job:
         }
 
     def _decode(
-        self, runner: Runner, route: Running, ready: Prefill, places: Sequence[int], limit: int
+        self, session: Session, route: Running, ready: Prefill, places: Sequence[int], limit: int
     ) -> list[tuple[list[int], FinishReason]]:
         sampler, streamer = self._sampler(ready, places, limit), self.streamer
         if streamer is not None:
             streamer.put(ready.input_ids.cpu())
-        with as_is(runner.device):
+        with as_is(session.device):
             new = decode_tokens(
-                runner.model,
+                session.model,
                 route,
                 ready,
                 sampler,
                 max_new_tokens=limit,
                 pad_token_id=self.options.pad_token_id,
                 on_tokens=None if streamer is None else lambda tokens: streamer.put(tokens.cpu()),
-                guidance=self._guidance(runner, ready),
+                guidance=self._guidance(session, ready),
             )
         if streamer is not None:
             streamer.end()
         return [sampler.cut(row, tokens) for row, tokens in enumerate(new)]
 
-    def _guidance(self, runner: Runner, ready: Prefill) -> Guidance | None:
+    def _guidance(self, session: Session, ready: Prefill) -> Guidance | None:
         """As in transformers, away from what follows the prompt's last token alone."""
         if self.options.guidance_scale is None:
             return None
         last = [[token] for token in ready.input_ids[:, -1].tolist()]
-        return Guidance(self.options.guidance_scale, runner.prefill_ids(last, ready.route))
+        return Guidance(self.options.guidance_scale, session.prefill_ids(last, ready.route))
 
     def _sampler(self, ready: Prefill, places: Sequence[int], limit: int) -> Sampler:
         chance = None
         if self.options.seed is not None:
             asked = [self.requests[place] for place in places]
             table = np.stack([request_draws(self.options.seed, one.ids, one.repeat, limit) for one in asked])
-            chance = torch.from_numpy(table).to(self.runner.device)
+            chance = torch.from_numpy(table).to(self.session.device)
         return Sampler.from_options(
             self.options,
             self.tokenizer,
@@ -336,7 +336,7 @@ class _Job:
         )
 
     def _row(self, place: int, vocabulary: int) -> Row:
-        prompt = torch.tensor([self.requests[place].ids], device=self.runner.device)
+        prompt = torch.tensor([self.requests[place].ids], device=self.session.device)
         return Row(prompt, self.limits[place], vocabulary, self.options.ends)
 
 

@@ -83,7 +83,7 @@ class _Stream:
     """A batch of answers in the making: a model, its cache, and the logits of the last step."""
 
     def __init__(self, model: Any, depth: Depth, prefilled: Prefill) -> None:
-        self._runner, self._cache = continuing(model, depth, prefilled)
+        self._running, self._cache = continuing(model, depth, prefilled)
         self._mask, self._logits = prefilled.attention_mask, prefilled.logits
 
     def last_logits(self) -> torch.Tensor:
@@ -91,4 +91,4 @@ class _Stream:
 
     def step(self, tokens: torch.Tensor) -> None:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
-        self._logits = continue_on(self._runner, self._cache, tokens[:, None], self._mask).logits
+        self._logits = continue_on(self._running, self._cache, tokens[:, None], self._mask).logits

@@ -111,11 +111,13 @@ def prefill(
     n_layers = count_layers(base)
     route = route or Route(tuple(range(n_layers)), n_layers, "full")
     inputs = prompt_inputs(base, input_ids, attention_mask)
-    runner = base if route.is_full and not watch else quiet_view(model, route)
-    pooling = Pooling(runner, route.layers, watch, attention_mask) if watch else None
+    running = base if route.is_full and not watch else quiet_view(model, route)
+    pooling = Pooling(running, route.layers, watch, attention_mask) if watch else None
     started = clock_sec(input_ids.device)
     with torch.set_grad_enabled(with_gradient):
-        output = runner(**inputs, use_cache=True) if watch or not chunk_tokens else _in_chunks(runner, inputs, chunk_tokens)
+        output = (
+            running(**inputs, use_cache=True) if watch or not chunk_tokens else _in_chunks(running, inputs, chunk_tokens)
+        )
     prefill_sec = clock_sec(input_ids.device) - started
     pooled = None if pooling is None else pooling.states()
     return Prefill(input_ids, attention_mask, cache_of(output), output.logits[:, -1:], route, prefill_sec, pooled)
@@ -137,20 +139,20 @@ def continuing(model: Any, depth: Depth, prefilled: Prefill) -> tuple[PreTrained
     return known_view(model, depth), prefilled.cache_for(depth)
 
 
-def _in_chunks(runner: Any, inputs: dict[str, Any], chunk_tokens: int) -> Any:
+def _in_chunks(running: Any, inputs: dict[str, Any], chunk_tokens: int) -> Any:
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     output = cache = None
     for start in range(0, ids.shape[1], chunk_tokens):
         end = min(start + chunk_tokens, ids.shape[1])
-        part = prompt_inputs(runner, ids[:, start:end], mask[:, :end])
+        part = prompt_inputs(running, ids[:, start:end], mask[:, :end])
         if "position_ids" in part:
             part["position_ids"] = part["position_ids"][:, start:]
-        output = runner(**part, **({} if cache is None else cache_argument(runner, cache)), use_cache=True)
+        output = running(**part, **({} if cache is None else cache_argument(running, cache)), use_cache=True)
         cache = cache_of(output)
     return output
 
 
-def continue_on(runner: Any, cache: Any, tokens: torch.Tensor, attention_mask: torch.Tensor, **options: Any) -> Any:
+def continue_on(running: Any, cache: Any, tokens: torch.Tensor, attention_mask: torch.Tensor, **options: Any) -> Any:
     """The output of one pass over `tokens`, (n_sequences, n_tokens), behind what the cache holds.
 
     Args:
@@ -158,9 +160,9 @@ def continue_on(runner: Any, cache: Any, tokens: torch.Tensor, attention_mask: t
         options: further arguments of the model's forward.
     """
     inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": attention_mask}
-    if accepts(runner, "position_ids"):
+    if accepts(running, "position_ids"):
         inputs["position_ids"] = positions(attention_mask, n_last=tokens.shape[1])
-    return runner(**inputs, **cache_argument(runner, cache), use_cache=True, **options)
+    return running(**inputs, **cache_argument(running, cache), use_cache=True, **options)
 
 
 def prompt_inputs(model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, Any]:

@@ -27,7 +27,7 @@ FIDELITY_TOKENS = 128
 
 
 @dataclass(frozen=True)
-class Runner:
+class Session:
     """A model with what is needed to run prompts through it.
 
     Attributes:
@@ -45,7 +45,7 @@ class Runner:
     chunk_tokens: int | None = None
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any) -> Runner:
+    def of(cls, model: Any, tokenizer: Any) -> Session:
         ends = eos_ids(model, tokenizer)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*ends, 0)[0]
         return cls(model, snapshot(model), count_layers(model), ends, pad)
@@ -59,8 +59,8 @@ class Runner:
         return ModelFacts.of(self.model)
 
     @cached_property
-    def untouched(self) -> Runner:
-        """The same without the model's adapters: this runner itself where none is on.
+    def untouched(self) -> Session:
+        """The same without the model's adapters: this session itself where none is on.
 
         Raises:
             InputError: if they cannot be switched off exactly.
@@ -151,6 +151,9 @@ class Runner:
                 )
             parts.append((rows, one))
         return joined(parts)
+
+
+Runner = Session  # what it was called before
 
 
 def batched(examples: Sequence[EncodedExample], batch_size: int) -> Iterator[Sequence[EncodedExample]]:

@@ -87,24 +87,24 @@ def continued_logits(model: Any, route: Depth, prefilled: Prefill, tokens: torch
     Differentiable where gradients are enabled; there must be two tokens or more.
     """
     # The last token predicts nothing that is asked for.
-    runner, cache = continuing(model, route, prefilled)
-    return _run(runner, cache, prefilled, tokens[:, :-1], mask[:, :-1]).logits
+    running, cache = continuing(model, route, prefilled)
+    return _run(running, cache, prefilled, tokens[:, :-1], mask[:, :-1]).logits
 
 
 def forced_states(model: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor) -> HiddenStates:
     """Hidden states at each of `tokens`, (n_sequences, n_tokens) and right-padded by `mask`, behind prefilled prompts."""
-    runner = known_view(model, route)
+    running = known_view(model, route)
     last_layer: list[torch.Tensor] = []
     # The last of transformers' hidden states is after the final norm; the view's layers are its own to hook.
-    hook = decoder_stack(runner).layers[-1].register_forward_hook(lambda _, __, out: last_layer.append(_tensor(out)))
-    few_logits = {"logits_to_keep": 1} if accepts(runner, "logits_to_keep") else {}
+    hook = decoder_stack(running).layers[-1].register_forward_hook(lambda _, __, out: last_layer.append(_tensor(out)))
+    few_logits = {"logits_to_keep": 1} if accepts(running, "logits_to_keep") else {}
     with as_is(tokens.device), hook:
-        output = _run(runner, prefilled.cache_for(route), prefilled, tokens, mask, output_hidden_states=True, **few_logits)
+        output = _run(running, prefilled.cache_for(route), prefilled, tokens, mask, output_hidden_states=True, **few_logits)
     return HiddenStates((*output.hidden_states[:-1], last_layer[0]), output.hidden_states[-1])
 
 
-def _run(runner: Any, cache: Any, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor, **options: Any) -> Any:
-    return continue_on(runner, cache, tokens, torch.cat([prefilled.attention_mask, mask], dim=1), **options)
+def _run(running: Any, cache: Any, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor, **options: Any) -> Any:
+    return continue_on(running, cache, tokens, torch.cat([prefilled.attention_mask, mask], dim=1), **options)
 
 
 def right_padded(rows: Sequence[Sequence[int]], pad_token_id: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.engine.teacher_forcing import continued_logits, right_padded
 from depthdial.errors import InputError
 from depthdial.views.snapshot import as_is
@@ -61,25 +61,25 @@ def exit_thresholds(
     """
     if not texts or min(len(response) for _, response in texts) < 2:
         raise InputError("Confidence exits are calibrated on responses of two tokens or more: give only such ones.")
-    runner = Runner.of(model, tokenizer)
-    lowest = first_layer / runner.n_layers
+    session = Session.of(model, tokenizer)
+    lowest = first_layer / session.n_layers
     low = next((target for target in targets if not lowest <= target <= 1), None)
     if low is not None:
         raise InputError(f"A confidence exit after {first_layer} layers runs {lowest:.0%} to 100% of them, not {low:.0%}.")
-    measured = _confidence(runner, texts, ConfidenceExit(measure, 1.0, first_layer))
+    measured = _confidence(session, texts, ConfidenceExit(measure, 1.0, first_layer))
     return [
-        ConfidenceExit(measure, _threshold(measured, target, runner.n_layers, first_layer), first_layer)
+        ConfidenceExit(measure, _threshold(measured, target, session.n_layers, first_layer), first_layer)
         for target in targets
     ]
 
 
-def _confidence(runner: Runner, texts: Sequence[tuple[Sequence[int], Sequence[int]]], exit: ConfidenceExit) -> np.ndarray:
+def _confidence(session: Session, texts: Sequence[tuple[Sequence[int], Sequence[int]]], exit: ConfidenceExit) -> np.ndarray:
     """(n_tokens, n_layers - first_layer), before each layer that can be skipped."""
     listener = _Listener(exit)
-    ready = runner.prefill_ids([list(prompt) for prompt, _ in texts])
-    tokens, mask = right_padded([list(response) for _, response in texts], runner.pad_token_id, runner.device)
-    with as_is(runner.device):
-        continued_logits(runner.model, TokenDepth(listener, runner.n_layers), ready, tokens, mask)
+    ready = session.prefill_ids([list(prompt) for prompt, _ in texts])
+    tokens, mask = right_padded([list(response) for _, response in texts], session.pad_token_id, session.device)
+    with as_is(session.device):
+        continued_logits(session.model, TokenDepth(listener, session.n_layers), ready, tokens, mask)
     is_read = mask[:, 1:].bool()  # a response's last token is predicted, and none after it
     return torch.stack([one[is_read] for one in listener.heard], dim=1).cpu().numpy()
 

@@ -109,8 +109,8 @@ def _cost(base: Any, stated: ModelFacts, index: int, short: _Pass, long: _Pass) 
         weight_bytes += experts.bytes * chosen - whole
         if name in short.chosen:  # its stand-in computed nothing
             by_token += 2 * experts.matrix_size * chosen
-    window, *kind = _window(stated, index, short.cache)
-    return LayerCost(by_token, by_pair, window, weight_bytes, _cached_bytes(short.cache, index), *kind)
+    window, is_chunked, kept = _window(stated, index, short.cache)
+    return LayerCost(by_token, by_pair, window, weight_bytes, _cached_bytes(short.cache, index), is_chunked, kept)
 
 
 def held_bytes(module: nn.Module) -> float:

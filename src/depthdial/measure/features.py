@@ -19,7 +19,7 @@ import torch
 from depthdial.checks import choice
 from depthdial.data.tasks import EncodedExample
 from depthdial.engine.prefill import Prefill
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.measure.plan import Plan
 from depthdial.progress import progress_bar
@@ -146,9 +146,9 @@ def features_of(prefilled: Prefill, spec: FeatureSpec) -> np.ndarray:
     return found
 
 
-def watched_prefill(runner: Runner, prompts: Sequence[Sequence[int]], spec: FeatureSpec) -> Prefill:
+def watched_prefill(session: Session, prompts: Sequence[Sequence[int]], spec: FeatureSpec) -> Prefill:
     """The pass that features are taken of: through the untouched model, at full depth or through the shared layers."""
-    return runner.untouched.prefill_ids(prompts, spec.route, watch=spec.watched)
+    return session.untouched.prefill_ids(prompts, spec.route, watch=spec.watched)
 
 
 @dataclass(frozen=True)
@@ -179,11 +179,11 @@ class FeatureRows:
         self.store.write(_unit(batch), [{"sequence_id": example.id, "features": row} for example, row in rows])
 
     def collect(self, *, progress: bool = False) -> PromptFeatures:
-        batches = self.plan.runner.batches(self.plan.examples, self.batch_size)
+        batches = self.plan.session.batches(self.plan.examples, self.batch_size)
         missing = [batch for batch in batches if not self.store.has(_unit(batch))]
         with progress_bar("features", len(missing), show=progress and bool(missing)) as advance:
             for batch in missing:
-                self.keep(batch, watched_prefill(self.plan.runner, [example.prompt_ids for example in batch], self.spec))
+                self.keep(batch, watched_prefill(self.plan.session, [example.prompt_ids for example in batch], self.spec))
                 advance(1)
         return read_features(self.store.collect([_unit(batch) for batch in batches]), self.spec)
 

@@ -13,7 +13,7 @@ from depthdial.data.tasks import EncodedExample
 from depthdial.engine.loop import decode_tokens
 from depthdial.engine.prefill import Prefill, clock_sec
 from depthdial.engine.sampler import Sampler
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.hf.architectures import decoder_stack
 from depthdial.measure.cost import model_cost
 from depthdial.routes import Route
@@ -78,51 +78,53 @@ def layer_flops(model: Any, context_tokens: int) -> LayerCosts:
     return LayerCosts("flops", tuple(found), {"context_tokens": context_tokens})
 
 
-def layer_ms(runner: Runner, example: EncodedExample) -> LayerCosts:
+def layer_ms(session: Session, example: EncodedExample) -> LayerCosts:
     """Measured milliseconds of each layer in a decoding step at batch size 1: the median of some steps, here and now.
 
     One token at a time behind the example's prompt, through every layer. The model's layers get no hooks: a view's do.
     """
-    model = quiet_view(runner.model, runner.full)
-    started, spent = [0.0] * runner.n_layers, [[] for _ in range(runner.n_layers)]
+    model = quiet_view(session.model, session.full)
+    started, spent = [0.0] * session.n_layers, [[] for _ in range(session.n_layers)]
 
     def start(layer: int) -> Callable[..., None]:
-        return lambda *_: started.__setitem__(layer, clock_sec(runner.device))
+        return lambda *_: started.__setitem__(layer, clock_sec(session.device))
 
     def stop(layer: int) -> Callable[..., None]:
-        return lambda *_: spent[layer].append(clock_sec(runner.device) - started[layer])
+        return lambda *_: spent[layer].append(clock_sec(session.device) - started[layer])
 
     for i, layer in enumerate(decoder_stack(model).layers):
         layer.register_forward_pre_hook(start(i))
         layer.register_forward_hook(stop(i))
-    n_steps = min(_WARM_STEPS + _TIMED_STEPS, (runner.context_tokens or 2**31) - 1)
-    step_stamps(model, runner, runner.full, runner.prefill_ids(with_room([example.prompt_ids], runner, n_steps)), n_steps)
+    n_steps = min(_WARM_STEPS + _TIMED_STEPS, (session.context_tokens or 2**31) - 1)
+    step_stamps(
+        model, session, session.full, session.prefill_ids(with_room([example.prompt_ids], session, n_steps)), n_steps
+    )
     medians = [1000 * statistics.median(times[_WARM_STEPS:] or times) for times in spent]
-    about = {"measured": f"median of {_TIMED_STEPS} decoding steps of one sequence", "device": runner.device.type}
+    about = {"measured": f"median of {_TIMED_STEPS} decoding steps of one sequence", "device": session.device.type}
     return LayerCosts("ms", tuple(medians), about)
 
 
-def step_stamps(model: Any, runner: Runner, route: Route, prefilled: Prefill, n_steps: int) -> list[float]:
+def step_stamps(model: Any, session: Session, route: Route, prefilled: Prefill, n_steps: int) -> list[float]:
     """The clock, in seconds, after the first token and after each of some decoding steps; answers do not end.
 
     Args:
-        model: the runner's, or a view of it with hooks.
+        model: the session's, or a view of it with hooks.
     """
     stamps: list[float] = []
-    with as_is(runner.device):
+    with as_is(session.device):
         decode_tokens(
             model,
             route,
             prefilled,
             Sampler(prefilled.input_ids.shape[1], ()),
             max_new_tokens=n_steps + 1,
-            pad_token_id=runner.pad_token_id,
-            on_tokens=lambda _: stamps.append(clock_sec(runner.device)),
+            pad_token_id=session.pad_token_id,
+            on_tokens=lambda _: stamps.append(clock_sec(session.device)),
         )
     return stamps
 
 
-def with_room(prompts: Sequence[Sequence[int]], runner: Runner, n_steps: int) -> list[Sequence[int]]:
+def with_room(prompts: Sequence[Sequence[int]], session: Session, n_steps: int) -> list[Sequence[int]]:
     """Prompts, without the beginning of those that would leave no room for some steps."""
-    context = runner.context_tokens
+    context = session.context_tokens
     return list(prompts) if context is None else [prompt[-max(context - n_steps, 1) :] for prompt in prompts]

@@ -10,8 +10,8 @@ from depthdial.checks import choice
 from depthdial.data.leakage import require_unsearched
 from depthdial.data.tasks import EncodedExample, Task, encode
 from depthdial.data.templates import resolve_template
-from depthdial.engine.depth import Asked, Depth, read_depth, read_depths
-from depthdial.engine.session import Runner
+from depthdial.engine.depth import Asked, Depth, read_depths
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.hf.adapter import adapter_card
 from depthdial.hf.architectures import unwrap
@@ -69,7 +69,7 @@ class Plan:
         run: the settings, by which rows of different runs are kept apart.
     """
 
-    runner: Runner
+    session: Session
     examples: tuple[EncodedExample, ...]
     depths: tuple[Depth, ...]
     asked: Asked
@@ -101,7 +101,7 @@ def make_plan(
     settings: Mapping[str, Any],
     answer_tokens: int = 0,
     allow_searched_rows: bool | None = None,
-    session: Runner | None = None,
+    session: Session | None = None,
 ) -> Plan:
     """Check everything that can be checked before the first pass.
 
@@ -118,9 +118,9 @@ def make_plan(
         RouteWarning: for a route that the model's adapter was not trained for.
     """
     choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
-    runner = session or Runner.of(model, tokenizer)
+    session = session or Session.of(model, tokenizer)
     identity = identity or ModelIdentity.of(model)
-    examples = tuple(encode(task, tokenizer, context_tokens=runner.context_tokens))
+    examples = tuple(encode(task, tokenizer, context_tokens=session.context_tokens))
     asked = Asked(prompt_depth, resolve_template(task.template, tokenizer))
     about_task = {
         "task": task.name,
@@ -134,21 +134,21 @@ def make_plan(
         "max_response_tokens": task.max_response_tokens,
     }
     about_model = {"model": identity.name, **{k: v for k, v in vars(identity).items() if k != "name"}}
-    parsed = unique_routes(routes, runner.n_layers, model)
-    context = runner.context_tokens
+    parsed = unique_routes(routes, session.n_layers, model)
+    context = session.context_tokens
     if context is not None and any(len(example.prompt_ids) + answer_tokens > context for example in examples):
         # Rows from before each sequence had a room of its own were cut to that of the batch's longest prompt.
         settings = {**settings, "room": "of each sequence"}
-    if runner.eos_token_ids != configured_ends(model, tokenizer):
+    if session.eos_token_ids != configured_ends(model, tokenizer):
         # Rows from before did not end with the chat template's token.
-        settings = {**settings, "ends": list(runner.eos_token_ids)}
+        settings = {**settings, "ends": list(session.eos_token_ids)}
     if allow_searched_rows is False:
         require_unsearched(task, parsed, model)
-    depths = tuple(read_depth(one, model, runner.n_layers) for one in parsed)
+    depths = tuple(Depth.parse(one, model) for one in parsed)
     for depth in depths if allow_searched_rows is not None else ():
-        depth.prepare(runner, asked)
+        depth.prepare(session, asked)
     run = RunSettings({**about_model, **about_task, "prompt_depth": prompt_depth, **settings})
-    return Plan(runner, examples, depths, asked, run)
+    return Plan(session, examples, depths, asked, run)
 
 
 def unique_routes(routes: Routes, n_layers: int, model: Any = None) -> tuple[Any, ...]:

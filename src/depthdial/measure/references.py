@@ -14,7 +14,7 @@ import torch
 from depthdial.data.tasks import EncodedExample
 from depthdial.engine.decode import Decoded, DecodedPart
 from depthdial.engine.prefill import Prefill
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
 from depthdial.hf.facts import ModelFacts
@@ -29,12 +29,12 @@ class Reference:
     """A full model with what it has said. Give one to several sweeps, similarities and searches, and they share it.
 
     Attributes:
-        runner: the model as it is; what is said is said without its adapters.
+        session: the model as it is; what is said is said without its adapters.
         keep_bytes: of prompts' keys and values that are kept for the next caller; the first batches win. Answers are small,
             and are all kept.
     """
 
-    runner: Runner
+    session: Session
     keep_bytes: int = 0
     _passes: dict[_Prompts, Prefill] = field(default_factory=dict, init=False, repr=False)
     _answers: dict[tuple[_Prompts, int], Decoded] = field(default_factory=dict, init=False, repr=False)
@@ -42,16 +42,16 @@ class Reference:
     @classmethod
     def of(cls, model: Any, tokenizer: Any, known: Reference | None = None, *, keep_bytes: int = 0) -> Reference:
         """`known`, or a new one for a model."""
-        return cls(Runner.of(model, tokenizer), keep_bytes) if known is None else known
+        return cls(Session.of(model, tokenizer), keep_bytes) if known is None else known
 
     @property
-    def session(self) -> Runner:
+    def untouched(self) -> Session:
         """The model without its adapters."""
-        return self.runner.untouched
+        return self.session.untouched
 
-    def runner_of(self, model: Any, tokenizer: Any) -> Runner:
-        """What a model runs on: the reference's own runner, where it is of that model."""
-        return self.runner if self.runner.given is model else Runner.of(model, tokenizer)
+    def session_of(self, model: Any, tokenizer: Any) -> Session:
+        """What a model runs on: the reference's own session, where it is of that model."""
+        return self.session if self.session.given is model else Session.of(model, tokenizer)
 
     def prefill(self, batch: Sequence[EncodedExample], watch: Sequence[int] = ()) -> Prefill:
         """The pass over a batch's prompts.
@@ -61,7 +61,7 @@ class Reference:
         """
         found = self._passes.get(_prompts(batch))
         if found is None or (watch and (found.pooled is None or found.pooled.layers != tuple(watch))):
-            found = self.session.prefill_ids(_prompts(batch), watch=watch) if watch else self.session.prefill(batch)
+            found = self.untouched.prefill_ids(_prompts(batch), watch=watch) if watch else self.untouched.prefill(batch)
             if sum(map(_n_bytes, self._passes.values())) + _n_bytes(found) <= self.keep_bytes:
                 self._passes[_prompts(batch)] = found
         return found
@@ -88,7 +88,7 @@ class Reference:
                 found = _restored(read_json(path, "answers"))
             if found is not None and (length == n_tokens or not found.parts):
                 return _beginning(found, n_tokens)
-        answers = self._answers[_prompts(batch), n_tokens] = self.session.decode(self.session.full, prefilled, n_tokens)
+        answers = self._answers[_prompts(batch), n_tokens] = self.untouched.decode(self.untouched.full, prefilled, n_tokens)
         path = None if store is None else store.note(_note(batch, n_tokens))
         if path is not None:
             write_json(path, asdict(answers))

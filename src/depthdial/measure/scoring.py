@@ -19,7 +19,7 @@ from depthdial.engine.decode import Decoded
 from depthdial.engine.depth import Asked, Batch, Depth
 from depthdial.engine.prefill import Prefill
 from depthdial.engine.sampling import GREEDY, DecodingPolicy, sweep_draws
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.engine.teacher_forcing import Predictions, by_route, forced_logits, nll, right_padded, row_slices
 from depthdial.measure.cost import ModelCost
 from depthdial.measure.quality import ROUGE_METRICS, rouge
@@ -90,7 +90,7 @@ class Subject:
         full_untouched: whether prompts and the full route run on the reference.
     """
 
-    session: Runner
+    session: Session
     reference: Reference
     asked: Asked
     full_untouched: bool = False
@@ -98,7 +98,7 @@ class Subject:
     @property
     def is_apart(self) -> bool:
         """Whether the full route is another model than the reference, with another pass over the prompts."""
-        return self.reference.session is not self.session and not self.full_untouched
+        return self.reference.untouched is not self.session and not self.full_untouched
 
     def prompts(self, batch: Sequence[EncodedExample], watch: Sequence[int] = ()) -> Prompts:
         """A batch behind the pass that its routes continue on."""
@@ -108,21 +108,21 @@ class Subject:
 
     def compared(self, batch: Sequence[EncodedExample], watch: Sequence[int] = ()) -> Prompts:
         """A batch behind the reference's own pass."""
-        return Prompts(tuple(batch), self.reference.prefill(batch, watch), self.reference.session)
+        return Prompts(tuple(batch), self.reference.prefill(batch, watch), self.reference.untouched)
 
     def teacher(self, prompts: Prompts) -> Lane:
         """The reference, on prompts from `compared`."""
-        session = self.reference.session
+        session = self.reference.untouched
         return Lane(self, prompts, (session.full,) * len(prompts.examples), session)
 
     def lane(self, depth: Depth, prompts: Prompts) -> Lane:
         """A depth on a batch from `prompts`."""
         given = Batch([e.prompt_ids for e in prompts.examples], [e.id for e in prompts.examples], prompts.prefilled)
         assigned = depth.assign(self.session, given, self.asked)
-        full = self.reference.session if self.full_untouched else assigned.running(self.session, self.session.full)
+        full = self.reference.untouched if self.full_untouched else assigned.running(self.session, self.session.full)
         if assigned.full is not None and assigned.full is not prompts.prefilled:
             prompts = replace(prompts, prefilled=assigned.full, session=full)
-        return Lane(self, prompts, assigned.routes, full)
+        return Lane(self, prompts, assigned.routes, full, assigned.session)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ class Prompts:
 
     examples: tuple[EncodedExample, ...]
     prefilled: Prefill
-    session: Runner
+    session: Session
 
     def repeated(self, n: int) -> Prompts:
         """Each sequence `n` times; repetitions stand together."""
@@ -152,12 +152,14 @@ class Lane:
     Attributes:
         routes: one a sequence; a token-wise depth in a route's place.
         full: what the full route runs on.
+        own: what the others run on; None: the subject's session.
     """
 
     subject: Subject
     prompts: Prompts
     routes: tuple[Running, ...]
-    full: Runner
+    full: Session
+    own: Session | None = None
 
     @cached_property
     def groups(self) -> dict[Running, list[int]]:
@@ -172,26 +174,26 @@ class Lane:
         """The same for prompts that are repeated."""
         return replace(self, prompts=prompts, routes=tuple(route for route in self.routes for _ in range(n)))
 
-    def running(self, route: Running) -> Runner:
-        return self.full if route.is_full else self.subject.session
+    def running(self, route: Running) -> Session:
+        return self.full if route.is_full else self.own or self.subject.session
 
     def ready(self, route: Running, rows: Sequence[int]) -> Prefill:
         """The prompts of some rows, to be continued on `route`."""
-        runner = self.running(route)
-        if self.subject.asked.prompt_depth == "full" or (route.is_full and runner is self.prompts.session):
+        session = self.running(route)
+        if self.subject.asked.prompt_depth == "full" or (route.is_full and session is self.prompts.session):
             return select(self.prompts.prefilled, rows)
         assert not isinstance(route, TokenDepth)
-        return runner.prefill([self.prompts.examples[i] for i in rows], route)
+        return session.prefill([self.prompts.examples[i] for i in rows], route)
 
     def forced(
         self, route: Running, rows: Sequence[int], texts: Texts
     ) -> Iterator[tuple[int, torch.Tensor, dict[str, Any]]]:
         """(row, logits of its own text, what a token-wise depth ran) of some rows, a slice of them in memory at a time."""
-        runner, lengths = self.running(route), {i: len(text) for i, text in texts.items()}
+        session, lengths = self.running(route), {i: len(text) for i, text in texts.items()}
         for members in row_slices(rows, lengths, self.vocabulary):
-            tokens, mask = right_padded([texts[i] for i in members], runner.pad_token_id, runner.device)
+            tokens, mask = right_padded([texts[i] for i in members], session.pad_token_id, session.device)
             depth = _for_batch(route, [self.prompts.examples[i].id for i in members])
-            logits = forced_logits(runner.model, depth, self.ready(route, members), tokens, mask)
+            logits = forced_logits(session.model, depth, self.ready(route, members), tokens, mask)
             # A text's first token is the prompt's; its last one predicts nothing, and runs beside longer texts alone.
             steps = [lengths[i] - 1 for i in members]
             means = depth.mean_layers(steps) if isinstance(depth, TokenDepth) else [None] * len(steps)

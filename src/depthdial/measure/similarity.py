@@ -73,7 +73,7 @@ def similarity(
     whole("batch_size", batch_size, 1)
     whole("fidelity_tokens", fidelity_tokens, 1)
     reference = Reference.of(model, tokenizer, reference)
-    session = reference.runner_of(model, tokenizer)
+    session = reference.session_of(model, tokenizer)
     settings = {
         "kind": "similarity",
         "batch_size": batch_size,
@@ -172,6 +172,7 @@ def _state_scores(teacher: Lane, lanes: dict[Depth, Lane], texts: Texts) -> dict
         base = _states(teacher, full, rows, texts)
         for depth, lane in lanes.items():
             for route, members in lane.groups.items():
+                assert isinstance(route, Route)  # token-wise depths were refused
                 members = [i for i in rows if i in set(members)]
                 if not members:
                     continue
@@ -188,9 +189,9 @@ def _state_scores(teacher: Lane, lanes: dict[Depth, Lane], texts: Texts) -> dict
 
 
 def _states(lane: Lane, route: Any, rows: Sequence[int], texts: Texts) -> HiddenStates:
-    runner = lane.running(route)
-    tokens, mask = right_padded([texts[i] for i in rows], runner.pad_token_id, runner.device)
-    return forced_states(runner.model, route, lane.ready(route, rows), tokens, mask)
+    session = lane.running(route)
+    tokens, mask = right_padded([texts[i] for i in rows], session.pad_token_id, session.device)
+    return forced_states(session.model, route, lane.ready(route, rows), tokens, mask)
 
 
 def _select(full: HiddenStates, places: list[int], like: HiddenStates) -> HiddenStates:

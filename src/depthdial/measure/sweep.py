@@ -22,7 +22,7 @@ from depthdial.engine.decode import Decoded
 from depthdial.engine.depth import Depth, TokenwiseDepth
 from depthdial.engine.prefill import Prefill
 from depthdial.engine.sampling import sampled_metrics, sampling_policy
-from depthdial.engine.session import FIDELITY_TOKENS, Runner
+from depthdial.engine.session import FIDELITY_TOKENS, Session
 from depthdial.errors import DataWarning, InputError
 from depthdial.hf.weights import weights_hash
 from depthdial.measure.cost import model_cost
@@ -188,9 +188,9 @@ class Sweep:
         if reference is not None and not isinstance(reference, Reference):
             check_reference(model, reference)
             settings["reference"] = given.reference_hash or weights_hash(reference)
-            reference = Reference(Runner.of(reference, tokenizer))
+            reference = Reference(Session.of(reference, tokenizer))
         reference = Reference.of(model, tokenizer, reference)
-        session = reference.runner_of(model, tokenizer)
+        session = reference.session_of(model, tokenizer)
         plan = make_plan(
             model,
             tokenizer,

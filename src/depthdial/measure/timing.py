@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from depthdial.engine.prefill import Prefill
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
 from depthdial.hf.adapter import merged
@@ -57,13 +57,13 @@ def time_study(
     for model, routes in parts:
         whole, was_merged = _whole(model)
         is_merged |= was_merged
-        sessions.append((Runner.of(whole, tokenizer), routes))
-    runner = sessions[0][0]
+        sessions.append((Session.of(whole, tokenizer), routes))
+    session = sessions[0][0]
     about = {
         "prompt_depth": prompt_depth,
         "prompt_tokens": max(len(prompt) for prompt in prompts[: max(BATCHES)]),
-        "device": runner.device.type,
-        "dtype": str(runner.model.dtype).removeprefix("torch."),
+        "device": session.device.type,
+        "dtype": str(session.model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "n_steps": N_STEPS,
         "is_merged": is_merged,
@@ -75,7 +75,7 @@ def time_study(
 
 
 def time_routes(
-    parts: Sequence[tuple[Runner, Sequence[Route]]],
+    parts: Sequence[tuple[Session, Sequence[Route]]],
     prompts: Sequence[Sequence[int]],
     *,
     prompt_depth: str = "full",
@@ -86,15 +86,15 @@ def time_routes(
 
     Routes whose prompt runs the same layers share its pass within a round.
     """
-    places = [(runner, route) for runner, routes in parts for route in routes]
+    places = [(session, route) for session, routes in parts for route in routes]
     found: dict[int, tuple[list[float], list[float]]] = {place: ([], []) for place in range(len(places))}
     for round_ in range(-1, n_repeats):
         passes: dict[tuple[int, Route], Prefill] = {}
-        for place, (runner, route) in enumerate(places):
-            key = (id(runner), runner.full if prompt_depth == "full" else route)
+        for place, (session, route) in enumerate(places):
+            key = (id(session), session.full if prompt_depth == "full" else route)
             if key not in passes:
-                passes[key] = runner.prefill_ids(with_room(prompts, runner, n_steps), key[1])
-            stamps = step_stamps(runner.model, runner, route, passes[key], n_steps)
+                passes[key] = session.prefill_ids(with_room(prompts, session, n_steps), key[1])
+            stamps = step_stamps(session.model, session, route, passes[key], n_steps)
             step_ms = 1000 * statistics.median(b - a for a, b in pairwise(stamps))
             if round_ >= 0:
                 found[place][0].append(1000 * passes[key].prefill_sec)

@@ -15,7 +15,7 @@ import torch
 
 from depthdial.data.tasks import EncodedExample
 from depthdial.engine.prefill import Prefill
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.engine.teacher_forcing import Predictions, forced_logits, nll, right_padded
 from depthdial.errors import InputError
 from depthdial.measure.references import Reference
@@ -52,7 +52,7 @@ class Calibration:
         seconds: what the prompts and the full model's answers took.
     """
 
-    runner: Runner
+    session: Session
     metric: str | None
     batches: tuple[_Batch, ...]
     seconds: float
@@ -60,7 +60,7 @@ class Calibration:
     @classmethod
     def of(
         cls,
-        runner: Runner,
+        session: Session,
         examples: Sequence[EncodedExample],
         metric: str | None,
         answer_tokens: int,
@@ -76,9 +76,9 @@ class Calibration:
         if metric == "nll" and missing is not None:
             raise InputError(f"Row {missing!r} has no reference, which NLL is taken on: search by kl, or leave the row out.")
         started = time.perf_counter()
-        known, batches = reference or Reference(runner), runner.batches(examples, batch_size)
-        batches = tuple(_run(runner, known, batch, metric, answer_tokens) for batch in batches)
-        return cls(runner, metric, batches, time.perf_counter() - started)
+        known, batches = reference or Reference(session), session.batches(examples, batch_size)
+        batches = tuple(_run(session, known, batch, metric, answer_tokens) for batch in batches)
+        return cls(session, metric, batches, time.perf_counter() - started)
 
     @property
     def n_sequences(self) -> int:
@@ -106,7 +106,7 @@ class Calibration:
         """
         total = 0.0
         for batch in self.batches:
-            logits = forced_logits(self.runner.model, route, batch.prefilled, batch.tokens, batch.mask)
+            logits = forced_logits(self.session.model, route, batch.prefilled, batch.tokens, batch.mask)
             total += sum(_batch_harm(batch, logits))
         mean = total / self.n_sequences
         if not math.isfinite(mean):
@@ -120,7 +120,7 @@ class Calibration:
         """Hidden states of prompts and answers, from a batch on."""
         for batch in self.batches[start:]:
             texts = [(*prompt, *text) for prompt, text in zip(batch.prompts, batch.texts, strict=True)]
-            yield text_states(self.runner, texts)
+            yield text_states(self.session, texts)
 
 
 def _batch_harm(batch: _Batch, logits: torch.Tensor) -> Iterator[float]:
@@ -131,18 +131,18 @@ def _batch_harm(batch: _Batch, logits: torch.Tensor) -> Iterator[float]:
 
 
 def _run(
-    runner: Runner, reference: Reference, batch: Sequence[EncodedExample], metric: str | None, answer_tokens: int
+    session: Session, reference: Reference, batch: Sequence[EncodedExample], metric: str | None, answer_tokens: int
 ) -> _Batch:
-    prompts, teacher = tuple(e.prompt_ids for e in batch), reference.session
-    prefilled = reference.prefill(batch) if teacher is runner else runner.prefill(batch)
+    prompts, teacher = tuple(e.prompt_ids for e in batch), reference.untouched
+    prefilled = reference.prefill(batch) if teacher is session else session.prefill(batch)
     if metric == "nll":
         texts = tuple(e.reference_ids[:answer_tokens] for e in batch)
-        return _Batch(prompts, texts, prefilled, *right_padded(texts, runner.pad_token_id, runner.device), ())
-    own = prefilled if teacher is runner else reference.prefill(batch)
+        return _Batch(prompts, texts, prefilled, *right_padded(texts, session.pad_token_id, session.device), ())
+    own = prefilled if teacher is session else reference.prefill(batch)
     full: tuple[Predictions, ...] = ()
     texts = reference.answers(batch, own, answer_tokens).tokens
-    tokens, mask = right_padded(texts, runner.pad_token_id, runner.device)
+    tokens, mask = right_padded(texts, session.pad_token_id, session.device)
     if metric == "kl":
-        logits = forced_logits(teacher.model, runner.full, own, tokens, mask)
+        logits = forced_logits(teacher.model, session.full, own, tokens, mask)
         full = tuple(Predictions.of(row[: len(text)]) for row, text in zip(logits, texts, strict=True))
     return _Batch(prompts, texts, prefilled, tokens, mask, full)

@@ -115,9 +115,9 @@ def search_routes(
     if out is not None:
         check_out_file(Path(out))
     reference = Reference.of(model, tokenizer, reference)
-    session = reference.runner_of(model, tokenizer)
+    session = reference.session_of(model, tokenizer)
     plan = make_plan(model, tokenizer, task, ["full"], answer_tokens=answer_tokens, session=session, **about)
-    n_layers = plan.runner.n_layers
+    n_layers = plan.session.n_layers
     stop = n_layers // 2 if min_layers is None else whole("min_layers", min_layers, 1)
     if stop >= n_layers:
         raise InputError(f"The argument min_layers is {stop} but the model has {n_layers}: search down to fewer layers.")
@@ -205,15 +205,15 @@ def _start_harm(calibration: Calibration, model: Any) -> float:
     """Harm of the full route. Its KL is 0, except with adapters on, as the full model is then the untouched one."""
     if calibration.metric is None or (calibration.metric == "kl" and not has_adapters_on(model)):
         return 0.0
-    return calibration.harm(calibration.runner.full)
+    return calibration.harm(calibration.session.full)
 
 
 def _layer_costs(cost: str, plan: Plan, calibration: Calibration, memory: Memory) -> LayerCosts:
     if cost == "layers":
-        return layers_alike(plan.runner.n_layers)
+        return layers_alike(plan.session.n_layers)
     if cost == "flops":
-        return layer_flops(plan.runner.model, calibration.context_tokens)
-    measured = layer_ms(plan.runner, plan.examples[0]) if memory.layer_costs is None else None
+        return layer_flops(plan.session.model, calibration.context_tokens)
+    measured = layer_ms(plan.session, plan.examples[0]) if memory.layer_costs is None else None
     if measured is None:
         return LayerCosts("ms", tuple(memory.layer_costs or ()), {"measured": "before the search was stopped"})
     memory.layer_costs = list(measured.by_layer)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.engine.teacher_forcing import right_padded
 from depthdial.errors import InputError
 from depthdial.hf.architectures import accepts, decoder_stack
@@ -33,23 +33,23 @@ class TextStates:
         return self.units.shape[1]
 
 
-def text_states(runner: Runner, texts: Sequence[Sequence[int]]) -> TextStates:
+def text_states(session: Session, texts: Sequence[Sequence[int]]) -> TextStates:
     """One pass of every layer over some texts.
 
     Raises:
         InputError: if a state is not finite.
     """
-    model = quiet_view(runner.model, runner.full)
+    model = quiet_view(session.model, session.full)
     last: list[Any] = []
     # The last of transformers' hidden states is after the final norm; the view's layers are its own to hook.
     decoder_stack(model).layers[-1].register_forward_hook(lambda _, __, output: last.append(output))
-    tokens, mask = right_padded(texts, runner.pad_token_id, runner.device)
+    tokens, mask = right_padded(texts, session.pad_token_id, session.device)
     inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "output_hidden_states": True, "use_cache": False}
     if accepts(model, "position_ids"):
         inputs["position_ids"] = positions(mask)
     if accepts(model, "logits_to_keep"):
         inputs["logits_to_keep"] = 1
-    with as_is(runner.device):
+    with as_is(session.device):
         states = model(**inputs).hidden_states[:-1]
     output = last[0][0] if isinstance(last[0], tuple) else last[0]
     is_token = mask.bool()

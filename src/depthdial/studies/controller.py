@@ -29,7 +29,7 @@ from depthdial.control.predictors.fitting import KINDS
 from depthdial.control.rows import MeasuredRows, measure_known, read_measured, swept
 from depthdial.data.leakage import prompt_hashes, require_apart, require_no_test_split
 from depthdial.data.tasks import Task, as_task, encode
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.files import claim, write_atomically
 from depthdial.guarantee.plan import Certificate, CertificationPlan
@@ -138,10 +138,10 @@ def evaluate_controller(
     about = {**asdict(settings), "task": task.name, "split": task.split, "sequences": len(task.examples)}
     about |= {"weights_hash": identity.weights_hash, "controller": certification_plan(controller, 0.5).about["controller"]}
     claim(out / "evaluation.json", about, "controller's evaluation")
-    runner = Runner.of(model, tokenizer)
-    timed = encode(task, tokenizer, context_tokens=runner.context_tokens)[: settings.timed_prompts]
+    session = Session.of(model, tokenizer)
+    timed = encode(task, tokenizer, context_tokens=session.context_tokens)[: settings.timed_prompts]
     time = time_choosing(model, tokenizer, controller, timed, controller.card.response_tokens)
-    layer_costs = np.array(route_costs(MS, runner, timed, controller.routes))
+    layer_costs = np.array(route_costs(MS, session, timed, controller.routes))
     # What a step takes beside its layers (embeddings, head, overhead) is the same on every route.
     route_ms = layer_costs + max(time.step_ms - layer_costs[controller.card.full], 0.0)
     common: dict[str, Any] = {"batch_size": settings.batch_size, "identity": identity, "progress": progress}

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from depthdial.data.leakage import prompt_hashes, require_apart, require_unsearched
 from depthdial.data.tasks import Task, as_task, encode
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.files import claim, write_atomically
 from depthdial.hf.adapter import merged
@@ -205,7 +205,7 @@ class _Study:
 
     def _measured(self, run: Run) -> pa.Table:
         if run.controller == "full":
-            return self._rows(self.base, [_Measured("full", "none", None, None, Runner.of(self.base, self.tokenizer).full)])
+            return self._rows(self.base, [_Measured("full", "none", None, None, Session.of(self.base, self.tokenizer).full)])
         if run.controller == "exits":
             return self._rows(self.base, self._exits())
         return self._trained(run)
@@ -244,7 +244,7 @@ class _Study:
         return TokenDepth(policy, count_layers(self.base), self.settings.key_values, name)
 
     def _exits(self) -> list[_Measured]:
-        rows = training_rows(self.training, self.tokenizer, Runner.of(self.base, self.tokenizer))
+        rows = training_rows(self.training, self.tokenizer, Session.of(self.base, self.tokenizer))
         texts = [(row.prompt_ids, row.response_ids) for row in rows if len(row.response_ids) > 1][: self.settings.exit_rows]
         found = []
         for measure in CONFIDENCES:
@@ -276,20 +276,20 @@ class _Study:
 
     def _draw_maps(self, model: Any, run: Run, depths: Sequence[_Measured]) -> None:
         examples = encode(self.task, self.tokenizer)[: self.settings.map_sequences]
-        runner = Runner.of(model, self.tokenizer)
-        ready = runner.prefill(examples)
+        session = Session.of(model, self.tokenizer)
+        ready = session.prefill(examples)
         for one in depths:
             assert isinstance(one.depth, TokenDepth)
             bound = one.depth.for_batch([example.id for example in examples])
-            decoded = runner.decode(bound, ready, self.settings.max_new_tokens)
+            decoded = session.decode(bound, ready, self.settings.max_new_tokens)
             for example, tokens, ran in zip(examples, decoded.tokens, decoded.ran or (), strict=True):
                 prompt = example.prompt_ids[-_MAPPED_PROMPT_TOKENS:]
                 # The last layers ran for each token that was read; the last of an answer was only written.
                 read = [*prompt, *tokens[:-1]]
-                everything = [[1] * runner.n_layers] * len(prompt)
+                everything = [[1] * session.n_layers] * len(prompt)
                 GateMap(
                     **one.columns(),
-                    n_layers=runner.n_layers,
+                    n_layers=session.n_layers,
                     sequence_id=example.id,
                     tokens=tuple(self.tokenizer.decode([token]) for token in read),
                     is_prompt=(*[True] * len(prompt), *[False] * (len(tokens) - 1)),

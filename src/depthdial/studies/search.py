@@ -204,7 +204,7 @@ def _family(
     if options["method"] == "beam":
         options["beam_width"] = settings.beam_width
     return search_routes(
-        reference.runner.given,
+        reference.session.given,
         tokenizer,
         task=calibration,
         reference=reference,

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from depthdial.data.tasks import EncodedExample, Task, encode
 from depthdial.data.templates import resolve_template
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
 from depthdial.hf.ends import turn_end
@@ -59,7 +59,7 @@ def check_answers(answers: str) -> Answers:
 def training_rows(
     task: Task,
     tokenizer: Any,
-    runner: Runner,
+    session: Session,
     *,
     answers: Answers = "reference",
     folder: Path | None = None,
@@ -68,18 +68,18 @@ def training_rows(
     """The rows of a task, ready to train on; `both` takes every other row's answer from the model.
 
     Args:
-        runner: the untouched full model, which writes its own answers where they are asked for: greedy ones, of at most
+        session: the untouched full model, which writes its own answers where they are asked for: greedy ones, of at most
             the task's `max_response_tokens` (128 without one).
         folder: where its answers are kept, so that a run that was stopped does not write them again.
 
     Raises:
         InputError: if rows lack the references asked for, or fewer than MIN_ROWS are left.
     """
-    examples = encode(task, tokenizer, context_tokens=runner.context_tokens)
+    examples = encode(task, tokenizer, context_tokens=session.context_tokens)
     own = [e for e in examples if answers == "model" or (answers == "both" and _is_drawn(e.id))]
-    written = _own_answers(own, runner, task.max_response_tokens or 128, folder, progress)
-    end = _end_token(task, tokenizer, runner)
-    rows = [written.get(e.id) or _reference_row(e, task.max_response_tokens, runner.context_tokens, end) for e in examples]
+    written = _own_answers(own, session, task.max_response_tokens or 128, folder, progress)
+    end = _end_token(task, tokenizer, session)
+    rows = [written.get(e.id) or _reference_row(e, task.max_response_tokens, session.context_tokens, end) for e in examples]
     missing = next((row.id for row in rows if not row.response_ids), None)
     if missing is not None:
         raise InputError(
@@ -95,11 +95,11 @@ def _is_drawn(row_id: str) -> bool:
     return hashlib.sha256(row_id.encode()).digest()[0] % 2 == 0
 
 
-def _end_token(task: Task, tokenizer: Any, runner: Runner) -> tuple[int, ...]:
+def _end_token(task: Task, tokenizer: Any, session: Session) -> tuple[int, ...]:
     """What a response is taught to end with: the chat template's end of turn behind chat prompts, else the end token."""
     end = turn_end(tokenizer) if resolve_template(task.template, tokenizer) == "chat" else None
     end = tokenizer.eos_token_id if end is None else end
-    return runner.eos_token_ids[:1] if end is None else (end,)
+    return session.eos_token_ids[:1] if end is None else (end,)
 
 
 def _reference_row(example: EncodedExample, most: int | None, context: int | None, end: Sequence[int]) -> TrainingRow:
@@ -111,11 +111,11 @@ def _reference_row(example: EncodedExample, most: int | None, context: int | Non
 
 
 def _own_answers(
-    examples: Sequence[EncodedExample], runner: Runner, most: int, folder: Path | None, progress: bool
+    examples: Sequence[EncodedExample], session: Session, most: int, folder: Path | None, progress: bool
 ) -> dict[str, TrainingRow]:
     """The full model's greedy answers, by row id; batches of like length, each kept as one file."""
     ordered = sorted(examples, key=lambda e: (len(e.prompt_ids), e.id))
-    batches = runner.batches(ordered, _ANSWER_BATCH)
+    batches = session.batches(ordered, _ANSWER_BATCH)
     found: dict[str, TrainingRow] = {}
     with progress_bar("answers", len(batches), show=progress and bool(batches)) as advance:
         for batch in batches:
@@ -123,7 +123,7 @@ def _own_answers(
             if path is not None and path.exists():
                 tokens = read_json(path, "answers")["tokens"]
             else:
-                tokens = runner.decode(runner.full, runner.prefill(batch), most).tokens
+                tokens = session.decode(session.full, session.prefill(batch), most).tokens
                 if path is not None:
                     write_json(path, {"tokens": tokens})
             for example, response in zip(batch, tokens, strict=True):

@@ -16,7 +16,7 @@ import torch
 
 from depthdial.data.leakage import prompt_hashes
 from depthdial.data.tasks import Task, as_task
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.files import claim, read_json
 from depthdial.hf.trained import trained_on
@@ -76,7 +76,7 @@ class Job:
 
 def run_training(
     job: Job,
-    runner: Runner,
+    session: Session,
     tokenizer: Any,
     *,
     task: Task,
@@ -90,7 +90,7 @@ def run_training(
     Args:
         options: further fields of transformers' TrainingArguments.
     """
-    folder, run, model = Path(out), job.run, runner.given
+    folder, run, model = Path(out), job.run, session.given
     task = as_task(task, held_out=True)
     claim_run(folder, job.file, job.settings, identity, task, **job.about)
     if is_finished(folder, job.card):
@@ -98,14 +98,14 @@ def run_training(
     rows = training_rows(
         task,
         tokenizer,
-        runner,
+        session,
         answers=check_answers(run.answers),
         folder=folder / "answers",
         progress=progress and is_main(),
     )
     schedule = make_schedule(rows, job.routes, run, world_size=world_size())
     with own_chance(run.seed), job.student() as trained:
-        arguments = training_arguments(runner, run, schedule, folder, dict(options or {}), **job.usual)
+        arguments = training_arguments(session, run, schedule, folder, dict(options or {}), **job.usual)
         trainer = job.trainer(trained, schedule, rows, arguments)
         run_trainer(trainer, folder, schedule, progress=progress)
         flops = training_flops(model_cost(model), schedule, rows, job.routes, run)
@@ -151,7 +151,12 @@ def _today(kind: Any, old: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def training_arguments(
-    runner: Runner, settings: FinetuneSettings, schedule: Schedule, folder: Path, options: Mapping[str, Any], **defaults: Any
+    session: Session,
+    settings: FinetuneSettings,
+    schedule: Schedule,
+    folder: Path,
+    options: Mapping[str, Any],
+    **defaults: Any,
 ) -> Any:
     """TrainingArguments of a run in `folder`.
 
@@ -166,7 +171,7 @@ def training_arguments(
     owned = sorted(_OWN_ARGUMENTS & options.keys())
     if owned:
         raise InputError(f"{owned[0]} follows from the settings of the run: leave it out of the trainer's options.")
-    on_cpu = runner.device.type == "cpu"
+    on_cpu = session.device.type == "cpu"
     usual = {
         "report_to": "none",
         "logging_steps": 10,

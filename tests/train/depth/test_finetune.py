@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from depthdial.data.leakage import prompt_hashes
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.hf.load import load
 from depthdial.hf.trained import note_training
@@ -119,7 +119,7 @@ def test_the_full_route_is_plain_fine_tuning(run, base, lessons, quick, tmp_path
     ours = weights(run("full", settings).folder)
 
     model, tokenizer = load(tmp_path / "base")
-    rows = training_rows(lessons, tokenizer, Runner.of(model, tokenizer))
+    rows = training_rows(lessons, tokenizer, Session.of(model, tokenizer))
     passes = make_schedule(rows, [FULL], settings).passes
 
     def batch(one):

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.train.depth.student import student
 from depthdial.train.gates.budget import Budget, Price
 from depthdial.train.gates.gated import GatedModel
@@ -22,18 +22,18 @@ from depthdial.views.tokens.gates import TokenGates
 @pytest.fixture
 def trainer_of(model, tokenizer, rows, tmp_path):
     """A trainer that has not started, of some settings."""
-    runner = Runner.of(model, tokenizer)
+    session = Session.of(model, tokenizer)
     entered = []
 
     def make(price=None, weight_decay: float = 0.0, **changes) -> GateTrainer:
         settings = GateSettings(**{"alpha": 1.0, "rank": 2, "batch_size": 4, **changes})
-        trained = student(model, [runner.full], settings.run, in_place=False)
+        trained = student(model, [session.full], settings.run, in_place=False)
         entered.append(trained)
         gated = GatedModel(trained.__enter__(), TokenGates(settings.config(6, 32)))
-        schedule = make_schedule(rows, [runner.full], settings.run)
-        arguments = training_arguments(runner, settings.run, schedule, tmp_path, {})
+        schedule = make_schedule(rows, [session.full], settings.run)
+        arguments = training_arguments(session, settings.run, schedule, tmp_path, {})
         arguments.weight_decay = weight_decay
-        parts = (None, Objective(False), price or Price(1.0), settings, schedule, rows, runner.pad_token_id, arguments)
+        parts = (None, Objective(False), price or Price(1.0), settings, schedule, rows, session.pad_token_id, arguments)
         return GateTrainer(gated, *parts)
 
     yield make

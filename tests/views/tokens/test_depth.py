@@ -105,9 +105,9 @@ def test_a_static_policy_continues_as_the_route_does(model, key_values):
     places = mask.cumsum(1)[:, -2:] - 1
     logits = []
     for depth in (ROUTE, TokenDepth(StaticRoutes((ROUTE,)), 6, key_values)):
-        runner, cache = continuing(model, depth, ready)
+        running, cache = continuing(model, depth, ready)
         with torch.no_grad():
-            output = runner(tokens, attention_mask=mask, position_ids=places, **{cache_name(): cache}, use_cache=True)
+            output = running(tokens, attention_mask=mask, position_ids=places, **{cache_name(): cache}, use_cache=True)
         logits.append(output.logits)
     assert torch.equal(*logits)
     assert all(torch.equal(layer.keys, keys) for layer, keys in zip(ready.cache.layers, before, strict=True))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from depthdial.data.tasks import Task
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.hf.adapter import CARD_FILE
 from depthdial.measure.plan import ModelIdentity, Routes, unique_routes
@@ -74,20 +74,20 @@ def finetune(
         >>> settings = dd.FinetuneSettings(max_tokens=100)
         >>> result = dd.finetune(model, tokenizer, task=many, routes=["uls:50%"], out=folder / "trained", settings=settings)
     """
-    settings, runner = settings or FinetuneSettings(), Runner.of(model, tokenizer)
-    chosen = _routes(routes, model, runner.n_layers)
+    settings, session = settings or FinetuneSettings(), Session.of(model, tokenizer)
+    chosen = _routes(routes, model, session.n_layers)
     refuse_checkpointing(model, chosen, settings.prompt_depth)
     if in_place and (settings.method != "full" or settings.distill):
         raise InputError(
             "The option in_place=True is for method='full' without distillation: an adapter or a teacher needs the model."
         )
     identity = ModelIdentity.of(model, name)
-    teacher = runner.model if settings.distill else None
+    teacher = session.model if settings.distill else None
 
     def trainer(trained: Any, schedule: Schedule, rows: Sequence[TrainingRow], arguments: Any) -> DepthTrainer:
         routed = RoutedModel(trained, prompt_depth=settings.prompt_depth, prompt_gradient=settings.prompt_gradient)
         objective = Objective(settings.distill, settings.temperature, settings.cross_entropy)
-        return DepthTrainer(routed, teacher, objective, chosen, schedule, rows, runner.pad_token_id, arguments)
+        return DepthTrainer(routed, teacher, objective, chosen, schedule, rows, session.pad_token_id, arguments)
 
     def told(_: Any, schedule: Schedule) -> dict[str, Any]:
         tokens = zip(chosen, schedule.tokens_by_route(len(chosen)), strict=True)
@@ -103,7 +103,7 @@ def finetune(
         usual={"ddp_find_unused_parameters": len(chosen) > 1},  # a pass leaves the layers of other routes alone
     )
     record = run_training(
-        job, runner, tokenizer, task=task, out=out, identity=identity, options=trainer_options, progress=progress
+        job, session, tokenizer, task=task, out=out, identity=identity, options=trainer_options, progress=progress
     )
     return FinetuneResult(Path(out), record)
 

@@ -64,8 +64,8 @@ class RoutedModel(nn.Module):
         """
         route = Route(layers, count_layers(self.model))
         if route.is_full or self.prompt_depth == "route":
-            runner = self.model if route.is_full else quiet_view(self.model, route)
-            return whole_logits(runner, prompt_ids, prompt_mask, response_ids, response_mask)
+            running = self.model if route.is_full else quiet_view(self.model, route)
+            return whole_logits(running, prompt_ids, prompt_mask, response_ids, response_mask)
         prompts = self._prefilled(prompt_ids, prompt_mask, group)
         logits = continued_logits(self.model, route, prompts, response_ids, response_mask)
         return torch.cat([prompts.logits, logits], dim=1) if self.prompt_gradient else logits
@@ -80,30 +80,30 @@ class RoutedModel(nn.Module):
 
 
 def whole_logits(
-    runner: Any,
+    running: Any,
     prompt_ids: torch.Tensor,
     prompt_mask: torch.Tensor,
     response_ids: torch.Tensor,
     response_mask: torch.Tensor,
     **options: Any,
 ) -> torch.Tensor:
-    """Logits that predict each of `response_ids`, by one pass of `runner` over prompt and response together.
+    """Logits that predict each of `response_ids`, by one pass of `running` over prompt and response together.
 
     Args:
-        options: passed on to `runner`.
+        options: passed on to `running`.
 
     Returns:
         (n_sequences, n_tokens, vocabulary).
     """
     mask = torch.cat([prompt_mask, response_mask[:, :-1]], dim=1)
     inputs: dict[str, Any] = {"input_ids": torch.cat([prompt_ids, response_ids[:, :-1]], dim=1), "attention_mask": mask}
-    base = unwrap(runner)
+    base = unwrap(running)
     if accepts(base, "position_ids"):
         inputs["position_ids"] = positions(mask)
     n_tokens = response_ids.shape[1]
     if accepts(base, "logits_to_keep"):
-        return runner(**inputs, use_cache=False, logits_to_keep=n_tokens, **options).logits
-    return runner(**inputs, use_cache=False, **options).logits[:, -n_tokens:]
+        return running(**inputs, use_cache=False, logits_to_keep=n_tokens, **options).logits
+    return running(**inputs, use_cache=False, **options).logits[:, -n_tokens:]
 
 
 def refuse_checkpointing(model: Any, routes: Any, prompt_depth: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from depthdial.data.tasks import Task
-from depthdial.engine.session import Runner
+from depthdial.engine.session import Session
 from depthdial.hf.weights import weights_hash
 from depthdial.measure.plan import ModelIdentity
 from depthdial.train.depth.student import frozen, student
@@ -73,19 +73,19 @@ def train_gates(
         >>> settings = dd.GateSettings(target=0.6, backbone="frozen")
         >>> result = dd.train_gates(model, tokenizer, task=many, out=folder / "trained-gates", settings=settings)
     """
-    runner = Runner.of(model, tokenizer)
-    config = settings.config(runner.n_layers, runner.facts.width)
+    session = Session.of(model, tokenizer)
+    config = settings.config(session.n_layers, session.facts.width)
     identity = identity or ModelIdentity.of(model, name)
     gates = TokenGates(config)
     token_view(model, gates.policy("sampled"), key_values=settings.key_values)  # refuses what cannot be routed by token
-    run, routes = settings.run, (runner.full,)
+    run, routes = settings.run, (session.full,)
 
     def trainer(trained: Any, schedule: Schedule, rows: Sequence[TrainingRow], arguments: Any) -> GateTrainer:
-        own = gates.to(runner.device)
+        own = gates.to(session.device)
         gated = GatedModel(trained, own, key_values=settings.key_values, prompt_depth=run.prompt_depth)
         objective = Objective(run.distill, run.temperature, run.cross_entropy)
-        teacher, price = runner.model if run.distill else None, _price(settings, own, schedule)
-        return GateTrainer(gated, teacher, objective, price, settings, schedule, rows, runner.pad_token_id, arguments)
+        teacher, price = session.model if run.distill else None, _price(settings, own, schedule)
+        return GateTrainer(gated, teacher, objective, price, settings, schedule, rows, session.pad_token_id, arguments)
 
     def finish(folder: Path, trained: Any, record: Mapping[str, Any]) -> None:
         (folder / PRICE_FILE).unlink(missing_ok=True)
@@ -100,7 +100,7 @@ def train_gates(
         usual={"logging_steps": 1},
     )
     record = run_training(
-        job, runner, tokenizer, task=task, out=out, identity=identity, options=trainer_options, progress=progress
+        job, session, tokenizer, task=task, out=out, identity=identity, options=trainer_options, progress=progress
     )
     return GateResult(Path(out), record)
 
