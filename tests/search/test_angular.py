@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from depthdial.search.angular import Angular, angular_distance
-from depthdial.search.states import TextStates
 
 
 def turning(*angles):
     at = torch.tensor([0.0, *angles]).cumsum(0)
-    return TextStates(torch.stack([at.cos(), at.sin()], dim=-1)[:, None].expand(-1, 2, -1))
+    return torch.stack([at.cos(), at.sin()], dim=-1)[:, None].expand(-1, 2, -1)
 
 
 def test_distance_is_the_angle_in_half_turns():

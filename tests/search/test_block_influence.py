@@ -4,13 +4,12 @@ import pytest
 import torch
 
 from depthdial.search.block_influence import BlockInfluence
-from depthdial.search.states import TextStates
 
 
 def turning(*angles, n_tokens=3):
     """States in a plane that each layer turns by its angle, the same for every token."""
     at = torch.tensor([0.0, *angles]).cumsum(0)
-    return TextStates(torch.stack([at.cos(), at.sin()], dim=-1)[:, None].expand(-1, n_tokens, -1))
+    return torch.stack([at.cos(), at.sin()], dim=-1)[:, None].expand(-1, n_tokens, -1)
 
 
 def test_the_layers_that_turn_least_go_first(problem_of, find):

@@ -35,8 +35,8 @@ def test_harm_does_not_depend_on_batches(calibrated, metric):
 def test_states_are_of_prompts_and_answers_and_may_start_later(calibrated):
     calibration = calibrated(None, 2)
     whole = list(calibration.states())
-    assert sum(states.n_tokens for states in whole) == calibration.n_tokens + calibration.n_prompt_tokens
-    assert [states.n_tokens for states in calibration.states(1)] == [states.n_tokens for states in whole[1:]]
+    assert sum(units.shape[1] for units in whole) == calibration.n_tokens + calibration.n_prompt_tokens
+    assert [units.shape[1] for units in calibration.states(1)] == [units.shape[1] for units in whole[1:]]
 
 
 def test_with_an_adapter_the_answers_are_the_untouched_models(calibrated, model, with_lora):

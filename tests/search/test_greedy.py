@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.search.greedy import Greedy, GreedyState, greedy_round
+from depthdial.search.greedy import Greedy, n_tried
 from depthdial.search.method import Memory
 
 
@@ -21,11 +21,10 @@ def test_screening_tries_fewer_routes(problem_of, find):
         assert found.passes == done == expected == passes
 
 
-def test_the_first_drop_adds_to_what_the_adapter_costs_at_full_depth(problem_of):
-    state = GreedyState()
-    problem = problem_of(3, 1, lambda route: 1.0 + sum(route.skipped), start=1.0)
-    greedy_round(state, problem, None, lambda pieces: None)
-    assert state.increments == {0: 0.0, 1: 1.0, 2: 2.0}
+def test_the_first_drop_adds_to_what_the_adapter_costs_at_full_depth(problem_of, find):
+    memory, problem = Memory(None, {}), problem_of(3, 2, lambda route: 1.0 + sum(route.skipped), start=1.0)
+    find(Greedy("kl", None), problem, memory)
+    assert memory.state["beam"][0]["increments"] == [0.0, 1.0, 2.0]
 
 
 def test_a_dear_layer_goes_before_a_cheap_one_that_harms_a_little_less(problem_of, find):
@@ -60,3 +59,8 @@ def test_a_file_of_a_stopped_search_reads_as_it_was(tmp_path, problem_of, find):
     again = Memory.open(path, {})
     assert Greedy("kl", 3).pieces(problem, again) == 0
     assert find(Greedy("kl", 3), problem, again)[0] == find(Greedy("kl", 3), problem)[0]
+
+
+def test_the_first_round_tries_every_layer():
+    assert [n_tried(n, 6, 2) for n in (6, 5, 1)] == [6, 2, 1]
+    assert n_tried(5, 6, None) == 5

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.search.method import Found, Memory, n_tried
+from depthdial.search.method import Found, Memory
 
 
 def test_memory_is_of_one_search_and_adds_up_its_time(tmp_path):
@@ -31,8 +31,3 @@ def test_a_damaged_memory_is_told(tmp_path):
 def test_nested_is_every_set_inside_the_next():
     assert Found(((1,), (2, 1)), (), 1).is_nested
     assert not Found(((1,), (2, 3)), (), 1).is_nested
-
-
-def test_the_first_round_tries_every_layer():
-    assert [n_tried(n, 6, 2) for n in (6, 5, 1)] == [6, 2, 1]
-    assert n_tried(5, 6, None) == 5

@@ -12,7 +12,6 @@ from depthdial.hf.untouched import untouched
 from depthdial.measure.sweep import sweep
 from depthdial.routes import Route
 from depthdial.routes.families import RouteFamily
-from depthdial.search import greedy
 from depthdial.search.run import METHOD, METHODS, make_method, search_routes
 
 
@@ -172,7 +171,8 @@ def test_a_stopped_search_goes_on_where_it_was(tmp_path, model, tokenizer, small
 
 def test_a_stopped_search_with_other_settings_starts_anew(tmp_path, model, tokenizer, small_task):
     out = tmp_path / "routes.json"
-    state = {**vars(greedy.GreedyState()), "dropped": [5], "harm": [9.0]}
+    one = {"layers": [5], "harm": [9.0], "increments": [0.0] * 6}
+    state = {"beam": [one], "best": [one], "passes": 6, "importance": [0.0] * 6}
     stale = {"settings": {"kind": "other"}, "state": state, "search_sec": 1.0, "layer_costs": None}
     out.with_name("routes.json.unfinished").write_text(json.dumps(stale))
     assert run(model, tokenizer, small_task, out=out) == run(model, tokenizer, small_task)
@@ -202,9 +202,8 @@ def test_bad_arguments(model, tokenizer, small_task, options, message):
 
 
 def test_options_are_the_defaults_where_they_are_not_given():
-    nothing = {"metric": None, "screen": "default", "beam_width": None, "nested": None}
-    assert vars(make_method("beam", **nothing)) == {"metric": "kl", "screen": 8, "beam_width": 4, "nested": True}
-    assert vars(make_method("greedy", **{**nothing, "screen": None})) == {"metric": "kl", "screen": None}
+    assert vars(make_method("beam")) == {"metric": "kl", "screen": 8, "beam_width": 4, "nested": True}
+    assert vars(make_method("greedy", metric=None, screen=None)) == {"metric": "kl", "screen": None}
 
 
 @pytest.mark.parametrize("method", ["greedy", "block-influence", "angular"])

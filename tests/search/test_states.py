@@ -9,7 +9,7 @@ from depthdial.search.states import text_states
 def test_states_are_those_of_each_text_alone_without_padding(model, tokenizer):
     session = Session.of(model, tokenizer)
     texts = [[4, 5, 6, 7], [8, 9]]
-    units = text_states(session, texts).units
+    units = text_states(session, texts)
     assert units.shape == (7, 6, 32)
     inner = []
     hook = model.model.layers[-1].register_forward_hook(lambda _, __, output: inner.append(output))

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
-from depthdial.search.layer_scores import mean_over_tokens
 from depthdial.search.method import Found, Memory, Problem
-from depthdial.search.states import TextStates
+from depthdial.search.states import mean_over_tokens
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,9 @@ class Angular:
         return Found(blocks, tuple(distance[i][i + 1] for i in range(problem.n_layers)), passes=1)
 
 
-def angular_distance(states: TextStates) -> torch.Tensor:
+def angular_distance(units: torch.Tensor) -> torch.Tensor:
     """(n_tokens, n_layers + 1, n_layers + 1), in units of half a turn, from every state to every other."""
-    units = states.units.transpose(0, 1)
+    units = units.transpose(0, 1)
     return (units @ units.transpose(1, 2)).clamp(-1, 1).arccos() / math.pi
 
 

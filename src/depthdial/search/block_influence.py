@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from depthdial.search.layer_scores import mean_over_tokens
 from depthdial.search.method import Found, Memory, Problem
-from depthdial.search.states import TextStates
+from depthdial.search.states import mean_over_tokens
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,6 @@ def one_shot(problem: Problem, harm: list[float], importance: list[float], passe
     return Found(tuple(tuple(order[:n]) for n in range(1, problem.n_drops + 1)), tuple(importance), passes)
 
 
-def _influence(states: TextStates) -> torch.Tensor:
+def _influence(units: torch.Tensor) -> torch.Tensor:
     """(n_tokens, n_layers)"""
-    return 1 - (states.units[:-1] * states.units[1:]).sum(-1).T
+    return 1 - (units[:-1] * units[1:]).sum(-1).T

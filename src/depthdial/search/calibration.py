@@ -20,7 +20,7 @@ from depthdial.engine.teacher_forcing import Predictions, forced_logits, nll, ri
 from depthdial.errors import InputError
 from depthdial.measure.references import Reference
 from depthdial.routes import Route
-from depthdial.search.states import TextStates, text_states
+from depthdial.search.states import text_states
 
 METRICS = ("kl", "nll")
 
@@ -116,7 +116,7 @@ class Calibration:
             )
         return mean
 
-    def states(self, start: int = 0) -> Iterator[TextStates]:
+    def states(self, start: int = 0) -> Iterator[torch.Tensor]:
         """Hidden states of prompts and answers, from a batch on."""
         for batch in self.batches[start:]:
             texts = [(*prompt, *text) for prompt, text in zip(batch.prompts, batch.texts, strict=True)]

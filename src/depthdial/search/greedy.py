@@ -11,93 +11,97 @@ Every round tries only the layers that looked cheapest when they were last tried
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from depthdial.search.method import Found, Memory, Problem, n_tried
+from depthdial.search.method import Found, Memory, Problem
 
 
-@dataclass
-class GreedyState:
-    """How far a search has come; JSON-ready, so that a stopped search goes on.
+@dataclass(frozen=True)
+class Dropped:
+    """One set of dropped layers with its path; JSON-ready, so that a stopped search goes on.
 
     Attributes:
-        dropped: layers in the order in which they were dropped.
-        harm: KL or NLL after each drop, in nats.
-        importance: that of dropping one layer alone, by layer: the first round.
-        increments: by layer, what dropping it added when it was last tried.
-        passes: routes tried.
+        layers, harm: in the order of their drop, and KL or NLL after each, in nats.
+        increments: (n_layers,) what dropping each added when it was last tried on this path.
     """
 
-    dropped: list[int] = field(default_factory=list)
-    harm: list[float] = field(default_factory=list)
-    importance: dict[int, float] = field(default_factory=dict)
-    increments: dict[int, float] = field(default_factory=dict)
-    passes: int = 0
-
-    @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> GreedyState:
-        by_layer = {name: {int(k): v for k, v in stored[name].items()} for name in ("importance", "increments")}
-        return cls(stored["dropped"], stored["harm"], by_layer["importance"], by_layer["increments"], stored["passes"])
+    layers: list[int]
+    harm: list[float]
+    increments: list[float]
 
 
 @dataclass(frozen=True)
 class Greedy:
     """
     Attributes:
-        screen: layers tried in each round after the first; None tries all that are left.
+        screen: layers tried on each set after the first round; None tries all that are left.
     """
 
-    metric: str
-    screen: int | None
+    metric: str = "kl"
+    screen: int | None = 8
 
     source = "nested greedy; after SLEB (arXiv 2402.09025) and Minoux (1978)"
+    # What `Beam` has as options.
+    beam_width = 1
+    nested = True
 
     @property
     def name(self) -> str:
         return f"greedy-{self.metric}"
 
     def pieces(self, problem: Problem, memory: Memory) -> int:
-        n_done = len(_state(memory).dropped)
-        n_left = range(problem.n_layers - n_done, problem.min_layers, -1)
-        return sum(n_tried(n, problem.n_layers, self.screen) for n in n_left)
+        n_left = range(problem.n_layers - len(memory.state.get("best", ())), problem.min_layers, -1)
+        n_sets = min(self.beam_width, problem.n_layers)
+        return sum(n_tried(n, problem.n_layers, self.screen) * (n_sets if n < problem.n_layers else 1) for n in n_left)
 
     def find(self, problem: Problem, memory: Memory, advance: Callable[[float], None]) -> Found:
-        state = _state(memory)
-        while len(state.dropped) < problem.n_drops:
-            greedy_round(state, problem, self.screen, advance)
-            memory.keep(asdict(state))
-        return Found(
-            tuple(tuple(state.dropped[:n]) for n in range(1, problem.n_drops + 1)),
-            tuple(state.importance.get(i) for i in range(problem.n_layers)),
-            state.passes,
-            tuple(state.harm),
-        )
+        nothing = {"layers": [], "harm": [], "increments": [0.0] * problem.n_layers}
+        state: dict[str, Any] = memory.state or {"beam": [nothing], "best": [], "passes": 0, "importance": []}
+        while len(state["best"]) < problem.n_drops:
+            beam, harm = self._round([Dropped(**one) for one in state["beam"]], problem, advance)
+            state = {
+                "beam": [asdict(one) for one in beam],
+                "best": [*state["best"], asdict(beam[0])],
+                "passes": state["passes"] + len(harm),
+                "importance": state["importance"] or [harm[frozenset([i])] for i in range(problem.n_layers)],
+            }
+            memory.keep(state)
+        best = [Dropped(**one) for one in state["best"]]
+        if self.nested:  # the path of the last
+            best = [Dropped(best[-1].layers[:n], best[-1].harm[:n], []) for n in range(1, problem.n_drops + 1)]
+        dropped, harms = tuple(tuple(one.layers) for one in best), tuple(one.harm[-1] for one in best)
+        return Found(dropped, tuple(state["importance"]), state["passes"], harms)
+
+    def _round(
+        self, beam: list[Dropped], problem: Problem, advance: Callable[[float], None]
+    ) -> tuple[list[Dropped], dict[frozenset[int], float]]:
+        """The best sets of one more layer, the best first, and the harm of all that were tried."""
+        harm: dict[frozenset[int], float] = {}
+        children: dict[frozenset[int], Dropped] = {}
+        for one in beam:
+            now = one.harm[-1] if one.harm else problem.start_harm
+            kept = [layer for layer in range(problem.n_layers) if layer not in one.layers]
+            kept.sort(key=lambda layer: (problem.costs.rate(one.increments[layer], [layer]), layer))
+            sets = {
+                layer: frozenset([*one.layers, layer]) for layer in kept[: n_tried(len(kept), problem.n_layers, self.screen)]
+            }
+            increments = list(one.increments)
+            for layer, gone in sets.items():
+                if gone not in harm:  # two paths may lead to one set
+                    harm[gone] = problem.harm(problem.without(gone))
+                increments[layer] = harm[gone] - now
+                advance(1)
+            for layer, gone in sets.items():
+                children.setdefault(gone, Dropped([*one.layers, layer], [*one.harm, harm[gone]], increments))
+        return sorted(children.values(), key=lambda child: self._rank(child, problem))[: self.beam_width], harm
+
+    def _rank(self, child: Dropped, problem: Problem) -> tuple[float, float, list[int]]:
+        """Of what the last drop added. Where layers cost the same, the least harm wins even where two rates are equal."""
+        last = child.layers[-1]
+        return problem.costs.rate(child.increments[last], [last]), child.harm[-1], [last]
 
 
-def greedy_round(state: GreedyState, problem: Problem, screen: int | None, advance: Callable[[float], None]) -> None:
-    """Drop one more layer: the one whose absence adds least harm for each unit of cost saved, among those tried."""
-    costs, now = problem.costs, state.harm[-1] if state.harm else problem.start_harm
-    tried: dict[int, float] = {}
-    for layer in candidates(problem, state.dropped, state.increments, screen):
-        tried[layer] = problem.harm(problem.without([*state.dropped, layer]))
-        state.increments[layer] = tried[layer] - now
-        advance(1)
-    if not state.dropped:
-        state.importance = dict(tried)
-    # Where layers cost the same, the least harm wins even where rounding leaves two rates equal.
-    best = min(tried, key=lambda layer: (costs.rate(state.increments[layer], [layer]), tried[layer], layer))
-    state.passes += len(tried)
-    state.dropped.append(best)
-    state.harm.append(tried[best])
-
-
-def candidates(problem: Problem, dropped: list[int], increments: dict[int, float], screen: int | None) -> list[int]:
-    """The layers to try next: those that looked cheapest when they were last tried."""
-    kept = [layer for layer in range(problem.n_layers) if layer not in dropped]
-    order = sorted(kept, key=lambda layer: (problem.costs.rate(increments.get(layer, 0.0), [layer]), layer))
-    return order[: n_tried(len(kept), problem.n_layers, screen)]
-
-
-def _state(memory: Memory) -> GreedyState:
-    return GreedyState.from_json(memory.state) if memory.state else GreedyState()
+def n_tried(n_left: int, n_layers: int, screen: int | None) -> int:
+    """How many of the layers that are left a round tries: all in the first round, else `screen` (None: all)."""
+    return n_left if screen is None or n_left == n_layers else min(n_left, screen)

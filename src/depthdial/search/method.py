@@ -7,16 +7,17 @@ layers from the model's own down to `min_layers`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
 from depthdial.measure.latency import LayerCosts
 from depthdial.routes import Route
-from depthdial.search.states import TextStates
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,16 @@ class Problem:
     costs: LayerCosts
     harm: Callable[[Route], float]
     start_harm: float
-    states: Callable[[int], Iterator[TextStates]]
+    states: Callable[[int], Iterator[torch.Tensor]]
     n_batches: int
 
     @property
     def n_drops(self) -> int:
         return self.n_layers - self.min_layers
 
-    def without(self, dropped: Sequence[int]) -> Route:
+    def without(self, dropped: Collection[int]) -> Route:
         """The route of all other layers."""
-        gone = set(dropped)
-        return Route(tuple(i for i in range(self.n_layers) if i not in gone), self.n_layers)
+        return Route(tuple(i for i in range(self.n_layers) if i not in dropped), self.n_layers)
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Found:
     Attributes:
         dropped: for each route, from the costliest on, the layers that it drops: one, two, .. Of nested routes in the order
             in which they were dropped.
-        importance: by layer, what the method ranks single layers by, the least first; None where it was not tried.
+        importance: by layer, what the method ranks single layers by, the least first.
         passes: how many times it ran the calibration texts.
         harm: of each route, in nats on the calibration answers; None where the method measures none.
     """
 
     dropped: tuple[tuple[int, ...], ...]
-    importance: tuple[float | None, ...]
+    importance: tuple[float, ...]
     passes: int
     harm: tuple[float, ...] | None = None
 
@@ -149,8 +149,3 @@ class Memory:
     def clear(self) -> None:
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-
-
-def n_tried(n_left: int, n_layers: int, screen: int | None) -> int:
-    """How many of the layers that are left a round tries: all in the first round, else `screen` (None: all)."""
-    return n_left if screen is None or n_left == n_layers else min(n_left, screen)

@@ -7,6 +7,7 @@ the record that a family carries. Routes are for prompts at full depth (arXiv 24
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,17 +33,17 @@ from depthdial.search.method import Found, Memory, Method, Problem
 from depthdial.search.single_drop import SingleDrop
 
 METHOD = "greedy-kl"  # the name of the family that a search finds when nothing else is asked for
-METHODS = ("greedy", "beam", "single-drop", "block-influence", "angular")
+_MAKERS: Mapping[str, Callable[..., Method]] = {
+    "greedy": Greedy,
+    "beam": Beam,
+    "single-drop": SingleDrop,
+    "block-influence": BlockInfluence,
+    "angular": Angular,
+}
+METHODS = tuple(_MAKERS)
+_OPTIONS = {name: [option.name for option in fields(maker)] for name, maker in _MAKERS.items()}  # type: ignore[arg-type]
 Screen = int | None | Literal["default"]
 
-_OPTIONS = {
-    "greedy": ("metric", "screen"),
-    "beam": ("metric", "screen", "beam_width", "nested"),
-    "single-drop": ("metric",),
-    "block-influence": (),
-    "angular": (),
-}
-_DEFAULTS = {"metric": "kl", "screen": 8, "beam_width": 4, "nested": True}
 _METRIC_NAMES = {"kl": "KL(full || route), nats", "nll": "NLL of the references, nats"}
 
 
@@ -101,8 +102,7 @@ def search_routes(
         >>> [len(route.layers) for route in family.routes]
         [3, 4, 5, 6]
     """
-    given = {"metric": metric, "screen": screen, "beam_width": beam_width, "nested": nested}
-    chosen = make_method(method, **given)
+    chosen = make_method(method, metric=metric, screen=screen, beam_width=beam_width, nested=nested)
     choice("cost", cost, COSTS)
     for name, value in (("answer_tokens", answer_tokens), ("batch_size", batch_size)):
         whole(name, value, 1)
@@ -136,7 +136,7 @@ def search_routes(
     )
     with progress_bar("search", chosen.pieces(problem, memory), show=progress) as advance:
         found = chosen.find(problem, memory, advance)
-    family = _family(name, found, problem, _record(chosen, found, calibration, memory, task, plan))
+    family = _family(name, chosen, found, problem, calibration, memory, task, plan)
     if on_found is not None:
         on_found(family)
     if out is not None:
@@ -152,26 +152,17 @@ def make_method(method: str, **given: Any) -> Method:
         InputError: for an unknown method or metric, a bad number, or an option of another method.
     """
     choice("search method", method, METHODS)
-    is_given = {name: value != "default" if name == "screen" else value is not None for name, value in given.items()}
-    known = _OPTIONS[method]
-    foreign = next((name for name, there in is_given.items() if there and name not in known), None)
-    if foreign is not None:
-        users = " and ".join(name for name, options in _OPTIONS.items() if foreign in options)
-        raise InputError(f"{foreign} is an option of {users} and not of {method}: leave it out, or search by {users}.")
-    options = {name: given[name] if is_given.get(name) else _DEFAULTS[name] for name in known}
+    options = {name: value for name, value in given.items() if value != ("default" if name == "screen" else None)}
+    for name in options:
+        if name not in _OPTIONS[method]:
+            users = " and ".join(user for user, known in _OPTIONS.items() if name in known)
+            raise InputError(f"{name} is an option of {users} and not of {method}: leave it out, or search by {users}.")
     if "metric" in options:
         choice("search metric", options["metric"], METRICS)
     for name in ("screen", "beam_width"):
         if options.get(name) is not None:
             whole(name, options[name], 1)
-    makers: Mapping[str, Callable[..., Method]] = {
-        "greedy": Greedy,
-        "beam": Beam,
-        "single-drop": SingleDrop,
-        "block-influence": BlockInfluence,
-        "angular": Angular,
-    }
-    return makers[method](**options)
+    return _MAKERS[method](**options)
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -180,25 +171,19 @@ def options_of(name: str) -> dict[str, Any]:
     Raises:
         InputError: if no search is called so.
     """
-    method = next((m for m in METHODS if name == m or name.startswith(f"{m}-")), None)
-    rest = name.removeprefix(method).removeprefix("-").split("-") if method and name != method else []
-    options: dict[str, Any] = {"method": method}
-    if method == "beam" and rest[-1:] == ["each"]:
-        options["nested"] = False
-        rest.pop()
-    if rest and rest[0] in METRICS and method and "metric" in _OPTIONS[method]:
-        options["metric"] = rest.pop(0)
-    if method is None or rest:
-        known = "greedy-kl, greedy-nll, beam-kl, beam-kl-each, single-drop-kl, block-influence or angular"
-        raise InputError(f"No search is called {name!r}: use {known}.")
-    return options
+    known: dict[str, dict[str, Any]] = {method: {"method": method} for method in METHODS}
+    with_metric = [method for method in METHODS if "metric" in _OPTIONS[method]]
+    known |= {f"{method}-{metric}": {"method": method, "metric": metric} for method in with_metric for metric in METRICS}
+    known |= {f"{one}-each": {**options, "nested": False} for one, options in known.items() if options["method"] == "beam"}
+    if name not in known:
+        some = "greedy-kl, greedy-nll, beam-kl, beam-kl-each, single-drop-kl, block-influence or angular"
+        raise InputError(f"No search is called {name!r}: use {some}.")
+    return known[name]
 
 
 def family_name(name: str) -> str:
     """The name in full: `greedy` is `greedy-kl`."""
-    options = options_of(name)
-    nothing = {"metric": None, "screen": "default", "beam_width": None, "nested": None}
-    return make_method(**{**nothing, **options}).name
+    return make_method(**options_of(name)).name
 
 
 def _start_harm(calibration: Calibration, model: Any) -> float:
@@ -213,26 +198,35 @@ def _layer_costs(cost: str, plan: Plan, calibration: Calibration, memory: Memory
         return layers_alike(plan.session.n_layers)
     if cost == "flops":
         return layer_flops(plan.session.model, calibration.context_tokens)
-    measured = layer_ms(plan.session, plan.examples[0]) if memory.layer_costs is None else None
-    if measured is None:
-        return LayerCosts("ms", tuple(memory.layer_costs or ()), {"measured": "before the search was stopped"})
+    if memory.layer_costs is not None:
+        return LayerCosts("ms", tuple(memory.layer_costs), {"measured": "before the search was stopped"})
+    measured = layer_ms(plan.session, plan.examples[0])
     memory.layer_costs = list(measured.by_layer)
     memory.save()
     return measured
 
 
-def _record(
-    chosen: Method, found: Found, calibration: Calibration, memory: Memory, task: Task, plan: Plan
-) -> dict[str, Any]:
-    """What the family's `made_by` says, but for the costs of its routes."""
-    measured = {} if found.harm is None else {str(chosen.metric): list(found.harm)}
-    return {
-        "method": chosen.name,
+def _family(
+    name: str,
+    chosen: Method,
+    found: Found,
+    problem: Problem,
+    calibration: Calibration,
+    memory: Memory,
+    task: Task,
+    plan: Plan,
+) -> RouteFamily:
+    n = problem.n_layers
+    routes = [Route(tuple(range(n)), n, "full")]
+    for route in map(problem.without, found.dropped):
+        routes.append(Route(route.layers, n, f"{name}:{len(route.layers)}"))
+    made_by = {
+        "method": name,
         "source": chosen.source,
         **({} if chosen.metric is None else {"metric": _METRIC_NAMES[chosen.metric]}),
         "nested": found.is_nested,
         **({"drop_order": list(found.dropped[-1])} if found.is_nested else {}),
-        **measured,
+        **({} if found.harm is None else {str(chosen.metric): list(found.harm)}),
         "importance": list(found.importance),
         "calibration": {
             "task": task.name,
@@ -248,14 +242,6 @@ def _record(
         "passes": found.passes,
         "seconds": memory.search_sec,
         **environment(),
+        "cost": problem.costs.record(routes),
     }
-
-
-def _family(name: str, found: Found, problem: Problem, record: dict[str, Any]) -> RouteFamily:
-    n = problem.n_layers
-    routes = [Route(tuple(range(n)), n, "full")]
-    for dropped in found.dropped:
-        route = problem.without(dropped)
-        routes.append(Route(route.layers, n, f"{name}:{len(route.layers)}"))
-    made_by = {**record, "method": name, "cost": problem.costs.record(routes)}
     return RouteFamily(name, n, tuple(reversed(routes)), made_by)

@@ -15,7 +15,7 @@ from depthdial.search.method import Found, Memory, Problem
 
 @dataclass(frozen=True)
 class SingleDrop:
-    metric: str
+    metric: str = "kl"
 
     source = "each layer dropped alone; the one-shot form of SLEB (arXiv 2402.09025)"
 
@@ -27,7 +27,7 @@ class SingleDrop:
         return problem.n_layers - len(memory.state.get("harm", ()))
 
     def find(self, problem: Problem, memory: Memory, advance: Callable[[float], None]) -> Found:
-        harm: list[float] = list(memory.state.get("harm", ()))
+        harm = list(memory.state.get("harm", ()))
         for layer in range(len(harm), problem.n_layers):
             harm.append(problem.harm(problem.without([layer])))
             memory.keep({"harm": harm})

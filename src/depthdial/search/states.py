@@ -1,9 +1,12 @@
-"""Hidden states of whole texts at full depth: what methods look at that drop layers without trying them."""
+"""Hidden states of whole texts at full depth: what methods look at that drop layers without trying them.
+
+States are directions: (n_layers + 1, n_tokens, width) of length 1, in fp32, the input of each layer and the output of the
+last one before the final norm, padding left out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,28 +15,13 @@ from depthdial.engine.session import Session
 from depthdial.engine.teacher_forcing import right_padded
 from depthdial.errors import InputError
 from depthdial.hf.architectures import accepts, decoder_stack
+from depthdial.search.method import Memory, Problem
 from depthdial.views.passes import positions
 from depthdial.views.snapshot import as_is
 from depthdial.views.view import quiet_view
 
 
-@dataclass(frozen=True)
-class TextStates:
-    """Directions of the hidden states of a batch of texts, padding left out.
-
-    Attributes:
-        units: (n_layers + 1, n_tokens, width) of length 1, in fp32: the input of each layer, and the output of the last
-            one before the final norm.
-    """
-
-    units: torch.Tensor
-
-    @property
-    def n_tokens(self) -> int:
-        return self.units.shape[1]
-
-
-def text_states(session: Session, texts: Sequence[Sequence[int]]) -> TextStates:
+def text_states(session: Session, texts: Sequence[Sequence[int]]) -> torch.Tensor:
     """One pass of every layer over some texts.
 
     Raises:
@@ -56,4 +44,21 @@ def text_states(session: Session, texts: Sequence[Sequence[int]]) -> TextStates:
     stacked = torch.stack([state[is_token].float() for state in (*states, output)])
     if not torch.isfinite(stacked).all():
         raise InputError("The model's hidden states are not finite: try --dtype float32.")
-    return TextStates(torch.nn.functional.normalize(stacked, dim=-1))
+    return torch.nn.functional.normalize(stacked, dim=-1)
+
+
+def mean_over_tokens(
+    problem: Problem, memory: Memory, of: Callable[[torch.Tensor], torch.Tensor], advance: Callable[[float], None]
+) -> torch.Tensor:
+    """Mean over all tokens of `of`, which makes states one score, or one table of scores, for each token: (n_tokens, ..).
+
+    Summed batch by batch, going on where a stop left it.
+    """
+    n_done, n_tokens = memory.state.get("batches", 0), memory.state.get("tokens", 0)
+    total = torch.tensor(memory.state.get("total", 0.0), dtype=torch.float64)
+    for i, units in enumerate(problem.states(n_done), start=n_done + 1):
+        total = total + of(units).double().sum(0).cpu()
+        n_tokens += units.shape[1]
+        memory.keep({"batches": i, "tokens": n_tokens, "total": total.tolist()})
+        advance(1)
+    return total / n_tokens
