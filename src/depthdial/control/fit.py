@@ -15,7 +15,7 @@ from depthdial.control.card import METRICS, ControllerCard, check_family, search
 from depthdial.control.fitted import FittedController
 from depthdial.control.prediction import COST_UNITS, LAYER_STEPS, LAYERS, MS, Prediction, likely_steps
 from depthdial.control.predictors.base import LEAST_ROWS
-from depthdial.control.predictors.fitting import KINDS, choose_kind, cross_validated, fit_predictor, score
+from depthdial.control.predictors.fitting import KINDS, choose_kind, cross_validated, explained, fit_predictor
 from depthdial.control.rows import MeasuredRows, RowSettings, measure_rows
 from depthdial.data.leakage import prompt_hashes, require_apart, require_no_test_split, require_unsearched
 from depthdial.data.tasks import EncodedExample, Task, as_task, encode
@@ -232,14 +232,13 @@ def fit_rows(
     likely = cross_validated(chosen.kind, features, shares, n_folds=settings.n_folds, **options)
     quality = chosen.predictions[chosen.kind]
     calibration = Prediction(quality, likely_steps(likely, card.max_steps, values.shape[1]))
-    scored, steps_scored = score(chosen.kind, quality, values), score(chosen.kind, likely, shares)
-    about = {**card.fitted_on, "cross_validated_mse": {one.kind: one.mse for one in chosen.scores}}
+    about = {**card.fitted_on, "cross_validated_mse": dict(chosen.mse)}
     whole = ControllerCard(
         **{
             **vars(card),
             "mean_steps": mean_steps,
-            "r2": scored.r2,
-            "steps_r2": steps_scored.r2 * (len(card.routes) // shares.shape[1]),
+            "r2": explained(quality, values),
+            "steps_r2": explained(likely, shares) * (len(card.routes) // shares.shape[1]),
             "means": tuple(values.mean(axis=0).tolist()),
             "fitted_on": about,
         }

@@ -30,7 +30,7 @@ def test_the_callers_torch_settings_change_nothing():
 
 def test_the_mean_of_the_members_is_one_network():
     draw = torch.Generator().manual_seed(0)
-    members = _Members(*(torch.randn(t.shape, generator=draw) for t in _Members.drawn(4, 3, draw).tensors))
+    members = _Members(*(torch.randn(t.shape, generator=draw) for t in _Members.drawn(4, 3, draw)))
     x = torch.randn(10, 4, generator=draw)
     weight_in, bias_in, weight_out, bias_out = members.mean()
     one = np.maximum(x.double().numpy() @ weight_in + bias_in, 0) @ weight_out + bias_out

@@ -18,7 +18,7 @@ def test_the_predictions_are_lightgbms(monkeypatch):
     features, values = linear(200)
     predictor = fit_predictor("trees", features, values, groups=GROUPS)
     new = np.concatenate([features, features_of(100, seed=3), np.zeros((1, 82))])
-    inputs = predictor.projection.apply(new)
+    inputs = new @ predictor.matrix + predictor.offset
     assert len(grown) == 2
     for route, booster in enumerate(grown):
         assert booster.num_trees() > 5

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
@@ -17,20 +18,41 @@ LEAST_ROWS = 32
 _T = TypeVar("_T")
 
 
-class Predictor(Protocol):
+class Predictor(ABC):
     """A fitted predictor of the quality of r routes from f features.
 
     Predictions are raw: they are not clipped to the range of the values, as a policy compares them and a clipped one would
     hide by how much a route is better. A route whose value was constant is predicted as that constant, exactly.
+
+    Attributes:
+        kind: its name.
+        shapes: of each array that was learned, attributes of float64, the sizes by their names in `settings`.
     """
 
     kind: ClassVar[str]
+    shapes: ClassVar[Mapping[str, tuple[str, ...]]]
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, features: np.ndarray, values: np.ndarray, groups: Sequence[slice], seed: int) -> Self:
+        """Learn from tables that `checked_tables` gave."""
+
+    @abstractmethod
+    def _predicted(self, features: np.ndarray) -> np.ndarray: ...
 
     @property
-    def n_features(self) -> int: ...
+    def sizes(self) -> dict[str, int]:
+        """The sizes of the arrays by their names, `n_features` and `n_routes` among them."""
+        shapes = ((names, getattr(self, array).shape) for array, names in self.shapes.items())
+        return {name: size for names, shape in shapes for name, size in zip(names, shape, strict=True)}
 
     @property
-    def n_routes(self) -> int: ...
+    def n_features(self) -> int:
+        return self.sizes["n_features"]
+
+    @property
+    def n_routes(self) -> int:
+        return self.sizes["n_routes"]
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """(n, r) predicted values, float64, of (n, f) features.
@@ -38,39 +60,46 @@ class Predictor(Protocol):
         Raises:
             InputError: for another number of features than were fitted on, or features that are not finite.
         """
-        ...
+        table = _numbers(features, "Features")
+        if table.shape[1] != self.n_features:
+            raise InputError(
+                f"The predictor was fitted on {self.n_features} features, got {table.shape[1]}: "
+                "compute them as they were computed for the fit."
+            )
+        return self._predicted(table)
 
     def settings(self) -> dict[str, Any]:
         """JSON-ready: sizes and chosen hyperparameters."""
-        ...
+        return dict(self.sizes)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What was learned, ready for safetensors."""
-        ...
+        return {name: getattr(self, name) for name in self.shapes}
 
     @classmethod
-    def restore(cls, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Predictor:
+    def restore(cls, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
         """The predictor that `settings()` and `arrays()` were taken of: it predicts the same, bit for bit.
 
         Raises:
             InputError: if they do not belong together or are damaged.
         """
-        ...
+        return cls(**cls.stored_arrays(settings, arrays))
 
-
-def checked_features(features: np.ndarray, n_features: int) -> np.ndarray:
-    """Features to predict from, as float64.
-
-    Raises:
-        InputError: unless they are a finite table (n, n_features).
-    """
-    table = numbers(features, "Features")
-    if table.shape[1] != n_features:
-        raise InputError(
-            f"The predictor was fitted on {n_features} features, got {table.shape[1]}: "
-            "compute them as they were computed for the fit."
-        )
-    return table
+    @classmethod
+    def stored_arrays(
+        cls, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray], texts: Collection[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """The arrays by name; InputError unless they are finite and of `shapes` in the stored sizes, and `texts` bytes."""
+        sizes = {size: stored_size(settings, size) for shape in cls.shapes.values() for size in shape}
+        expected = {name: (np.dtype(float), tuple(sizes[size] for size in shape)) for name, shape in cls.shapes.items()}
+        expected |= {name: (np.dtype(np.uint8), np.shape(arrays.get(name))[:1]) for name in texts}
+        found = {name: (array.dtype, array.shape) for name, array in arrays.items()}
+        for name in sorted({*found, *expected}):
+            if found.get(name) != expected.get(name):
+                raise damaged(f"its array {name} is {found.get(name, 'missing')}, not {expected.get(name, 'known')}")
+            if not np.isfinite(arrays[name]).all():
+                raise damaged(f"its array {name} holds numbers that are not finite")
+        return {name: np.ascontiguousarray(arrays[name]) for name in expected}
 
 
 def checked_tables(
@@ -81,22 +110,23 @@ def checked_tables(
     Raises:
         InputError: for tables that do not fit each other, too few rows, or groups that do not part the columns.
     """
-    table, targets = numbers(features, "Features"), numbers(values, "Values")
+    table, targets = _numbers(features, "Features"), _numbers(values, "Values")
     if len(table) != len(targets):
         raise InputError(f"Features have {len(table)} rows but values have {len(targets)}: give one row of each a sequence.")
     if len(table) < LEAST_ROWS:
         raise InputError(f"There are {len(table)} rows to learn from: give at least {LEAST_ROWS} sequences.")
     if not table.shape[1] or not targets.shape[1]:
         raise InputError(f"Features {table.shape} and values {targets.shape} must both have at least one column.")
-    return table, targets, _checked_groups(groups, table.shape[1])
+    parts = (slice(0, table.shape[1]),) if groups is None else tuple(groups)
+    columns = sorted(column for part in parts for column in range(part.start, part.stop, part.step or 1))
+    if columns != list(range(table.shape[1])):
+        raise InputError(
+            f"The groups must part the {table.shape[1]} features into slices: each column in exactly one of them."
+        )
+    return table, targets, parts
 
 
-def numbers(given: np.ndarray, what: str) -> np.ndarray:
-    """A table as float64; `what` is what it is called.
-
-    Raises:
-        InputError: unless it is two-dimensional, of real numbers, and finite.
-    """
+def _numbers(given: np.ndarray, what: str) -> np.ndarray:
     table = np.asarray(given)
     if table.ndim != 2 or table.dtype.kind not in "fiub":
         raise InputError(
@@ -111,19 +141,6 @@ def numbers(given: np.ndarray, what: str) -> np.ndarray:
     return table
 
 
-def _checked_groups(groups: Sequence[slice] | None, n_features: int) -> tuple[slice, ...]:
-    given = (slice(0, n_features),) if groups is None else tuple(groups)
-    ends = 0
-    for group in sorted(given, key=lambda group: group.start or 0):
-        if group.step not in (None, 1) or (group.start or 0) != ends or group.stop is None or group.stop <= ends:
-            break
-        ends = group.stop
-    else:
-        if ends == n_features:
-            return given
-    raise InputError(f"The groups must part the {n_features} features into slices: each column in exactly one of them.")
-
-
 def constant_columns(table: np.ndarray) -> np.ndarray:
     """(columns,) which columns hold one and the same number in every row."""
     return table.max(axis=0) == table.min(axis=0)
@@ -134,49 +151,20 @@ def column_means(values: np.ndarray) -> np.ndarray:
     return np.where(constant_columns(values), values[0], values.mean(axis=0))
 
 
-# Restoring
-
-
 def stored(settings: Mapping[str, Any], name: str, kind: type[_T]) -> _T:
-    """A setting that was stored.
-
-    Raises:
-        InputError: if it is not there or of another kind.
-    """
+    """A setting that was stored; InputError if it is not there or of another kind."""
     value = settings.get(name)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+    if not isinstance(value, kind) or isinstance(value, bool):
         raise damaged(f"its setting {name} is {value!r}, not {kind.__name__}")
     return value
 
 
-def stored_size(settings: Mapping[str, Any], name: str, least: int = 1) -> int:
-    """A stored number of things, at least `least`."""
+def stored_size(settings: Mapping[str, Any], name: str) -> int:
+    """A stored number of things, at least one."""
     value = stored(settings, name, int)
-    if value < least:
+    if value < 1:
         raise damaged(f"its setting {name} is {value}")
     return value
-
-
-def stored_arrays(
-    arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[type[np.generic], tuple[int | None, ...]]]
-) -> dict[str, np.ndarray]:
-    """The arrays by name, if they are exactly the expected ones, by dtype and shape (None: any length), and finite.
-
-    Raises:
-        InputError: if they are not.
-    """
-    if set(arrays) != set(expected):
-        raise damaged(f"its arrays are {sorted(arrays)}, not {sorted(expected)}")
-    for name, (dtype, shape) in expected.items():
-        array = arrays[name]
-        fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
-        if array.dtype != np.dtype(dtype) or not fits:
-            raise damaged(
-                f"its array {name} is {array.dtype} of shape {array.shape}, not {np.dtype(dtype)} of shape {shape}"
-            )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise damaged(f"its array {name} holds numbers that are not finite")
-    return {name: np.ascontiguousarray(arrays[name]) for name in expected}
 
 
 def damaged(what: str) -> InputError:

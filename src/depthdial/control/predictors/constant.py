@@ -4,43 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from depthdial.control.predictors.base import checked_features, column_means, stored_arrays, stored_size
+from depthdial.control.predictors.base import Predictor, column_means, stored_size
 
 
 @dataclass(frozen=True, eq=False)
-class MeanPredictor:
-    """The mean value of each route, whatever the features.
+class MeanPredictor(Predictor):
+    """The mean value of each route, (r,), whatever the features."""
 
-    Attributes:
-        mean: (r,).
-    """
-
-    kind: ClassVar[str] = "mean"
-    n_features: int
+    kind = "mean"
+    shapes: ClassVar = {"mean": ("n_routes",)}
+    width: int
     mean: np.ndarray
 
-    @property
-    def n_routes(self) -> int:
-        return len(self.mean)
-
     @classmethod
-    def fit(cls, features: np.ndarray, values: np.ndarray, groups: Sequence[slice], seed: int) -> MeanPredictor:
+    def fit(cls, features: np.ndarray, values: np.ndarray, groups: Sequence[slice], seed: int) -> Self:
         return cls(features.shape[1], column_means(values))
 
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        return np.tile(self.mean, (len(checked_features(features, self.n_features)), 1))
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"n_features": self.width, **super().sizes}
 
-    def settings(self) -> dict[str, Any]:
-        return {"n_features": self.n_features, "n_routes": self.n_routes}
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {"mean": self.mean}
+    def _predicted(self, features: np.ndarray) -> np.ndarray:
+        return np.tile(self.mean, (len(features), 1))
 
     @classmethod
-    def restore(cls, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> MeanPredictor:
-        n_features, n_routes = (stored_size(settings, name) for name in ("n_features", "n_routes"))
-        return cls(n_features, **stored_arrays(arrays, {"mean": (np.float64, (n_routes,))}))
+    def restore(cls, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        return cls(stored_size(settings, "n_features"), **cls.stored_arrays(settings, arrays))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,24 +14,11 @@ from depthdial.control.predictors.constant import MeanPredictor
 from depthdial.control.predictors.mlp import MlpPredictor
 from depthdial.control.predictors.ridge import RidgePredictor
 from depthdial.control.predictors.trees import TreesPredictor
-from depthdial.errors import InputError
 
-_CLASSES = {cls.kind: cls for cls in (RidgePredictor, TreesPredictor, MlpPredictor, MeanPredictor)}
+_CLASSES: dict[str, type[Predictor]] = {
+    cls.kind: cls for cls in (RidgePredictor, TreesPredictor, MlpPredictor, MeanPredictor)
+}
 KINDS = tuple(_CLASSES)
-
-
-@dataclass(frozen=True)
-class KindScore:
-    """How well a kind predicts rows that it did not see.
-
-    Attributes:
-        mse: mean squared error over rows and routes.
-        r2: by route, against the mean over all rows; None for a route whose value is constant.
-    """
-
-    kind: str
-    mse: float
-    r2: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,22 +27,17 @@ class KindChoice:
 
     Attributes:
         kind: the chosen one.
-        scores: of every kind, in the order in which they were given.
+        mse: by kind, in the order in which they were given, the mean squared error over rows and routes.
         predictions: by kind, (n, r) out-of-fold predictions.
     """
 
     kind: str
-    scores: tuple[KindScore, ...]
+    mse: Mapping[str, float]
     predictions: Mapping[str, np.ndarray]
 
 
 def fit_predictor(
-    kind: str,
-    features: np.ndarray,
-    values: np.ndarray,
-    *,
-    groups: Sequence[slice] | None = None,
-    seed: int = 0,
+    kind: str, features: np.ndarray, values: np.ndarray, *, groups: Sequence[slice] | None = None, seed: int = 0
 ) -> Predictor:
     """Learn to predict the quality of every route.
 
@@ -72,8 +54,7 @@ def fit_predictor(
         InputError: for an unknown kind, too few rows, tables that do not fit or are not finite, only constant features, or
             trees without LightGBM.
     """
-    choice("kind of predictor", kind, KINDS)
-    return _CLASSES[kind].fit(*checked_tables(features, values, groups), _checked_seed(seed))
+    return _class_of(kind).fit(*checked_tables(features, values, groups), whole("seed", seed, 0))
 
 
 def restore_predictor(kind: str, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Predictor:
@@ -82,8 +63,7 @@ def restore_predictor(kind: str, settings: Mapping[str, Any], arrays: Mapping[st
     Raises:
         InputError: for an unknown kind, or settings and arrays that are damaged.
     """
-    choice("kind of predictor", kind, KINDS)
-    return _CLASSES[kind].restore(settings, arrays)
+    return _class_of(kind).restore(settings, arrays)
 
 
 def cross_validated(
@@ -103,54 +83,36 @@ def cross_validated(
     Raises:
         InputError: as `fit_predictor`, and for a number of folds that cannot be.
     """
-    choice("kind of predictor", kind, KINDS)
+    learner = _class_of(kind)
     table, targets, parts = checked_tables(features, values, groups)
+    whole("n_folds", n_folds, 2, len(table))
+    fold = np.random.default_rng([whole("seed", seed, 0), 1]).permutation(len(table)) % n_folds
     predicted = np.empty_like(targets)
-    for learned, held_out in _folds(len(table), n_folds, _checked_seed(seed)):
-        predictor = _CLASSES[kind].fit(table[learned], targets[learned], parts, seed)
+    for number in range(n_folds):
+        held_out = fold == number
+        predictor = learner.fit(table[~held_out], targets[~held_out], parts, seed)
         predicted[held_out] = predictor.predict(table[held_out])
     return predicted
 
 
-def choose_kind(
-    features: np.ndarray,
-    values: np.ndarray,
-    kinds: Sequence[str] = KINDS,
-    *,
-    n_folds: int = 5,
-    groups: Sequence[slice] | None = None,
-    seed: int = 0,
-) -> KindChoice:
+def choose_kind(features: np.ndarray, values: np.ndarray, kinds: Sequence[str], **options: Any) -> KindChoice:
     """The kind with the least cross-validated squared error; of equal ones the one that was given first.
 
-    Raises:
-        InputError: as `cross_validated`, and if there is no kind to choose from.
+    Args:
+        options: as `cross_validated` takes them, with its errors.
     """
-    if not kinds:
-        raise InputError(f"There is no kind of predictor to choose from: give one or more of {', '.join(KINDS)}.")
-    for kind in kinds:  # all of them before the first is fitted, which may take a minute
-        choice("kind of predictor", kind, KINDS)
-    options: dict[str, Any] = {"n_folds": n_folds, "groups": groups, "seed": seed}
     predictions = {kind: cross_validated(kind, features, values, **options) for kind in kinds}
-    scores = tuple(score(kind, predicted, np.asarray(values, dtype=float)) for kind, predicted in predictions.items())
-    return KindChoice(min(scores, key=lambda score: score.mse).kind, scores, predictions)
+    mse = {kind: float(np.mean((one - values) ** 2, axis=0).mean()) for kind, one in predictions.items()}
+    return KindChoice(min(mse, key=mse.__getitem__), mse, predictions)
 
 
-def score(kind: str, predicted: np.ndarray, values: np.ndarray) -> KindScore:
-    """The score of (n, r) predictions of (n, r) values."""
-    errors = np.mean((predicted - values) ** 2, axis=0)
-    constant, variances = constant_columns(values), values.var(axis=0)
-    r2 = tuple(None if constant[i] else float(1 - errors[i] / variances[i]) for i in range(len(errors)))
-    return KindScore(kind, float(errors.mean()), r2)
+def explained(predicted: np.ndarray, values: np.ndarray) -> tuple[float | None, ...]:
+    """R2 by route of (n, r) predictions, against the mean over all rows; None for a route whose value is constant."""
+    errors, variances = np.mean((predicted - values) ** 2, axis=0), values.var(axis=0)
+    shares = zip(constant_columns(values), errors, variances, strict=True)
+    return tuple(None if constant else float(1 - error / variance) for constant, error, variance in shares)
 
 
-def _folds(n: int, n_folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each fold the rows to learn from and the rows held out."""
-    whole("n_folds", n_folds, 2, n)
-    fold = np.random.default_rng([seed, 1]).permutation(n) % n_folds
-    for number in range(n_folds):
-        yield np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-
-
-def _checked_seed(seed: int) -> int:
-    return int(whole("seed", seed, 0))
+def _class_of(kind: str) -> type[Predictor]:
+    choice("kind of predictor", kind, KINDS)
+    return _CLASSES[kind]

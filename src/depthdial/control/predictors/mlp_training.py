@@ -6,7 +6,7 @@ network again, five times as wide, and every row was learned from. (Bagging, Bre
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ _BATCH_SIZE, _MOST_EPOCHS, _PATIENCE_EPOCHS = 64, 100, 10
 _LEARNING_RATE, _WEIGHT_DECAY = 2e-3, 0.1
 
 
-@dataclass(frozen=True, eq=False)
-class _Members:
+class _Members(NamedTuple):
     """m networks of one hidden layer side by side: weights (m, k, h) and (m, h, r), biases (m, 1, h) and (m, 1, r)."""
 
     weight_in: torch.Tensor
@@ -27,16 +26,12 @@ class _Members:
     bias_out: torch.Tensor
 
     @classmethod
-    def drawn(cls, n_inputs: int, n_routes: int, draw: torch.Generator) -> _Members:
+    def drawn(cls, n_inputs: int, n_routes: int, draw: torch.Generator) -> Self:
         """He's initial weights; the output starts at 0, the mean of the targets, so that stopping at once predicts it."""
         weight = torch.randn((N_MEMBERS, n_inputs, N_HIDDEN), generator=draw, dtype=torch.float32)
         sizes = ((1, N_HIDDEN), (N_HIDDEN, n_routes), (1, n_routes))
         zeros = [torch.zeros((N_MEMBERS, *size), dtype=torch.float32) for size in sizes]
         return cls(weight * (2 / n_inputs) ** 0.5, *zeros)
-
-    @property
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        return self.weight_in, self.bias_in, self.weight_out, self.bias_out
 
     def output(self, x: torch.Tensor, draw: torch.Generator | None = None) -> torch.Tensor:
         """(m, b, r) of (m, b, k) or (b, k) inputs; with a generator, hidden units are dropped at random."""
@@ -52,18 +47,9 @@ class _Members:
         by_row = ((self.output(x) - y) ** 2).mean(dim=2)
         return (by_row * held_out).sum(dim=1) / held_out.sum(dim=1)
 
-    @torch.no_grad()
-    def replaced(self, better: torch.Tensor, other: _Members) -> _Members:
-        """This one with those members of the other that are marked in (m,) `better`."""
-        chosen = (
-            torch.where(better[:, None, None], theirs, mine)
-            for mine, theirs in zip(self.tensors, other.tensors, strict=True)
-        )
-        return _Members(*chosen)
-
     def mean(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The members' mean as one network: (k, m * h), (m * h,), (m * h, r), (r,)."""
-        weight_in, bias_in, weight_out, bias_out = (t.detach().double().numpy() for t in self.tensors)
+        weight_in, bias_in, weight_out, bias_out = (tensor.detach().double().numpy() for tensor in self)
         inputs = weight_in.transpose(1, 0, 2).reshape(weight_in.shape[1], -1)
         outputs = weight_out.reshape(-1, weight_out.shape[2]) / N_MEMBERS
         return np.ascontiguousarray(inputs), bias_in.reshape(-1), outputs, bias_out.mean(axis=(0, 1))
@@ -79,22 +65,15 @@ def trained(inputs: np.ndarray, targets: np.ndarray, seed: int) -> tuple[np.ndar
         draw = torch.Generator(device="cpu").manual_seed(seed % 2**63)
         part = torch.randperm(len(x), generator=draw) % N_MEMBERS
         held_out = part == torch.arange(N_MEMBERS)[:, None]
-        learned = [torch.nonzero(~mask)[:, 0] for mask in held_out]
-        return _fit(_Members.drawn(x.shape[1], y.shape[1], draw), x, y, held_out, learned, draw).mean()
+        return _fitted(_Members.drawn(x.shape[1], y.shape[1], draw), x, y, held_out, draw).mean()
 
 
-def _fit(
-    network: _Members,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    held_out: torch.Tensor,
-    learned: list[torch.Tensor],
-    draw: torch.Generator,
-) -> _Members:
+def _fitted(network: _Members, x: torch.Tensor, y: torch.Tensor, held_out: torch.Tensor, draw: torch.Generator) -> _Members:
     """Every member as it was after the epoch that did best on its own held-out rows."""
-    best = _Members(*(tensor.clone() for tensor in network.tensors))
+    learned = [torch.nonzero(~mask)[:, 0] for mask in held_out]
+    best = [tensor.clone() for tensor in network]
     lowest, stale = network.errors(x, y, held_out), torch.zeros(N_MEMBERS, dtype=torch.int64)
-    parameters = [tensor.requires_grad_() for tensor in network.tensors]
+    parameters = [tensor.requires_grad_() for tensor in network]
     optimizer = torch.optim.AdamW(parameters, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     for _ in range(_MOST_EPOCHS):
         for _ in range(-(-len(x) // _BATCH_SIZE)):
@@ -105,8 +84,9 @@ def _fit(
             optimizer.step()
         errors = network.errors(x, y, held_out)
         better = errors < lowest
-        best = best.replaced(better, network)
+        for kept, tensor in zip(best, network, strict=True):
+            kept[better] = tensor.detach()[better]
         lowest, stale = torch.where(better, errors, lowest), torch.where(better, 0, stale + 1)
         if bool((stale >= _PATIENCE_EPOCHS).all()):
             break
-    return best
+    return _Members(*best)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Standardiser:
     inverse_scale: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray) -> Standardiser:
+    def of(cls, features: np.ndarray) -> Self:
         """Raises InputError if every column is constant."""
         mean, scale, varies = features.mean(axis=0), features.std(axis=0), varying(features)
         if not varies.any():
@@ -51,20 +52,14 @@ class Standardiser:
         return (features - self.mean) * self.inverse_scale
 
 
-@dataclass(frozen=True, eq=False)
-class Projection:
-    """`features @ matrix + offset`: standardising, dropping and principal components in one step.
-
-    Attributes:
-        matrix: (f, k).
-        offset: (k,).
-    """
+class Projection(NamedTuple):
+    """`features @ matrix + offset`, (f, k) and (k,): standardising, dropping and principal components in one step."""
 
     matrix: np.ndarray
     offset: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray, groups: Sequence[slice], n_components: int) -> Projection:
+    def of(cls, features: np.ndarray, groups: Sequence[slice], n_components: int) -> Self:
         """Fitted on (n, f) features: narrow groups as they are, standardised; all wide ones together as components.
 
         The components' variances are 1 on average and keep their ratios: blowing them up to 1 each (whitening) would give
@@ -86,10 +81,6 @@ class Projection:
         matrix[narrow, np.arange(len(narrow))] = standard.inverse_scale[narrow]
         matrix[wide, len(narrow) :] = standard.inverse_scale[wide, None] * directions
         return cls(matrix, -(standard.mean @ matrix))
-
-    @property
-    def n_outputs(self) -> int:
-        return len(self.offset)
 
     def apply(self, features: np.ndarray) -> np.ndarray:
         return features @ self.matrix + self.offset

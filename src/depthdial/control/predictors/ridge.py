@@ -8,20 +8,12 @@ costs nothing, and a route that is easy to predict wants a smaller one than a ro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from depthdial.control.predictors.base import (
-    checked_features,
-    column_means,
-    constant_columns,
-    damaged,
-    stored,
-    stored_arrays,
-    stored_size,
-)
+from depthdial.control.predictors.base import Predictor, column_means, constant_columns, damaged, stored
 from depthdial.control.predictors.projection import Standardiser, spectrum
 
 # Relative to the summed power of the rows: from nearly interpolating to nearly the mean.
@@ -35,30 +27,22 @@ _CHOSEN = ("penalty", "group_exponent", "leave_one_out_r2")
 
 
 @dataclass(frozen=True, eq=False)
-class RidgePredictor:
+class RidgePredictor(Predictor):
     """`features @ weight + intercept`, standardising included.
 
     Attributes:
-        weight: (f, r).
-        intercept: (r,).
+        weight, intercept: (f, r) and (r,).
         chosen: JSON-ready, by route: the penalty, the group exponent, and the leave-one-out R2. None for a constant route.
     """
 
-    kind: ClassVar[str] = "ridge"
+    kind = "ridge"
+    shapes: ClassVar = {"weight": ("n_features", "n_routes"), "intercept": ("n_routes",)}
     weight: np.ndarray
     intercept: np.ndarray
-    chosen: dict[str, list[float | None]] = field(default_factory=dict)
-
-    @property
-    def n_features(self) -> int:
-        return len(self.weight)
-
-    @property
-    def n_routes(self) -> int:
-        return len(self.intercept)
+    chosen: dict[str, list[float | None]]
 
     @classmethod
-    def fit(cls, features: np.ndarray, values: np.ndarray, groups: Sequence[slice], seed: int) -> RidgePredictor:
+    def fit(cls, features: np.ndarray, values: np.ndarray, groups: Sequence[slice], seed: int) -> Self:
         """Raises InputError if every column of the features is constant. Nothing is drawn at random."""
         standard = Standardiser.of(features)
         rows = standard.apply(features)
@@ -68,33 +52,29 @@ class RidgePredictor:
         lowest = np.full(values.shape[1], np.inf)
         for exponent in _GROUP_EXPONENTS[: len(groups)] if len(learned) else ():
             scale = _column_scales(standard.varies, groups, exponent)
-            solved = _solve(rows * scale, values[:, learned] - mean[learned])
+            coefficients, penalties, errors = _solve(rows * scale, values[:, learned] - mean[learned])
             for place, route in enumerate(learned):
-                if solved.errors[place] < lowest[route] * (1 - _TIE):
-                    lowest[route] = solved.errors[place]
-                    weight[:, route] = solved.coefficients[:, place] * scale * standard.inverse_scale
+                if errors[place] < lowest[route] * (1 - _TIE):
+                    lowest[route] = errors[place]
+                    weight[:, route] = coefficients[:, place] * scale * standard.inverse_scale
                     r2 = 1 - lowest[route] / values[:, route].var()
-                    for name, value in zip(_CHOSEN, (solved.penalties[place], exponent, r2), strict=True):
+                    for name, value in zip(_CHOSEN, (penalties[place], exponent, r2), strict=True):
                         chosen[name][route] = float(value)
         return cls(weight, mean - standard.mean @ weight, chosen)
 
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        return checked_features(features, self.n_features) @ self.weight + self.intercept
+    def _predicted(self, features: np.ndarray) -> np.ndarray:
+        return features @ self.weight + self.intercept
 
     def settings(self) -> dict[str, Any]:
-        return {"n_features": self.n_features, "n_routes": self.n_routes, "chosen": self.chosen}
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {"weight": self.weight, "intercept": self.intercept}
+        return {**self.sizes, "chosen": self.chosen}
 
     @classmethod
-    def restore(cls, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> RidgePredictor:
-        n_features, n_routes = (stored_size(settings, name) for name in ("n_features", "n_routes"))
-        chosen = stored(settings, "chosen", dict)
+    def restore(cls, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        found, chosen = cls.stored_arrays(settings, arrays), stored(settings, "chosen", dict)
+        n_routes = len(found["intercept"])
         if set(chosen) != set(_CHOSEN) or any(len(by_route) != n_routes for by_route in chosen.values()):
             raise damaged(f"its setting chosen is not {', '.join(_CHOSEN)} for each of {n_routes} routes")
-        expected = {"weight": (np.float64, (n_features, n_routes)), "intercept": (np.float64, (n_routes,))}
-        return cls(**stored_arrays(arrays, expected), chosen=chosen)
+        return cls(**found, chosen=chosen)
 
 
 def _column_scales(varies: np.ndarray, groups: Sequence[slice], exponent: float) -> np.ndarray:
@@ -105,17 +85,12 @@ def _column_scales(varies: np.ndarray, groups: Sequence[slice], exponent: float)
     return scale
 
 
-@dataclass(frozen=True, eq=False)
-class _Solved:
-    """(f, r) coefficients at each route's best penalty, the (r,) penalties relative to the rows' power, and errors."""
+def _solve(rows: np.ndarray, centred: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ridge of (n, r) centred values on (n, f) centred rows, at the penalty with the least leave-one-out error.
 
-    coefficients: np.ndarray
-    penalties: np.ndarray
-    errors: np.ndarray
-
-
-def _solve(rows: np.ndarray, centred: np.ndarray) -> _Solved:
-    """Ridge of (n, r) centred values on (n, f) centred rows, at the penalty with the least leave-one-out error."""
+    Returns:
+        (f, r) coefficients, and by route the penalties relative to the rows' power, and the errors.
+    """
     n, n_routes = centred.shape
     power, left, _ = spectrum(rows)
     along = left.T @ centred
@@ -129,4 +104,4 @@ def _solve(rows: np.ndarray, centred: np.ndarray) -> _Solved:
     # Of penalties that are as good as each other the largest, so that rounding never decides.
     best = len(penalties) - 1 - np.argmax((errors <= errors.min(axis=0) * (1 + _TIE))[::-1], axis=0)
     dual = left @ (along / (power[:, None] + penalties[best]))
-    return _Solved(rows.T @ dual, _PENALTIES[best], errors[best, np.arange(n_routes)])
+    return rows.T @ dual, _PENALTIES[best], errors[best, np.arange(n_routes)]

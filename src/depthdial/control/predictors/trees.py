@@ -11,19 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from depthdial.control.predictors.base import (
-    checked_features,
-    column_means,
-    constant_columns,
-    damaged,
-    stored,
-    stored_arrays,
-    stored_size,
-)
+from depthdial.control.predictors.base import Predictor, column_means, constant_columns, damaged, stored
 from depthdial.control.predictors.projection import Projection
 from depthdial.errors import InputError
 
@@ -52,27 +44,21 @@ _GROWING = {
 
 
 @dataclass(frozen=True, eq=False)
-class TreesPredictor:
+class TreesPredictor(Predictor):
     """The trees of each route.
 
     Attributes:
-        projection: f features to k inputs.
+        matrix, offset: the projection of f features to k inputs.
+        base: (r,) what is predicted where there are no trees; trees hold the mean themselves.
         models: of each route LightGBM's text; None where there are no trees.
-        base: (r,) what is predicted where there are none; trees hold the mean themselves.
     """
 
-    kind: ClassVar[str] = "trees"
-    projection: Projection
-    models: tuple[str | None, ...]
+    kind = "trees"
+    shapes: ClassVar = {"matrix": ("n_features", "n_inputs"), "offset": ("n_inputs",), "base": ("n_routes",)}
+    matrix: np.ndarray
+    offset: np.ndarray
     base: np.ndarray
-
-    @property
-    def n_features(self) -> int:
-        return len(self.projection.matrix)
-
-    @property
-    def n_routes(self) -> int:
-        return len(self.base)
+    models: tuple[str | None, ...]
 
     @cached_property
     def _boosters(self) -> dict[int, Any]:
@@ -80,47 +66,42 @@ class TreesPredictor:
         return {route: _lightgbm().Booster(model_str=text) for route, text in grown.items()}
 
     @classmethod
-    def fit(cls, features: np.ndarray, values: np.ndarray, groups: Sequence[slice], seed: int) -> TreesPredictor:
+    def fit(cls, features: np.ndarray, values: np.ndarray, groups: Sequence[slice], seed: int) -> Self:
         """Raises InputError if every column of the features is constant, or LightGBM is not installed."""
         lightgbm = _lightgbm()
         projection = Projection.of(features, groups, N_COMPONENTS)
         inputs, constant = projection.apply(features), constant_columns(values)
         models = (None if constant[i] else _grown(lightgbm, inputs, one, seed) for i, one in enumerate(values.T))
-        return cls(projection, tuple(models), column_means(values))
+        return cls(*projection, column_means(values), tuple(models))
 
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        inputs = self.projection.apply(checked_features(features, self.n_features))
+    def _predicted(self, features: np.ndarray) -> np.ndarray:
+        inputs = features @ self.matrix + self.offset
         found = np.tile(self.base, (len(inputs), 1))
         for route, booster in self._boosters.items() if len(inputs) else ():
             found[:, route] = booster.predict(inputs, num_threads=1)
         return found
 
     def settings(self) -> dict[str, Any]:
-        sizes = {"n_features": self.n_features, "n_routes": self.n_routes, "n_inputs": self.projection.n_outputs}
-        return {**sizes, "models": [None if text is None else _digest(text) for text in self.models]}
+        return {**self.sizes, "models": [None if text is None else _digest(text) for text in self.models]}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        own = {"matrix": self.projection.matrix, "offset": self.projection.offset, "base": self.base}
         texts = {f"model.{i}": text for i, text in enumerate(self.models) if text is not None}
-        return own | {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
+        return super().arrays() | {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
 
     @classmethod
-    def restore(cls, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> TreesPredictor:
+    def restore(cls, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
         if "n_trees" in settings:
             raise InputError("The stored trees are of an older version, which walked them itself: fit them again.")
-        f, r, k = (stored_size(settings, name) for name in ("n_features", "n_routes", "n_inputs"))
-        digests = dict(enumerate(stored(settings, "models", list)))
-        expected: dict[str, tuple[type[np.generic], tuple[int | None, ...]]]
-        expected = {"matrix": (np.float64, (f, k)), "offset": (np.float64, (k,)), "base": (np.float64, (r,))}
-        expected |= {f"model.{i}": (np.uint8, (None,)) for i, digest in digests.items() if digest is not None}
-        found = stored_arrays(arrays, expected)
-        texts = {i: found[f"model.{i}"].tobytes().decode(errors="replace") for i in digests if f"model.{i}" in found}
+        digests = stored(settings, "models", list)
+        names = [None if digest is None else f"model.{i}" for i, digest in enumerate(digests)]
+        found = cls.stored_arrays(settings, arrays, [name for name in names if name])
+        models = tuple(None if name is None else found.pop(name).tobytes().decode(errors="replace") for name in names)
+        predictor = cls(**found, models=models)
         # LightGBM trusts a model that it reads: a damaged one could lead its trees anywhere.
-        if len(digests) != r or any(_digest(text) != digests[i] for i, text in texts.items()):
+        if len(models) != predictor.n_routes or predictor.settings()["models"] != digests:
             raise damaged("its trees are not those that were stored")
-        predictor = cls(Projection(found["matrix"], found["offset"]), tuple(map(texts.get, digests)), found["base"])
-        if any(booster.num_feature() != k for booster in predictor._boosters.values()):
-            raise damaged(f"its trees do not look at {k} inputs")
+        if any(booster.num_feature() != len(predictor.offset) for booster in predictor._boosters.values()):
+            raise damaged(f"its trees do not look at {len(predictor.offset)} inputs")
         return predictor
 
 
