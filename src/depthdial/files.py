@@ -16,7 +16,7 @@ from depthdial.errors import InputError
 T = TypeVar("T")
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     """Call `write` with a temporary sibling of `path`, then rename that to `path`.
 
     Raises:
@@ -77,7 +77,7 @@ def _check_writable(folder: Path, path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> Path:
-    return write_atomically(path, lambda part: _put(part, text))
+    return write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, value: Any) -> Path:
@@ -161,7 +161,3 @@ def claim(
             f"{path.parent} holds a {what} with another {changed[0]} ({old.get(changed[0])!r} then, {new.get(changed[0])!r} "
             "now): choose another --out, or delete the folder."
         )
-
-
-def _put(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -31,24 +31,10 @@ def progress_bar(label: str, total: float, *, show: bool = True) -> Iterator[Adv
             yield advance
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(bar_width=32),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    columns = ("{task.description:<12}", BarColumn(bar_width=32), TaskProgressColumn(), TimeElapsedColumn(), "left")
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task(label, total=total)
         yield lambda pieces=1: progress.advance(task, pieces)
 

@@ -79,7 +79,7 @@ def test_the_manifest_says_what_is_there(model: Builtin, cache: Path) -> None:
         "config.json": 2,
         "model.safetensors": 1000 * len(CONTENT),
     }
-    assert {"torch", "transformers", "gguf"} <= set(manifest["versions"])
+    assert "transformers=" in manifest["versions"]
 
 
 def cut(folder: Path) -> None:

