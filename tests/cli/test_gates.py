@@ -24,6 +24,7 @@ def test_a_study_is_asked_for_with_what_the_line_says(run, paths):
     result = mock.Mock(rows=rows, report=paths / "out" / "report.html")
     with (
         mock.patch("depthdial.studies.gates.gates_study", return_value=result) as study,
+        mock.patch("depthdial.report.gates.summary.gather_gates", return_value=["cell"]) as gathered,
         mock.patch("depthdial.report.gates.tables.controllers_table", return_value=[{"controller": "full"}]) as controllers,
         mock.patch("depthdial.report.gates.tables.differences_table", return_value=[{"gap": "-" * 40}]) as differences,
     ):
@@ -37,8 +38,9 @@ def test_a_study_is_asked_for_with_what_the_line_says(run, paths):
     )
     assert asked["out"] == paths / "out" and asked["name"] == str(paths / "base")
     assert len(asked["task"].examples) == 1 < len(asked["training"].examples)
-    controllers.assert_called_once_with(rows)
-    differences.assert_called_once_with(rows, "rouge_l", a="hidden", b="fixed", margin=1.0)
+    gathered.assert_called_once_with(rows)
+    controllers.assert_called_once_with(["cell"])
+    differences.assert_called_once_with(["cell"])
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 import threading
@@ -20,10 +19,11 @@ from depthdial.errors import InputError
 from depthdial.hf.trained import note_training
 from depthdial.hf.weights import weights_hash
 from depthdial.measure.plan import ModelIdentity
-from depthdial.report.gates.page import write_gates_report
+from depthdial.report.gates.summary import gather_gates
 from depthdial.report.gates.tables import controllers_table, differences_table
 from depthdial.rows.gates import is_gates_study, load_gate_maps, load_gate_rows
 from depthdial.rows.sharing import work_lock
+from depthdial.stats import equivalence
 from depthdial.studies import gates as gate_studies
 from depthdial.studies.gates import gates_study
 from depthdial.train.gates.study import GatesStudySettings
@@ -98,7 +98,7 @@ def whole(settings, words, tmp_path_factory):
     model.train()  # somebody's model may be in any mode
     before = state(model)
     flags = [parameter.requires_grad for parameter in model.parameters()]
-    with mock.patch.object(gate_studies, "write_gates_report", functools.partial(write_gates_report, n_draws=200)):
+    with mock.patch.object(equivalence, "N_DRAWS", 200):
         result = run(model, words, folder, settings=settings, say=steps.append)
     after = state(model)
     assert before[1] == after[1] and all(torch.equal(before[0][name], after[0][name]) for name in before[0])
@@ -178,8 +178,9 @@ def test_pictures_and_tables_of_the_study(whole):
         row = by_key[one.controller, one.mode, one.target, one.train_seed, one.sequence_id]
         assert one.mean_layers == (None if row["layers_run"] is None else pytest.approx(row["layers_run"]))
         assert all(all(layers) for layers, prompt in zip(one.ran, one.is_prompt, strict=True) if prompt)
-    assert {line["controller"] for line in controllers_table(rows)} >= {"full", "hidden", "fixed", "bernoulli", "margin"}
-    assert differences_table(rows, n_draws=50)[0]["seeds"] == 2
+    cells = gather_gates(rows)
+    assert {line["controller"] for line in controllers_table(cells)} >= {"full", "hidden", "fixed", "bernoulli", "margin"}
+    assert differences_table(cells)[0]["seeds"] == 2
     assert "set/a 0" in (folder / "report.html").read_text()
 
 

@@ -45,6 +45,7 @@ def gates_study(
     from dataclasses import replace
 
     from depthdial.hf.adapter import merged
+    from depthdial.report.gates.summary import gather_gates
     from depthdial.report.gates.tables import controllers_table, differences_table
     from depthdial.studies.gates import gates_study as run
 
@@ -64,8 +65,9 @@ def gates_study(
         say=lambda line: typer.echo(line, err=True),
         progress=True,
     )
-    print_rows(f"{loading.model} on {sequences.name}: {len(sequences.examples)} sequences", controllers_table(result.rows))
-    print_rows("ROUGE-L, hidden minus fixed", differences_table(result.rows, "rouge_l", a="hidden", b="fixed", margin=1.0))
+    cells = gather_gates(result.rows)
+    print_rows(f"{loading.model} on {sequences.name}: {len(sequences.examples)} sequences", controllers_table(cells))
+    print_rows("ROUGE-L, hidden minus fixed", differences_table(cells))
     typer.echo(f"report: {result.report}")
     say_next("report", out)
 

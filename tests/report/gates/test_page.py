@@ -13,6 +13,7 @@ import pytest
 
 from depthdial.errors import InputError
 from depthdial.report.gates.page import write_gates_report
+from depthdial.report.gates.summary import gather_gates
 from depthdial.report.gates.tables import answer_sentences
 from depthdial.rows.gates import GateMap
 from tests.report.gates.studies import gate_map, gate_rows, make_gate_study
@@ -27,7 +28,7 @@ TABLES = {"controllers", "controls", "differences-rouge_l", "differences-nll", "
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_gates_report(make_gate_study(tmp_path_factory.mktemp("gates"), ["hidden"], **SMALL), n_draws=200)
+    return write_gates_report(make_gate_study(tmp_path_factory.mktemp("gates"), ["hidden"], **SMALL))
 
 
 def test_figures_and_tables_lie_beside_the_page(page: Path) -> None:
@@ -47,7 +48,7 @@ def test_the_page_needs_no_network(page: Path) -> None:
 
 def test_the_page_says_the_answer_first(page: Path) -> None:
     text = page.read_text()
-    for sentence in answer_sentences(gate_rows(**SMALL), n_draws=200):
+    for sentence in answer_sentences(gather_gates(gate_rows(**SMALL))):
         assert sentence in text
     assert text.index("Sampled (mean of 2 targets") < text.index("<figure>")
     assert "absence of evidence is not evidence of absence" in re.sub(r"\s+", " ", text)
@@ -61,7 +62,7 @@ def test_another_process_without_torch_writes_the_same_bytes(page: Path, tmp_pat
     shutil.copytree(page.parent, copy, ignore=shutil.ignore_patterns("figures", "tables", "report.html"))
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'matplotlib.pyplot')))\n"
-        f"import depthdial.report.gates.page as page; page.write_gates_report({str(copy)!r}, n_draws=200)\n"
+        f"import depthdial.report.gates.page as page; page.write_gates_report({str(copy)!r})\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     assert (copy / "report.html").read_bytes() == page.read_bytes()
@@ -76,7 +77,7 @@ def test_a_study_of_one_controller_without_maps_or_settings_has_a_page(tmp_path:
     rows = gate_rows(n_sequences=2, seeds=(0,), targets=(0.5,), references=False)
     kept = rows.filter(pa.array([name == "bernoulli" for name in rows["controller"].to_pylist()]))
     pq.write_table(kept, tmp_path / "rows.parquet")
-    text = write_gates_report(tmp_path, n_draws=50).read_text()
+    text = write_gates_report(tmp_path).read_text()
     assert "hold no target at which both hidden and fixed were measured" in text
     assert "No gate maps are in this folder" in text and "hold no other controller" in text
     assert not re.search(r"\bnan\b", re.sub(r'src="[^"]*"', "", text).lower())
@@ -87,7 +88,7 @@ def test_text_of_an_answer_is_only_text(tmp_path: Path) -> None:
     evil = "<script>alert('x')</script>"
     found = gate_map(tokens=[evil[:10], evil[10:], "&"], n_prompt=0).to_dict()
     GateMap.from_dict({**found, "sequence_id": evil}).save(folder / "maps" / "evil.json")
-    text = write_gates_report(folder, n_draws=50).read_text()
+    text = write_gates_report(folder).read_text()
     assert "<script" not in text and "&lt;script&gt;" in text
 
 

@@ -89,15 +89,15 @@ def test_the_target_of_all_inputs_is_drawn_row_by_row(cells: list[GateCell]) -> 
     assert len(figure.axes[0].get_yticks()) == 9
 
 
-def test_differences_stand_before_the_margin(rows: pa.Table) -> None:
-    table = differences_table(rows, n_draws=100)
-    figure = draw_differences(table, "hidden", "fixed", "rouge_l", 1.0)
+def test_differences_stand_before_the_margin(cells: list[GateCell]) -> None:
+    table = differences_table(cells)
+    figure = draw_differences(table, "rouge_l")
     axes = figure.axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == [f"{row['mode']}, {row['target']}" for row in table]
     assert "within the margin, ±1" in _labels(figure)
     means = axes.containers[0].lines[0].get_xdata()
     assert list(means) == pytest.approx([row["difference"].mean for row in table])
-    without = draw_differences(differences_table(rows, "nll", n_draws=100), "hidden", "fixed", "nll")
+    without = draw_differences(differences_table(cells, "nll"), "nll")
     assert not any("margin" in label for label in _labels(without))
 
 
@@ -108,9 +108,9 @@ def test_the_curves_are_always_the_same_file(rows: pa.Table, tmp_path: Path, end
 
 
 def test_one_seed_and_one_sequence_can_be_drawn(tmp_path: Path) -> None:
-    few = gate_rows(n_sequences=1, seeds=(0,), targets=(0.5,))
-    assert save_figure(draw_gates(gather_gates(few)), tmp_path / "few.png").exists()
-    draw_differences(differences_table(few, n_draws=50), "hidden", "fixed", "rouge_l", 1.0)
+    few = gather_gates(gate_rows(n_sequences=1, seeds=(0,), targets=(0.5,)))
+    assert save_figure(draw_gates(few), tmp_path / "few.png").exists()
+    draw_differences(differences_table(few), "rouge_l")
 
 
 def test_rows_without_any_metric_are_refused(rows: pa.Table) -> None:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pytest
 
 from depthdial.errors import InputError
-from depthdial.report.gates.summary import gather_gates, pairs_of
+from depthdial.report.gates.summary import GateCell, gather_gates, pairs_of
 from depthdial.report.gates.tables import (
     answer_sentences,
     controllers_table,
@@ -26,6 +26,11 @@ from tests.report.gates.studies import TARGETS, gate_rows
 @pytest.fixture(scope="module")
 def rows() -> pa.Table:
     return gate_rows()
+
+
+@pytest.fixture(scope="module")
+def cells(rows: pa.Table) -> list[GateCell]:
+    return gather_gates(rows)
 
 
 def _of(rows: pa.Table, **wanted: Any) -> pa.Table:
@@ -44,8 +49,8 @@ def _changed(rows: pa.Table, **columns: Any) -> pa.Table:
     return pa.Table.from_pylist([{**row, **{k: f(row) for k, f in columns.items()}} for row in listed], schema=rows.schema)
 
 
-def test_a_controllers_interval_is_over_its_seeds_means_in_points(rows: pa.Table) -> None:
-    row = _row(controllers_table(rows), controller="hidden", target="50%", mode="sampled")
+def test_a_controllers_interval_is_over_its_seeds_means_in_points(rows: pa.Table, cells: list[GateCell]) -> None:
+    row = _row(controllers_table(cells), controller="hidden", target="50%", mode="sampled")
     mine = _of(rows, controller="hidden", target=0.5, mode="sampled")
     means = [100 * pc.mean(_of(mine, train_seed=seed)["rouge_l"]).as_py() for seed in range(5)]
     expected = mean_interval(means)
@@ -56,15 +61,15 @@ def test_a_controllers_interval_is_over_its_seeds_means_in_points(rows: pa.Table
     assert row["cost_percent"] == pytest.approx(100 * row["layers"] / 12)
 
 
-def test_an_untrained_controllers_interval_is_over_sequences(rows: pa.Table) -> None:
-    row = _row(controllers_table(rows), controller="static", target="50%")
+def test_an_untrained_controllers_interval_is_over_sequences(rows: pa.Table, cells: list[GateCell]) -> None:
+    row = _row(controllers_table(cells), controller="static", target="50%")
     scores = 100 * _of(rows, controller="static", target=0.5)["rouge_l"].to_numpy()
     assert row["rouge_l_points"].n == 24 and row["seeds"] is None and row["mode"] is None
     assert row["rouge_l_points"].low == pytest.approx(mean_interval(scores).low)
 
 
-def test_flops_hold_skipped_keys_deciding_and_if_asked_the_head(rows: pa.Table) -> None:
-    table = controllers_table(rows)
+def test_flops_hold_skipped_keys_deciding_and_if_asked_the_head(rows: pa.Table, cells: list[GateCell]) -> None:
+    table = controllers_table(cells)
     row, mine = (
         _row(table, controller="fixed", target="50%", mode="argmax"),
         _of(rows, controller="fixed", target=0.5, mode="argmax"),
@@ -81,22 +86,22 @@ def test_flops_hold_skipped_keys_deciding_and_if_asked_the_head(rows: pa.Table) 
     assert _row(table, controller="full")["flops_percent"] == 100 == _row(table, controller="full")["step_percent"]
 
 
-def test_time_is_relative_to_the_full_model_in_batches_of_the_same_size(rows: pa.Table) -> None:
-    row = _row(controllers_table(rows), controller="margin", target="50%")
+def test_time_is_relative_to_the_full_model_in_batches_of_the_same_size(rows: pa.Table, cells: list[GateCell]) -> None:
+    row = _row(controllers_table(cells), controller="margin", target="50%")
     assert 50 < row["step_percent"] < 65
     other = _changed(rows, batch_size=lambda r: 1 if r["controller"] == "margin" else r["batch_size"])
-    assert _row(controllers_table(other), controller="margin", target="50%")["step_percent"] is None
+    assert _row(controllers_table(gather_gates(other)), controller="margin", target="50%")["step_percent"] is None
 
 
-def test_every_controller_target_and_mode_is_a_row_and_full_comes_first(rows: pa.Table) -> None:
-    table = controllers_table(rows)
+def test_every_controller_target_and_mode_is_a_row_and_full_comes_first(cells: list[GateCell]) -> None:
+    table = controllers_table(cells)
     assert len(table) == 1 + 2 * 2 * 4 + 4 + 3 * 4 + 3 * 2
     assert table[0]["controller"] == "full" and table[0]["target"] is None
     assert [row["target"] for row in table if row["controller"] == "hidden"] == ["80%", "65%", "50%", "40%"] * 2
 
 
 def test_no_reference_no_rouge_column() -> None:
-    table = controllers_table(gate_rows(n_sequences=3, seeds=(0, 1), references=False))
+    table = controllers_table(gather_gates(gate_rows(n_sequences=3, seeds=(0, 1), references=False)))
     assert "rouge_l_points" not in table[0] and "nll" not in table[0] and "agreement" in table[0]
 
 
@@ -104,7 +109,7 @@ def test_no_reference_no_rouge_column() -> None:
 
 
 def test_the_planted_difference_is_found_by_every_interval() -> None:
-    table = differences_table(gate_rows(n_sequences=60, help_points=3.0), n_draws=2000)
+    table = differences_table(gather_gates(gate_rows(n_sequences=60, help_points=3.0)))
     assert len(table) == 2 * (len(TARGETS) + 1)
     for row in table:
         assert row["verdict"] == row["verdict_sequences"] == row["verdict_two_way"] == "helps"
@@ -114,8 +119,8 @@ def test_the_planted_difference_is_found_by_every_interval() -> None:
         assert (row["seeds"], row["sequences"]) == (5, 60)
 
 
-def test_differences_are_paired_by_seed_and_sequence(rows: pa.Table) -> None:
-    table = differences_table(rows, n_draws=500)
+def test_differences_are_paired_by_seed_and_sequence(rows: pa.Table, cells: list[GateCell]) -> None:
+    table = differences_table(cells)
     a, b = (_of(rows, controller=name, target=0.5, mode="sampled") for name in ("hidden", "fixed"))
     by_seed = [
         100 * (pc.mean(_of(a, train_seed=s)["rouge_l"]).as_py() - pc.mean(_of(b, train_seed=s)["rouge_l"]).as_py())
@@ -127,58 +132,59 @@ def test_differences_are_paired_by_seed_and_sequence(rows: pa.Table) -> None:
 
 
 def test_a_small_difference_is_equivalent_and_a_small_study_is_undecided() -> None:
-    many = differences_table(gate_rows(n_sequences=200, help_points=0.0, targets=(0.5, 0.8)), n_draws=1000)
+    many = differences_table(gather_gates(gate_rows(n_sequences=200, help_points=0.0, targets=(0.5, 0.8))))
     assert {row["verdict"] for row in many if row["target"] == "all"} == {"equivalent within the margin"}
-    few = differences_table(gate_rows(n_sequences=3, help_points=0.5, seeds=(0, 1)), n_draws=1000)
+    few = differences_table(gather_gates(gate_rows(n_sequences=3, help_points=0.5, seeds=(0, 1))))
     assert {row["verdict"] for row in few} == {"not decided by these data"}
 
 
-def test_without_a_stated_margin_nothing_is_called_equivalent(rows: pa.Table) -> None:
-    table = differences_table(rows, "nll", n_draws=500)
+def test_without_a_stated_margin_nothing_is_called_equivalent(cells: list[GateCell]) -> None:
+    table = differences_table(cells, "nll")
     assert all(row["verdict"] != "equivalent within the margin" for row in table)
     assert "p_above" not in table[0]
-    given = differences_table(rows, "nll", margin=0.5, n_draws=500)
-    assert all(row["verdict"] == "equivalent within the margin" for row in given)
 
 
 def test_a_lower_loss_helps() -> None:
-    table = differences_table(gate_rows(n_sequences=40, help_points=5.0), "nll", n_draws=500)
+    table = differences_table(gather_gates(gate_rows(n_sequences=40, help_points=5.0)), "nll")
     assert all(row["difference"].mean < 0 and row["verdict"] == "helps" for row in table)
 
 
-def test_differences_at_equal_cost_name_a_cost_within_all_curves(rows: pa.Table) -> None:
-    table = differences_table(rows, n_draws=500)
-    pairs = [pair for pair in pairs_of(gather_gates(rows), "hidden", "fixed", "rouge_l") if pair.mode == "sampled"]
+def test_differences_at_equal_cost_name_a_cost_within_all_curves(cells: list[GateCell]) -> None:
+    table = differences_table(cells)
+    pairs = [pair for pair in pairs_of(cells, "hidden", "fixed", "rouge_l") if pair.mode == "sampled"]
     lowest, highest = min(pairs, key=lambda p: p.target), max(pairs, key=lambda p: p.target)
     equal = [row["equal_cost"] for row in table if row["mode"] == "sampled" and row["target"] != "all"]
     assert min(equal) == pytest.approx(100 * max(*lowest.cost_a, *lowest.cost_b))
     assert max(equal) == pytest.approx(100 * min(*highest.cost_a, *highest.cost_b))
     assert _row(table, target="all", mode="sampled")["at_equal_cost"] is None
-    single = differences_table(rows, a="position", n_draws=500)
+    single = differences_table(gather_gates(gate_rows(n_sequences=4, targets=(0.5,))))
     assert "at_equal_cost" not in single[0] and [row["target"] for row in single] == ["50%", "50%"]
 
 
 def test_a_sequence_that_lacks_a_score_is_left_out_of_the_pairs(rows: pa.Table) -> None:
     holed = _changed(rows, rouge_l=lambda r: None if (r["sequence_id"], r["train_seed"]) == ("s3", 2) else r["rouge_l"])
-    row = _row(differences_table(holed, n_draws=200), target="50%", mode="sampled")
+    row = _row(differences_table(gather_gates(holed)), target="50%", mode="sampled")
     assert row["sequences"] == 23
-    assert _row(controllers_table(holed), controller="hidden", target="50%", mode="sampled")["rouge_l_points"].n == 5
+    assert (
+        _row(controllers_table(gather_gates(holed)), controller="hidden", target="50%", mode="sampled")["rouge_l_points"].n
+        == 5
+    )
 
 
 def test_a_seed_that_only_one_has_is_left_out(rows: pa.Table) -> None:
     missing = pc.and_(pc.equal(rows["controller"], "fixed"), pc.equal(rows["train_seed"], 4))
-    row = differences_table(rows.filter(pc.invert(pc.fill_null(missing, False))), n_draws=200)[0]
+    row = differences_table(gather_gates(rows.filter(pc.invert(pc.fill_null(missing, False)))))[0]
     assert row["seeds"] == 4
 
 
-def test_one_seed_has_no_interval_over_seeds(rows: pa.Table) -> None:
-    table = differences_table(gate_rows(seeds=(3,)), n_draws=200)
+def test_one_seed_has_no_interval_over_seeds() -> None:
+    table = differences_table(gather_gates(gate_rows(seeds=(3,))))
     assert all(row["verdict"] == "not decided by these data" for row in table)
     assert "two_way" not in table[0] and "effect_size" not in table[0]
 
 
-def test_controls_stand_against_every_seed(rows: pa.Table) -> None:
-    table = controls_table(rows, n_draws=300)
+def test_controls_stand_against_every_seed(cells: list[GateCell]) -> None:
+    table = controls_table(cells)
     assert {(row["controller"], row["mode"]) for row in table} == {
         *((name, mode) for name in ("fixed", "static", "margin", "saturation") for mode in ("sampled", "argmax")),
         *((name, mode) for name in ("position", "embedding", "embedding+position") for mode in ("sampled", "argmax")),
@@ -193,36 +199,37 @@ def test_controls_stand_against_every_seed(rows: pa.Table) -> None:
     )
     assert (
         _row(table, controller="fixed", mode="argmax")["difference"]
-        == _row(differences_table(rows, n_draws=300), target="all", mode="argmax")["difference"]
+        == _row(differences_table(cells), target="all", mode="argmax")["difference"]
     )
 
 
-def test_the_answer_is_a_sentence_for_each_mode(rows: pa.Table) -> None:
-    sampled, argmax = answer_sentences(rows, n_draws=300)
+def test_the_answer_is_a_sentence_for_each_mode(cells: list[GateCell]) -> None:
+    sampled, argmax = answer_sentences(cells)
     assert sampled.startswith("Sampled (mean of 4 targets, 5 seeds, 24 sequences): ") and argmax.startswith("Argmax (")
     assert "hidden minus fixed is +" in sampled and "Seeds and sequences together: " in sampled
-    assert answer_sentences(rows, a="position", b="static", n_draws=100)[0].startswith("Sampled (target 50%, 5 seeds")
-    assert answer_sentences(rows, a="bernoulli", b="full") == []
+    single = gather_gates(gate_rows(n_sequences=4, targets=(0.5,)))
+    assert answer_sentences(single)[0].startswith("Sampled (target 50%, 5 seeds")
+    assert answer_sentences([cell for cell in single if cell.controller != "fixed"]) == []
 
 
 def test_a_table_of_something_else_is_refused() -> None:
     with pytest.raises(InputError, match="no rows of a gates study"):
-        controllers_table(pa.table({"sequence_id": ["a"]}))
+        gather_gates(pa.table({"sequence_id": ["a"]}))
 
 
 def test_sentences_carry_the_numbers() -> None:
     wide = paired_over_seeds([1.0, -1.0, 3.0], [0.0, 0.0, 0.0], margin=1.0)
-    assert verdict_sentence(wide, "hidden", "fixed", "points") == (
+    assert verdict_sentence(wide, "points") == (
         "not decided by these data: hidden minus fixed is +1.00 points (95% interval −3.97 to +5.97), neither shown to "
         "differ from 0, nor shown to lie within ±1 points"
     )
     narrow = paired_over_seeds([0.4, 0.5, 0.6], [0.0, 0.0, 0.0], margin=1.0)
-    assert verdict_sentence(narrow, "a", "b").endswith("its 90% interval lies within ±1; a is better, by less than that")
+    assert verdict_sentence(narrow).endswith("its 90% interval lies within ±1; hidden is better, by less than that")
     one = paired_over_seeds([0.4], [0.0], margin=1.0)
-    assert "no interval, of one value" in verdict_sentence(one, "a", "b") and "nan" not in verdict_sentence(one, "a", "b")
+    assert "no interval, of one value" in verdict_sentence(one) and "nan" not in verdict_sentence(one)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.4, 2.0, -2.0])
 def test_a_sentence_says_its_verdict(shift: float) -> None:
     found = paired_over_seeds(shift + 0.3 * np.array([-1.2, -0.5, 0.0, 0.5, 1.2]), np.zeros(5), margin=1.0)
-    assert found.verdict in verdict_sentence(found, "hidden", "fixed", "points")
+    assert found.verdict in verdict_sentence(found, "points")

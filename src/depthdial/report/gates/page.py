@@ -8,18 +8,17 @@ from typing import Any
 
 from depthdial.files import read_json
 from depthdial.report.gates.map import draw_gate_map, map_title
-from depthdial.report.gates.plot import METRICS, draw_differences, draw_gates, draw_inputs, most_compared_target
-from depthdial.report.gates.summary import MARGIN_POINTS, GateCell, gather_gates
+from depthdial.report.gates.plot import draw_differences, draw_gates, draw_inputs, most_compared_target
+from depthdial.report.gates.summary import MARGIN_POINTS, METRICS, A, B, GateCell, gather_gates, metrics_of
 from depthdial.report.gates.tables import answer_sentences, controllers_table, controls_table, differences_table
 from depthdial.report.kit.page import only_value, page_title, write_page
 from depthdial.report.kit.parts import Picture, Section, as_table, file_name, pairs_table
 from depthdial.report.kit.table_files import write_table
 from depthdial.report.kit.tables import Cells, provenance_table, settings_table
 from depthdial.rows.gates import GateMap, load_gate_maps, load_gate_rows
-from depthdial.stats.equivalence import N_DRAWS
+from depthdial.stats import equivalence
 
 _MOST_MAPS = 12
-_A, _B = "hidden", "fixed"
 # The wide table of differences in two that fit a page.
 _NUMBERS = (
     *("target", "mode", "seeds", "sequences", "cost_a", "cost_b", "difference", "over_sequences", "two_way"),
@@ -31,16 +30,10 @@ _VERDICTS = (
 )
 
 
-def write_gates_report(folder: Path | str, *, n_draws: int = N_DRAWS) -> Path:
+def write_gates_report(folder: Path | str) -> Path:
     """Write `report.html`, `figures/` and `tables/` (Markdown and CSV) of a gates study's folder.
 
     Reads rows.parquet, maps/*.json and study.json; the last two may be missing. The same files give the same bytes.
-
-    Args:
-        n_draws: resamples of each bootstrap.
-
-    Returns:
-        The path of the page.
 
     Raises:
         InputError: if there are no rows of a gates study, a file is damaged, or the folder cannot be written.
@@ -49,49 +42,41 @@ def write_gates_report(folder: Path | str, *, n_draws: int = N_DRAWS) -> Path:
     rows, maps = load_gate_rows(folder), load_gate_maps(folder)
     study = read_json(folder / "study.json", "study") if (folder / "study.json").exists() else {}
     cells = gather_gates(rows)
-    metrics = [name for name in METRICS if any(cell.interval(name) is not None for cell in cells)]
+    metrics = metrics_of(cells)
     tables = {
         "controllers": controllers_table(cells),
-        "controls": controls_table(cells, metrics[0], a=_A, n_draws=n_draws) if metrics else [],
-        **{f"differences-{m}": differences_table(cells, m, a=_A, b=_B, n_draws=n_draws) for m in metrics},
+        "controls": controls_table(cells, metrics[0]) if metrics else [],
+        **{f"differences-{metric}": differences_table(cells, metric) for metric in metrics},
     }
     tables = {name: table for name, table in tables.items() if table}
     for name, table in tables.items():
         write_table(table, folder / "tables", name)
-    sections = [
-        _answer(cells, metrics, tables, n_draws),
-        _curves(cells, metrics, tables),
-        _controls(metrics, tables),
-        _maps(maps),
-        _provenance(rows, cells, study, n_draws),
-    ]
+    shown = [_answer(cells, metrics, tables), _curves(cells, metrics, tables), _controls(metrics, tables), _maps(maps)]
+    sections = [*shown, _provenance(rows, cells, study)]
     about = {name: only_value(rows, name) for name in ("model", "task", "n_layers")}
     return write_page(folder, "gates", sections, page_title(about, "gates"), n_layers=about["n_layers"])
 
 
-def _answer(cells: Sequence[GateCell], metrics: Sequence[str], tables: dict[str, list[Cells]], n_draws: int) -> Section:
+def _answer(cells: Sequence[GateCell], metrics: Sequence[str], tables: dict[str, list[Cells]]) -> Section:
     anchor, title = "answer", "Does the hidden state help?"
     found = [metric for metric in metrics if f"differences-{metric}" in tables]
     if not found:
-        return Section(anchor, title, [f"The rows hold no target at which both {_A} and {_B} were measured."])
-    told = [f"{METRICS[found[0]]}. {line}" for line in answer_sentences(cells, found[0], a=_A, b=_B, n_draws=n_draws)]
+        return Section(anchor, title, [f"The rows hold no target at which both {A} and {B} were measured."])
+    told = [f"{METRICS[found[0]]}. {line}" for line in answer_sentences(cells, found[0])]
     pictures, shown = [], []
     for metric in found:
         table, name = tables[f"differences-{metric}"], METRICS[metric]
-        margin = MARGIN_POINTS if metric == "rouge_l" else None
         caption = (
-            f"{_A} minus {_B} in {name}, with 95% intervals. Over seeds: Student's t on the seeds' paired differences, "
+            f"{A} minus {B} in {name}, with 95% intervals. Over seeds: Student's t on the seeds' paired differences, "
             "for these sequences. Over sequences: percentile bootstrap, for these trainings. Over both: bootstrap of "
             "seeds and sequences together. At equal cost: each seed's curve read at one cost, by straight lines "
             "between its targets."
         )
-        picture = draw_differences(table, _A, _B, metric, margin)
-        alt = f"Differences between {_A} and {_B} gates in {name}, {len(table)} rows of intervals around zero."
-        pictures.append(
-            Picture(f"differences-{metric}", picture, caption if metric == found[0] else f"The same: {name}.", alt)
-        )
-        shown.append(as_table(f"{name}: {_A} (the first) minus {_B} (the second)", _part(table, _NUMBERS)))
-        shown.append(as_table(f"{name}: what that decides, for {_A}", _part(table, _VERDICTS)))
+        alt = f"Differences between {A} and {B} gates in {name}, {len(table)} rows of intervals around zero."
+        caption = caption if metric == found[0] else f"The same: {name}."
+        pictures.append(Picture(f"differences-{metric}", draw_differences(table, metric), caption, alt))
+        shown.append(as_table(f"{name}: {A} (the first) minus {B} (the second)", _part(table, _NUMBERS)))
+        shown.append(as_table(f"{name}: what that decides, for {A}", _part(table, _VERDICTS)))
     notes = [
         f"Equivalent: both one-sided tests (the difference lies above −{MARGIN_POINTS:g} and below +{MARGIN_POINTS:g} "
         "point of ROUGE-L) reject at 5%, which is the 90% interval inside the margin. For other metrics no margin was "
@@ -106,7 +91,6 @@ def _answer(cells: Sequence[GateCell], metrics: Sequence[str], tables: dict[str,
 
 
 def _curves(cells: Sequence[GateCell], metrics: Sequence[str], tables: dict[str, list[Cells]]) -> Section:
-    anchor, title = "curves", "Cost and quality of each controller"
     pictures = []
     if metrics:
         caption = (
@@ -131,16 +115,15 @@ def _curves(cells: Sequence[GateCell], metrics: Sequence[str], tables: dict[str,
         "a decoding step in % of the full model's on the same sequences in batches of the same size, the median; left "
         "out where sizes differ. A rule that cannot choose its cost exactly is named after what was asked for."
     ]
-    return Section(
-        anchor, title, pictures=pictures, tables=[as_table("Every controller", tables["controllers"])], notes=notes
-    )
+    controllers = as_table("Every controller", tables["controllers"])
+    return Section("curves", "Cost and quality of each controller", pictures=pictures, tables=[controllers], notes=notes)
 
 
 def _controls(metrics: Sequence[str], tables: dict[str, list[Cells]]) -> Section:
     anchor, title = "controls", "The hidden state against every other controller"
     if "controls" not in tables:
-        return Section(anchor, title, [f"The rows hold no other controller at a target of {_A}."])
-    caption = f"{METRICS[metrics[0]]}: {_A} (the first) minus the controller of the row (the second)"
+        return Section(anchor, title, [f"The rows hold no other controller at a target of {A}."])
+    caption = f"{METRICS[metrics[0]]}: {A} (the first) minus the controller of the row (the second)"
     notes = [
         "Over all targets that both have, or at the one. Bernoulli skips at the gates' rates without looking at "
         "anything; the static route skips the same layers for every token; exits stop at a layer. Untrained "
@@ -151,26 +134,24 @@ def _controls(metrics: Sequence[str], tables: dict[str, list[Cells]]) -> Section
 
 
 def _maps(maps: Sequence[GateMap]) -> Section:
-    anchor, title = "maps", "Layers run, token by token"
-    if not maps:
-        return Section(anchor, title, ["No gate maps are in this folder."])
-    told = [f"The first {_MOST_MAPS} of {len(maps)} maps."] if len(maps) > _MOST_MAPS else []
+    told = [] if maps else ["No gate maps are in this folder."]
+    told += [f"The first {_MOST_MAPS} of {len(maps)} maps."] if len(maps) > _MOST_MAPS else []
     pictures = []
     for number, found in enumerate(maps[:_MOST_MAPS]):
         caption = f"Sequence {found.sequence_id}. Each column is a token, as wide as its text; layer 0 is at the bottom."
         name = file_name(f"map-{number + 1}-{found.controller}-{found.mode}")
         alt = f"Token by layer map of {map_title(found)}, {len(found.tokens)} tokens."
         pictures.append(Picture(name, draw_gate_map(found), caption, alt))
-    return Section(anchor, title, told, pictures)
+    return Section("maps", "Layers run, token by token", told, pictures)
 
 
-def _provenance(rows: Any, cells: Sequence[GateCell], study: dict[str, Any], n_draws: int) -> Section:
+def _provenance(rows: Any, cells: Sequence[GateCell], study: dict[str, Any]) -> Section:
     counts = [
         ("rows", str(rows.num_rows)),
         ("controllers", ", ".join(dict.fromkeys(cell.controller for cell in cells))),
         ("sequences", str(len({sequence for cell in cells for sequence in cell.sequence_ids}))),
         ("seeds", str(len({seed for cell in cells for seed in cell.seeds if seed is not None}))),
-        ("bootstrap", f"percentile, {n_draws} draws, seed 0"),
+        ("bootstrap", f"percentile, {equivalence.N_DRAWS} draws, seed 0"),
     ]
     held = [pairs_table("Provenance of the rows", [*provenance_table(rows), *counts])]
     held += [pairs_table("Settings of the study", settings_table(study))] if study else []

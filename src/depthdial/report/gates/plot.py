@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depthdial.errors import InputError
-from depthdial.report.gates.summary import GateCell
+from depthdial.report.gates.summary import MARGIN_POINTS, METRICS, POINTS, A, B, GateCell, metrics_of
 from depthdial.report.kit.style import (
     BLACK,
     BLUE,
@@ -26,13 +26,13 @@ from depthdial.report.kit.style import (
     means_and_reach,
     new_figure,
 )
+from depthdial.report.kit.tables import Cells
 from depthdial.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METRICS = {"rouge_l": "ROUGE-L (points)", "nll": "NLL (nats per token)", "agreement": "greedy agreement"}
 MODE_TITLES = {
     "sampled": "Sampled: each gate draws its decision",
     "argmax": "Argmax: each gate takes the likelier one",
@@ -51,7 +51,6 @@ _LOOKS = {
     "saturation": Look("exit by saturation", _OLIVE, ">", (0, (3, 1, 1, 1))),
     "full": Look("full model", BLACK, "*", "none"),
 }
-_COMPARED = ("hidden", "fixed")  # the two of the paper's question: with bands, above the others
 
 
 def draw_gates(cells: Sequence[GateCell]) -> Figure:
@@ -60,7 +59,7 @@ def draw_gates(cells: Sequence[GateCell]) -> Figure:
     Points are means over seeds with 95% intervals over them, or over sequences where there is one seed.
     """
     modes = [mode for mode in ("sampled", "argmax") if any(cell.mode == mode for cell in cells)] or ["none"]
-    metrics = [name for name in METRICS if any(cell.interval(name) is not None for cell in cells)]
+    metrics = metrics_of(cells)
     if not metrics:
         raise InputError(f"The rows hold none of {', '.join(METRICS)}: measure one of them first.")
     with figure_style():
@@ -86,7 +85,7 @@ def draw_inputs(cells: Sequence[GateCell], target: float) -> Figure:
     """
     at_target = [cell for cell in cells if cell.target == target]
     controllers = [name for name in _LOOKS if any(cell.controller == name for cell in at_target)]
-    metrics = [name for name in METRICS if any(cell.interval(name) is not None for cell in at_target)]
+    metrics = metrics_of(at_target)
     with figure_style():
         figure = new_figure(1.35 + 0.3 * len(controllers))
         panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
@@ -108,8 +107,8 @@ def most_compared_target(cells: Sequence[GateCell]) -> float | None:
     return max(targets, key=lambda t: len({c.controller for c in cells if c.target == t}), default=None)
 
 
-def draw_differences(table: Sequence[dict[str, Any]], a: str, b: str, metric: str, margin: float | None = None) -> Figure:
-    """`gates_tables.differences_table` as a picture: each difference with its intervals, before the margin's band."""
+def draw_differences(table: Sequence[Cells], metric: str) -> Figure:
+    """`differences_table` as a picture: each difference with its intervals, before the margin's band."""
     kinds = (
         ("difference", "over seeds (t)", BLUE, "o"),
         ("over_sequences", "over sequences (bootstrap)", VERMILION, "s"),
@@ -120,41 +119,38 @@ def draw_differences(table: Sequence[dict[str, Any]], a: str, b: str, metric: st
     with figure_style():
         figure = new_figure(1.5 + (0.12 + 0.11 * len(shown)) * len(table))
         axes = figure.add_subplot()
-        if margin is not None:
-            axes.axvspan(-margin, margin, color="#e8e8e8", linewidth=0, zorder=0, label=f"within the margin, ±{margin:g}")
+        if metric in POINTS:
+            band = {"color": "#e8e8e8", "linewidth": 0, "zorder": 0, "label": f"within the margin, ±{MARGIN_POINTS:g}"}
+            axes.axvspan(-MARGIN_POINTS, MARGIN_POINTS, **band)
         axes.axvline(0, color=BLACK, linewidth=0.8, zorder=1)
         for at, (name, label, color, marker) in enumerate(shown):
             places = np.arange(len(table)) + 0.76 * ((at + 0.5) / len(shown) - 0.5)
             found = [(place, row[name]) for place, row in zip(places, table, strict=True) if isinstance(row[name], Interval)]
-            heights = [place for place, _ in found]
             means, reach = means_and_reach([interval for _, interval in found])
             style: dict[str, Any] = {"fmt": marker, "color": color, "markersize": 4, "elinewidth": 1.2, "label": label}
-            axes.errorbar(means, heights, xerr=reach, **style)
+            axes.errorbar(means, [place for place, _ in found], xerr=reach, **style)
         axes.set_yticks(range(len(table)), [f"{row['mode']}, {row['target']}" for row in table])
         axes.set_ylim(len(table) - 0.5, -0.5)
         axes.grid(False, axis="y")
         for edge in np.arange(1, len(table)) - 0.5:
             axes.axhline(edge, color="#dddddd", linewidth=0.6)
-        axes.set_xlabel(f"{a} minus {b}: {METRICS[metric]}, with 95% intervals")
-        beside = ", and the margin of equivalence" if margin is not None else ""
-        headed(figure, f"{a.capitalize()} against {b}: differences by mode and target{beside}")
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        axes.set_xlabel(f"{A} minus {B}: {METRICS[metric]}, with 95% intervals")
+        beside = ", and the margin of equivalence" if metric in POINTS else ""
+        headed(figure, f"{A.capitalize()} against {B}: differences by mode and target{beside}")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
 def _panel(axes: Axes, cells: Sequence[GateCell], metric: str) -> None:
     for controller in [name for name in _LOOKS if any(cell.controller == name for cell in cells)]:
-        found = [(100 * c.cost, c.interval(metric)) for c in cells if c.controller == controller]
-        kept = [(cost, interval) for cost, interval in found if interval is not None and np.isfinite(cost)]
-        points = sorted(kept, key=lambda point: point[0])  # two targets may have come to one cost
-        if points:
-            _series(axes, controller, points)
+        mine = [c for c in cells if c.controller == controller and c.interval(metric) and np.isfinite(c.cost)]
+        if mine:
+            _series(axes, controller, sorted(mine, key=lambda cell: cell.cost), metric)
 
 
-def _series(axes: Axes, controller: str, points: Sequence[tuple[float, Interval]]) -> None:
-    look, is_compared = _LOOKS[controller], controller in _COMPARED
-    costs, (means, reach) = [cost for cost, _ in points], means_and_reach([interval for _, interval in points])
+def _series(axes: Axes, controller: str, points: Sequence[GateCell], metric: str) -> None:
+    look, is_compared = _LOOKS[controller], controller in (A, B)  # with bands, above the others
+    costs, (means, reach) = [100 * cell.cost for cell in points], means_and_reach([c.interval(metric) for c in points])
     # A lone point may lie on the lines of the two compared, and is smaller than their marks.
     order = 6 if len(points) == 1 else 5 if is_compared else 3
     if is_compared and len(points) > 1:

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from depthdial.metrics import higher_is_better
 from depthdial.rows.gates import CONTROLLERS, MODES, require_gate_rows
-from depthdial.stats.equivalence import Curve
 from depthdial.stats.intervals import Interval, coded, known_interval
 
 # ROUGE is told in points, of which an equivalence margin of 1 speaks.
 POINTS = {"rouge_1": 100.0, "rouge_2": 100.0, "rouge_l": 100.0}
 MARGIN_POINTS = 1.0
+METRICS = {"rouge_l": "ROUGE-L (points)", "nll": "NLL (nats per token)", "agreement": "greedy agreement"}
+A, B = "hidden", "fixed"  # the inputs of the paper's question: does the first help over the second?
 _NUMBERS = (
     *("layers_run", "new_tokens", "rouge_1", "rouge_2", "rouge_l", "nll", "kl", "agreement"),
     *("decode_flops", "decide_flops", "head_flops", "batch_size", "batch_steps", "batch_decode_sec"),
@@ -49,8 +51,7 @@ class GateCell:
         return known_interval(means if len(self.seeds) > 1 else self.columns[column][0])
 
     def mean(self, column: str) -> float | None:
-        found = self.interval(column)
-        return None if found is None else found.mean
+        return found.mean if (found := self.interval(column)) else None
 
     @property
     def cost(self) -> float:
@@ -58,15 +59,11 @@ class GateCell:
         layers = self.mean("layers_run")
         return np.nan if layers is None else layers / self.n_layers
 
-    def total(self, column: str) -> float:
-        return float(np.nansum(self.columns[column]))
-
     def flops_per_token(self, *columns: str) -> float | None:
         """Of one decoding step: all tokens but the first, which the prompt's pass gives."""
-        tokens = self.columns["new_tokens"]
-        steps = float(np.nansum(np.maximum(tokens - 1, 0)))
-        have = [name for name in columns if np.isfinite(self.columns[name]).any()]
-        return sum(self.total(name) for name in have) / steps if have and steps else None
+        steps = float(np.nansum(np.maximum(self.columns["new_tokens"] - 1, 0)))
+        have = [self.columns[name] for name in columns if np.isfinite(self.columns[name]).any()]
+        return sum(float(np.nansum(flops)) for flops in have) / steps if have and steps else None
 
     def step_time_against(self, full: GateCell) -> float | None:
         """Measured seconds of a decoding step over the full model's on the same sequences, the median of these ratios.
@@ -95,7 +92,7 @@ def gather_gates(rows: Any) -> list[GateCell]:
     require_gate_rows(rows)
     keys = {name: rows[name].to_pylist() for name in ("controller", "target", "mode", "train_seed", "sequence_id")}
     targets = [None if target is None else round(float(target), 6) for target in keys["target"]]
-    numbers = {name: _as_floats(rows[name]) * POINTS.get(name, 1.0) for name in _NUMBERS}
+    numbers = {name: rows[name].to_numpy().astype(float) * POINTS.get(name, 1.0) for name in _NUMBERS}
     n_layers, found = int(rows["n_layers"][0].as_py()), []
     labels, codes = coded(zip(keys["controller"], targets, keys["mode"], strict=True))
     for place, (controller, target, mode) in enumerate(labels):
@@ -111,24 +108,21 @@ def gather_gates(rows: Any) -> list[GateCell]:
     return sorted(found, key=_rank)
 
 
-def gathered(rows: Any) -> list[GateCell]:
-    """`gather_gates` of rows, or its own result as it is."""
-    return rows if isinstance(rows, list) else gather_gates(rows)
-
-
-def full_cell(cells: Sequence[GateCell]) -> GateCell | None:
-    return next((cell for cell in cells if cell.controller == "full"), None)
+def metrics_of(cells: Sequence[GateCell]) -> list[str]:
+    """Those of METRICS that some cell has."""
+    return [name for name in METRICS if any(cell.interval(name) for cell in cells)]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two controllers at one target in one mode, on the seeds and sequences that both have.
+    """Two controllers by one metric, at one target in one mode, on the seeds and sequences that both have.
 
     Attributes:
         a, b: (n_seeds, n_sequences) scores, all there, of the trainings `seeds` and of `sequence_ids`.
         cost_a, cost_b: (n_seeds,) fractions of the layers that ran.
     """
 
+    metric: str
     target: float
     mode: str
     seeds: tuple[int | None, ...]
@@ -139,13 +133,15 @@ class Pair:
     cost_b: np.ndarray
 
     @property
-    def points_a(self) -> list[tuple[float, float]]:
-        """(cost, score) of every seed."""
-        return list(zip(self.cost_a.tolist(), self.a.mean(axis=1).tolist(), strict=True))
+    def judged(self) -> dict[str, Any]:
+        """How differences are judged: a margin was stated for ROUGE alone, so that other metrics are never equivalent."""
+        margin = MARGIN_POINTS if self.metric in POINTS else None
+        return {"margin": margin, "higher_is_better": higher_is_better(self.metric)}
 
-    @property
-    def points_b(self) -> list[tuple[float, float]]:
-        return list(zip(self.cost_b.tolist(), self.b.mean(axis=1).tolist(), strict=True))
+    def points(self, seed: int | None) -> tuple[tuple[float, float], tuple[float, float]]:
+        """(cost, score) of one seed, of both."""
+        i, a, b = self.seeds.index(seed), self.a.mean(axis=1), self.b.mean(axis=1)
+        return (self.cost_a[i], a[i]), (self.cost_b[i], b[i])
 
 
 def pairs_of(cells: Sequence[GateCell], a: str, b: str, metric: str) -> list[Pair]:
@@ -162,13 +158,6 @@ def pairs_of(cells: Sequence[GateCell], a: str, b: str, metric: str) -> list[Pai
         if pair is not None:
             found.append(pair)
     return found
-
-
-def curves_of(pairs: Sequence[Pair], seeds: Sequence[int | None]) -> tuple[list[Curve], list[Curve]]:
-    """The cost-score curves of both controllers for each seed, over pairs of one mode that all have these seeds."""
-    a: list[Curve] = [[pair.points_a[pair.seeds.index(seed)] for pair in pairs] for seed in seeds]
-    b: list[Curve] = [[pair.points_b[pair.seeds.index(seed)] for pair in pairs] for seed in seeds]
-    return a, b
 
 
 def _paired(first: GateCell, second: GateCell, metric: str) -> Pair | None:
@@ -188,8 +177,8 @@ def _paired(first: GateCell, second: GateCell, metric: str) -> Pair | None:
     if not complete.any() or first.target is None:
         return None
     cost_a, cost_b = (_row_means(chosen(cell, "layers_run")[:, complete]) / cell.n_layers for cell in (first, second))
-    ids = tuple(sequences[i] for i in np.flatnonzero(complete))
-    return Pair(first.target, first.mode, tuple(seeds), ids, a[:, complete], b[:, complete], cost_a, cost_b)
+    ids, scores = tuple(sequences[i] for i in np.flatnonzero(complete)), (a[:, complete], b[:, complete])
+    return Pair(metric, first.target, first.mode, tuple(seeds), ids, *scores, cost_a, cost_b)
 
 
 def _row_means(values: np.ndarray) -> np.ndarray:
@@ -199,9 +188,5 @@ def _row_means(values: np.ndarray) -> np.ndarray:
 
 
 def _rank(cell: GateCell) -> tuple[int, int, float]:
-    order = ("full", *(name for name in CONTROLLERS if name != "full"))
-    return MODES.index(cell.mode) if cell.controller != "full" else -1, order.index(cell.controller), -(cell.target or 1.0)
-
-
-def _as_floats(column: Any) -> np.ndarray:
-    return np.array([np.nan if value is None else value for value in column.to_pylist()], dtype=float)
+    mode = -1 if cell.controller == "full" else MODES.index(cell.mode)
+    return mode, CONTROLLERS.index(cell.controller), -(cell.target or 1.0)
