@@ -2,55 +2,55 @@
 
 import pytest
 
-from depthdial.data.fields import Record, find_columns, parse_fields
+from depthdial.data.fields import Example, find_columns, mended, parse_fields
 from depthdial.errors import InputError
 
 
 def read(row, fields=None):
     columns = find_columns(tuple(row), fields, "data.jsonl")
-    return columns.form, columns.read(row, "Row 1 of 'data.jsonl'")
+    return columns.form, mended(columns.read(row, "Row 1 of 'data.jsonl'"))
 
 
 @pytest.mark.parametrize(
-    ("row", "form", "record"),
+    ("row", "form", "example"),
     [
-        ({"instruction": "I", "input": "X", "output": "O", "text": "T"}, "instruction", (None, "I", "X", "O")),
-        ({"instruction": "I", "output": "O"}, "instruction", (None, "I", "", "O")),
-        ({"instruction": "I", "context": "X", "response": "O", "category": "c"}, "instruction", (None, "I", "X", "O")),
+        ({"instruction": "I", "input": "X", "output": "O", "text": "T"}, "instruction", ("", "I", "X", "O")),
+        ({"instruction": "I", "output": "O"}, "instruction", ("", "I", "", "O")),
+        ({"instruction": "I", "context": "X", "response": "O", "category": "c"}, "instruction", ("", "I", "X", "O")),
         ({"article": "A", "highlights": "H", "id": "f00"}, "article", ("f00", "", "A", "H")),
         ({"id": "13", "dialogue": "D", "summary": "S"}, "dialogue", ("13", "", "D", "S")),
         ({"id": 0, "prompt": "P", "summary": "S"}, "prompt", ("0", "P", "", "S")),
-        ({"prompt": "P", "completion": "C"}, "prompt", (None, "P", "", "C")),
-        ({"prompt": "P", "response": "C"}, "prompt", (None, "P", "", "C")),
-        ({"prompt": "P", "answer": "C"}, "prompt", (None, "P", "", "C")),
-        ({"prompt": "P", "reference": "C"}, "prompt", (None, "P", "", "C")),
-        ({"prompt": "P"}, "prompt", (None, "P", "", None)),
-        ({"question": "Q", "answer": "A"}, "instruction", (None, "Q", "", "A")),
+        ({"prompt": "P", "completion": "C"}, "prompt", ("", "P", "", "C")),
+        ({"prompt": "P", "response": "C"}, "prompt", ("", "P", "", "C")),
+        ({"prompt": "P", "answer": "C"}, "prompt", ("", "P", "", "C")),
+        ({"prompt": "P", "reference": "C"}, "prompt", ("", "P", "", "C")),
+        ({"prompt": "P"}, "prompt", ("", "P", "", None)),
+        ({"question": "Q", "answer": "A"}, "instruction", ("", "Q", "", "A")),
         ({"question_id": 81, "turns": ["first", "second"], "reference": ["r"]}, "prompt", ("81", "first", "", None)),
-        ({"text": "T", "summary": "not of a text"}, "prompt", (None, "T", "", None)),
+        ({"text": "T", "summary": "not of a text"}, "prompt", ("", "T", "", None)),
     ],
 )
-def test_known_shapes(row, form, record):
-    assert read(row) == (form, Record(*record))
+def test_known_shapes(row, form, example):
+    assert read(row) == (form, Example(*example))
 
 
 @pytest.mark.parametrize("empty", ["", "  \n", None])
 def test_an_empty_reference_is_none_and_an_empty_input_is_no_input(empty):
-    assert read({"instruction": "I", "input": None, "output": empty})[1] == Record(None, "I", "", None)
+    assert read({"instruction": "I", "input": None, "output": empty})[1] == Example("", "I", "", None)
 
 
 @pytest.mark.parametrize(
-    ("fields", "form", "record"),
+    ("fields", "form", "example"),
     [
-        ({"prompt": "a", "reference": "b"}, "prompt", (None, "A", "", "B")),
-        ({"instruction": "a", "input": "b", "output": "c"}, "instruction", (None, "A", "B", "C")),
-        ({"article": "a", "reference": "b"}, "article", (None, "", "A", "B")),
+        ({"prompt": "a", "reference": "b"}, "prompt", ("", "A", "", "B")),
+        ({"instruction": "a", "input": "b", "output": "c"}, "instruction", ("", "A", "B", "C")),
+        ({"article": "a", "reference": "b"}, "article", ("", "", "A", "B")),
         ({"dialogue": "a", "id": "c"}, "dialogue", ("C", "", "A", None)),
-        ({"prompt": "article", "reference": "b"}, "article", (None, "", "T", "B")),
+        ({"prompt": "article", "reference": "b"}, "article", ("", "", "T", "B")),
     ],
 )
-def test_mapped_fields(fields, form, record):
-    assert read({"a": "A", "b": "B", "c": "C", "article": "T", "output": "unused"}, fields) == (form, Record(*record))
+def test_mapped_fields(fields, form, example):
+    assert read({"a": "A", "b": "B", "c": "C", "article": "T", "output": "unused"}, fields) == (form, Example(*example))
 
 
 def test_parse_fields_reads_what_the_command_line_writes():
@@ -115,9 +115,9 @@ def test_a_row_that_lacks_a_field_is_told_what_it_has():
         columns.read({}, "Row 3 of 'data.jsonl'")
 
 
-def test_blank_records_are_recognised():
-    assert Record(None, " ", "\n", "answer").is_blank
-    assert not Record(None, "", "document", None).is_blank
+def test_blank_examples_are_recognised():
+    assert Example("", " ", "\n", "answer").is_blank
+    assert not Example("", "", "document", None).is_blank
 
 
 def chat(*said):
@@ -128,30 +128,30 @@ TALK = (("system", "S"), ("user", "U"), ("assistant", "A"))
 
 
 @pytest.mark.parametrize(
-    ("row", "record"),
+    ("row", "example"),
     [
-        ({"messages": chat(*TALK)}, Record(None, "U", "", "A", (), TALK[:2])),
-        ({"messages": chat(*TALK[1:])}, Record(None, "U", "", "A")),  # one user message is a plain prompt
-        ({"id": "7", "conversations": [{"from": "human", "value": "U"}]}, Record("7", "U", "", None)),
-        ({"prompt": chat(*TALK[:2]), "completion": chat(TALK[2])}, Record(None, "U", "", "A", (), TALK[:2])),
-        ({"prompt": "U", "chosen": chat(*TALK[1:]), "rejected": chat(("assistant", "B"))}, Record(None, "U", "", "A")),
-        ({"chosen": chat(*TALK[1:]), "rejected": chat(("assistant", "B"))}, Record(None, "U", "", "A")),
-        ({"prompt": "P", "messages": chat(*TALK)}, Record(None, "U", "", "A", (), TALK[:2])),
-        ({"prompt": "P", "response": "R", "messages": chat(*TALK)}, Record(None, "P", "", "R")),
+        ({"messages": chat(*TALK)}, Example("", "U", "", "A", (), TALK[:2])),
+        ({"messages": chat(*TALK[1:])}, Example("", "U", "", "A")),  # one user message is a plain prompt
+        ({"id": "7", "conversations": [{"from": "human", "value": "U"}]}, Example("7", "U", "", None)),
+        ({"prompt": chat(*TALK[:2]), "completion": chat(TALK[2])}, Example("", "U", "", "A", (), TALK[:2])),
+        ({"prompt": "U", "chosen": chat(*TALK[1:]), "rejected": chat(("assistant", "B"))}, Example("", "U", "", "A")),
+        ({"chosen": chat(*TALK[1:]), "rejected": chat(("assistant", "B"))}, Example("", "U", "", "A")),
+        ({"prompt": "P", "messages": chat(*TALK)}, Example("", "U", "", "A", (), TALK[:2])),
+        ({"prompt": "P", "response": "R", "messages": chat(*TALK)}, Example("", "P", "", "R")),
         (
             {"question": "Q", "context": "C", "answers": {"text": ["a", "b", "a"], "answer_start": [1, 2, 1]}},
-            Record(None, "Q", "C", "a", ("b",)),
+            Example("", "Q", "C", "a", ("b",)),
         ),
-        ({"question": "Q", "answers": {"text": [], "answer_start": []}}, Record(None, "Q", "", None)),
-        ({"question": "Q", "answer": ["4", "", "four"]}, Record(None, "Q", "", "4", ("four",))),
-        ({"question": "Q", "answer": 4}, Record(None, "Q", "", "4")),
-        ({"prompt": "P", "response": float("nan")}, Record(None, "P", "", None)),
-        ({" Prompt": "P", "Response ": "R"}, Record(None, "P", "", "R")),
-        ({"prompt": "a \ud83d b", "response": "\ud83d\ude00"}, Record(None, "a \ufffd b", "", "😀", (), (), True)),
+        ({"question": "Q", "answers": {"text": [], "answer_start": []}}, Example("", "Q", "", None)),
+        ({"question": "Q", "answer": ["4", "", "four"]}, Example("", "Q", "", "4", ("four",))),
+        ({"question": "Q", "answer": 4}, Example("", "Q", "", "4")),
+        ({"prompt": "P", "response": float("nan")}, Example("", "P", "", None)),
+        ({" Prompt": "P", "Response ": "R"}, Example("", "P", "", "R")),
+        ({"prompt": "a \ud83d b", "response": "\ud83d\ude00"}, Example("", "a \ufffd b", "", "😀")),
     ],
 )
-def test_what_users_bring(row, record):
-    assert read(row)[1] == record
+def test_what_users_bring(row, example):
+    assert read(row)[1] == example
 
 
 def test_a_prompt_of_bytes_is_refused():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
 from depthdial.data import readers
-from depthdial.data.readers import KINDS, open_file, open_lines
+from depthdial.data.readers import KINDS, open_file
 from depthdial.errors import InputError
 
 ROWS = [{"prompt": "Ä, ö", "response": "1"}, {"prompt": "b\nc", "response": "2"}]
@@ -99,7 +99,7 @@ def test_standard_input_is_read_once(monkeypatch):
     readers._stream.cache_clear()
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(LINES.encode())))
     for _ in range(2):
-        file = open_lines(readers.Path("-"))
+        file = open_file(readers.Path("-"))
         assert [row for _, row in file.read(file.columns)] == ROWS
     readers._stream.cache_clear()
 

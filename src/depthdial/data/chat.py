@@ -25,10 +25,6 @@ _MOST_REASON = 200
 _MARK = "depthdialmark"
 
 
-class _TemplateFailedError(Exception):
-    """A template raised; the message is its reason in one line."""
-
-
 @dataclass(frozen=True)
 class ChatTemplate:
     """The chat template of a tokenizer."""
@@ -41,7 +37,8 @@ class ChatTemplate:
         Raises:
             InputError: if the template fails on it, or leaves it out.
         """
-        return self._ids([{"role": "user", "content": self._content(text)}], _ELSE_PLAIN)
+        content = _parted(text) if self._user_in_parts else text
+        return self._ids([{"role": "user", "content": content}], _ELSE_PLAIN)
 
     def render(self, conversation: Sequence[Message]) -> tuple[str, list[int]]:
         """(text, token ids) of a conversation and the cue to answer it; one whose last message is the assistant's is
@@ -50,18 +47,10 @@ class ChatTemplate:
         Raises:
             InputError: if the template fails on the conversation, or leaves a user's or system message out.
         """
-        given = list(conversation)
-        as_given = [{**message, "content": _joined(message.get("content"))} for message in given]
-        as_parts = [{**message, "content": _parted(message.get("content"))} for message in given]
+        as_given = [{**message, "content": _joined(message.get("content"))} for message in conversation]
+        as_parts = [{**message, "content": _parted(message.get("content"))} for message in conversation]
         chosen = as_parts if self._wants_parts(as_given, as_parts, _ELSE_OTHERS) else as_given
-        try:
-            text = self._rendered(chosen, tokenize=False)
-        except _TemplateFailedError as error:  # on these texts, and not on the marks
-            raise self._refusal(error, _ELSE_OTHERS) from error
-        return text, self._ids(chosen, _ELSE_OTHERS)
-
-    def _content(self, text: str) -> Any:
-        return _parted(text) if self._user_in_parts else text
+        return self._rendered(chosen, _ELSE_OTHERS, tokenize=False), self._ids(chosen, _ELSE_OTHERS)
 
     @cached_property
     def _user_in_parts(self) -> bool:
@@ -70,55 +59,6 @@ class ChatTemplate:
 
     def _wants_parts(self, as_texts: list[Any], as_parts: list[Any], remedy: str) -> bool:
         """Whether the template takes content as parts; InputError if it takes the messages neither way."""
-        self._require_default()
-        try:
-            left_out = self._left_out(as_texts)
-            if left_out is None:
-                return False
-            failed = None
-        except _TemplateFailedError as error:
-            left_out, failed = None, error
-        try:
-            if self._left_out(as_parts) is None:
-                return True
-        except _TemplateFailedError:
-            pass  # texts are what most templates take: their reason tells more
-        if failed is not None:
-            raise self._refusal(failed, remedy) from failed
-        assert left_out is not None
-        role = as_texts[left_out]["role"]
-        which = f"the {role} message" if len(as_texts) == 1 else f"message {left_out} ({role})"
-        raise InputError(f"The tokenizer's chat template leaves {which} out of the prompt: {remedy}.")
-
-    def _left_out(self, conversation: list[Any]) -> int | None:
-        """The place of a user's or system message that does not come out; None if all do."""
-        marks = [f"{_MARK}{i}x" for i in range(len(conversation))]
-        marked = [
-            {**message, "content": _parted(mark) if isinstance(message["content"], list) else mark}
-            for message, mark in zip(conversation, marks, strict=True)
-        ]
-        text = self._rendered(marked, tokenize=False).lower()
-        roles = [message["role"] for message in conversation]
-        heard = [role in ("user", "system") for role in roles]
-        return next((i for i, mark in enumerate(marks) if heard[i] and mark not in text), None)
-
-    def _ids(self, conversation: list[Any], remedy: str) -> list[int]:
-        try:
-            encoded = self._rendered(conversation, tokenize=True, return_dict=True, tokenizer_kwargs={"verbose": False})
-        except _TemplateFailedError as error:
-            raise self._refusal(error, remedy) from error
-        return list(encoded["input_ids"])
-
-    def _rendered(self, conversation: list[Any], **options: Any) -> Any:
-        goes_on = conversation[-1]["role"] == "assistant"
-        turn = {"continue_final_message": True} if goes_on else {"add_generation_prompt": True}
-        try:
-            return self.tokenizer.apply_chat_template(conversation, **turn, **options)
-        except Exception as error:  # the checkpoint's code: it may raise anything
-            reason = " ".join(str(error).split())[:_MOST_REASON].rstrip(".") or type(error).__name__
-            raise _TemplateFailedError(reason) from error
-
-    def _require_default(self) -> None:
         named = self.tokenizer.chat_template
         if isinstance(named, dict) and "default" not in named:
             names = ", ".join(map(repr, sorted(named)))
@@ -126,11 +66,44 @@ class ChatTemplate:
                 f"The tokenizer names several chat templates ({names}) and none of them is the default: set "
                 "tokenizer.chat_template to one of them, or use the template 'plain'."
             )
+        try:
+            self._require_whole(as_texts, remedy)
+            return False
+        except InputError as error:
+            of_texts = error
+        try:
+            self._require_whole(as_parts, remedy)
+            return True
+        except InputError:  # texts are what most templates take: their reason tells more
+            raise of_texts from of_texts.__cause__
 
-    @staticmethod
-    def _refusal(error: _TemplateFailedError, remedy: str) -> InputError:
-        what = "a user message" if remedy == _ELSE_PLAIN else "these messages"
-        return InputError(f"The tokenizer's chat template refused {what} ({error}): {remedy}.")
+    def _require_whole(self, conversation: list[Any], remedy: str) -> None:
+        """InputError unless every user's and system message comes out."""
+        marks = [f"{_MARK}{i}x" for i in range(len(conversation))]
+        marked = [
+            {**message, "content": _parted(mark) if isinstance(message["content"], list) else mark}
+            for message, mark in zip(conversation, marks, strict=True)
+        ]
+        text = self._rendered(marked, remedy, tokenize=False).lower()
+        for i, (message, mark) in enumerate(zip(conversation, marks, strict=True)):
+            role = message["role"]
+            if role in ("user", "system") and mark not in text:
+                which = f"the {role} message" if len(conversation) == 1 else f"message {i} ({role})"
+                raise InputError(f"The tokenizer's chat template leaves {which} out of the prompt: {remedy}.")
+
+    def _ids(self, conversation: list[Any], remedy: str) -> list[int]:
+        options = {"return_dict": True, "tokenizer_kwargs": {"verbose": False}}
+        return list(self._rendered(conversation, remedy, tokenize=True, **options)["input_ids"])
+
+    def _rendered(self, conversation: list[Any], remedy: str, **options: Any) -> Any:
+        goes_on = conversation[-1]["role"] == "assistant"
+        turn = {"continue_final_message": True} if goes_on else {"add_generation_prompt": True}
+        try:
+            return self.tokenizer.apply_chat_template(conversation, **turn, **options)
+        except Exception as error:  # the checkpoint's code: it may raise anything
+            reason = " ".join(str(error).split())[:_MOST_REASON].rstrip(".") or type(error).__name__
+            what = "a user message" if remedy == _ELSE_PLAIN else "these messages"
+            raise InputError(f"The tokenizer's chat template refused {what} ({reason}): {remedy}.") from error
 
 
 _ELSE_PLAIN = "use the template 'paper' or 'plain'"

@@ -24,7 +24,7 @@ row's id is `id` or `question_id`. Where the names are others a mapping from rol
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from depthdial.data.chat_rows import is_conversation, last_reply, read_conversation, split_reply
@@ -62,31 +62,41 @@ ROLES = (*_MAIN_ROLES, "input", "reference", "output", "id")
 
 
 @dataclass(frozen=True)
-class Record:
-    """What a row holds.
+class Example:
+    """One sequence.
 
     Attributes:
-        id: the row's own, None if it has none.
-        instruction: the instruction or prompt, or a conversation's last message; empty where there is only a document.
+        id: unique in its task and stable: the row's own, or task, split and number of the row ("alpaca-test-00012").
+        instruction: the instruction or prompt, or the last message of a conversation; empty where there is only a document.
         document: the instruction's input, or the article or dialogue; empty if there is none.
-        reference: None if it is empty or there is none.
-        other_references: further answers that are as good.
-        messages: the conversation, where there is more to it than one user message.
-        is_mended: a text had half of a character in it, which was replaced.
+        reference: the answer to compare with, the first of several; None if there is none.
+        other_references: answers that are as good; ROUGE takes the best of all, NLL the first alone.
+        messages: (role, text) of each message of a conversation of more than one user message; the last text is
+            `instruction`. Empty for a plain prompt.
     """
 
-    id: str | None
+    id: str
     instruction: str
     document: str
     reference: str | None
     other_references: tuple[str, ...] = ()
     messages: Messages = ()
-    is_mended: bool = False
 
     @property
     def is_blank(self) -> bool:
         """Whether there is nothing to prompt with."""
         return not (self.instruction.strip() or self.document.strip())
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All of them."""
+        return () if self.reference is None else (self.reference, *self.other_references)
+
+    def texts(self) -> list[Any]:
+        """All that decides prompt and references, ready for JSON."""
+        plain = [self.instruction, self.document, self.reference]
+        # Those of a plain example are what they were before there were others, and so are its fingerprints.
+        return plain if not (self.other_references or self.messages) else [*plain, self.other_references, self.messages]
 
 
 @dataclass(frozen=True)
@@ -112,45 +122,41 @@ class Columns:
         """The fields that are read."""
         return tuple(name for name in (self.main, self.input, self.reference, self.id) if name is not None)
 
-    def read(self, row: Row, where: str) -> Record:
-        """The record of a row; `where` begins the error message ("Row 3 of 'data.jsonl'").
+    def read(self, row: Row, where: str) -> Example:
+        """The example in a row, its id empty if it has none; `where` begins the error message ("Row 3 of 'data.jsonl'").
 
         An input or a reference may be missing or null, as half of Alpaca's inputs are; everything else has to be there.
 
         Raises:
             InputError: if the prompt is missing, or a field holds anything but text (or messages).
         """
-        main = _value(row, self.main, where)
-        answers = _references(row.get(self.reference), self.reference, where) if self.reference else []
-        own_id = self._own_id(row, where)
+        if self.main not in row:
+            raise InputError(
+                f"{where} has no field {self.main!r}, only {_listed(row)}: "
+                "add it, or say with fields which ones to use, such as prompt=NAME,reference=NAME."
+            )
+        main, given, answer, own_id = (name and row.get(name) for name in (self.main, self.input, self.reference, self.id))
+        answers = [text for text in _references(answer, self.reference, where) if text.strip()]
+        messages: Messages = ()
+        instruction = document = ""
         if is_conversation(main):
             messages, reply = split_reply(read_conversation(main, where))
-            answers = answers or [reply or ""]
-            instruction, document = messages[-1][1] if messages else "", ""
+            answers = answers or [text for text in (reply,) if text and text.strip()]
+            instruction = messages[-1][1] if messages else ""
+        elif self.form in ("article", "dialogue"):
+            document = _text(main, self.main, where)
         else:
-            messages, instruction, document = (), _text(row, self.main, where), ""
-            if self.form in ("article", "dialogue"):
-                instruction, document = "", instruction
-            elif self.input is not None:
-                document = _text(row, self.input, where) if not _is_null(row.get(self.input)) else ""
-        answers = list(dict.fromkeys(answer for answer in answers if answer.strip()))
+            instruction, document = _text(main, self.main, where), _text(given, self.input, where)
+        answers = tuple(dict.fromkeys(answers))
         is_plain = len(messages) == 1 and messages[0][0] == "user"
-        return _mended(
-            Record(
-                id=own_id,
-                instruction=instruction,
-                document=document,
-                reference=answers[0] if answers else None,
-                other_references=tuple(answers[1:]),
-                messages=() if is_plain else messages,
-            )
+        return Example(
+            str(own_id) if isinstance(own_id, str | int) else "",
+            instruction,
+            document,
+            next(iter(answers), None),
+            answers[1:],
+            () if is_plain else messages,
         )
-
-    def _own_id(self, row: Row, where: str) -> str | None:
-        if self.id is None:
-            return None
-        value = _value(row, self.id, where) if self.is_mapped else row.get(self.id)
-        return str(value) if isinstance(value, str | int) and value != "" else None
 
 
 def find_columns(names: Collection[str], fields: Mapping[str, str] | None, what: str) -> Columns:
@@ -171,7 +177,7 @@ def find_columns(names: Collection[str], fields: Mapping[str, str] | None, what:
         if absent is not None:
             raise InputError(f"'{what}' has no field {absent!r}, only {_listed(names)}: name one of these.")
         return _mapped(fields)
-    known: dict[str, str] = {}  # by the name as it is known
+    known: dict[str | None, str] = {}  # by the name as it is known
     for name in sorted(names, key=lambda name: name != name.strip().lower()):  # one that is written so comes first
         known.setdefault(name.strip().lower(), name)
     main, reference = _first(_FORMS, known), _first(_REFERENCES, known)
@@ -185,14 +191,13 @@ def find_columns(names: Collection[str], fields: Mapping[str, str] | None, what:
         )
     if main in _WITHOUT_REFERENCE:
         reference = None
-    given_input = _first(_INPUTS, known) if _FORMS[main] == "instruction" else None
-    own_id = _first(_IDS, known)
+    given = _first(_INPUTS, known) if _FORMS[main] == "instruction" else None
     return Columns(
         form=_FORMS[main],
         main=known[main],
-        input=given_input and known[given_input],
-        reference=reference and known[reference],
-        id=own_id and known[own_id],
+        input=known.get(given),
+        reference=known.get(reference),
+        id=known.get(_first(_IDS, known)),
         is_mapped=False,
     )
 
@@ -247,49 +252,33 @@ def _mapped(fields: Mapping[str, str]) -> Columns:
 
 def _references(value: Any, field: str | None, where: str) -> list[str]:
     """The texts of a reference; `field` names it in the error message."""
-    if _is_null(value):
-        return []
     if is_conversation(value):
         return [last_reply(read_conversation(value, where)) or ""]
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return [str(value)]
     if isinstance(value, Mapping) and "text" in value:  # SQuAD
         return _references(value["text"], field, where)
     if isinstance(value, list):
         return [text for part in value for text in _references(part, field, where)]
-    raise InputError(
-        f"{where} has a value of type {type(value).__name__} in field {field!r}: give text, or a list of texts."
-    )
+    return [_text(value, field, where, "text, or a list of texts")]
 
 
-def _text(row: Row, field: str, where: str) -> str:
-    value = _value(row, field, where)
+def _text(value: Any, field: str | None, where: str, wanted: str = "text") -> str:
     if field == "turns" and isinstance(value, list) and value:
         value = value[0]
-    if _is_null(value):
+    if value is None or (isinstance(value, float) and value != value):  # pandas writes NaN for what is missing
         return ""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, str | int) and not isinstance(value, bool):
         return str(value)
-    if not isinstance(value, str):
-        raise InputError(f"{where} has a value of type {type(value).__name__} in field {field!r}: give text.")
-    return value
+    raise InputError(f"{where} has a value of type {type(value).__name__} in field {field!r}: give {wanted}.")
 
 
-def _is_null(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value)  # pandas writes NaN for what is missing
+def mended(example: Example) -> Example:
+    """The example with well-formed texts; itself where they are."""
 
+    def mend(value: Any) -> Any:
+        return tuple(map(mend, value)) if isinstance(value, tuple) else value and well_formed(value)
 
-def _mended(record: Record) -> Record:
-    """The record with well-formed texts."""
-    texts = {name: getattr(record, name) for name in ("id", "instruction", "document", "reference")}
-    mended = {name: text and well_formed(text) for name, text in texts.items()}
-    others = tuple(map(well_formed, record.other_references))
-    messages = tuple((role, well_formed(text)) for role, text in record.messages)
-    if mended == texts and others == record.other_references and messages == record.messages:
-        return record
-    return replace(record, **mended, other_references=others, messages=messages, is_mended=True)
+    whole = Example(*map(mend, vars(example).values()))
+    return example if whole == example else whole
 
 
 def well_formed(text: str) -> str:
@@ -300,18 +289,9 @@ def well_formed(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _value(row: Row, field: str, where: str) -> Any:
-    if field not in row:
-        raise InputError(
-            f"{where} has no field {field!r}, only {_listed(row)}: "
-            "add it, or say with fields which ones to use, such as prompt=NAME,reference=NAME."
-        )
-    return row[field]
-
-
 def _listed(names: Iterable[object]) -> str:
     return ", ".join(map(str, names)) or "nothing"
 
 
-def _first(candidates: Iterable[str], names: Collection[str]) -> str | None:
+def _first(candidates: Iterable[str], names: Collection[str | None]) -> str | None:
     return next((name for name in candidates if name in names), None)

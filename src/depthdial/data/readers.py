@@ -12,6 +12,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -74,42 +75,31 @@ def kinds() -> str:
 
 
 def open_file(path: Path) -> File:
-    """The rows of a file.
+    """The rows of a file; those of standard input ("-") or of a pipe, which are JSON, are read once a process.
 
     Raises:
         InputError: if it is of an unknown kind, cannot be read, is malformed, or holds no rows.
     """
-    kind = kind_of(path)
+    is_pipe = str(path) == STDIN or (path.exists() and not path.is_file())
+    kind = ".jsonl" if is_pipe else kind_of(path)
     if kind is None:
         raise InputError(f"'{path}' is of an unknown kind: give a {kinds()} file.")
     try:
-        file = _open_table(path, kind) if kind in TABLE_KINDS else _open_text(_bytes(path), path, kind)
+        if kind in TABLE_KINDS:
+            file = _open_table(path, kind)
+        else:
+            file = _open_text(_stream(str(path)) if is_pipe else _bytes(path), path, kind)
     except OSError as error:
-        raise InputError(f"'{path}' cannot be read ({_reason(error)}): check the file.") from error
-    return _with_rows(file, path)
-
-
-def open_lines(path: Path) -> File:
-    """The rows of standard input ("-") or of a pipe, which are JSON; it is read once a process.
-
-    Raises:
-        InputError: as `open_file`.
-    """
-    try:
-        return _with_rows(_open_text(_stream(str(path)), path, ".jsonl"), path)
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be read ({_reason(error)}): check the pipe.") from error
+        what = "pipe" if is_pipe else "file"
+        raise InputError(f"'{path}' cannot be read ({_reason(error)}): check the {what}.") from error
+    if not file.n_rows:
+        raise InputError(f"'{path}' holds no rows: give a file with at least one.")
+    return file
 
 
 @cache
 def _stream(name: str) -> bytes:
     return sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
-
-
-def _with_rows(file: File, path: Path) -> File:
-    if not file.n_rows:
-        raise InputError(f"'{path}' holds no rows: give a file with at least one.")
-    return file
 
 
 def _bytes(path: Path) -> bytes:
@@ -239,66 +229,53 @@ def _csv_rows(text: str, path: Path, kind: str) -> Rows:
 
 
 def _open_table(path: Path, kind: str) -> File:
-    import pyarrow
+    from pyarrow import ArrowInvalid, ipc, memory_map, parquet
 
     with path.open("rb") as file:
         if file.read(23) == b"version https://git-lfs":
             raise _pointer(path)
+    with _readable(path, kind):
+        if kind == ".parquet":
+            with parquet.ParquetFile(path) as file:
+                whole, names, n_rows = None, file.schema_arrow.names, file.metadata.num_rows
+        else:
+            source = memory_map(str(path))
+            try:
+                whole = ipc.open_stream(source).read_all()  # as `datasets` saves
+            except ArrowInvalid:
+                source.seek(0)
+                whole = ipc.open_file(source).read_all()
+            names, n_rows = whole.column_names, whole.num_rows
+
+    def read(wanted: Collection[str]) -> Rows:
+        table: Any = whole
+        if table is None:
+            with _readable(path, kind), parquet.ParquetFile(path) as file:
+                table = file.read(columns=[name for name in names if name in wanted])
+        columns: dict[str, list[Any]] = {}
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            if name in wanted:
+                try:
+                    columns[name] = column.to_pylist()
+                except Exception as error:  # pyarrow raises what Python's types do: dates out of range, text not UTF-8
+                    raise InputError(f"Field {name!r} of '{path}' cannot be read ({_reason(error)}): give text.") from error
+        rows = zip(*columns.values(), strict=True)
+        return [(number, dict(zip(columns, row, strict=True))) for number, row in enumerate(rows, start=1)]
+
+    return File(tuple(names), n_rows, read)
+
+
+@contextmanager
+def _readable(path: Path, kind: str) -> Iterator[None]:
+    import pyarrow
+
     try:
-        return _open_parquet(path) if kind == ".parquet" else _open_arrow(path)
+        yield
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        what = "Parquet" if kind == ".parquet" else "Arrow"
+        what = kind[1:].capitalize()
         raise InputError(
             f"'{path}' cannot be read as {what} ({_reason(error)}): write it anew, or give a JSONL file."
         ) from error
-
-
-def _open_parquet(path: Path) -> File:
-    import pyarrow
-    from pyarrow import parquet
-
-    with parquet.ParquetFile(path) as file:
-        names, n_rows = tuple(file.schema_arrow.names), file.metadata.num_rows
-
-    def read(wanted: Collection[str]) -> Rows:
-        chosen = [name for name in names if name in wanted]
-        try:
-            with parquet.ParquetFile(path) as file:
-                table = file.read(columns=chosen)
-        except (pyarrow.ArrowException, OSError, ValueError) as error:
-            raise InputError(
-                f"'{path}' cannot be read as Parquet ({_reason(error)}): write it anew, or give a JSONL file."
-            ) from error
-        return _table_rows(table, chosen, path)
-
-    return File(names, n_rows, read)
-
-
-def _open_arrow(path: Path) -> File:
-    from pyarrow import ArrowInvalid, ipc, memory_map
-
-    source = memory_map(str(path))
-    try:
-        table = ipc.open_stream(source).read_all()  # as `datasets` saves
-    except ArrowInvalid:
-        source.seek(0)
-        table = ipc.open_file(source).read_all()
-    names = tuple(table.column_names)
-    return File(names, table.num_rows, lambda wanted: _table_rows(table, [name for name in names if name in wanted], path))
-
-
-def _table_rows(table: Any, names: list[str], path: Path) -> Rows:
-    columns: dict[str, list[Any]] = {}
-    for name in dict.fromkeys(names):
-        places = [i for i, other in enumerate(table.column_names) if other == name]
-        try:
-            columns[name] = table.column(places[-1]).to_pylist()
-        except Exception as error:  # pyarrow raises what Python's types do: dates out of range, text that is not UTF-8
-            raise InputError(f"Field {name!r} of '{path}' cannot be read ({_reason(error)}): give text.") from error
-    rows = zip(*columns.values(), strict=True)
-    return [(number, dict(zip(columns, row, strict=True))) for number, row in enumerate(rows, start=1)]
 
 
 def _pointer(path: Path) -> InputError:

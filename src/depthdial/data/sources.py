@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from depthdial.data.fields import Row, well_formed
-from depthdial.data.readers import STDIN, File, kinds, open_file, open_lines, stem_of
+from depthdial.data.readers import STDIN, File, kinds, open_file, stem_of
 from depthdial.data.splits import WHOLE, find_split, split_files
 from depthdial.errors import InputError
 
@@ -78,11 +78,6 @@ class Source:
     max_prompt_tokens: int | None = None
     max_response_tokens: int | None = None
 
-    @property
-    def rows(self) -> Iterable[tuple[int, Row]]:
-        """The rows with all of their fields."""
-        return self.read(self.columns)
-
 
 def open_source(name_or_path: str | os.PathLike[str], split: str | None, seed: int) -> Source:
     """The rows that a task's name or path stands for.
@@ -101,12 +96,11 @@ def open_source(name_or_path: str | os.PathLike[str], split: str | None, seed: i
     elif not isinstance(name_or_path, os.PathLike):
         raise InputError(f"A task is a name or a path, not {name_or_path!r}: use one of {', '.join(TASK_NAMES)}, or a file.")
     path = Path(name_or_path)
-    if str(path) == STDIN or (path.exists() and not path.is_file() and not path.is_dir()):
-        return _of_file(open_lines(path), "stdin" if str(path) == STDIN else path.name, path.name, split, seed)
     if path.is_dir() and name_or_path != "":  # an empty text is no name; Path would take it for the current folder
         return _open_folder(path, split, seed)
-    if path.is_file():
-        return _of_file(open_file(path), stem_of(path), path.name, split, seed)
+    if str(path) == STDIN or (path.exists() and not path.is_dir()):
+        name = "stdin" if str(path) == STDIN else stem_of(path) if path.is_file() else path.name
+        return _of_file(open_file(path), name, path.name, split, seed)
     looks_like_path = isinstance(name_or_path, os.PathLike) or path.suffix or len(path.parts) > 1
     what = f"There is no file or folder '{path}'" if looks_like_path else f"Unknown task {str(name_or_path)!r}"
     raise InputError(
@@ -186,22 +180,11 @@ def _open_hub_set(name: str, split: str | None) -> Source:
     indices = split_rows(len(data), split if hub_set.is_seeded else WHOLE, PAPER_SEED)
 
     def read(names: Collection[str]) -> Iterable[tuple[int, Row]]:
-        chosen = (
-            data.select_columns([n for n in data.column_names if n in names]) if hasattr(data, "select_columns") else data
-        )
+        chosen = data.select_columns([name for name in data.column_names if name in names])
         return ((i + 1, chosen[i]) for i in indices)
 
-    return Source(
-        name,
-        split,
-        hub_set.repo,
-        PAPER_SEED,
-        tuple(data.column_names),
-        read,
-        skips_incomplete=True,
-        max_prompt_tokens=hub_set.max_prompt_tokens,
-        max_response_tokens=hub_set.max_response_tokens,
-    )
+    budgets = hub_set.max_prompt_tokens, hub_set.max_response_tokens
+    return Source(name, split, hub_set.repo, PAPER_SEED, tuple(data.column_names), read, True, *budgets)
 
 
 def _download(name: str, hub_set: HubSet, split: str) -> Any:

@@ -11,52 +11,19 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from depthdial.checks import whole
-from depthdial.data.fields import Columns, Record, check_roles, find_columns
+from depthdial.data.fields import Columns, Example, check_roles, find_columns, mended
 from depthdial.data.sources import Source, held_out_split, open_source
-from depthdial.data.templates import Form, Messages, Prompter, Template, check_template, resolve_template
+from depthdial.data.templates import Form, Prompter, Template, check_template, resolve_template
 from depthdial.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Example:
-    """One sequence.
-
-    Attributes:
-        id: unique in its task and stable: the row's own, or task, split and number of the row ("alpaca-test-00012").
-        instruction: the instruction or prompt, or the last message of a conversation; empty where there is only a document.
-        document: the instruction's input, or the article or dialogue; empty if there is none.
-        reference: the answer to compare with, the first of several; None if there is none.
-        other_references: answers that are as good; ROUGE takes the best of all, NLL the first alone.
-        messages: (role, text) of each message of a conversation of more than one user message; the last text is
-            `instruction`. Empty for a plain prompt.
-    """
-
-    id: str
-    instruction: str
-    document: str
-    reference: str | None
-    other_references: tuple[str, ...] = ()
-    messages: Messages = ()
-
-    @property
-    def references(self) -> tuple[str, ...]:
-        """All of them."""
-        return () if self.reference is None else (self.reference, *self.other_references)
-
-    def texts(self) -> list[Any]:
-        """All that decides prompt and references, ready for JSON."""
-        plain = [self.instruction, self.document, self.reference]
-        # Those of a plain example are what they were before there were others, and so are its fingerprints.
-        return plain if not (self.other_references or self.messages) else [*plain, self.other_references, self.messages]
 
 
 @dataclass(frozen=True)
@@ -117,7 +84,6 @@ class EncodedExample:
         prompt_ids: ends with the cue for the response, which follows directly.
         reference_ids: tokenised apart from the prompt, without special tokens, within the budget; empty if there is none.
         reference: its whole text, for ROUGE; None if there is none.
-        truncated: whether prompt or reference was cut.
         references: all of them, the one above first.
     """
 
@@ -125,7 +91,6 @@ class EncodedExample:
     prompt_ids: tuple[int, ...]
     reference_ids: tuple[int, ...]
     reference: str | None
-    truncated: bool
     references: tuple[str, ...] = ()
 
 
@@ -222,69 +187,51 @@ def encode(task: Task, tokenizer: PreTrainedTokenizerBase, *, context_tokens: in
 
 
 def _encode_example(example: Example, task: Task, prompter: Prompter, context_tokens: int | None) -> EncodedExample:
-    prompt_ids, is_cut = prompter.fitted_ids(example.instruction, example.document, task.max_prompt_tokens, example.messages)
+    prompt_ids = prompter.fitted_ids(example.instruction, example.document, task.max_prompt_tokens, example.messages)
     if context_tokens is not None and len(prompt_ids) >= context_tokens:
         raise InputError(
             f"The prompt of example {example.id!r} is {len(prompt_ids)} tokens long and the model's context "
             f"{context_tokens}, which leaves no room for an answer: set max_prompt_tokens to cut long prompts."
         )
-    whole: list[int] = []
+    reference_ids: list[int] = []
     if example.reference is not None:
-        whole = list(prompter.tokenizer(example.reference, add_special_tokens=False, verbose=False)["input_ids"])
+        reference_ids = prompter.tokenizer(example.reference, add_special_tokens=False, verbose=False)["input_ids"]
     rooms = [task.max_response_tokens, None if context_tokens is None else context_tokens - len(prompt_ids)]
-    kept = whole[: min((room for room in rooms if room is not None), default=None)]
-    return EncodedExample(
-        id=example.id,
-        prompt_ids=tuple(prompt_ids),
-        reference_ids=tuple(kept),
-        reference=example.reference,
-        truncated=is_cut or len(kept) < len(whole),
-        references=example.references,
-    )
+    kept = reference_ids[: min((room for room in rooms if room is not None), default=None)]
+    return EncodedExample(example.id, tuple(prompt_ids), tuple(kept), example.reference, example.references)
 
 
 def _collect(source: Source, columns: Columns, limit: int | None) -> tuple[tuple[Example, ...], str]:
     """The first `limit` examples and the fingerprint of all, in one pass that keeps only the texts asked for."""
     digest = hashlib.sha256(json.dumps(columns.form).encode())
-    kept: list[tuple[int, Record]] = []
-    own_ids: list[str | None] = []
-    mended: list[int] = []
+    kept: list[tuple[int, Example]] = []
+    own_ids: list[str] = []
+    is_warned = False
     for number, row in source.read(columns.names):
         where = f"Row {number} of '{source.origin}'"
-        record = columns.read(row, where)
-        if record.is_mended:
-            mended.append(number)
-        is_incomplete = record.is_blank or (columns.reference is not None and record.reference is None)
+        given = columns.read(row, where)
+        example = mended(given)
+        if example is not given and not is_warned:
+            _LOG.warning("%s holds half of a character: it is read as U+FFFD.", where)
+            is_warned = True
+        is_incomplete = example.is_blank or (columns.reference is not None and example.reference is None)
         if is_incomplete and source.skips_incomplete:
             continue
-        if record.is_blank:
+        if example.is_blank:
             raise InputError(f"{where} has an empty {columns.main!r}: fill it in, or leave the row out.")
-        own_ids.append(record.id)
-        example = _example(record.id or "", record)
-        digest.update(json.dumps([number, record.id, *example.texts()]).encode())
+        own_ids.append(example.id)
+        digest.update(json.dumps([number, example.id or None, *example.texts()]).encode())
         if limit is None or len(kept) < limit:
-            kept.append((number, record))
+            kept.append((number, example))
     if not kept:
         raise InputError(f"'{source.origin}' holds no rows to use in its {source.split} split: choose another.")
-    if mended:
-        _LOG.warning("Row %d of '%s' holds half of a character: it is read as U+FFFD.", mended[0], source.origin)
-    ids = _ids(source, columns, [number for number, _ in kept], own_ids)
-    examples = tuple(_example(name, record) for name, (_, record) in zip(ids, kept, strict=True))
-    return examples, digest.hexdigest()
-
-
-def _example(name: str, record: Record) -> Example:
-    return Example(name, record.instruction, record.document, record.reference, record.other_references, record.messages)
-
-
-def _ids(source: Source, columns: Columns, numbers: list[int], own_ids: list[str | None]) -> list[str]:
-    """The rows' own ids if the whole split has unique ones, else numbered ones; so they do not depend on the limit."""
-    unique = {name for name in own_ids if name is not None}
-    if len(unique) == len(own_ids):
-        return [str(name) for name in own_ids[: len(numbers)]]
+    # The rows' own ids if the whole split has unique ones, else numbered ones; so they do not depend on the limit.
+    if all(own_ids) and len(set(own_ids)) == len(own_ids):
+        return tuple(example for _, example in kept), digest.hexdigest()
     if columns.is_mapped and columns.id is not None:
         raise InputError(
             f"Field {columns.id!r} of '{source.origin}' is not a different number or text in every row: "
             "name another as id, or none."
         )
-    return [f"{source.name}-{source.split}-{number:05d}" for number in numbers]
+    stem = f"{source.name}-{source.split}"
+    return tuple(replace(example, id=f"{stem}-{number:05d}") for number, example in kept), digest.hexdigest()

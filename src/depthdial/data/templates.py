@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
+from depthdial.checks import choice
 from depthdial.data.chat import ChatTemplate, check_encodable
 from depthdial.errors import InputError
 
@@ -50,10 +51,7 @@ _SUMMARY_REQUEST = {
 
 def check_template(template: str) -> Template:
     """`template` itself if it is known; InputError otherwise."""
-    for known in TEMPLATES:
-        if template == known:
-            return known
-    raise InputError(f"Unknown template {template!r}: use {', '.join(TEMPLATES)}.")
+    return choice("template", template, TEMPLATES)
 
 
 def resolve_template(template: str, tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -122,10 +120,8 @@ class Prompter:
             ids.pop()
         return ids
 
-    def fitted_ids(
-        self, instruction: str, document: str, max_tokens: int | None, messages: Messages = ()
-    ) -> tuple[list[int], bool]:
-        """Token ids of the prompt within a budget, and whether something had to be cut.
+    def fitted_ids(self, instruction: str, document: str, max_tokens: int | None, messages: Messages = ()) -> list[int]:
+        """Token ids of the prompt within a budget.
 
         What is cut is the end of the document, or of the instruction where there is no document or cutting all of it is
         not enough; of a conversation, the end of its last message. Never the template around them: the prompt still ends
@@ -137,30 +133,16 @@ class Prompter:
         Raises:
             InputError: if the template alone takes more than the budget.
         """
-        if messages:
-            return self._fitted_conversation(instruction, max_tokens, messages)
-        ids = self.ids(instruction, document)
+        ids = self.ids(instruction, document, messages)
         if max_tokens is None or len(ids) <= max_tokens:
-            return ids, False
+            return ids
         if document and (kept := _longest_fit(document, lambda part: self.ids(instruction, part), max_tokens)):
-            return kept, True
-        if kept := _longest_fit(instruction, self.ids, max_tokens):
-            return kept, True
-        raise InputError(
-            f"The {self.template} template alone takes {len(self.ids('', ''))} tokens, "
-            f"more than the {max_tokens} of max_prompt_tokens: raise it."
-        )
-
-    def _fitted_conversation(self, last: str, max_tokens: int | None, messages: Messages) -> tuple[list[int], bool]:
-        ids = self.ids(last, "", messages)
-        if max_tokens is None or len(ids) <= max_tokens:
-            return ids, False
-        if kept := _longest_fit(last, lambda part: self.ids(part, "", messages), max_tokens):
-            return kept, True
-        raise InputError(
-            f"The template and all messages but the last take {len(self.ids('', '', messages))} tokens, "
-            f"more than the {max_tokens} of max_prompt_tokens: raise it."
-        )
+            return kept
+        if kept := _longest_fit(instruction, lambda part: self.ids(part, "", messages), max_tokens):
+            return kept
+        alone = "template and all messages but the last take" if messages else f"{self.template} template alone takes"
+        n_tokens = len(self.ids("", "", messages))
+        raise InputError(f"The {alone} {n_tokens} tokens, more than the {max_tokens} of max_prompt_tokens: raise it.")
 
     def _transcript(self, messages: Messages) -> str:
         if self.template == "plain":
