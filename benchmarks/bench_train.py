@@ -22,10 +22,9 @@ from depthdial.routes import Route
 from depthdial.train.depth.routed import RoutedModel
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.depth.student import student
-from depthdial.train.objective import Objective
 from depthdial.train.rows import TrainingRow
 from depthdial.train.schedule import make_schedule
-from depthdial.train.trainer import DepthTrainer
+from depthdial.train.trainer import DepthTrainer, ScheduledPasses
 
 
 def main() -> None:
@@ -90,9 +89,8 @@ def _ours(model: Any, session: Session, rows: list[TrainingRow], route: Route, s
     trained = student(model, [route], settings, in_place=False).__enter__()
     schedule = make_schedule(rows, [route], settings)
     routed = RoutedModel(trained, prompt_depth=settings.prompt_depth)
-    trainer = DepthTrainer(
-        routed, None, Objective(False), [route], schedule, rows, session.pad_token_id, trainer_arguments()
-    )
+    passes = ScheduledPasses(schedule.passes, rows, session.pad_token_id)
+    trainer = DepthTrainer(routed, None, settings, [route], passes, trainer_arguments())
     return stepper(trainer, routed, trainer.train_dataset[0])
 
 

@@ -21,9 +21,9 @@ from depthdial.train.gates.budget import Price
 from depthdial.train.gates.gated import GatedModel
 from depthdial.train.gates.settings import GateSettings
 from depthdial.train.gates.trainer import GateTrainer
-from depthdial.train.objective import Objective
 from depthdial.train.rows import TrainingRow
 from depthdial.train.schedule import make_schedule
+from depthdial.train.trainer import ScheduledPasses
 from depthdial.views.tokens.gates import TokenGates
 
 
@@ -71,9 +71,8 @@ def _gated(model: Any, session: Session, rows: list[TrainingRow], settings: Gate
     gates = TokenGates(settings.config(session.n_layers, model.config.hidden_size)).to(session.device)
     gated = GatedModel(trained, gates, key_values=settings.key_values)
     schedule = make_schedule(rows, [session.full], settings.run)
-    price = Price(settings.alpha or 0.0)
-    parts = (None, Objective(False), price, settings, schedule, rows, session.pad_token_id, trainer_arguments())
-    trainer = GateTrainer(gated, *parts)
+    passes = ScheduledPasses(schedule.passes, rows, session.pad_token_id)
+    trainer = GateTrainer(gated, None, Price(settings.alpha or 0.0), settings, passes, trainer_arguments())
     step = stepper(trainer, gated, trainer.train_dataset[0])
 
     def whole() -> None:

@@ -7,6 +7,7 @@ import math
 import numbers
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from depthdial.errors import InputError
@@ -59,6 +60,8 @@ _Kind = TypeVar("_Kind", bound=type)
 def also_named(**words: str) -> Callable[[_Kind], _Kind]:
     """Class decorator: a settings class that also takes fields by words of before, `also_named(rank="r")`.
 
+    A word may stand for a field of settings inside: `also_named(rank="run.r")`.
+
     Raises:
         InputError: from the class, where both words are given and say different things.
     """
@@ -69,7 +72,11 @@ def also_named(**words: str) -> Callable[[_Kind], _Kind]:
         @functools.wraps(build)
         def init(self: Any, *args: Any, **given: Any) -> None:
             for word in words.keys() & given.keys():
-                name, value = words[word], given.pop(word)
+                value, (inside, _, name) = given.pop(word), words[word].rpartition(".")
+                if inside:
+                    default: Any = kind.__dataclass_fields__[inside].default_factory
+                    given[inside] = replace(given.get(inside) or default(), **{name: value})
+                    continue
                 if given.get(name, value) not in (value, getattr(kind, name)):  # a field's default stands in its class
                     raise InputError(f"{word}={value!r} and {name}={given[name]!r} are the same setting: give {name}.")
                 given[name] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ ROW: dict[str, Any] = {
     "layers_run": 2.25,
     "rouge_l": 0.3,
 }
-MAP = GateMap("fixed", "argmax", 0.5, 1, 3, "s0", ("Hi", " there"), (True, False), ((True,) * 3, (True, False, True)))
+MAP = GateMap("fixed", "argmax", 0.5, 1, 3, "s0", ("Hi", " there"), (True, False), ((1, 1, 1), (1, 0, 1)))
 
 
 def _table(*rows: dict[str, Any]) -> pa.Table:
@@ -77,15 +78,16 @@ def test_a_sweeps_rows_are_no_gates_studys(tmp_path: Path) -> None:
 
 def test_maps_come_back_in_order(tmp_path: Path) -> None:
     for name in ("b", "a"):
-        GateMap.from_dict({**MAP.to_dict(), "sequence_id": name}).save(tmp_path / "maps" / f"{name}.json")
+        GateMap.from_dict({**asdict(MAP), "sequence_id": name}).save(tmp_path / "maps" / f"{name}.json")
     assert [found.sequence_id for found in load_gate_maps(tmp_path)] == ["a", "b"]
-    assert GateMap.from_dict(MAP.to_dict()) == MAP and MAP.to_dict()["ran"] == [[1, 1, 1], [1, 0, 1]]
+    assert GateMap.from_dict(asdict(MAP)) == MAP
+    assert json.loads((tmp_path / "maps" / "a.json").read_text())["ran"] == [[1, 1, 1], [1, 0, 1]]
     assert load_gate_maps(tmp_path / "missing") == []
 
 
 def test_layers_are_counted_on_the_response() -> None:
     assert MAP.mean_layers == 2.0
-    assert GateMap.from_dict({**MAP.to_dict(), "is_prompt": [True, True]}).mean_layers is None
+    assert GateMap.from_dict({**asdict(MAP), "is_prompt": [True, True]}).mean_layers is None
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_layers_are_counted_on_the_response() -> None:
 )
 def test_damaged_maps_are_named(tmp_path: Path, change: dict[str, Any]) -> None:
     (tmp_path / "maps").mkdir()
-    stored = {**MAP.to_dict(), **change}
+    stored = {**asdict(MAP), **change}
     with pytest.raises(InputError, match="gate map"):
         GateMap.from_dict(stored)
     (tmp_path / "maps" / "bad.json").write_text(json.dumps(stored))
@@ -110,7 +112,7 @@ def test_damaged_maps_are_named(tmp_path: Path, change: dict[str, Any]) -> None:
 
 
 def test_a_map_without_a_field_is_refused() -> None:
-    stored = MAP.to_dict()
+    stored = asdict(MAP)
     del stored["ran"]
     with pytest.raises(InputError, match=r"lacks a field or is damaged \('ran'\)"):
         GateMap.from_dict(stored)

@@ -5,7 +5,8 @@ import torch
 from torch.distributions import Categorical
 from torch.distributions import kl_divergence as kl_by_torch
 
-from depthdial.train.objective import Objective, kl_divergence
+from depthdial.train.depth.settings import FinetuneSettings
+from depthdial.train.objective import kl_divergence, response_loss
 
 GENERATOR = torch.Generator().manual_seed(0)
 TEACHER = torch.randn(7, 11, generator=GENERATOR)
@@ -31,11 +32,14 @@ def test_a_model_is_at_no_distance_from_itself():
 def test_the_parts_of_the_loss():
     cross_entropy = torch.nn.functional.cross_entropy(STUDENT, TOKENS)
     kl = kl_divergence(TEACHER, STUDENT, 2.0)
-    torch.testing.assert_close(Objective(distill=False).loss(STUDENT, TOKENS, None), cross_entropy)
-    torch.testing.assert_close(Objective(True, 2.0).loss(STUDENT, TOKENS, TEACHER), 4 * kl)
-    torch.testing.assert_close(Objective(True, 2.0, 0.25).loss(STUDENT, TOKENS, TEACHER), 3 * kl + 0.25 * cross_entropy)
+    plain, warm, mixed = (
+        FinetuneSettings(**fields) for fields in ({}, {"temperature": 2.0}, {"temperature": 2.0, "cross_entropy": 0.25})
+    )
+    torch.testing.assert_close(response_loss(plain, STUDENT, TOKENS, None), cross_entropy)
+    torch.testing.assert_close(response_loss(warm, STUDENT, TOKENS, TEACHER), 4 * kl)
+    torch.testing.assert_close(response_loss(mixed, STUDENT, TOKENS, TEACHER), 3 * kl + 0.25 * cross_entropy)
 
 
 def test_halves_are_compared_in_full_precision():
-    loss = Objective(True).loss(STUDENT.bfloat16(), TOKENS, TEACHER.bfloat16())
+    loss = response_loss(FinetuneSettings(), STUDENT.bfloat16(), TOKENS, TEACHER.bfloat16())
     assert loss.dtype == torch.float32

@@ -8,7 +8,7 @@ from depthdial.data.tasks import Example
 from depthdial.engine.prefill import left_padded, prefill
 from depthdial.engine.session import Session
 from depthdial.errors import InputError
-from depthdial.train.rows import ANSWERS, check_answers, training_rows
+from depthdial.train.rows import training_rows
 
 
 @pytest.fixture
@@ -62,12 +62,6 @@ def test_rows_without_an_answer_or_too_few_are_refused(lessons, first, tokenizer
     with pytest.raises(InputError, match=r"'blank' has no answer .*answers='model'"):
         training_rows(blank, tokenizer, session)
     assert len(training_rows(blank, tokenizer, session, answers="model")) == 25
-
-
-def test_unknown_answers():
-    assert [check_answers(name) for name in ANSWERS] == list(ANSWERS)
-    with pytest.raises(InputError, match=r"Unknown answers 'mine': train on reference, model or both"):
-        check_answers("mine")
 
 
 def test_a_response_ends_as_the_chat_template_does(lessons, model, tokenizer):

@@ -48,7 +48,7 @@ def test_arguments_follow_the_settings_and_the_user_has_the_last_word(model, tok
     schedule = make_schedule(rows, [Route(tuple(range(6)), 6, "full")], quick)
 
     def arguments(**options):
-        return training_arguments(session, quick, schedule, tmp_path, options, logging_steps=1)
+        return training_arguments(session, quick, schedule, tmp_path, {"logging_steps": 1, **options})
 
     assert (arguments().logging_steps, arguments().max_steps) == (1, schedule.n_steps)
     assert arguments(logging_steps=3).logging_steps == 3

@@ -7,7 +7,7 @@ token by token) and study.json (its settings). Needs no model, so that a report 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,7 +59,7 @@ class GateMap:
         target, train_seed: None as in the rows.
         tokens: the text of each token; those of the prompt may be its tail only.
         is_prompt: (n_tokens,) tokens that ran every layer whatever the controller said.
-        ran: (n_tokens, n_layers) whether the layer ran for the token.
+        ran: (n_tokens, n_layers) whether the layer ran for the token, 0 or 1.
     """
 
     controller: str
@@ -70,7 +70,7 @@ class GateMap:
     sequence_id: str
     tokens: tuple[str, ...]
     is_prompt: tuple[bool, ...]
-    ran: tuple[tuple[bool, ...], ...]
+    ran: tuple[tuple[int, ...], ...]
 
     @property
     def mean_layers(self) -> float | None:
@@ -85,42 +85,21 @@ class GateMap:
             InputError: if something is missing, or the lengths do not fit each other.
         """
         try:
-            found = cls(
-                controller=str(stored["controller"]),
-                mode=str(stored["mode"]),
-                target=None if stored["target"] is None else float(stored["target"]),
-                train_seed=None if stored["train_seed"] is None else int(stored["train_seed"]),
-                n_layers=int(stored["n_layers"]),
-                sequence_id=str(stored["sequence_id"]),
-                tokens=tuple(str(token) for token in stored["tokens"]),
-                is_prompt=tuple(bool(prompt) for prompt in stored["is_prompt"]),
-                ran=tuple(tuple(bool(layer) for layer in layers) for layers in stored["ran"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            of_tokens = {name: tuple(stored[name]) for name in ("tokens", "is_prompt")}
+            ran = tuple(map(tuple, stored["ran"]))
+            found = cls(**{**{one.name: stored[one.name] for one in fields(cls)}, **of_tokens, "ran": ran})
+        except (KeyError, TypeError) as error:
             raise InputError(f"A gate map lacks a field or is damaged ({error}): run `{_STUDY_VERB}` again.") from error
-        lengths = {len(found.tokens), len(found.is_prompt), len(found.ran)}
-        if len(lengths) > 1 or lengths == {0} or {len(layers) for layers in found.ran} != {found.n_layers}:
+        lengths = {len(found.tokens), len(found.is_prompt), len(ran)}
+        if len(lengths) > 1 or lengths == {0} or {len(layers) for layers in ran} != {found.n_layers}:
             raise InputError(
-                f"The gate map of sequence {found.sequence_id!r} has {len(found.tokens)} tokens and {len(found.ran)} "
+                f"The gate map of sequence {found.sequence_id!r} has {len(found.tokens)} tokens and {len(ran)} "
                 f"columns, or not {found.n_layers} layers in each: run `{_STUDY_VERB}` again."
             )
         return found
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "controller": self.controller,
-            "mode": self.mode,
-            "target": self.target,
-            "train_seed": self.train_seed,
-            "n_layers": self.n_layers,
-            "sequence_id": self.sequence_id,
-            "tokens": list(self.tokens),
-            "is_prompt": list(self.is_prompt),
-            "ran": [[int(layer) for layer in layers] for layers in self.ran],
-        }
-
     def save(self, path: Path) -> Path:
-        return write_json(path, self.to_dict())
+        return write_json(path, asdict(self))
 
 
 def gate_schema() -> pa.Schema:

@@ -293,7 +293,7 @@ class _Study:
                     sequence_id=example.id,
                     tokens=tuple(self.tokenizer.decode([token]) for token in read),
                     is_prompt=(*[True] * len(prompt), *[False] * (len(tokens) - 1)),
-                    ran=tuple(tuple(map(bool, layers)) for layers in [*everything, *ran.tolist()]),
+                    ran=tuple(tuple(map(int, layers)) for layers in [*everything, *ran.tolist()]),
                 ).save(self.folder / "maps" / f"{run.name}-{one.mode}-{_file_name(example.id)}.json")
 
 

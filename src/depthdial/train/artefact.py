@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from depthdial.files import write_atomically, write_json, write_text
-from depthdial.hf.adapter import CARD_FILE, AdapterCard
+from depthdial.files import write_atomically, write_text
+from depthdial.hf.adapter import AdapterCard
 from depthdial.measure.plan import ModelIdentity
 from depthdial.routes import Route
 from depthdial.train.depth.settings import FinetuneSettings
@@ -23,54 +23,13 @@ CHECKPOINTS = "checkpoints"
 FINAL = f"{CHECKPOINTS}/final"
 
 
-def is_finished(folder: Path, card: str = CARD_FILE) -> bool:
-    """Whether a run has left everything; `card` is what it writes last."""
-    return (folder / card).exists() and (folder / RECORD_FILE).exists()
-
-
-def save_artefact(
-    folder: Path, tokenizer: Any, settings: FinetuneSettings, record: Mapping[str, Any], finish: Callable[[Path], object]
-) -> None:
-    """Bring the final weights from the checkpoints' folder to `folder`, with the record; then drop the checkpoints.
-
-    Args:
-        finish: writes what makes the folder whole, last of all.
-
-    Raises:
-        InputError: if the folder cannot be written; the checkpoints are then kept.
-    """
-    bring_weights(folder, settings.weights_dtype)
-    if settings.method == "full":
-        tokenizer.save_pretrained(folder)
-    write_json(folder / RECORD_FILE, record)
-    finish(folder)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-
-
-def save_card(
-    folder: Path,
-    identity: ModelIdentity,
-    routes: Sequence[Route],
-    settings: FinetuneSettings,
-    record: Mapping[str, Any],
-) -> None:
-    """The page and the card of an adapter, or of a model that was trained whole."""
-    card = _card(identity, routes, settings, record)
-    write_text(folder / "README.md", _page(card, settings, record))
-    card.save(folder)
-
-
 def bring_weights(folder: Path, adapter_dtype: str) -> None:
     """Copy what the trainer has saved last up to `folder`, an adapter in `adapter_dtype`."""
     for file in sorted((folder / FINAL).iterdir()):
         if file.name == "adapter_model.safetensors":
             write_atomically(folder / file.name, functools.partial(_recast, file, adapter_dtype))
         elif file.name != "README.md":  # PEFT's own, an empty form
-            write_atomically(folder / file.name, functools.partial(_copy, file))
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
+            write_atomically(folder / file.name, functools.partial(shutil.copyfile, file))
 
 
 def _recast(source: Path, dtype: str, target: Path) -> None:
@@ -81,11 +40,15 @@ def _recast(source: Path, dtype: str, target: Path) -> None:
     save_file(tensors, target, metadata={"format": "pt"})
 
 
-def _card(
-    identity: ModelIdentity, routes: Sequence[Route], settings: FinetuneSettings, record: Mapping[str, Any]
-) -> AdapterCard:
-    training = {name: value for name, value in record.items() if name != "history"}
-    return AdapterCard(
+def save_card(
+    folder: Path,
+    identity: ModelIdentity,
+    routes: Sequence[Route],
+    settings: FinetuneSettings,
+    record: Mapping[str, Any],
+) -> None:
+    """The page and the card of an adapter, or of a model that was trained whole."""
+    card = AdapterCard(
         kind="elastic" if len(routes) > 1 else "specialist",
         base_name=identity.name,
         base_weights_hash=identity.weights_hash,
@@ -93,8 +56,10 @@ def _card(
         n_layers=routes[0].n_layers,
         prompt_depth=settings.prompt_depth,
         routes=tuple(routes),
-        training=training,
+        training={name: value for name, value in record.items() if name != "history"},
     )
+    write_text(folder / "README.md", _page(card, settings, record))
+    card.save(folder)
 
 
 def _page(card: AdapterCard, settings: FinetuneSettings, record: Mapping[str, Any]) -> str:

@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch.nn import functional
 
+from depthdial.train.depth.settings import FinetuneSettings
 
-@dataclass(frozen=True)
-class Objective:
-    """A mean over response tokens.
 
-    Attributes:
-        distill: KL(full || route) in nats at `temperature`, times its square (Hinton et al., arXiv 1503.02531, so that
-            gradients keep their size), instead of cross-entropy alone.
-        cross_entropy: share of the tokens' cross-entropy beside the KL.
+def response_loss(
+    settings: FinetuneSettings, logits: torch.Tensor, tokens: torch.Tensor, teacher_logits: torch.Tensor | None
+) -> torch.Tensor:
+    """The mean loss of some response tokens, a scalar: cross-entropy or, with a teacher, distillation.
+
+    KL(full || route) in nats at `settings.temperature`, times its square (Hinton et al., arXiv 1503.02531, so that gradients
+    keep their size), with the share `settings.cross_entropy` of cross-entropy beside it.
+
+    Args:
+        logits, teacher_logits: (n_tokens, vocabulary), the route's and the full model's.
+        tokens: (n_tokens,), those that came next.
     """
-
-    distill: bool
-    temperature: float = 1.0
-    cross_entropy: float = 0.0
-
-    def loss(self, logits: torch.Tensor, tokens: torch.Tensor, teacher_logits: torch.Tensor | None) -> torch.Tensor:
-        """The loss of some tokens, a scalar.
-
-        Args:
-            logits, teacher_logits: (n_tokens, vocabulary), the route's and the full model's.
-            tokens: (n_tokens,), those that came next.
-        """
-        logits = logits.float()
-        if not self.distill or teacher_logits is None:
-            return functional.cross_entropy(logits, tokens)
-        loss = kl_divergence(teacher_logits.float(), logits, self.temperature) * self.temperature**2
-        if self.cross_entropy:
-            loss = (1 - self.cross_entropy) * loss + self.cross_entropy * functional.cross_entropy(logits, tokens)
-        return loss
+    logits, share = logits.float(), settings.cross_entropy
+    if teacher_logits is None:
+        return functional.cross_entropy(logits, tokens)
+    loss = kl_divergence(teacher_logits.float(), logits, settings.temperature) * settings.temperature**2
+    return (1 - share) * loss + share * functional.cross_entropy(logits, tokens) if share else loss
 
 
 def kl_divergence(teacher_logits: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

@@ -48,20 +48,12 @@ class TrainingRow:
         return len(self.prompt_ids) + len(self.response_ids)
 
 
-def check_answers(answers: str) -> Answers:
-    """`answers` itself if it is known; InputError otherwise."""
-    for known in ANSWERS:
-        if answers == known:
-            return known
-    raise InputError(f"Unknown answers {answers!r}: train on {', '.join(ANSWERS[:-1])} or {ANSWERS[-1]} answers.")
-
-
 def training_rows(
     task: Task,
     tokenizer: Any,
     session: Session,
     *,
-    answers: Answers = "reference",
+    answers: str = "reference",
     folder: Path | None = None,
     progress: bool = False,
 ) -> list[TrainingRow]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -18,19 +19,19 @@ from depthdial.data.leakage import prompt_hashes
 from depthdial.data.tasks import Task, as_task
 from depthdial.engine.session import Session
 from depthdial.errors import InputError
-from depthdial.files import claim, read_json
+from depthdial.files import claim, read_json, write_json
 from depthdial.hf.trained import trained_on
 from depthdial.measure.cost import model_cost
 from depthdial.measure.plan import ModelIdentity
 from depthdial.progress import progress_bar
 from depthdial.provenance import environment
 from depthdial.routes import Route
-from depthdial.train.artefact import CHECKPOINTS, FINAL, RECORD_FILE, is_finished, save_artefact
+from depthdial.train.artefact import CHECKPOINTS, FINAL, RECORD_FILE, bring_weights
 from depthdial.train.compute import training_flops
 from depthdial.train.depth.settings import FinetuneSettings
-from depthdial.train.rows import TrainingRow, check_answers, training_rows
+from depthdial.train.rows import training_rows
 from depthdial.train.schedule import Schedule, make_schedule
-from depthdial.train.trainer import CarefulTrainer, ProgressSteps, last_checkpoint
+from depthdial.train.trainer import CarefulTrainer, ProgressSteps, ScheduledPasses, last_checkpoint
 
 # TrainingArguments that the schedule and the settings decide; the others are the user's.
 _OWN_ARGUMENTS = frozenset(
@@ -44,6 +45,21 @@ _OWN_ARGUMENTS = frozenset(
 
 
 @dataclass(frozen=True)
+class TrainingResult:
+    """A finished run.
+
+    Attributes:
+        folder: what `dd.load` takes: as `adapter=` where an adapter was trained, as the model itself otherwise. Of gates
+            what `dd.load_gates` takes.
+        record: JSON-ready: settings, tokens, steps, seconds, FLOPs, what each log entry says, where it ran; of gates also
+            how often each layer ran in the end.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Job:
     """What is trained.
 
@@ -54,7 +70,7 @@ class Job:
         run: the settings of the run.
         routes: of the schedule.
         student: what trains, as a context; afterwards the model is as it was.
-        trainer: of what trains, the schedule, the rows and TrainingArguments.
+        trainer: of what trains, the passes and TrainingArguments.
         told: what the record says beside what every record says, of the trainer and the schedule.
         finish: writes what makes the folder whole, of the folder, what trained and the record.
         about: what else the run is known by, JSON-ready.
@@ -67,7 +83,7 @@ class Job:
     run: FinetuneSettings
     routes: Sequence[Route]
     student: Callable[[], AbstractContextManager[Any]]
-    trainer: Callable[[Any, Schedule, Sequence[TrainingRow], Any], CarefulTrainer]
+    trainer: Callable[[Any, ScheduledPasses, Any], CarefulTrainer]
     told: Callable[[Any, Schedule], dict[str, Any]]
     finish: Callable[[Path, Any, Mapping[str, Any]], object]
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -84,50 +100,58 @@ def run_training(
     identity: ModelIdentity,
     options: Mapping[str, Any] | None,
     progress: bool,
-) -> Mapping[str, Any]:
-    """Train, or go on, or find what is finished in `out`; the run's record.
-
-    Args:
-        options: further fields of transformers' TrainingArguments.
-    """
+) -> TrainingResult:
+    """Train, or go on, or find what is finished in `out`; `options` are further fields of TrainingArguments."""
     folder, run, model = Path(out), job.run, session.given
     task = as_task(task, held_out=True)
     claim_run(folder, job.file, job.settings, identity, task, **job.about)
-    if is_finished(folder, job.card):
-        return read_json(folder / RECORD_FILE, "training record")
-    rows = training_rows(
-        task,
-        tokenizer,
-        session,
-        answers=check_answers(run.answers),
-        folder=folder / "answers",
-        progress=progress and is_main(),
-    )
+    if (folder / job.card).exists() and (folder / RECORD_FILE).exists():
+        return TrainingResult(folder, read_json(folder / RECORD_FILE, "training record"))
+    progress = progress and is_main()
+    rows = training_rows(task, tokenizer, session, answers=run.answers, folder=folder / "answers", progress=progress)
     schedule = make_schedule(rows, job.routes, run, world_size=world_size())
+    passes = ScheduledPasses(schedule.passes, rows, session.pad_token_id)
     with own_chance(run.seed), job.student() as trained:
-        arguments = training_arguments(session, run, schedule, folder, dict(options or {}), **job.usual)
-        trainer = job.trainer(trained, schedule, rows, arguments)
+        arguments = training_arguments(session, run, schedule, folder, {**job.usual, **(options or {})})
+        trainer = job.trainer(trained, passes, arguments)
         run_trainer(trainer, folder, schedule, progress=progress)
-        flops = training_flops(model_cost(model), schedule, rows, job.routes, run)
+        # Where all weights of the model are trained on and saved, what it had seen stays seen.
+        seen = trained_on(model).values() if run.method == "full" else ()
+        data = {
+            "task": task.name,
+            "split": task.split,
+            "rows": len(rows),
+            "fingerprint": task.fingerprint,
+            "prompts": sorted(frozenset(prompt_hashes(task)).union(*seen)),
+        }
         record = {
             "settings": asdict(job.settings.resolved),
-            **run_record(trainer, schedule, rows, task, flops, model if run.method == "full" else None),
+            "data": data,
+            "steps": schedule.n_steps,
+            "passes": len(schedule.passes),
+            "response_tokens": sum(one.n_tokens for one in schedule.passes),
+            "distinct_response_tokens": sum(len(row.response_ids) for row in rows),
+            "train_flops": training_flops(model_cost(model), schedule, rows, job.routes, run),
+            "train_sec": trainer.elapsed_sec,
+            "processes": schedule.world_size,
+            "history": [entry for entry in trainer.state.log_history if "loss" in entry],
+            **environment(),
             **job.told(trainer, schedule),
         }
         trainer.save_model(str(folder / FINAL))
         if trainer.is_world_process_zero():
-            save_artefact(folder, tokenizer, run, record, lambda there: job.finish(there, trained, record))
+            bring_weights(folder, run.weights_dtype)
+            if run.method == "full":
+                tokenizer.save_pretrained(folder)
+            write_json(folder / RECORD_FILE, record)
+            job.finish(folder, trained, record)  # makes the folder whole; until then the checkpoints are kept
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()
-    return record
+    return TrainingResult(folder, record)
 
 
 def claim_run(folder: Path, file: str, settings: Any, identity: ModelIdentity, task: Task, **about: Any) -> None:
-    """Write down in `file` what the run is, or refuse a folder that holds another one.
-
-    Args:
-        settings: FinetuneSettings or GateSettings.
-        about: what else the run is known by, JSON-ready.
-    """
+    """Write down in `file` what the run is, `about` among it, or refuse a folder that holds another one."""
     known = {
         **asdict(settings.resolved),
         "model": identity.name,
@@ -156,12 +180,8 @@ def training_arguments(
     schedule: Schedule,
     folder: Path,
     options: Mapping[str, Any],
-    **defaults: Any,
 ) -> Any:
-    """TrainingArguments of a run in `folder`.
-
-    Args:
-        options: the user's, which win over `defaults`.
+    """TrainingArguments of a run in `folder`; `options` are further ones.
 
     Raises:
         InputError: for an option that transformers does not know, or that the settings decide.
@@ -196,7 +216,7 @@ def training_arguments(
             save_strategy="steps",
             save_steps=min(settings.save_every, schedule.n_steps),
             use_cpu=on_cpu,
-            **{**usual, **defaults, **options},
+            **{**usual, **options},
         )
     except (TypeError, ValueError) as error:
         raise InputError(f"The trainer's options cannot be used: {str(error).splitlines()[0].rstrip('.')}.") from error
@@ -205,7 +225,7 @@ def training_arguments(
 def run_trainer(trainer: CarefulTrainer, folder: Path, schedule: Schedule, *, progress: bool) -> None:
     """Train to the end, from the last whole checkpoint in `folder` where there is one."""
     checkpoint = last_checkpoint(folder / CHECKPOINTS)
-    with progress_bar("training", schedule.n_steps, show=progress and is_main()) as advance:
+    with progress_bar("training", schedule.n_steps, show=progress) as advance:
         trainer.add_callback(ProgressSteps(advance))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
@@ -224,40 +244,6 @@ def own_chance(seed: int) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-
-
-def run_record(
-    trainer: CarefulTrainer,
-    schedule: Schedule,
-    rows: Sequence[TrainingRow],
-    task: Task,
-    flops: float,
-    whole: Any = None,
-) -> dict[str, Any]:
-    """What the record of any run says: JSON-ready.
-
-    Args:
-        whole: the model that was given, where all of its weights are trained on and saved: what it had seen stays seen.
-    """
-    before = frozenset() if whole is None else frozenset().union(*trained_on(whole).values())
-    return {
-        "data": {
-            "task": task.name,
-            "split": task.split,
-            "rows": len(rows),
-            "fingerprint": task.fingerprint,
-            "prompts": sorted(before.union(prompt_hashes(task))),
-        },
-        "steps": schedule.n_steps,
-        "passes": len(schedule.passes),
-        "response_tokens": sum(one.n_tokens for one in schedule.passes),
-        "distinct_response_tokens": sum(len(row.response_ids) for row in rows),
-        "train_flops": flops,
-        "train_sec": trainer.elapsed_sec,
-        "processes": schedule.world_size,
-        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
-        **environment(),
-    }
 
 
 def world_size() -> int:

@@ -6,6 +6,7 @@ runs, what it is compared with, and that a checkpoint is either whole or not the
 
 from __future__ import annotations
 
+import operator
 import shutil
 import time
 from collections.abc import Sequence
@@ -24,14 +25,17 @@ from depthdial.hf.load import quiet_transformers
 from depthdial.progress import Advance
 from depthdial.routes import Route
 from depthdial.train.depth.routed import RoutedModel, whole_logits
-from depthdial.train.objective import Objective
+from depthdial.train.depth.settings import FinetuneSettings
+from depthdial.train.objective import response_loss
 from depthdial.train.rows import TrainingRow
-from depthdial.train.schedule import MicroBatch, Schedule
+from depthdial.train.schedule import MicroBatch
 
 # What a batch holds of tokens.
 BATCH_TENSORS = ("prompt_ids", "prompt_mask", "response_ids", "response_mask")
 
 _STATE = "trainer_state.json"  # which Trainer writes last
+# In the words of safetensors and of torch's zip writer.
+_DISK_TROUBLE = ("no space", "unexpected pos", "disk", "quota", "read-only", "permission", "i/o error", "file write failed")
 
 
 class ScheduledPasses(Dataset):
@@ -51,14 +55,8 @@ class ScheduledPasses(Dataset):
         if response_ids.shape[1] == 1:  # a route needs a second token to predict
             response_ids = torch.nn.functional.pad(response_ids, (0, 1), value=self._pad)
             response_mask = torch.nn.functional.pad(response_mask, (0, 1))
-        return {
-            "prompt_ids": prompt_ids,
-            "prompt_mask": prompt_mask,
-            "response_ids": response_ids,
-            "response_mask": response_mask,
-            "route": one.route,
-            "group": one.group,
-        }
+        tensors = zip(BATCH_TENSORS, (prompt_ids, prompt_mask, response_ids, response_mask), strict=True)
+        return {**dict(tensors), "route": one.route, "group": one.group}
 
 
 class CarefulTrainer(Trainer):
@@ -67,32 +65,34 @@ class CarefulTrainer(Trainer):
     Args:
         model: a module with what is saved in its attribute `model`.
         teacher: the untouched full model, for distillation; never trained. None without.
-        passes: one batch each, in order.
+        passes: one batch each, in order: see `ScheduledPasses`.
     """
 
     def __init__(self, model: Any, teacher: Any, passes: Dataset, args: TrainingArguments) -> None:
         self.teacher = teacher
         self._taught: tuple[int, torch.Tensor] | None = None
         self._before_sec = self._started = 0.0
-        super().__init__(model=model, args=args, train_dataset=passes, data_collator=_single)
+        a_pass_is_a_batch = operator.itemgetter(0)
+        super().__init__(model=model, args=args, train_dataset=passes, data_collator=a_pass_is_a_batch)
         for printer in [c for c in self.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
             self.remove_callback(printer)
 
     def means(self) -> dict[str, float]:
         """What a log entry says beside the loss: means since the entry before."""
-        return {}
+        raise NotImplementedError
 
-    def checked(self, loss: torch.Tensor, what: str) -> torch.Tensor:
-        """A loss that is finite; `what` names it in the sentence about one that is not."""
+    def check_loss(self, loss: torch.Tensor, what: str = "loss") -> None:
+        """InputError unless a loss is finite; `what` names it."""
         if not torch.isfinite(loss):
             raise InputError(
                 f"The {what} is {loss.item()} at step {self.state.global_step + 1}: lower the learning rate or train in "
                 "float32; the last good checkpoint is kept."
             )
-        return loss
 
-    def teach(self, tensors: dict[str, torch.Tensor], group: int) -> torch.Tensor:
-        """The teacher's logits on a batch, computed once for all its routes."""
+    def teach(self, tensors: dict[str, torch.Tensor], group: int) -> torch.Tensor | None:
+        """The teacher's logits on a batch, computed once for all its routes; None without a teacher."""
+        if self.teacher is None:
+            return None
         if self._taught is None or self._taught[0] != group:
             self._taught = None
             with torch.no_grad():
@@ -140,11 +140,12 @@ class CarefulTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError) as error:
-            if not _is_disk_trouble(error):
+            if not isinstance(error, OSError) and not any(word in str(error).lower() for word in _DISK_TROUBLE):
                 raise
+            reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0].strip()
             raise InputError(
-                f"The checkpoint of step {self.state.global_step} cannot be written to {self.args.output_dir} "
-                f"({_reason(error)}): make room and run the same command, which goes on from the checkpoint before it."
+                f"The checkpoint of step {self.state.global_step} cannot be written to {self.args.output_dir} ({reason}): "
+                "make room and run the same command, which goes on from the checkpoint before it."
             ) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -160,29 +161,20 @@ class CarefulTrainer(Trainer):
 
 
 class DepthTrainer(CarefulTrainer):
-    """Trains a RoutedModel on a schedule.
-
-    Args:
-        routed: what is trained.
-        teacher: the untouched full model, for distillation; never trained. None without.
-        routes: by the schedule's indices.
-        schedule, rows, pad_token_id: see `ScheduledPasses`.
-    """
+    """Trains a RoutedModel on a schedule, whose indices `routes` follow."""
 
     def __init__(
         self,
         routed: RoutedModel,
         teacher: Any,
-        objective: Objective,
+        settings: FinetuneSettings,
         routes: Sequence[Route],
-        schedule: Schedule,
-        rows: Sequence[TrainingRow],
-        pad_token_id: int,
+        passes: ScheduledPasses,
         args: TrainingArguments,
     ) -> None:
-        self.objective, self.routes = objective, routes
+        self.settings, self.routes = settings, routes
         self._losses: dict[int, list[torch.Tensor]] = {}
-        super().__init__(routed, teacher, ScheduledPasses(schedule.passes, rows, pad_token_id), args)
+        super().__init__(routed, teacher, passes, args)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -194,11 +186,10 @@ class DepthTrainer(CarefulTrainer):
         chosen = tensors["response_mask"][:, first:].bool()
         if not chosen.any():  # all responses end with the token that the prompt predicts
             return logits.sum() * 0.0
-        teacher_logits = None
-        if self.objective.distill:
-            teacher_logits = self.teach(tensors, group)[:, first:][chosen]
-        loss = self.objective.loss(logits[chosen], tensors["response_ids"][:, first:][chosen], teacher_logits)
-        self.checked(loss, f"loss on route {route.name!r}")
+        taught = self.teach(tensors, group)
+        taught = None if taught is None else taught[:, first:][chosen]
+        loss = response_loss(self.settings, logits[chosen], tensors["response_ids"][:, first:][chosen], taught)
+        self.check_loss(loss, f"loss on route {route.name!r}")
         self._losses.setdefault(inputs["route"], []).append(loss.detach())
         return (loss, logits) if return_outputs else loss
 
@@ -224,7 +215,6 @@ class ProgressSteps(TrainerCallback):
 
 
 def save_model(model: Any, folder: Path, state_dict: dict[str, Any] | None = None) -> None:
-    """Write an adapter or a model as its library does, safetensors only."""
     # The embeddings are never adapted, and asking whether they changed would ask the Hub.
     options: dict[str, Any] = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
     with quiet_transformers():
@@ -266,19 +256,3 @@ def last_checkpoint(folder: Path) -> Path | None:
         except (InputError, KeyError, TypeError, ValueError):
             shutil.rmtree(path, ignore_errors=True)
     return max(whole)[1] if whole else None
-
-
-def _single(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A pass is a batch already."""
-    return items[0]
-
-
-def _is_disk_trouble(error: BaseException) -> bool:
-    # safetensors and torch's zip writer say it in words of their own.
-    text = str(error).lower()
-    words = ("no space", "unexpected pos", "disk", "quota", "read-only", "permission", "i/o error", "file write failed")
-    return isinstance(error, OSError) or any(word in text for word in words)
-
-
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0].strip()

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from depthdial.errors import InputError
 from depthdial.report.gates.page import write_gates_report
 from depthdial.report.gates.summary import gather_gates
 from depthdial.report.gates.tables import answer_sentences
-from depthdial.rows.gates import GateMap
 from tests.report.gates.studies import gate_map, gate_rows, make_gate_study
 
 SMALL: dict[str, Any] = {"n_sequences": 6, "seeds": (0, 1, 2), "targets": (0.4, 0.5)}
@@ -86,8 +86,8 @@ def test_a_study_of_one_controller_without_maps_or_settings_has_a_page(tmp_path:
 def test_text_of_an_answer_is_only_text(tmp_path: Path) -> None:
     folder = make_gate_study(tmp_path, [], n_sequences=2, seeds=(0,), targets=(0.5,))
     evil = "<script>alert('x')</script>"
-    found = gate_map(tokens=[evil[:10], evil[10:], "&"], n_prompt=0).to_dict()
-    GateMap.from_dict({**found, "sequence_id": evil}).save(folder / "maps" / "evil.json")
+    found = gate_map(tokens=[evil[:10], evil[10:], "&"], n_prompt=0)
+    replace(found, sequence_id=evil).save(folder / "maps" / "evil.json")
     text = write_gates_report(folder).read_text()
     assert "<script" not in text and "&lt;script&gt;" in text
 

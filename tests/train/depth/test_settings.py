@@ -6,6 +6,7 @@ import pytest
 
 from depthdial.errors import InputError
 from depthdial.train.depth.settings import LEARNING_RATES, FinetuneSettings
+from depthdial.train.rows import ANSWERS
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,12 @@ from depthdial.train.depth.settings import LEARNING_RATES, FinetuneSettings
 def test_what_cannot_be_is_refused(field, value):
     with pytest.raises(InputError, match=field if field not in ("method", "prompt_depth") else "Unknown"):
         replace(FinetuneSettings(), **{field: value})
+
+
+def test_unknown_answers():
+    assert [FinetuneSettings(answers=name).answers for name in ANSWERS] == list(ANSWERS)
+    with pytest.raises(InputError, match=r"Unknown answers 'mine': use reference, model or both"):
+        FinetuneSettings(answers="mine")
 
 
 def test_the_learning_rate_follows_the_method():

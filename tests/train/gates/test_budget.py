@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def test_a_price_is_alpha() -> None:
     price.penalty(fraction).backward()
     assert price.penalty(fraction).item() == 0.5 and fraction.grad == 2.0
     price.update(0.5)
-    assert price.value == 2.0 and price.state() == {}
+    assert price == Price(2.0)
 
 
 def test_the_goal_comes_down_and_stays() -> None:
@@ -50,9 +51,8 @@ def test_it_goes_on_exactly_from_what_it_has_written(fractions: list[float], tar
     for fraction in fractions:
         straight.update(fraction)
         stopped.update(fraction)
-        state = json.loads(json.dumps(stopped.state()))
-        stopped = fresh()
-        stopped.restore(state)
+        state = json.loads(json.dumps(asdict(stopped)))
+        stopped = replace(fresh(), **state)
     assert stopped == straight and math.isfinite(straight.dual)
     assert abs(straight.dual) <= len(fractions)  # a nat a step at most
 

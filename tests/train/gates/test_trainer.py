@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ from depthdial.train.gates.budget import Budget, Price
 from depthdial.train.gates.gated import GatedModel
 from depthdial.train.gates.settings import GateSettings
 from depthdial.train.gates.trainer import GateTrainer
-from depthdial.train.objective import Objective
 from depthdial.train.running import training_arguments
 from depthdial.train.schedule import make_schedule
+from depthdial.train.trainer import ScheduledPasses
 from depthdial.views.tokens.gates import TokenGates
 
 
@@ -33,8 +34,8 @@ def trainer_of(model, tokenizer, rows, tmp_path):
         schedule = make_schedule(rows, [session.full], settings.run)
         arguments = training_arguments(session, settings.run, schedule, tmp_path, {})
         arguments.weight_decay = weight_decay
-        parts = (None, Objective(False), price or Price(1.0), settings, schedule, rows, session.pad_token_id, arguments)
-        return GateTrainer(gated, *parts)
+        passes = ScheduledPasses(schedule.passes, rows, session.pad_token_id)
+        return GateTrainer(gated, None, price or Price(1.0), settings, passes, arguments)
 
     yield make
     for one in entered:
@@ -107,7 +108,7 @@ def test_a_checkpoint_holds_adapter_gates_and_price(trainer_of, tmp_path):
     trainer.write(tmp_path / "one", None)
     names = {path.name for path in (tmp_path / "one").iterdir()}
     assert {"adapter_model.safetensors", "gates.safetensors", "price.json"} <= names
-    assert json.loads((tmp_path / "one" / "price.json").read_text())["price"] == trainer.price.state()
+    assert json.loads((tmp_path / "one" / "price.json").read_text())["price"] == asdict(trainer.price)
     other = trainer_of(price=Budget(0.5, 0.9, 4))
     with torch.no_grad():
         for parameter in trainer.inner_gates().parameters():

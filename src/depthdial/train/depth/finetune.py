@@ -7,8 +7,7 @@ untouched full model would say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,9 @@ from depthdial.train.artefact import save_card
 from depthdial.train.depth.routed import RoutedModel, refuse_checkpointing
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.depth.student import student
-from depthdial.train.objective import Objective
-from depthdial.train.rows import TrainingRow
-from depthdial.train.running import Job, run_training
+from depthdial.train.running import Job, TrainingResult, run_training
 from depthdial.train.schedule import Schedule
-from depthdial.train.trainer import DepthTrainer
-
-
-@dataclass(frozen=True)
-class FinetuneResult:
-    """A finished run.
-
-    Attributes:
-        folder: what `dd.load` takes: as `adapter=` where an adapter was trained, as the model itself otherwise.
-        record: JSON-ready: settings, tokens by route, steps, seconds, FLOPs, loss by step, where it ran.
-    """
-
-    folder: Path
-    record: Mapping[str, Any]
+from depthdial.train.trainer import DepthTrainer, ScheduledPasses
 
 
 def finetune(
@@ -54,7 +38,7 @@ def finetune(
     in_place: bool = False,
     trainer_options: Mapping[str, Any] | None = None,
     progress: bool = False,
-) -> FinetuneResult:
+) -> TrainingResult:
     """Train a route, or one set of weights for several routes.
 
     Args:
@@ -75,7 +59,10 @@ def finetune(
         >>> result = dd.finetune(model, tokenizer, task=many, routes=["uls:50%"], out=folder / "trained", settings=settings)
     """
     settings, session = settings or FinetuneSettings(), Session.of(model, tokenizer)
-    chosen = _routes(routes, model, session.n_layers)
+    chosen: Any = unique_routes(routes, session.n_layers, model)
+    rule = next((route.name for route in chosen if not isinstance(route, Route)), None)
+    if rule is not None:  # it has no weights of its own to train
+        raise InputError(f"{rule!r} is a rule, not one route: train a fixed route, such as uls:50%, or a family of them.")
     refuse_checkpointing(model, chosen, settings.prompt_depth)
     if in_place and (settings.method != "full" or settings.distill):
         raise InputError(
@@ -84,10 +71,9 @@ def finetune(
     identity = ModelIdentity.of(model, name)
     teacher = session.model if settings.distill else None
 
-    def trainer(trained: Any, schedule: Schedule, rows: Sequence[TrainingRow], arguments: Any) -> DepthTrainer:
+    def trainer(trained: Any, passes: ScheduledPasses, arguments: Any) -> DepthTrainer:
         routed = RoutedModel(trained, prompt_depth=settings.prompt_depth, prompt_gradient=settings.prompt_gradient)
-        objective = Objective(settings.distill, settings.temperature, settings.cross_entropy)
-        return DepthTrainer(routed, teacher, objective, chosen, schedule, rows, session.pad_token_id, arguments)
+        return DepthTrainer(routed, teacher, settings, chosen, passes, arguments)
 
     def told(_: Any, schedule: Schedule) -> dict[str, Any]:
         tokens = zip(chosen, schedule.tokens_by_route(len(chosen)), strict=True)
@@ -102,16 +88,6 @@ def finetune(
         about={"routes": [[route.name, str(route)] for route in chosen]},
         usual={"ddp_find_unused_parameters": len(chosen) > 1},  # a pass leaves the layers of other routes alone
     )
-    record = run_training(
+    return run_training(
         job, session, tokenizer, task=task, out=out, identity=identity, options=trainer_options, progress=progress
     )
-    return FinetuneResult(Path(out), record)
-
-
-def _routes(routes: Any, model: Any, n_layers: int) -> tuple[Route, ...]:
-    """The routes as given, parsed and checked; random rules have no weights of their own to train."""
-    parsed = unique_routes(routes, n_layers, model)
-    rule = next((route.name for route in parsed if not isinstance(route, Route)), None)
-    if rule is not None:
-        raise InputError(f"{rule!r} is a rule, not one route: train a fixed route, such as uls:50%, or a family of them.")
-    return parsed  # type: ignore[return-value]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from depthdial.checks import also_named, choice, number, whole
-from depthdial.train.rows import check_answers
+from depthdial.train.rows import ANSWERS
 from depthdial.views.passes import PROMPT_DEPTHS
 
 Method = Literal["lora", "full"]
@@ -85,7 +85,7 @@ class FinetuneSettings:
         choice("method", self.method, METHODS)
         choice("prompt depth", self.prompt_depth, PROMPT_DEPTHS)
         choice("weights_dtype", self.weights_dtype, ("float32", "float16", "bfloat16"))
-        check_answers(self.answers)
+        choice("answers", self.answers, ANSWERS)
         for name in ("r", "batch_size", "accumulation", "routes_per_step", "ends_every", "save_every"):
             whole(name, getattr(self, name), 1)
         if self.max_tokens is not None:

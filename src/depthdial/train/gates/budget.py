@@ -12,27 +12,20 @@ _MOST_NATS = 1.0
 
 @dataclass
 class Price:
-    """alpha x fraction of layers run: the paper's loss (arXiv 2410.20022, section 3)."""
+    """alpha x fraction of layers run: the paper's loss (arXiv 2410.20022, section 3).
 
-    alpha: float
+    Attributes:
+        value: nats for one more of the fraction: what a step pays for running all layers rather than none.
+    """
+
+    value: float
 
     def penalty(self, fraction: torch.Tensor) -> torch.Tensor:
         """What is added to the loss for a batch's fraction of layers run, a scalar."""
-        return self.alpha * fraction
+        return self.value * fraction
 
     def update(self, fraction: float) -> None:
         """Take note of an optimizer step's fraction."""
-
-    @property
-    def value(self) -> float:
-        """Nats for one more of the fraction: what a step pays for running all layers rather than none."""
-        return self.alpha
-
-    def state(self) -> dict[str, float]:
-        return {}
-
-    def restore(self, state: dict[str, float]) -> None:
-        """Go on from what `state` has said."""
 
 
 @dataclass
@@ -77,9 +70,3 @@ class Budget:
     @property
     def value(self) -> float:
         return self.dual
-
-    def state(self) -> dict[str, float]:
-        return {"dual": self.dual, "steps": self.steps}
-
-    def restore(self, state: dict[str, float]) -> None:
-        self.dual, self.steps = float(state["dual"]), int(state["steps"])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from depthdial.checks import choice, number, share
+from depthdial.checks import also_named, choice, number, share
 from depthdial.errors import InputError
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.views.tokens.cache import KEY_VALUES, KeyValues
@@ -21,6 +20,7 @@ ANNEALINGS: tuple[Annealing, ...] = get_args(Annealing)
 TEMPERATURES = (0.05, 100.0)
 
 
+@also_named(rank="run.r", **{one.name: f"run.{one.name}" for one in fields(FinetuneSettings) if one.name != "temperature"})
 @dataclass(frozen=True)
 class GateSettings:
     """How gates are trained, and what with them.
@@ -76,10 +76,9 @@ class GateSettings:
             number("alpha", self.alpha, 0)
         if self.target is not None:
             share("target", self.target)
-        low, high = TEMPERATURES
-        for name in ("temperature", "temperature_end"):
-            if name == "temperature" or self.temperature_end is not None:
-                number(name, getattr(self, name), low, high)
+        number("temperature", self.temperature, *TEMPERATURES)
+        if self.temperature_end is not None:
+            number("temperature_end", self.temperature_end, *TEMPERATURES)
         number("gate_learning_rate", self.gate_learning_rate, above=0)
         number("ramp", self.ramp, 0, 1)
         object.__setattr__(self, "controlled", None if self.controlled is None else tuple(self.controlled))
@@ -113,16 +112,3 @@ class GateSettings:
         if self.annealing == "linear":
             return self.temperature + (end - self.temperature) * done
         return self.temperature * (end / self.temperature) ** done
-
-
-_GATES_OWN = tuple(one.name for one in fields(GateSettings))
-_build = GateSettings.__init__
-
-
-@functools.wraps(_build)
-def _with_flat_fields(self: GateSettings, *args: Any, run: FinetuneSettings | None = None, **given: Any) -> None:
-    of_run = {"r" if name == "rank" else name: given.pop(name) for name in tuple(given) if name not in _GATES_OWN}
-    _build(self, *args, run=replace(run or FinetuneSettings(), **of_run), **given)
-
-
-GateSettings.__init__ = _with_flat_fields  # type: ignore[method-assign]

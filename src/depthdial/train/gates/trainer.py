@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,7 @@ from depthdial.files import read_json, write_json
 from depthdial.train.gates.budget import Budget, Price
 from depthdial.train.gates.gated import GatedModel, GatedOutput
 from depthdial.train.gates.settings import GateSettings
-from depthdial.train.objective import Objective
-from depthdial.train.rows import TrainingRow
-from depthdial.train.schedule import Schedule
+from depthdial.train.objective import response_loss
 from depthdial.train.trainer import BATCH_TENSORS, CarefulTrainer, ScheduledPasses, part_of
 
 PRICE_FILE = "price.json"
@@ -30,32 +28,22 @@ _LAST_STEPS = 10
 
 
 class GateTrainer(CarefulTrainer):
-    """Trains a GatedModel on a schedule.
-
-    Args:
-        gated: what is trained.
-        teacher: the untouched full model, for distillation; never trained. None without.
-        price: what layers cost in the loss.
-        schedule, rows, pad_token_id: see `ScheduledPasses`.
-    """
+    """Trains a GatedModel on a schedule; `price` is what layers cost in the loss."""
 
     def __init__(
         self,
         gated: GatedModel,
         teacher: Any,
-        objective: Objective,
         price: Price | Budget,
         settings: GateSettings,
-        schedule: Schedule,
-        rows: Sequence[TrainingRow],
-        pad_token_id: int,
+        passes: ScheduledPasses,
         args: TrainingArguments,
     ) -> None:
-        self.objective, self.price, self.settings = objective, price, settings
+        self.price, self.settings = price, settings
         self._batches: list[dict[str, torch.Tensor]] = []
         self._seen: dict[str, list[float]] = {}
         self._rates: list[torch.Tensor] = []
-        super().__init__(gated, teacher, ScheduledPasses(schedule.passes, rows, pad_token_id), args)
+        super().__init__(gated, teacher, passes, args)
         self.add_callback(_StepEnd(self))
         for parameter in gated.gates.parameters():
             parameter.register_hook(lambda gradient: gradient * _SCALE)
@@ -67,11 +55,12 @@ class GateTrainer(CarefulTrainer):
         done = self.state.global_step / max(1, self.args.max_steps - 1)
         output: GatedOutput = model(**tensors, temperature=self.settings.temperature_at(min(done, 1.0)))
         chosen = tensors["response_mask"].bool()
-        taught = self.teach(tensors, inputs["group"])[chosen] if self.objective.distill else None
-        task = self.objective.loss(output.logits[chosen], tensors["response_ids"][chosen], taught)
+        taught = self.teach(tensors, inputs["group"])
+        taught = None if taught is None else taught[chosen]
+        task = response_loss(self.settings.run, output.logits[chosen], tensors["response_ids"][chosen], taught)
         penalty = self.price.penalty(output.expected)
         loss = task + torch.where(output.n_routed > 0, penalty, torch.zeros_like(penalty))
-        self.checked(loss, "loss")
+        self.check_loss(loss)
         seen = {"task": task, "ran": output.ran, "expected": output.expected, "rates": output.rates, "n": output.n_routed}
         self._batches.append({name: value.detach() for name, value in seen.items()})
         return (loss, output.logits) if return_outputs else loss
@@ -86,14 +75,14 @@ class GateTrainer(CarefulTrainer):
         flat = torch.cat([task[None], weights.sum()[None], *(total.reshape(-1) for total in sums)])
         if self.args.world_size > 1:
             flat = self.accelerator.reduce(flat, "mean")
-        self._note("loss/task", float(flat[0]))
-        self._note("price", self.price.value)
+        noted = {"loss/task": float(flat[0]), "price": self.price.value}
         if flat[1] > 0:
             means = flat[2:] / flat[1]
-            self._note("fraction", float(means[0]))
-            self._note("fraction/expected", float(means[1]))
+            noted |= {"fraction": float(means[0]), "fraction/expected": float(means[1])}
             self._rates = [*self._rates[1 - _LAST_STEPS :], means[2:].cpu()]
             self.price.update(float(means[1]))
+        for name, value in noted.items():
+            self._seen.setdefault(name, []).append(value)
 
     def means(self) -> dict[str, float]:
         """The task's loss, the fraction of layers run (drawn and expected) and the price of layers."""
@@ -138,21 +127,18 @@ class GateTrainer(CarefulTrainer):
         folder.mkdir(parents=True, exist_ok=True)
         self.inner_gates().save_weights(folder, part_of(state_dict, "gates."))
         rates = [one.tolist() for one in self._rates]
-        write_json(folder / PRICE_FILE, {"price": self.price.state(), "rates": rates})
+        write_json(folder / PRICE_FILE, {"price": asdict(self.price), "rates": rates})
 
     def read(self, folder: Path) -> None:
         if self.settings.backbone != "frozen":
             super().read(folder)
         self.inner_gates().load_weights(folder)
         document = read_json(folder / PRICE_FILE, "price")
-        self.price.restore(document["price"])
+        self.price = replace(self.price, **document["price"])
         self._rates = [torch.tensor(one) for one in document["rates"]]
 
     def inner_gates(self) -> Any:
         return self.accelerator.unwrap_model(self.model).gates
-
-    def _note(self, name: str, value: float) -> None:
-        self._seen.setdefault(name, []).append(value)
 
 
 def rate_factor(step: int, n_steps: int, warmup: float, held: float) -> float:

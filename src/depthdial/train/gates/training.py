@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,10 @@ from depthdial.train.gates.budget import Budget, Price
 from depthdial.train.gates.gated import GatedModel
 from depthdial.train.gates.settings import GateSettings
 from depthdial.train.gates.trainer import PRICE_FILE, GateTrainer
-from depthdial.train.objective import Objective
-from depthdial.train.rows import TrainingRow
-from depthdial.train.running import Job, run_training
-from depthdial.train.schedule import Schedule
-from depthdial.views.tokens.gates import GATES_FILE, GateBase, TokenGates
+from depthdial.train.running import Job, TrainingResult, run_training
+from depthdial.train.trainer import ScheduledPasses
+from depthdial.views.tokens.gates import GATES_FILE, GateBase, GateConfig, TokenGates
 from depthdial.views.tokens.view import token_view
-
-
-@dataclass(frozen=True)
-class GateResult:
-    """Gates that are trained.
-
-    Attributes:
-        folder: what `load_gates` takes.
-        record: JSON-ready: settings, steps, seconds, FLOPs; by step the loss, the fraction of layers run and their price;
-            how often each layer ran in the end.
-    """
-
-    folder: Path
-    record: Mapping[str, Any]
 
 
 def train_gates(
@@ -51,7 +35,7 @@ def train_gates(
     identity: ModelIdentity | None = None,
     trainer_options: Mapping[str, Any] | None = None,
     progress: bool = False,
-) -> GateResult:
+) -> TrainingResult:
     """Train gates, and with them the backbone unless it is frozen.
 
     Prompts run every layer (unless `settings.run.prompt_depth` says otherwise), and every layer is computed for every token:
@@ -80,16 +64,22 @@ def train_gates(
     token_view(model, gates.policy("sampled"), key_values=settings.key_values)  # refuses what cannot be routed by token
     run, routes = settings.run, (session.full,)
 
-    def trainer(trained: Any, schedule: Schedule, rows: Sequence[TrainingRow], arguments: Any) -> GateTrainer:
+    def trainer(trained: Any, passes: ScheduledPasses, arguments: Any) -> GateTrainer:
         own = gates.to(session.device)
         gated = GatedModel(trained, own, key_values=settings.key_values, prompt_depth=run.prompt_depth)
-        objective = Objective(run.distill, run.temperature, run.cross_entropy)
-        teacher, price = session.model if run.distill else None, _price(settings, own, schedule)
-        return GateTrainer(gated, teacher, objective, price, settings, schedule, rows, session.pad_token_id, arguments)
+        price = _price(settings, config, arguments.max_steps)
+        return GateTrainer(gated, session.model if run.distill else None, price, settings, passes, arguments)
 
     def finish(folder: Path, trained: Any, record: Mapping[str, Any]) -> None:
+        # What they are for: the model that was given or, where all of it was trained, the trained one.
+        gates.base = GateBase(identity.name, identity.weights_hash, identity.dtype)
+        if settings.backbone == "full":
+            dtype = str(trained.dtype).removeprefix("torch.")
+            gates.base = GateBase(f"{identity.name} as trained beside them", weights_hash(trained), dtype)
+        about = {"backbone": settings.backbone, "trained_on": identity.name, "settings": asdict(settings)}
+        gates.about = {**about, "data": record["data"]}
         (folder / PRICE_FILE).unlink(missing_ok=True)
-        _finished(gates, trained, identity, settings, record).save_pretrained(folder)
+        gates.save_pretrained(folder)
 
     job = Job(
         *("train-gates.json", GATES_FILE, settings, run, routes),
@@ -99,28 +89,14 @@ def train_gates(
         finish=finish,
         usual={"logging_steps": 1},
     )
-    record = run_training(
+    return run_training(
         job, session, tokenizer, task=task, out=out, identity=identity, options=trainer_options, progress=progress
     )
-    return GateResult(Path(out), record)
 
 
-def _price(settings: GateSettings, gates: TokenGates, schedule: Schedule) -> Price | Budget:
+def _price(settings: GateSettings, config: GateConfig, n_steps: int) -> Price | Budget:
     if settings.target is None:
         return Price(settings.alpha or 0.0)
-    share = len(gates.config.layers) / gates.config.n_layers
     runs = torch.tensor(float(settings.run_bias)).sigmoid().item()
-    return Budget(settings.target, 1 - share + share * runs, round(settings.ramp * schedule.n_steps))
-
-
-def _finished(
-    gates: TokenGates, trained: Any, identity: ModelIdentity, settings: GateSettings, record: Mapping[str, Any]
-) -> TokenGates:
-    """The gates with what they are for: the model that was given or, where all of it was trained, the trained one."""
-    gates.base = GateBase(identity.name, identity.weights_hash, identity.dtype)
-    if settings.backbone == "full":
-        dtype = str(trained.dtype).removeprefix("torch.")
-        gates.base = GateBase(f"{identity.name} as trained beside them", weights_hash(trained), dtype)
-    about = {"backbone": settings.backbone, "trained_on": identity.name, "settings": asdict(settings)}
-    gates.about = {**about, "data": record["data"]}
-    return gates
+    share = len(config.layers) / config.n_layers
+    return Budget(settings.target, 1 - share + share * runs, round(settings.ramp * n_steps))
