@@ -23,17 +23,15 @@ LAYER_INDEX_ATTRIBUTES = ("layer_idx", "layer_id")
 
 # Lists with one entry a layer. Cut by name and never by length alone: a list of L end-of-sequence ids looks the same.
 _PER_LAYER_LISTS = (
-    "activation_sparsity_pattern",
-    "attention_layers",
-    "block_configs",
-    "indexer_types",
-    "layer_rope_theta",
-    "layer_types",
-    "mlp_layer_types",
-    "moe_topk",
-    "no_rope_layers",
-    "num_attention_heads_per_layer",
-    "num_key_value_heads_per_layer",
+    *(
+        "activation_sparsity_pattern",
+        "attention_layers",
+        "block_configs",
+        "indexer_types",
+        "layer_rope_theta",
+        "layer_types",
+    ),
+    *("mlp_layer_types", "moe_topk", "no_rope_layers", "num_attention_heads_per_layer", "num_key_value_heads_per_layer"),
     "sliding_windows",
 )
 # Lists of layer positions: every position moves to where its layer now is, or goes with it.
@@ -42,14 +40,7 @@ _LAYER_POSITION_LISTS = ("full_attn_idxs", "local_layer_ids", "mlp_only_layers",
 _PREFIX_COUNTS = ("first_k_dense_replace", "num_dense_layers")
 
 _FINAL_NORMS = (
-    "norm",
-    "ln_f",
-    "final_layer_norm",
-    "final_layernorm",
-    "final_norm",
-    "norm_f",
-    "layer_norm",
-    "layernorm",
+    *("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "norm_f", "layer_norm", "layernorm"),
     "output_layernorm",
 )
 _ATTENTION_KINDS = ("attention", "full_attention", "sliding_attention", "chunked_attention")
@@ -59,10 +50,6 @@ _ATTENTION_KINDS = ("attention", "full_attention", "sliding_attention", "chunked
 PER_TOKEN_ARGUMENTS = ("position_ids", "position_embeddings")
 PER_SEQUENCE_ARGUMENTS = ("alibi",)
 SHARED_ARGUMENTS = ("position_bias", "cache_position")
-# Their attention finds the mask by a token's place in the call, and not by its position.
-_MASKED_BY_PLACE = ("gpt_neo",)
-# Their boolean masks are true where a slot is hidden.
-_HIDDEN_WHERE_TRUE = ("mpt",)
 _ROUTED_ATTENTION = ("sdpa", "eager")
 
 
@@ -128,9 +115,9 @@ def decoder_stack(model: PreTrainedModel) -> DecoderStack:
         )
     name, layers = found[0]
     _refuse_encoder(model, config, layers[0])
-    path = tuple(name.split("."))
-    owner = model.get_submodule(".".join(path[:-1]))
-    return DecoderStack(path, layers, _final_norm(owner))
+    inside = model.get_submodule(name.rpartition(".")[0])._modules
+    norm = next((inside[one] for one in _FINAL_NORMS if inside.get(one) is not None), None)
+    return DecoderStack(tuple(name.split(".")), layers, norm)
 
 
 def count_layers(model: Any) -> int:
@@ -157,7 +144,10 @@ def _cut(config: PreTrainedConfig, layers: Sequence[int], n_layers: int) -> None
     fields, place = config.__dict__, {old: new for new, old in enumerate(layers)}
     per_layer = fields.pop("_heterogeneity_spec", None)  # fields that differ from layer to layer (`per_layer_config`)
     if fields.get("decoder_sparse_step"):
-        _make_sparsity_explicit(fields, n_layers)
+        # "Every n-th layer has experts" (Qwen-MoE) no longer holds once layers move: name the dense ones instead.
+        step, named = fields["decoder_sparse_step"], fields.get("mlp_only_layers") or ()
+        fields["mlp_only_layers"] = [i for i in range(n_layers) if i in named or (i + 1) % step]
+        fields["decoder_sparse_step"] = 1
     for name in _PER_LAYER_LISTS:
         value = fields.get(name)
         if isinstance(value, list | tuple) and len(value) == n_layers:
@@ -218,7 +208,7 @@ def check_token_routing(model: PreTrainedModel) -> None:
             f"Token routing needs masks of its own, which {attention} attention does not take: load the model with "
             f"attn_implementation={' or '.join(map(repr, _ROUTED_ATTENTION))}."
         )
-    if config.model_type in _MASKED_BY_PLACE:
+    if config.model_type == "gpt_neo":  # whose attention does not look at positions
         raise InputError(
             f"{type(model).__name__} masks by a token's place in the pass, so its layers cannot be run for some tokens: use "
             "a route for whole sequences (dd.view)."
@@ -227,7 +217,7 @@ def check_token_routing(model: PreTrainedModel) -> None:
 
 def has_hiding_masks(model: PreTrainedModel) -> bool:
     """Whether a model's boolean masks are true where a slot is hidden: elsewhere they are true where one is seen."""
-    return model.config.get_text_config(decoder=True).model_type in _HIDDEN_WHERE_TRUE
+    return model.config.get_text_config(decoder=True).model_type == "mpt"
 
 
 def longest_routed(model: PreTrainedModel) -> int | None:
@@ -309,14 +299,6 @@ def _has_index(layer: nn.Module) -> bool:
     return any(name in module.__dict__ for module in layer.modules() for name in LAYER_INDEX_ATTRIBUTES)
 
 
-def _final_norm(owner: nn.Module) -> nn.Module | None:
-    for name in _FINAL_NORMS:
-        module = owner._modules.get(name)
-        if module is not None:
-            return module
-    return None
-
-
 def _first_difference(layer: nn.Module, again: nn.Module, *, compare_weights: bool) -> str | None:
     if compare_weights and (only_one := layer.state_dict().keys() ^ again.state_dict().keys()):
         return min(only_one)
@@ -372,10 +354,3 @@ def _refuse_unsupported(model: PreTrainedModel, config: PreTrainedConfig) -> Non
             f"The layers of {name} share keys and values, chosen tokens or embeddings with one another, so none can be "
             "skipped alone: use a decoder-only model whose layers stand for themselves."
         )
-
-
-def _make_sparsity_explicit(fields: dict[str, Any], n_layers: int) -> None:
-    # "Every n-th layer has experts" (Qwen-MoE) no longer holds once layers move: name the dense ones instead.
-    step, named = fields["decoder_sparse_step"], fields.get("mlp_only_layers") or ()
-    fields["mlp_only_layers"] = [i for i in range(n_layers) if i in named or (i + 1) % step]
-    fields["decoder_sparse_step"] = 1

@@ -7,7 +7,6 @@ weights, an adapter where a model is meant, a missing shard, an id that the Hub 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,12 +18,7 @@ from depthdial.errors import InputError
 # Long enough for a slow line; transformers' own look-ups retry for minutes when the Hub is out of reach.
 HUB_TIMEOUT_SEC = 10.0
 
-_SHARD = {
-    "safetensors": re.compile(r"model-\d{5}-of-\d{5}\.safetensors"),
-    "bin": re.compile(r"pytorch_model-\d{5}-of-\d{5}\.bin"),
-}
-_WHOLE = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}
-_INDEX = {name: f"{whole}.index.json" for name, whole in _WHOLE.items()}
+_STEM = {"safetensors": "model", "bin": "pytorch_model"}
 # Weights that the checkpoint's publisher also offers in another precision: model.fp16.safetensors, or its index
 _VARIANT = re.compile(r"model\.([\w-]+)\.safetensors|model\.safetensors\.index\.([\w-]+)\.json")
 _NO_SHARD = re.compile(r"consolidated.*|adapter_model.*|model\..*|.*/model\.safetensors")
@@ -94,16 +88,17 @@ def _variant_of(names: Collection[str]) -> WeightFiles | None:
 
 
 def _weights_of(weight_format: WeightFormat, names: Collection[str]) -> WeightFiles | None:
-    whole, index = _WHOLE[weight_format], _INDEX[weight_format]
+    stem = _STEM[weight_format]
+    whole = f"{stem}.{weight_format}"
+    index = f"{whole}.index.json"
     if whole in names:
         return WeightFiles(weight_format, (whole,))
-    if index in names:
-        shards = sorted(name for name in names if _SHARD[weight_format].fullmatch(name))
-        if not shards:  # the index may give its shards any name: it is read once the files are here
-            suffix = f".{weight_format}"
-            shards = sorted(name for name in names if name.endswith(suffix) and not _NO_SHARD.fullmatch(name))
-        return WeightFiles(weight_format, (index, *shards))
-    return None
+    if index not in names:
+        return None
+    shards = sorted(name for name in names if re.fullmatch(rf"{stem}-\d{{5}}-of-\d{{5}}\.{weight_format}", name))
+    if not shards:  # the index may give its shards any name: it is read once the files are here
+        shards = sorted(name for name in names if name.endswith(f".{weight_format}") and not _NO_SHARD.fullmatch(name))
+    return WeightFiles(weight_format, (index, *shards))
 
 
 def check_folder(folder: Path, label: str, *, allow_bin: bool) -> WeightFiles:
@@ -193,14 +188,16 @@ def hub_snapshot(
     revision: str | None,
     allow_bin: bool,
     trust_remote_code: bool,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    **where: Any,
 ) -> Path:
     """The local folder of a Hub model's files, downloading those that are not there yet.
 
     Only what a decoder-only model needs is fetched. When the Hub is out of reach (or HF_HUB_OFFLINE is set), what
     earlier downloads left in the Hub's cache is taken.
+
+    Args:
+        where: `token` and `cache_dir`, as huggingface_hub takes them.
 
     Raises:
         InputError: unknown, private or gated id, unknown revision, no usable weights, or the Hub is out of reach and
@@ -214,83 +211,59 @@ def hub_snapshot(
         RevisionNotFoundError,
     )
 
-    where: dict[str, Any] = {"token": token} if token is not None else {}
-    where |= {"cache_dir": cache_dir} if cache_dir is not None else {}
-    if local_files_only:
-        return _cached_snapshot(repo_id, revision, ConnectionError("local_files_only"), where)
+    refusals = {
+        HFValidationError: f"{repo_id!r} is neither a local folder, a .gguf file, a built-in alias nor a Hub id "
+        "(owner/name).",
+        GatedRepoError: f"{repo_id} is gated: accept its licence on the Hugging Face Hub and log in with `hf auth login`.",
+        RepositoryNotFoundError: f"There is no folder {repo_id!r} here and no such model on the Hugging Face Hub (or it is "
+        "private): check the name.",
+        RevisionNotFoundError: f"{repo_id} has no revision {revision!r} on the Hugging Face Hub: check it.",
+    }
     try:
-        info = HfApi(token=token).model_info(repo_id, revision=revision, timeout=HUB_TIMEOUT_SEC)
-    except HFValidationError as error:
-        raise InputError(
-            f"{repo_id!r} is neither a local folder, a .gguf file, a built-in alias nor a Hub id (owner/name)."
-        ) from error
-    except GatedRepoError as error:
-        raise InputError(
-            f"{repo_id} is gated: accept its licence on the Hugging Face Hub and log in with `hf auth login`."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise InputError(
-            f"There is no folder {repo_id!r} here and no such model on the Hugging Face Hub (or it is private):"
-            " check the name."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise InputError(f"{repo_id} has no revision {revision!r} on the Hugging Face Hub: check it.") from error
+        if local_files_only:
+            raise ConnectionError
+        info = HfApi(token=where.get("token")).model_info(repo_id, revision=revision, timeout=HUB_TIMEOUT_SEC)
     except Exception as error:  # the HTTP library, and so the type of a connection error, differs between versions
-        return _cached_snapshot(repo_id, revision, error, where)
+        for kind, sentence in refusals.items():
+            if isinstance(error, kind):
+                raise InputError(sentence) from error
+        # Some versions refuse a snapshot that lacks any file: ask for one, and leave the weights to `check_folder`.
+        cached = _cached_snapshot(repo_id, revision, ["config.json"], where)
+        if cached is None:
+            raise InputError(
+                f"The Hugging Face Hub is out of reach ({type(error).__name__}) and {repo_id} is neither a folder here"
+                " nor in the Hub's cache: check the name and the connection."
+            ) from error
+        return cached
 
     names = [sibling.rfilename for sibling in info.siblings or []]
     if "adapter_config.json" in names:
         raise InputError(f"{repo_id} is a PEFT adapter and not a model: download it and pass its folder as adapter=.")
     wanted = wanted_files(names, repo_id, allow_bin=allow_bin, trust_remote_code=trust_remote_code)
-    complete = _complete_snapshot(repo_id, info.sha, wanted, where)
+    complete = _cached_snapshot(repo_id, info.sha, wanted, where)
     if complete is not None:
         return complete
+    options = {"allow_patterns": wanted, "etag_timeout": HUB_TIMEOUT_SEC, **where}
     try:
-        return Path(
-            snapshot_download(repo_id, revision=revision, allow_patterns=wanted, etag_timeout=HUB_TIMEOUT_SEC, **where)
-        )
+        return Path(snapshot_download(repo_id, revision=revision, **options))
     except Exception as error:
         raise InputError(f"The download of {repo_id} failed ({type(error).__name__}): run it again.") from error
 
 
 def wanted_files(names: Collection[str], label: str, *, allow_bin: bool, trust_remote_code: bool) -> list[str]:
-    """The files of a Hub repository that loading needs: config, tokenizer, one format of weights, code if trusted.
-
-    Raises:
-        InputError: no usable weights.
-    """
+    """The files of a Hub repository that loading needs: config, tokenizer, one format of weights, code if trusted."""
     weights = set(choose_weights(names, label, allow_bin=allow_bin).names)
     small = {name for name in names if _SMALL_FILE.fullmatch(name) and not name.endswith(".index.json")}
     code = {name for name in names if name.endswith(".py")} if trust_remote_code else set()
     return sorted(weights | small | code)
 
 
-def _complete_snapshot(repo_id: str, commit: str | None, wanted: Collection[str], where: dict[str, Any]) -> Path | None:
-    """The cached snapshot of a commit if it holds every wanted file; asks the disk only, so it prints no progress."""
-    from huggingface_hub import snapshot_download
-
-    if commit is None:
-        return None
-    try:
-        folder = Path(
-            snapshot_download(repo_id, revision=commit, local_files_only=True, allow_patterns=list(wanted), **where)
-        )
-    except Exception:  # not there or not whole: both mean that it must be downloaded
-        return None
-    return folder if all((folder / name).is_file() for name in wanted) else None
-
-
-def _cached_snapshot(repo_id: str, revision: str | None, cause: Exception, where: dict[str, Any]) -> Path:
+def _cached_snapshot(repo_id: str, revision: str | None, files: list[str], where: dict[str, Any]) -> Path | None:
+    """The snapshot in the Hub's cache if it holds these files; asks the disk only, so it prints no progress."""
     from huggingface_hub import snapshot_download
 
     try:
-        # A snapshot holds only the files that were asked for, and some versions refuse one that lacks any other: ask
-        # for the one that must be there, and leave the weights to `check_folder`.
-        return Path(
-            snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=["config.json"], **where)
-        )
-    except Exception:
-        raise InputError(
-            f"The Hugging Face Hub is out of reach ({type(cause).__name__}) and {repo_id} is neither a folder here"
-            " nor in the Hub's cache: check the name and the connection."
-        ) from cause
+        found = snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=files, **where)
+    except Exception:  # not there or not whole
+        return None
+    return Path(found) if all((Path(found) / name).is_file() for name in files) else None

@@ -68,12 +68,9 @@ class _Options:
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def keywords(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"dtype": self.dtype, "trust_remote_code": self.trust_remote_code, **self.more}
-        if self.device_map is not None:
-            found["device_map"] = self.device_map
-        if self.attn_implementation is not None:
-            found["attn_implementation"] = self.attn_implementation
-        return found
+        asked = {"device_map": self.device_map, "attn_implementation": self.attn_implementation}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        return {"dtype": self.dtype, "trust_remote_code": self.trust_remote_code, **asked, **self.more}
 
 
 def load(
@@ -131,9 +128,10 @@ def load(
         trust_remote_code=trust_remote_code,
         more=model_kwargs,
     )
-    adapter_folder = None if adapter is None else _resolve_adapter(adapter, os.fspath(name))
-    kind = resolve_name(name)
     label = os.fspath(name)
+    if adapter is not None:
+        adapter = check_adapter(shipped_adapter(label) if adapter == "elastic" else Path(adapter).expanduser())
+    kind = resolve_name(name)
     if revision is not None and kind != "hub":
         raise InputError(f"The option revision= is for Hub ids, and {label} is not one: leave it out.")
     if kind == "gguf":
@@ -148,8 +146,8 @@ def load(
         model, tokenizer = _load_folder(folder, label, options, allow_bin=allow_bin)
     if kind in ("hub", "alias"):  # and not where its files happen to lie on this machine
         model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = label
-    if adapter_folder is not None:
-        model = with_adapter(model, adapter_folder, label)
+    if adapter is not None:
+        model = with_adapter(model, Path(adapter), label)
     return model.eval(), tokenizer
 
 
@@ -223,10 +221,6 @@ def _placement(device: str | torch.device | None, device_map: DeviceMap | None) 
     else:
         raise InputError(f"Unknown device {wanted}: known are auto, cpu, cuda, cuda:N, mps.")
     return {"": str(wanted)}
-
-
-def _resolve_adapter(adapter: str | os.PathLike[str], label: str) -> Path:
-    return check_adapter(shipped_adapter(label) if adapter == "elastic" else Path(adapter).expanduser())
 
 
 def _load_folder(
@@ -353,9 +347,7 @@ def with_adapter(model: PreTrainedModel, folder: Path, label: str) -> PreTrained
         check_base(card, model, folder, label)
     with quiet_transformers(), refusing(f"The adapter {folder}", "does not fit the model"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing that a user can change
-        warnings.filterwarnings(
-            "ignore", "The following (rank|alpha)_pattern keys"
-        )  # PEFT's own, of experts that are not adapted
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys")  # of experts that are not adapted
         warnings.filterwarnings("error", "Found missing adapter keys")  # they would stay random
         # PEFT's wrapper passes every attribute on, and views accept it, but it is no subclass
         adapted = cast("PreTrainedModel", PeftModel.from_pretrained(model, str(folder)))

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,26 +30,19 @@ def wrapper_prefix(folder: Path, files: Iterable[str]) -> str | None:
 
     Reads the headers of safetensors files, a few kilobytes each.
     """
-    prefix = None
-    for file in files:
-        names = _names_in(folder / file)
-        match = _WRAPPER.match(names[0]) if names else None
-        if match is None or not all(name.startswith(match[0]) for name in names) or prefix not in (None, match[0]):
-            return None
-        prefix = match[0]
-    return prefix
+    names = [name for file in files for name in _names_in(folder / file)]
+    match = _WRAPPER.match(names[0]) if names else None
+    return match[0] if match and all(name.startswith(match[0]) for name in names) else None
 
 
 def _names_in(file: Path) -> list[str]:
-    with file.open("rb") as opened:
-        size = int.from_bytes(opened.read(8), "little")
-        if not 0 < size < 1 << 28:
-            return []
-        try:
-            header = json.loads(opened.read(size))
-        except ValueError:  # damaged: the loader says so
-            return []
-    return [name for name in header if name != "__metadata__"]
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as opened:
+            return list(opened.keys())
+    except (OSError, SafetensorError):  # damaged: the loader says so
+        return []
 
 
 def check_complete(loaded: Any, label: str) -> PreTrainedModel:
@@ -79,9 +73,8 @@ def check_complete(loaded: Any, label: str) -> PreTrainedModel:
             " it is not a whole causal language model's checkpoint."
         )
     _check_numbers(model, label)
-    modules = {name for name, _ in model.named_modules()}
-    dropped = [name for name in unexpected if name.endswith((".weight", ".bias")) and name.rpartition(".")[0] in modules]
-    dropped = [name for name in dropped if dict(model.named_modules())[name.rpartition(".")[0]]._parameters]
+    own = {f"{name}.{kind}" for name, one in model.named_modules() if one._parameters for kind in ("weight", "bias")}
+    dropped = [name for name in unexpected if name in own]
     if dropped:
         warnings.warn(
             f"{label} holds {len(dropped)} weights that its config.json has no place for ({dropped[0]}, ..): they are left"
@@ -175,41 +168,30 @@ def refusing(label: str, verdict: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        text = str(error)
-        if "trust_remote_code" in text:
+        if "trust_remote_code" in str(error):
             raise InputError(needs_trust(label)) from error
-        if type(error).__name__ == "UnpicklingError":
-            raise InputError(
-                f"{label} {verdict}: it holds more than tensors, and Depthdial runs no pickled code."
-            ) from error
-        if "ignore_mismatched_sizes" in text:
-            raise InputError(f"{label} {verdict}: its weights have other shapes than its config.json says.") from error
-        if isinstance(error, KeyError):
-            raise InputError(f"{label} {verdict}: one of its JSON files lacks the key {text}.") from error
-        if "Found missing adapter keys" in text:
-            first = re.search(r"\['([^']+)'", text)
-            raise InputError(
-                f"{label} {verdict}: it lacks some of its weights ({first[1] if first else text[:80]}, ..); save it again."
-            ) from error
-        if "Couldn't instantiate the backend tokenizer" in text:
-            raise InputError(
-                f"{label} {verdict}: it has no tokenizer.json; save one beside the model, or for a tokenizer.model install"
-                " sentencepiece and protobuf."
-            ) from error
-        raise InputError(f"{label} {verdict}: {_one_sentence(text) or type(error).__name__}.") from error
+        raise InputError(f"{label} {verdict}: {_reason(error)}.") from error
 
 
-def _one_sentence(text: str) -> str:
-    unknown = re.search(r"model type `([^`]+)` but Transformers does not recognize", text)
-    if unknown:
-        import transformers
-
-        return (
-            f"transformers {transformers.__version__} does not know the model type {unknown[1]!r}; correct config.json or"
-            " upgrade transformers"
-        )
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if type(error).__name__ == "UnpicklingError":
+        return "it holds more than tensors, and Depthdial runs no pickled code"
+    if "ignore_mismatched_sizes" in text:
+        return "its weights have other shapes than its config.json says"
+    if isinstance(error, KeyError):
+        return f"one of its JSON files lacks the key {text}"
+    if "Found missing adapter keys" in text:
+        first = re.search(r"\['([^']+)'", text)
+        return f"it lacks some of its weights ({first[1] if first else text[:80]}, ..); save it again"
+    if "Couldn't instantiate the backend tokenizer" in text:
+        remedy = "save one beside the model, or for a tokenizer.model install sentencepiece and protobuf"
+        return f"it has no tokenizer.json; {remedy}"
+    if unknown := re.search(r"model type `([^`]+)` but Transformers does not recognize", text):
+        known_to = f"transformers {version('transformers')} does not know the model type {unknown[1]!r}"
+        return f"{known_to}; correct config.json or upgrade transformers"
     lines = [line.strip().rstrip(".:") for line in text.strip().splitlines() if line.strip()]
-    return re.sub(r"[.!?]\s+(?=[A-Z])", "; ", "; ".join(lines))[:600].rstrip(".;: ")
+    return re.sub(r"[.!?]\s+(?=[A-Z])", "; ", "; ".join(lines))[:600].rstrip(".;: ") or type(error).__name__
 
 
 def needs_trust(label: str) -> str:

@@ -21,23 +21,21 @@ def quiet_transformers() -> Iterator[None]:
     import transformers.utils.logging as hf_logging
     from transformers import modeling_gguf_pytorch_utils
 
-    gguf_module: Any = modeling_gguf_pytorch_utils
+    gguf_module: Any = modeling_gguf_pytorch_utils  # it takes its bar from tqdm directly, past the hook
 
     def no_bar(_factory: object, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         return hf_logging.EmptyTqdm(*args, **keywords)
 
     logger = logging.getLogger("transformers")
     with _QUIET:
-        level, bar = logger.level, getattr(gguf_module, "tqdm", None)
+        level, bar = logger.level, gguf_module.tqdm
         previous = hf_logging.set_tqdm_hook(no_bar)
         if level >= logging.WARNING:
             logger.setLevel(max(level, logging.ERROR))
-        if bar is not None:  # the GGUF reader takes its bar from tqdm directly, past the hook
-            gguf_module.tqdm = functools.partial(bar, disable=True)
+        gguf_module.tqdm = functools.partial(bar, disable=True)
         try:
             yield
         finally:
             hf_logging.set_tqdm_hook(previous)
             logger.setLevel(level)
-            if bar is not None:
-                gguf_module.tqdm = bar
+            gguf_module.tqdm = bar

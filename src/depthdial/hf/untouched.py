@@ -65,10 +65,7 @@ def switch_off(view: nn.Module) -> None:
 
 def adapter_modules(model: nn.Module) -> list[Any]:
     """The modules of a model that PEFT has put in the place of others; none for a model without adapters."""
-    if "peft" not in sys.modules:
-        return []
-    kinds = _kinds()
-    return [module for module in model.modules() if isinstance(module, kinds)]
+    return [module for module in model.modules() if is_adapter_module(module)]
 
 
 def has_adapters_on(model: Any) -> bool:
@@ -78,14 +75,12 @@ def has_adapters_on(model: Any) -> bool:
 
 
 def is_adapter_module(module: object) -> bool:
-    return isinstance(module, _kinds())
-
-
-def _kinds() -> tuple[type, ...]:
+    if "peft" not in sys.modules:
+        return False
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    return BaseTunerLayer, AuxiliaryTrainingWrapper
+    return isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
 
 
 def _has_adaption_prompts(model: nn.Module) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +12,6 @@ from depthdial.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
 
     from torch import nn
 
@@ -34,17 +33,14 @@ def weights_hash(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     Raises:
         InputError: a tensor has no data at all (a model on the meta device).
     """
-    digests: dict[tuple[object, ...], str] = {}
+    digests: dict[tuple[object, ...] | None, str] = {}
     whole = hashlib.sha256()
     for name, tensor in sorted(state_tensors(model)):
         with _materialised(model, name, tensor) as present:
             key = _memory_key(present)
             quantised = present.is_quantized or _is_wrapper(present)
             kind = dtype if dtype is not None and present.is_floating_point() and not quantised else present.dtype
-            if key is None or key not in digests:
-                digest = _digest(name, present if quantised else present.to(kind))
-            else:
-                digest = digests[key]
+            digest = digests.get(key) or _digest(name, present if quantised else present.to(kind))
             # Only memory that stays in place may be recognised by its address: an offloaded weight is freed again.
             if key is not None and not tensor.is_meta:
                 digests[key] = digest
@@ -103,19 +99,14 @@ def _as_bytes(name: str, tensor: torch.Tensor) -> memoryview:
     return flat.view(torch.uint8).numpy().data
 
 
-def _materialised(model: nn.Module, name: str, tensor: torch.Tensor) -> AbstractContextManager[torch.Tensor]:
+@contextmanager
+def _materialised(model: nn.Module, name: str, tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """The tensor itself or, where accelerate has moved its data away, the tensor while its module is brought back."""
-    if not tensor.is_meta:
-        return nullcontext(tensor)
     module_name, _, tensor_name = name.rpartition(".")
-    module = model.get_submodule(module_name)
-    if not hasattr(module, "_hf_hook"):  # the attribute in which accelerate keeps its hook
-        return nullcontext(tensor)
+    if not tensor.is_meta or not hasattr(module := model.get_submodule(module_name), "_hf_hook"):  # accelerate's
+        yield tensor
+        return
     from accelerate.utils import align_module_device
 
-    @contextmanager
-    def aligned() -> Iterator[torch.Tensor]:
-        with align_module_device(module, torch.device("cpu")):
-            yield getattr(module, tensor_name)
-
-    return aligned()
+    with align_module_device(module, torch.device("cpu")):
+        yield getattr(module, tensor_name)
