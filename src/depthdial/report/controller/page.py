@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from depthdial.errors import InputError
-from depthdial.report.controller.scores import SCORES_FILE, ControllerScores, read_scores
+from depthdial.report.controller.scores import SCORES_FILE, read_scores
 from depthdial.report.controller.section import controller_section
 from depthdial.report.controller.tables import certificate_table, controller_table
 from depthdial.report.kit.page import page_title, write_page
@@ -18,9 +18,6 @@ def write_controller_report(folder: Path | str) -> Path:
 
     The same file gives the same bytes.
 
-    Returns:
-        The path of the page.
-
     Raises:
         InputError: if the folder holds no scores, they are damaged, or the folder cannot be written.
     """
@@ -28,16 +25,12 @@ def write_controller_report(folder: Path | str) -> Path:
     scores = read_scores(folder)
     if scores is None:
         raise InputError(f"{folder} holds no {SCORES_FILE}: run `depthdial controller evaluate` first.")
-    write_controller_tables(folder, scores)
+    tables = folder / "tables"
+    for name, score in scores.scores.items():
+        write_table(controller_table(score), tables, f"controller-{file_name(name)}")
+        write_table(controller_table(score, -1), tables, f"controller-{file_name(name)}-mean")
+    if scores.certificates:
+        write_table(certificate_table(scores.certificates), tables, "certificates")
     about = {name: str(scores.controller.get(name) or "") for name in ("model", "task")}
     about["model"] = about["model"] or "a model"
     return write_page(folder, "controller", [controller_section(scores)], page_title(about, "controller"), **about)
-
-
-def write_controller_tables(folder: Path, scores: ControllerScores) -> None:
-    """The tables of the section as `tables/controller-NAME`, with all digits in the CSV, and `tables/certificates`."""
-    for name, score in scores.scores.items():
-        write_table(controller_table(score), folder / "tables", f"controller-{file_name(name)}")
-        write_table(controller_table(score, -1), folder / "tables", f"controller-{file_name(name)}-mean")
-    if scores.certificates:
-        write_table(certificate_table(scores.certificates), folder / "tables", "certificates")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthdial.control.judge.headroom import PREDICTABLE, RANDOM, ControllerScore, MethodScore
+from depthdial.control.judge.headroom import NO_GAP, PREDICTABLE, RANDOM, ControllerScore, MethodScore
 from depthdial.report.controller.tables import method_label, unit_of
 from depthdial.report.kit.curves import METRIC_NAMES, draw_fixed, fill_shares, legend_columns, route_colors, short_name
 from depthdial.report.kit.style import (
@@ -100,8 +100,8 @@ def draw_calibration(score: ControllerScore) -> Figure | None:
         for axes in panels[max(0, len(shown) - _COLUMNS) : len(shown)]:
             axes.tick_params(labelbottom=True)  # the lowest of its column, whether or not in the last row
         panels[0].set(xlim=limits, ylim=limits)
-        panels[0].yaxis.set_major_locator(MaxNLocator(4))
-        panels[0].xaxis.set_major_locator(MaxNLocator(4))
+        for axis in (panels[0].xaxis, panels[0].yaxis):
+            axis.set_major_locator(MaxNLocator(4))
         what = METRIC_NAMES.get(score.metric, score.metric)
         figure.supxlabel(f"predicted {what}", fontsize=9)
         figure.supylabel(f"measured {what}", fontsize=9)
@@ -117,10 +117,10 @@ def _quality(axes: Axes, score: ControllerScore) -> None:
         axes.fill_between(curves.costs, low, high, color=BLUE, alpha=0.15, linewidth=0)
         label = f"predictable oracle: knows {score.n_known} other answers"
         axes.plot(curves.costs, curves.predictable, color=BLUE, linewidth=1.8, label=label, gid="predictable")
-    for number, (costs, values) in enumerate(zip(own.seed_costs, own.seed_values, strict=True)):
-        name = f"its {score.n_seeds} seeds" if number == 0 and score.n_seeds > 1 else "_seed"
-        axes.plot(costs[:-1], values[:-1], color=VERMILION, linewidth=0.7, alpha=0.45, label=name)
-    _points(axes, own, own.values, own.intervals, {**_look(score, own), "linewidth": 2.2, "zorder": 7})
+    seeds = axes.plot(own.seed_costs[:, :-1].T, own.seed_values[:, :-1].T, color=VERMILION, linewidth=0.7, alpha=0.45)
+    if score.n_seeds > 1:
+        seeds[0].set_label(f"its {score.n_seeds} seeds")
+    _points(axes, own, own.values, own.intervals, _look(score, own))
     for rival in score.methods[1:]:
         _points(axes, rival, rival.values, None, _look(score, rival))
     axes.plot(curves.costs, curves.mixture, color=ORANGE, linestyle="--", label="static mixture of routes", gid="mixture")
@@ -135,13 +135,9 @@ def _gains(axes: Axes, score: ControllerScore) -> None:
         low, high = gap.gap_intervals[:-1].T
         axes.fill_between(own.costs[:-1], low, high, color=color, alpha=0.15, linewidth=0)
         axes.plot(own.costs[:-1], gap.gaps[:-1], color=color, linestyle=line, linewidth=1.6, gid=gap.name)
-    for costs, gains in zip(own.seed_costs, own.seed_gains, strict=True):
-        axes.plot(costs[:-1], gains[:-1], color=VERMILION, linewidth=0.7, alpha=0.6)
+    axes.plot(own.seed_costs[:, :-1].T, own.seed_gains[:, :-1].T, color=VERMILION, linewidth=0.7, alpha=0.6)
     for method in score.methods[::-1]:
-        look = {**_look(score, method), "label": "_gain"}
-        if method is own:
-            look |= {"linewidth": 2.2, "zorder": 7}
-        _points(axes, method, method.gains, method.gain_intervals, look)
+        _points(axes, method, method.gains, method.gain_intervals, {**_look(score, method), "label": "_gain"})
     axes.set_ylabel("above the static mixture\nat equal cost")
     axes.set_xlabel(f"cost, overhead included ({unit_of(score)})")
 
@@ -154,12 +150,11 @@ def _points(axes: Axes, method: MethodScore, values: np.ndarray, intervals: np.n
 
 def _look(score: ControllerScore, method: MethodScore) -> dict[str, Any]:
     named = {score.controller.name: (VERMILION, "o", "-"), RANDOM: (GRAY, "x", "-.")}
-    others = [one.name for one in score.methods if one.name not in named]
-    if method.name in named:
-        color, marker, line = named[method.name]
-    else:
-        color, marker, line = _RIVALS[others.index(method.name) % len(_RIVALS)]
-    look = {"color": color, "marker": marker, "linestyle": line, "linewidth": 1.3, "markersize": 4.5}
+    rivals = [one.name for one in score.methods if one.name not in named]
+    named |= {name: _RIVALS[i % len(_RIVALS)] for i, name in enumerate(rivals)}
+    color, marker, line = named[method.name]
+    above = {"linewidth": 2.2, "zorder": 7} if method is score.controller else {"linewidth": 1.3}
+    look = {"color": color, "marker": marker, "linestyle": line, "markersize": 4.5, **above}
     return {**look, "markeredgewidth": 0.9 if marker == "x" else 0.4, "label": shortened(method_label(method.name), 34)}
 
 
@@ -168,5 +163,5 @@ def _title(score: ControllerScore) -> str:
     if score.quality == "tokens":
         what += " by tokens"
     if np.isnan(gap.closed[-1]):
-        return f"{what}: between the static mixture and the {gap.name} there is no gap to close"
+        return f"{what}: between the static mixture and the {gap.name} there is {NO_GAP}"
     return f"{what} at equal cost: {gap.text()} of the gap to the {gap.name} is closed"

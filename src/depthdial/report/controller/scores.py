@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from depthdial.control.judge.headroom import ControllerScore
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
 from depthdial.guarantee.plan import Certificate
+from depthdial.stats.serialize import dump
 
 SCORES_FILE = "controller_scores.json"
 
@@ -33,26 +34,17 @@ class ControllerScores:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, ready for JSON; `from_dict` restores the scores."""
-        return {
-            "scores": {name: score.to_dict() for name, score in self.scores.items()},
-            "certificates": [certificate.to_dict() for certificate in self.certificates],
-            "overhead": dict(self.overhead),
-            "controller": dict(self.controller),
-        }
+        return dump(self) | {"certificates": [certificate.to_dict() for certificate in self.certificates]}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ControllerScores:
         """The scores that `to_dict` wrote; only `scores` must be there, one at least. InputError otherwise."""
-        unknown = set(document) - {"scores", "certificates", "overhead", "controller"}
         scores = document.get("scores")
-        if unknown or not isinstance(scores, Mapping) or not scores:
+        if set(document) - {one.name for one in fields(cls)} or not isinstance(scores, Mapping) or not scores:
             raise InputError("It holds no scores of a controller: evaluate the controller again.")
-        return cls(
-            {name: ControllerScore.from_dict(score) for name, score in scores.items()},
-            tuple(Certificate.from_dict(certificate) for certificate in document.get("certificates") or ()),
-            document.get("overhead") or {},
-            document.get("controller") or {},
-        )
+        restored = {name: ControllerScore.from_dict(score) for name, score in scores.items()}
+        certificates = tuple(map(Certificate.from_dict, document.get("certificates", ())))
+        return cls(**{**document, "scores": restored, "certificates": certificates})
 
 
 def read_scores(folder: Path | str) -> ControllerScores | None:

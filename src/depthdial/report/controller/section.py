@@ -5,18 +5,11 @@ from __future__ import annotations
 from depthdial.control.judge.headroom import ControllerScore
 from depthdial.report.controller.plot import draw_calibration, draw_controller, draw_controller_shares
 from depthdial.report.controller.scores import ControllerScores
-from depthdial.report.controller.tables import (
-    certificate_table,
-    controller_table,
-    fixed_table,
-    headline,
-    unit_of,
-)
+from depthdial.report.controller.tables import certificate_table, controller_table, fixed_table, headline, unit_of
 from depthdial.report.kit.curves import METRIC_NAMES
 from depthdial.report.kit.parts import Picture, Section, Table, as_table, file_name, pairs_table
 from depthdial.report.kit.tables import settings_table
 
-ANCHOR, TITLE = "controller", "Sequence controller: quality at equal cost"
 _NOTE = (
     "Static mixture: each sequence's route drawn at random in fixed proportions, the best in hindsight on these sequences, "
     "at the very mean cost that was spent. Random: the controller's own shares of the routes, handed out blindly. "
@@ -29,13 +22,10 @@ _NOTE = (
 
 def controller_section(scores: ControllerScores) -> Section:
     """Pictures, tables and sentences of the scores, and what was certified."""
-    pictures: list[Picture] = []
-    tables: list[Table] = []
-    for i, (name, score) in enumerate(scores.scores.items()):
-        pictures += _pictures(name, score, whole=i == 0)
-        tables += _tables(name, score, whole=i == 0)
     first = next(iter(scores.scores.values()))
-    paragraphs, notes = headline(first), [_NOTE]
+    pictures = [one for name, score in scores.scores.items() for one in _pictures(name, score, whole=score is first)]
+    tables = [one for name, score in scores.scores.items() for one in _tables(name, score, whole=score is first)]
+    notes = [_NOTE]
     if scores.certificates:
         caption = "Guarantees: the expected loss of quality against the full model, by setting"
         tables.append(as_table(caption, certificate_table(scores.certificates)))
@@ -43,7 +33,8 @@ def controller_section(scores: ControllerScores) -> Section:
     for caption, settings in (("Cost of the controller itself", scores.overhead), ("The controller", scores.controller)):
         if settings:
             tables.append(pairs_table(caption, settings_table(settings)))
-    return Section(ANCHOR, TITLE, paragraphs, pictures, tables, notes=notes)
+    title = "Sequence controller: quality at equal cost"
+    return Section("controller", title, headline(first), pictures, tables, notes=notes)
 
 
 def _pictures(name: str, score: ControllerScore, *, whole: bool) -> list[Picture]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from depthdial.control.judge.headroom import NO_GAP, ControllerScore, GapScore, MethodScore
+from depthdial.control.judge.inputs import ORACLE, PREDICTABLE, RANDOM
 from depthdial.guarantee.plan import Certificate
 from depthdial.report.kit.curves import METRIC_NAMES
 from depthdial.report.kit.tables import Cells, Column, any_size, finished
@@ -36,7 +37,6 @@ COLUMNS = (
     Column("answer_tokens", "answer, at most"),
     Column("loss_measured", "measured loss"),
 )
-_LABELS = {"random": "random, the controller's shares"}
 
 
 def unit_of(score: ControllerScore) -> str:
@@ -46,24 +46,18 @@ def unit_of(score: ControllerScore) -> str:
 
 def method_label(name: str) -> str:
     """A method as tables and legends call it."""
-    return _LABELS.get(name, name)
+    return "random, the controller's shares" if name == RANDOM else name
 
 
 def controller_table(score: ControllerScore, point: int | None = None) -> list[Cells]:
     """A row for each way of choosing at one of the budgets (-1: the mean over them), or at all of them, one by one.
 
-    Keys: `method`; `set_budget`, which the prices were set for; `spent`, the mean cost on the test rows with the overhead in
-    it; `quality`; `over_mixture`, its difference from the best static mixture at that cost; `behind`, by how much the
-    controller's is greater; `closed_predictable` and `closed_oracle`, per cent of those gaps, or that there is none.
+    `set_budget` is what the prices were set for; `spent`: the mean cost on the test rows with the overhead in it;
+    `over_mixture`: the difference from the best static mixture at that cost; `behind`: by how much the controller's is
+    greater; `closed_predictable` and `closed_oracle`: per cent of those gaps, or that there is none.
     """
     points = range(len(score.budgets)) if point is None else [point]
-    rows: list[Cells] = []
-    for at in points:
-        budget = f"{score.budgets[at]:g}" if at >= 0 else None
-        rows += [
-            {"method": method_label(m.name), "set_budget": budget, **_method_cells(score, m, at)} for m in score.methods
-        ]
-        rows += [{"method": gap.name, "set_budget": budget, **_oracle_cells(score, gap, at)} for gap in score.gaps]
+    rows = [_cells(score, one, at) for at in points for one in (*score.methods, *score.gaps)]
     return finished(rows, COLUMNS, keep=("method", "spent", "quality", "over_mixture"))
 
 
@@ -82,18 +76,20 @@ def certificate_table(certificates: Sequence[Certificate]) -> list[Cells]:
     rows: list[Cells] = []
     for certificate in certificates:
         plan = certificate.plan
-        saved = certificate.saving if certificate.certified is not None else None
+        is_given = certificate.certified is not None
         rows.append(
             {
                 "epsilon": f"{plan.epsilon:g}",
                 "certainty": "on average" if plan.delta is None else f"{1 - plan.delta:.4g}",
                 "setting": certificate.setting or "none but the full model",
-                "saved": saved if saved is None else _interval(saved, certificate.saving_interval, certificate.n_rows),
+                "saved": _interval(certificate.saving, certificate.saving_interval, certificate.n_rows)
+                if is_given
+                else None,
                 "unit": plan.cost_unit.replace("_", "-"),
                 "layers_saved": certificate.provenance.get("layers_saved_per_sequence"),
                 "metric": plan.metric,
                 "answer_tokens": plan.answer_tokens,
-                "loss_measured": None if certificate.certified is None else certificate.risks[certificate.certified],
+                "loss_measured": certificate.risks[certificate.certified] if is_given else None,
                 "rows": certificate.n_rows,
                 "test": plan.method.replace("_", " "),
                 "plan": certificate.plan_digest,
@@ -145,33 +141,28 @@ def _ends(ends: np.ndarray) -> str:
     return f"[{ends[0]:z.3f}, {ends[1]:z.3f}]"
 
 
-def _method_cells(score: ControllerScore, method: MethodScore, at: int) -> Cells:
-    n, behind = score.n_sequences, None
-    if method.behind is not None and method.behind_intervals is not None:
-        behind = _interval(method.behind[at], method.behind_intervals[at], n)
-    closed = dict.fromkeys(("closed_predictable", "closed_oracle"), None)
-    if method is score.controller:
-        closed = {f"closed_{gap.name.split()[0]}": _closed(gap, at, n) for gap in score.gaps}
+def _cells(score: ControllerScore, one: MethodScore | GapScore, at: int) -> Cells:
+    """A way of choosing at what it spent itself, or an oracle at the controller's cost."""
+    n, costs, behind, closed = score.n_sequences, score.controller.costs, None, {}
+    if isinstance(one, GapScore):
+        over, ends = one.gaps, one.gap_intervals
+    else:
+        over, ends, costs = one.gains, one.gain_intervals, one.costs
+        if one.behind is not None and one.behind_intervals is not None:
+            behind = _interval(one.behind[at], one.behind_intervals[at], n)
+    if one is score.controller:
+        shares = {gap.name: _interval(gap.closed[at], gap.closed_intervals[at], n) for gap in score.gaps}
+        closed = {name: NO_GAP if np.isnan(share.mean) else share for name, share in shares.items()}
     return {
-        "spent": float(method.costs[at]),
-        "quality": _interval(method.values[at], method.intervals[at], n),
-        "over_mixture": _interval(method.gains[at], method.gain_intervals[at], n),
+        "method": method_label(one.name),
+        "set_budget": f"{score.budgets[at]:g}" if at >= 0 else None,
+        "spent": float(costs[at]),
+        "quality": _interval(one.values[at], one.intervals[at], n),
+        "over_mixture": _interval(over[at], ends[at], n),
         "behind": behind,
-        **{name: closed.get(name) for name in ("closed_predictable", "closed_oracle")},
+        "closed_predictable": closed.get(PREDICTABLE),
+        "closed_oracle": closed.get(ORACLE),
     }
-
-
-def _oracle_cells(score: ControllerScore, gap: GapScore, at: int) -> Cells:
-    return {
-        "spent": float(score.controller.costs[at]),
-        "quality": _interval(gap.values[at], gap.intervals[at], score.n_sequences),
-        "over_mixture": _interval(gap.gaps[at], gap.gap_intervals[at], score.n_sequences),
-        **dict.fromkeys(("behind", "closed_predictable", "closed_oracle"), None),
-    }
-
-
-def _closed(gap: GapScore, at: int, n: int) -> Interval | str:
-    return NO_GAP if np.isnan(gap.closed[at]) else _interval(gap.closed[at], gap.closed_intervals[at], n)
 
 
 def _interval(mean: float, ends: Any, n: int) -> Interval:

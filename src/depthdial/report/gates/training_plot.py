@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 def plot_gate_training(record: Mapping[str, Any], path: Path) -> Path:
     """Draw the record of `train_gates` and save it (.png, .svg, .pdf)."""
-    figure = draw_gate_training(record)
-    with figure_style():
-        return save_figure(figure, path)
+    return save_figure(draw_gate_training(record), path)
 
 
 def draw_gate_training(record: Mapping[str, Any]) -> Figure:

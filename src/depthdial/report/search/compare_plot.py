@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +21,11 @@ from depthdial.report.kit.style import (
     headed,
     log_heights,
     looks,
-    means_and_reach,
     new_figure,
     shortened,
 )
 from depthdial.report.search.comparison import Comparison, first_drops
+from depthdial.report.search.plot import draw_intervals
 from depthdial.report.study.routes_plot import fill_cells, shade, shade_key, tick_numbers
 
 if TYPE_CHECKING:
@@ -58,15 +57,15 @@ def draw_importance_by_method(comparison: Comparison) -> Figure:
     with figure_style():
         figure = new_figure(1.15 + 0.26 * len(ranks))
         axes = figure.add_subplot()
-        fill_cells(axes, grid.T, np.arange(comparison.n_layers + 1) - 0.5, shade)
-        axes.invert_yaxis()
-        axes.set_yticks(range(len(ranks)), [shortened(name) for name in comparison.families])
-        tick_numbers(axes, "x", list(range(comparison.n_layers)))
+        _heat_map(axes, grid, comparison.families)
         axes.set_xlabel("layer (number: how many layers the first route without it drops)")
-        _numbers(axes, ranks, grid)
-        shade_key(
-            figure, [(1 / (most + 4), "dropped first"), (most / (most + 4), "dropped last"), (1.0, "kept by all routes")]
-        )
+        for row, places in enumerate(ranks):
+            for layer, rank in enumerate(places):
+                if rank is not None:
+                    color = "white" if grid[row, layer] > 0.55 else BLACK
+                    axes.text(layer, row, str(rank), ha="center", va="center", fontsize=7, color=color)
+        shades = (1 / (most + 4), most / (most + 4), 1.0)
+        shade_key(figure, list(zip(shades, ("dropped first", "dropped last", "kept by all routes"), strict=True)))
         headed(figure, f"Order in which each search drops the {comparison.n_layers} layers")
     return figure
 
@@ -79,14 +78,11 @@ def draw_kept_layers(comparison: Comparison) -> Figure:
         panels = np.atleast_1d(figure.subplots(len(sizes), 1, sharex=True))
         for axes, size in zip(panels, sizes, strict=True):
             at = comparison.at(size)
-            grid = np.zeros((comparison.n_layers, n_methods))
+            grid = np.zeros((n_methods, comparison.n_layers))
             for row, one in enumerate(at.values()):
-                grid[list(one.route.layers), row] = 1
-            fill_cells(axes, grid, np.arange(comparison.n_layers + 1) - 0.5, shade)
-            axes.invert_yaxis()
-            axes.set_yticks(range(n_methods), [shortened(name) for name in at])
+                grid[row, list(one.route.layers)] = 1
+            _heat_map(axes, grid, at)
             axes.set_title(f"{size} layers")
-            tick_numbers(axes, "x", list(range(comparison.n_layers)))
         panels[-1].set_xlabel("layer")
         shade_key(figure, [(1.0, "runs"), (0.0, "skipped")])
         headed(figure, f"Layers that each method's routes run, of {comparison.n_layers}")
@@ -96,14 +92,15 @@ def draw_kept_layers(comparison: Comparison) -> Figure:
 def draw_kl_by_method(comparison: Comparison) -> Figure:
     """KL to the full model against layers run, a line for each method, with 95% intervals over sequences."""
     methods, found = comparison.methods, _method_looks(comparison)
-    gaps = [a - b for a, b in pairwise(comparison.sizes)]
-    spread = _SPREAD * min(gaps, default=1)
+    spread = _SPREAD * min((a - b for a, b in pairwise(comparison.sizes)), default=1)
     with figure_style():
         figure = new_figure(4.4)
         axes = figure.add_subplot()
         for number, method in enumerate(methods):
             shift = spread * (number / max(1, len(methods) - 1) - 0.5)
-            _line(axes, comparison, method, found[method], shift)
+            points = [(size + shift, comparison.at(size)[method].interval("kl")) for size in comparison.sizes]
+            look = found[method]
+            draw_intervals(axes, points, **look.drawn, **EDGE, linewidth=1.2, elinewidth=0.9, label=look.label)
         log_heights(axes)
         axes.set_xticks(comparison.sizes, [str(size) for size in comparison.sizes])
         axes.set_xlabel(f"layers run, of {comparison.n_layers} (points of one number stand side by side)")
@@ -113,18 +110,12 @@ def draw_kl_by_method(comparison: Comparison) -> Figure:
     return figure
 
 
-def _line(axes: Axes, comparison: Comparison, method: str, look: Look, shift: float) -> None:
-    points = []
-    for size in comparison.sizes:
-        interval = comparison.at(size)[method].interval("kl")
-        if interval is not None and interval.mean > 0:
-            points.append((size + shift, interval))
-    if not points:
-        return
-    floored = [replace(interval, low=max(interval.low, interval.mean / 10)) for _, interval in points]  # for the log scale
-    means, reach = means_and_reach(floored)
-    style: dict[str, Any] = {**look.drawn, **EDGE, "linewidth": 1.2, "elinewidth": 0.9, "label": look.label}
-    axes.errorbar([x for x, _ in points], means, yerr=reach, **style)
+def _heat_map(axes: Axes, grid: np.ndarray, names: Iterable[str]) -> None:
+    """Shades (n_names, n_layers), a row for each name."""
+    fill_cells(axes, grid.T, np.arange(grid.shape[1] + 1) - 0.5, shade)
+    axes.invert_yaxis()
+    axes.set_yticks(range(len(grid)), [shortened(name) for name in names])
+    tick_numbers(axes, "x", list(range(grid.shape[1])))
 
 
 def _method_looks(comparison: Comparison) -> dict[str, Look]:
@@ -137,16 +128,9 @@ def _method_looks(comparison: Comparison) -> dict[str, Look]:
 
 def _kl_title(comparison: Comparison) -> str:
     size = comparison.sizes[0]
-    known = {name: interval.mean for name, one in comparison.at(size).items() if (interval := one.interval("kl"))}
+    known = comparison.known_kl(size)
     if not known:
         return "KL to the full model by method"
-    best, worst = min(known, key=lambda name: known[name]), max(known, key=lambda name: known[name])
-    return f"With {size} layers KL is {known[best]:.2g} nats ({shortened(best)}) to {known[worst]:.2g} ({shortened(worst)})"
-
-
-def _numbers(axes: Axes, ranks: Sequence[Sequence[int | None]], grid: np.ndarray) -> None:
-    for row, places in enumerate(ranks):
-        for layer, rank in enumerate(places):
-            if rank is not None:
-                color = "white" if grid[row, layer] > 0.55 else BLACK
-                axes.text(layer, row, str(rank), ha="center", va="center", fontsize=7, color=color)
+    best, worst = (pick(known, key=lambda name: known[name].mean) for pick in (min, max))
+    least = f"{known[best].mean:.2g} nats ({shortened(best)})"
+    return f"With {size} layers KL is {least} to {known[worst].mean:.2g} ({shortened(worst)})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,27 +79,30 @@ class Comparison:
         """By method."""
         return {one.method: one for one in self.compared if len(one.route) == size}
 
+    def known_kl(self, size: int) -> dict[str, Interval]:
+        """KL to the full model by method, where it was measured."""
+        return {name: kl for name, one in self.at(size).items() if (kl := one.interval("kl"))}
+
     def rows(self) -> list[Cells]:
         """The comparison as a table of the report's.
 
-        Keys: `method`; `layers`; `kl` (nats), `agreement`, `nll` (nats), `rouge_l` with 95% intervals; `kl_share`, the mean
-        KL in % of ULS's; `kl_more`, KL above the first method's on the same sequences, with its interval; `search_sec`, what
-        the whole search took (prompts, answers and all sizes); `passes` over the calibration texts; `skipped` layers.
+        `kl` and `nll` in nats; `kl_share`, the mean KL in % of ULS's; `kl_more`, KL above the first method's on the same
+        sequences; `search_sec`, what the whole search took (prompts, answers and all sizes); `passes` over its texts.
         """
         table: list[Cells] = []
         for size in self.sizes:
-            at = self.at(size)
-            first, uls = next(iter(at.values())), at.get("uls")
+            at, kl = self.at(size), self.known_kl(size)
+            first, uls = next(iter(at.values())), kl["uls"].mean if "uls" in kl else 0.0
             for one in at.values():
                 table.append(
                     {
                         "method": one.method,
                         "layers": size,
                         **{name: one.interval(name) for name in ("kl", "agreement", "nll", "rouge_l")},
-                        "kl_share": _share(one, uls),
+                        "kl_share": 100 * kl[one.method].mean / uls if one.method in kl and uls else None,
                         "kl_more": None if one is first else paired(one.rows, first.rows, "kl"),
                         **search_effort(self.families.get(one.method)),
-                        "skipped": _listed(one.route.skipped),
+                        "skipped": ", ".join(map(str, one.route.skipped)),
                     }
                 )
         return finished(table, COLUMNS, keep=("method", "layers", "kl"))
@@ -168,12 +171,3 @@ def first_drops(family: RouteFamily) -> list[int | None]:
         for layer in route.skipped:
             found[layer] = family.n_layers - len(route)
     return found
-
-
-def _share(one: Compared, uls: Compared | None) -> float | None:
-    mine, theirs = one.interval("kl"), uls.interval("kl") if uls else None
-    return 100 * mine.mean / theirs.mean if mine and theirs and theirs.mean else None
-
-
-def _listed(layers: Sequence[int]) -> str:
-    return ", ".join(map(str, layers))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from depthdial.report.kit.page import only_value, page_title, write_page
 from depthdial.report.kit.parts import Picture, Section, as_table, pairs_table
@@ -21,9 +20,6 @@ def write_search_report(folder: Path | str) -> Path:
 
     Reads study.json, families/*.json and sweep/rows.parquet. The same files give the same bytes.
 
-    Returns:
-        The path of the page.
-
     Raises:
         InputError: if the folder holds no search study, a file is damaged, or the folder cannot be written.
     """
@@ -39,8 +35,7 @@ def answer_sentences(comparison: Comparison) -> list[str]:
     """For each number of layers: the least KL, and what that is beside ULS."""
     told = []
     for size in comparison.sizes:
-        at = comparison.at(size)
-        known = {name: interval for name, one in at.items() if (interval := one.interval("kl"))}
+        known = comparison.known_kl(size)
         if not known:
             continue
         best = min(known, key=lambda name: known[name].mean)
@@ -86,27 +81,18 @@ def _layers(comparison: Comparison) -> Section:
     not_nested = [shortened(name) for name, family in comparison.families.items() if not family.made_by.get("nested", True)]
     if not_nested:
         caption += f" Not nested, so that a layer may come back in a cheaper route: {', '.join(not_nested)}."
-    pictures = [
-        Picture(
-            "importance-by-method",
-            draw_importance_by_method(comparison),
-            caption,
-            f"Heat map of {len(comparison.families)} searches by {comparison.n_layers} layers: the order of drops.",
-        ),
-        Picture(
-            "kept-layers",
-            draw_kept_layers(comparison),
-            "The layers that run, at each number of layers.",
-            f"Layers that run, by method, with {', '.join(map(str, comparison.sizes))} layers.",
-        ),
-    ]
-    return Section("layers", "Layers that each search drops", pictures=pictures)
+    alt = f"Heat map of {len(comparison.families)} searches by {comparison.n_layers} layers: the order of drops."
+    importance = Picture("importance-by-method", draw_importance_by_method(comparison), caption, alt)
+    caption = "The layers that run, at each number of layers."
+    alt = f"Layers that run, by method, with {', '.join(map(str, comparison.sizes))} layers."
+    kept = Picture("kept-layers", draw_kept_layers(comparison), caption, alt)
+    return Section("layers", "Layers that each search drops", pictures=[importance, kept])
 
 
 def _provenance(comparison: Comparison) -> Section:
     held = [pairs_table("Provenance of the rows", provenance_table(comparison.table))]
     held.append(pairs_table("Settings of the study", settings_table(comparison.study)))
     for name, family in comparison.families.items():
-        record: dict[str, Any] = {key: value for key, value in family.made_by.items() if key not in _NOT_SETTINGS}
+        record = {key: value for key, value in family.made_by.items() if key not in _NOT_SETTINGS}
         held.append(pairs_table(f"Search: {name}", settings_table(record)))
     return Section("provenance", "Settings and provenance", tables=held, is_folded=True)

@@ -19,6 +19,7 @@ from depthdial.report.kit.style import (
     new_figure,
 )
 from depthdial.report.study.summary import RouteRows
+from depthdial.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +32,8 @@ _KEPT = "#9a9a9a"
 
 def draw_importance(importance: Sequence[float | None], drop_order: Sequence[int]) -> Figure:
     """KL of dropping each layer alone (log scale), with the round in which the search dropped the layer above its bar."""
+    from matplotlib.patches import Patch
+
     n_layers = len(importance)
     known = {i: float(kl) for i, kl in enumerate(importance) if kl is not None and kl > 0}
     rounds = {layer: i + 1 for i, layer in enumerate(drop_order)}
@@ -48,7 +51,8 @@ def draw_importance(importance: Sequence[float | None], drop_order: Sequence[int
             axes.set_ylabel("KL (nats per token)")
         panels[-1].set_xlabel("layer dropped alone (number above a bar: round in which the search dropped it)")
         headed(figure, _importance_title(known))
-        _legend(figure)
+        dropped = Patch(facecolor=ORANGE, hatch="////", edgecolor="white", label="dropped by the search")
+        figure.legend(handles=[dropped, Patch(facecolor=_KEPT, label="kept")], loc="outside lower center", ncols=2)
     return figure
 
 
@@ -66,22 +70,25 @@ def draw_search(made_by: Mapping[str, Any], n_layers: int, measured: Sequence[Ro
         figure = new_figure(3.4)
         axes = figure.add_subplot()
         axes.plot(layers, kl, color=BLUE, marker="o", label="calibration prompts, as searched")
+        style: dict[str, Any] = {"color": VERMILION, "marker": "s", "linestyle": "none", "capsize": 2.5}
         seen = [(route.cost_layers, route.interval("kl")) for route in measured]
-        points = [(x, interval) for x, interval in seen if interval is not None and interval.mean > 0]
-        if points:
-            floored = [replace(i, low=max(i.low, i.mean / 10)) for _, i in points]
-            means, reach = means_and_reach(floored)
-            style: dict[str, Any] = {"color": VERMILION, "marker": "s", "linestyle": "none", "capsize": 2.5}
-            axes.errorbar([x for x, _ in points], means, yerr=reach, **style, label="evaluation sequences, 95% interval")
+        draw_intervals(axes, seen, **style, label="evaluation sequences, 95% interval")
         log_heights(axes)
         axes.set_xlabel("layers run")
         axes.set_ylabel("KL to the full model (nats per token)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        headed(
-            figure, f"Dropping {len(kl)} of {n_layers} layers one by one: KL from {kl[0]:.2g} to {kl[-1]:.2g} nats per token"
-        )
+        ends = f"KL from {kl[0]:.2g} to {kl[-1]:.2g} nats per token"
+        headed(figure, f"Dropping {len(kl)} of {n_layers} layers one by one: {ends}")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
+
+
+def draw_intervals(axes: Axes, points: Sequence[tuple[float, Interval | None]], **style: Any) -> None:
+    """Means that are there, with their intervals, which on a log scale may not reach 0."""
+    known = [(x, replace(i, low=max(i.low, i.mean / 10))) for x, i in points if i is not None and i.mean > 0]
+    if known:
+        means, reach = means_and_reach([interval for _, interval in known])
+        axes.errorbar([x for x, _ in known], means, yerr=reach, **style)
 
 
 def _bars(axes: Axes, layers: range, known: Mapping[int, float], rounds: Mapping[int, int], floor: float) -> None:
@@ -97,16 +104,6 @@ def _bars(axes: Axes, layers: range, known: Mapping[int, float], rounds: Mapping
     texts |= {layer: ("?", floor) for layer in layers if layer not in known}
     for layer, (text, height) in texts.items():
         axes.annotate(text, (layer, height), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=8)
-
-
-def _legend(figure: Figure) -> None:
-    from matplotlib.patches import Patch
-
-    handles = [
-        Patch(facecolor=ORANGE, hatch="////", edgecolor="white", label="dropped by the search"),
-        Patch(facecolor=_KEPT, label="kept"),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
 
 
 def _importance_title(known: Mapping[int, float]) -> str:
