@@ -13,8 +13,9 @@ from depthdial.report.kit.style import figure_style, new_figure
 def test_areas_pile_up_to_the_whole(budgets: np.ndarray) -> None:
     shares = np.tile([0.2, 0.5, 0.3], (len(budgets), 1))
     with figure_style():
-        axes = new_figure(2).add_subplot()
-        fill_shares(axes, ["a", "b", "c"], budgets, shares, route_colors(3))
+        figure = new_figure(2)
+        axes = figure.add_subplot()
+        fill_shares(figure, axes, ["a", "b", "c"], budgets, shares)
     tops = [area.get_paths()[0].get_extents().y1 for area in axes.collections]
     assert tops == pytest.approx([20, 70, 100])
     assert axes.get_legend_handles_labels()[1] == ["a", "b", "c"]

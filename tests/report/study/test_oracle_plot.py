@@ -9,7 +9,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from depthdial.oracles.oracle import oracle
-from depthdial.report.study.oracle_plot import draw_oracle, star_of
+from depthdial.report.study.oracle_plot import draw_oracle
 
 
 def _line(axes: Axes, label: str) -> np.ndarray:
@@ -30,7 +30,6 @@ def test_the_star_is_where_the_oracle_first_equals_the_full_model(study: Any, fi
     curve = study.curves["rouge_l"]
     star = _line(figure.axes[0], "oracle as good as full")
     assert star.tolist() == [[curve.matches_full_at, curve.full_value]]
-    assert star_of(curve) == (curve.matches_full_at, curve.full_value)
     assert np.interp(star[0, 0], curve.budgets, curve.value) == pytest.approx(curve.full_value, abs=0.01)
     assert f"{curve.matches_full_at:.1%} of its layer-steps" in _texts(figure)[0]
     assert figure.axes[1].get_xlabel() == "Cost, % of the full model's layer-steps"
@@ -86,7 +85,7 @@ def test_without_a_full_route_bootstrap_or_shuffles_there_is_no_star() -> None:
     curve = oracle(rows, n_bootstrap=0, n_permutations=0)
     figure = draw_oracle(curve)
     labels = {line.get_label() for line in figure.axes[0].get_lines()}
-    assert star_of(curve) is None
+    assert curve.matches_full_at is None
     assert "oracle" in labels and not {"oracle as good as full", "full model"} & labels
     assert _texts(figure)[0] == "ROUGE-L of the best route for each sequence, by budget"
 

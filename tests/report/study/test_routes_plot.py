@@ -6,13 +6,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from depthdial.errors import InputError
-from depthdial.report.study.routes_plot import RouteBar, draw_family, draw_routes, family_text, plot_family
+from depthdial.report.study.routes_plot import draw_family, draw_routes, family_text, plot_family
 from depthdial.routes import FAMILIES, Route, family_routes
 
 
@@ -35,7 +36,7 @@ def test_family_is_layer_against_cost(name: str) -> None:
 
 
 def test_routes_are_rows_and_random_rules_are_shaded_by_how_often_a_layer_ran() -> None:
-    filled = _filled(draw_routes([RouteBar("full", (1.0, 1.0)), RouteBar("rls:1@0", (1.0, 0.5))], "title"))
+    filled = _filled(draw_routes(["full", "rls:1@0"], np.array([[1.0, 1.0], [1.0, 0.5]]), "title"))
     assert filled[0, 0] == filled[1, 0] == filled[0, 1]
     assert filled[1, 1][2] > filled[1, 0][2]  # paler
 

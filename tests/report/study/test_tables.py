@@ -12,7 +12,6 @@ import pytest
 from depthdial.oracles.oracle import oracle
 from depthdial.report.study.tables import (
     headline,
-    headline_curve,
     importance_table,
     oracle_table,
     similarity_table,
@@ -64,10 +63,10 @@ def test_headline_ends_with_the_star_and_half_of_the_cost(study: Any) -> None:
     assert mixture["rouge_l"] == pytest.approx(max(fixed["uls:6"], fixed["ee:6"]))
 
 
-def test_headline_rows_have_the_same_keys_and_one_curve_will_do(study: Any) -> None:
-    table = headline(study.sweep, study.curves["rouge_l"])
+def test_headline_rows_have_the_same_keys_and_take_the_curve_of_their_metric(study: Any) -> None:
+    table = headline(study.sweep, study.curves)
     assert len({tuple(row) for row in table}) == 1
-    assert table == headline(study.sweep, study.curves)
+    assert table == headline(study.sweep, {"rouge_l": study.curves["rouge_l"]})
     assert len(headline(study.sweep)) == len(table) - 3
 
 
@@ -93,9 +92,8 @@ def _columns(rows: pa.Table, *names: str) -> list[list[Any]]:
 
 
 def test_a_curve_that_spends_something_else_is_not_the_headlines(study: Any) -> None:
-    assert headline_curve(study.curves["agreement"], "rouge_l") is None
-    assert headline_curve(study.curves, "agreement") is study.curves["agreement"]
-    assert headline_curve({}, "rouge_l") is None
+    timed = oracle(study.sweep, cost="decode_sec", n_bootstrap=0, n_permutations=0)
+    assert headline(study.sweep, {"rouge_l": timed, "agreement": study.curves["agreement"]}) == headline(study.sweep)
 
 
 def test_similarity_is_read_at_the_nearest_cost_of_each_family(study: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from depthdial.report.study.summary import gather
 from depthdial.report.study.tables import headline
-from depthdial.report.study.time_plot import affine_fit, describe_fit, draw_quality_time, draw_time_layers, timed_routes
+from depthdial.report.study.time_plot import affine_fit, draw_quality_time, draw_time_layers, timed_routes
 from depthdial.report.study.verdict import decide
 
 
@@ -23,7 +23,7 @@ def test_the_fit_finds_the_line_that_the_rows_were_made_with(study: Any) -> None
     assert fit is not None
     assert fit.layer_ms == pytest.approx(0.8)
     assert fit.base_ms == pytest.approx(2.0, abs=0.1)  # later batches are made a little slower
-    assert "0.80 ms for each layer run" in describe_fit(fit)
+    assert "0.80 ms for each layer run" in str(fit)
 
 
 def test_times_that_follow_no_line_get_none(study: Any) -> None:

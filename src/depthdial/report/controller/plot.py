@@ -8,7 +8,7 @@ import numpy as np
 
 from depthdial.control.judge.headroom import NO_GAP, PREDICTABLE, RANDOM, ControllerScore, MethodScore
 from depthdial.report.controller.tables import method_label, unit_of
-from depthdial.report.kit.curves import METRIC_NAMES, draw_fixed, fill_shares, legend_columns, route_colors, short_name
+from depthdial.report.kit.curves import METRIC_NAMES, draw_fixed, fill_shares, short_name
 from depthdial.report.kit.style import (
     BLACK,
     BLUE,
@@ -53,7 +53,7 @@ def draw_controller(score: ControllerScore) -> Figure:
         named = dict(zip(*top.get_legend_handles_labels()[::-1], strict=True))
         places = {name: i for i, start in enumerate(_FIRST_NAMED) for name in named if name.startswith(start)}
         order = sorted(named, key=lambda name: places.get(name, len(_FIRST_NAMED)))
-        titled_key(figure, [named[name] for name in order], order, _title(score), line_length=2.8)
+        titled_key(figure, [named[name] for name in order], order, _title(score), handlelength=2.8)
         draw_fixed(top, score.fixed)
     return figure
 
@@ -63,10 +63,8 @@ def draw_controller_shares(score: ControllerScore) -> Figure:
     with figure_style():
         figure = new_figure(3.4)
         axes = figure.add_subplot()
-        fill_shares(axes, score.routes, score.budgets, score.shares, route_colors(len(score.routes)))
+        fill_shares(figure, axes, score.routes, score.budgets, score.shares)
         axes.set_xlabel(f"budget that the price was set for ({unit_of(score)})")
-        labels = axes.get_legend_handles_labels()[1]
-        figure.legend(loc="outside lower center", ncols=legend_columns(labels), handlelength=1.4, columnspacing=1.4)
         headed(figure, "Routes that the controller chooses, by budget")
     return figure
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH_IN = 6.9  # the text width of a page, so that a font size below is the size in print
-PNG_DPI = 200
+_PNG_DPI = 200
+# What a file would say of the moment and the library, left out so that a figure has the same bytes every time.
+_UNSAVED = {".png": ["Software"], ".svg": ["Date", "Creator"], ".pdf": ["CreationDate", "Creator", "Producer"]}
 _SETTINGS: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -52,18 +54,8 @@ _SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "depthdial",
 }
 # Okabe and Ito's palette: told apart with every common form of colour blindness.
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE, GRAY = (
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-    "#666666",
-)
-SKIPPED = "#ececec"
+BLACK, ORANGE, SKY, GREEN, YELLOW = "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442"
+BLUE, VERMILION, PURPLE, GRAY, SKIPPED = "#0072B2", "#D55E00", "#CC79A7", "#666666", "#ececec"
 _RANGES = {
     **dict.fromkeys(("rouge_1", "rouge_2", "rouge_l", "agreement"), (0.0, 1.0)),
     **dict.fromkeys(("cosine_final", "cosine_intermediate"), (-1.0, 1.0)),
@@ -100,21 +92,19 @@ _LOOKS: dict[str, Look] = {
 _SEARCHED = ((BLACK, "h", "-"), (YELLOW, "H", (0, (3, 1, 1, 1))), (GRAY, "d", (0, (2, 1))))
 
 
-def looks(families: Sequence[str]) -> dict[str, Look]:
-    """A look for each family, told apart by colour, marker and line style."""
-    searched = [family for family in families if family not in _LOOKS]
-    found = {family: _LOOKS[family] for family in families if family in _LOOKS}
-    for i, family in enumerate(searched):
-        found[family] = Look(f"{shortened(family)}, searched", *_SEARCHED[i % len(_SEARCHED)])
-    return found
+def looks(families: Iterable[str]) -> dict[str, Look]:
+    """A look for each family, told apart by colour, marker and line style; searched families come last."""
+    found = {family: _LOOKS.get(family) for family in families}
+    searched = [family for family, look in found.items() if look is None]
+    return {family: look for family, look in found.items() if look is not None} | {
+        family: Look(f"{shortened(family)}, searched", *_SEARCHED[i % len(_SEARCHED)]) for i, family in enumerate(searched)
+    }
 
 
 def family_of(route_name: str) -> str:
     """The family that a route's name stands for: what precedes the colon; `listed` for layer lists and `drop:`."""
-    if route_name == "full":
-        return "full"
     prefix, colon, _ = route_name.partition(":")
-    return prefix if colon and prefix != "drop" else "listed"
+    return prefix if prefix == "full" or (colon and prefix != "drop") else "listed"
 
 
 def shortened(name: str, most: int = 22) -> str:
@@ -141,23 +131,14 @@ def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG (200 dpi), SVG (text as text) or PDF, the same bytes for the same figure.
-
-    Raises:
-        InputError: if the name has another ending, or the file cannot be written.
-    """
-    metadata: dict[str, dict[str, Any]] = {
-        ".png": {"Software": None},
-        ".svg": {"Date": None, "Creator": None},
-        ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-    }
+    """Write a figure as PNG (200 dpi), SVG (text as text) or PDF, the same bytes for the same figure."""
     kind = path.suffix.lower()
-    if kind not in metadata:
+    if kind not in _UNSAVED:
         raise InputError(f"Cannot draw into {path.name}: give a file that ends in .png, .svg or .pdf.")
 
     def write(part: Path) -> None:
         with figure_style():
-            figure.savefig(part, format=kind[1:], dpi=PNG_DPI, metadata=metadata[kind])
+            figure.savefig(part, format=kind[1:], dpi=_PNG_DPI, metadata=dict.fromkeys(_UNSAVED[kind]))
             figure.set_layout_engine("none")  # laid out once, so that a second format is the same picture
 
     return write_atomically(path, write)
@@ -168,25 +149,13 @@ def headed(figure: Figure, title: str) -> None:
     figure.suptitle(wrapped(title), x=0.01, ha="left")
 
 
-def titled_key(
-    figure: Figure,
-    handles: Sequence[Any],
-    labels: Sequence[str],
-    title: str,
-    *,
-    n_columns: int = 2,
-    line_length: float = 2.6,
-) -> None:
+def titled_key(figure: Figure, handles: Sequence[Any], labels: Sequence[str], title: str, **look: Any) -> None:
     """A legend over the whole figure, under the figure's title.
 
     The title is the legend's own: the layout would put a title of the figure over the legend.
     """
-    from matplotlib.font_manager import FontProperties
-
-    where: dict[str, Any] = {"loc": "outside upper left", "ncols": n_columns}
-    key = figure.legend(handles, labels, **where, handlelength=line_length, columnspacing=1.4)
-    key.set_title(wrapped(title), prop=FontProperties(size=10))
-    key.set_alignment("left")
+    look = {"ncols": 2, "handlelength": 2.6, "columnspacing": 1.4, "title_fontsize": 10, "alignment": "left", **look}
+    figure.legend(handles, labels, loc="outside upper left", title=wrapped(title), **look)
 
 
 def look_key(figure: Figure, looks: Sequence[Look], *, also: Sequence[Any] = (), n_columns: int = 4, **options: Any) -> None:
@@ -200,8 +169,8 @@ def look_key(figure: Figure, looks: Sequence[Look], *, also: Sequence[Any] = (),
 def means_and_reach(intervals: Sequence[Interval]) -> tuple[np.ndarray, np.ndarray]:
     """(n,) means, and (2, n) how far the intervals reach below and above them; 0 where there is no interval."""
     means = np.array([interval.mean for interval in intervals], dtype=float)
-    ends = np.array([[interval.low, interval.high] for interval in intervals], dtype=float).reshape(-1, 2).T
-    return means, np.nan_to_num(np.maximum([means - ends[0], ends[1] - means], 0))
+    reach = [(interval.mean - interval.low, interval.high - interval.mean) for interval in intervals]
+    return means, np.nan_to_num(np.maximum(np.reshape(reach, (-1, 2)).T, 0))
 
 
 def wrapped(title: str) -> str:

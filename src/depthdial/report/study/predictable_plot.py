@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from depthdial.oracles.costs import LAYER_STEPS, LAYERS
 from depthdial.oracles.predictable import PredictableCurve
-from depthdial.report.kit.curves import METRIC_NAMES, draw_fixed, label_cost, short_name
-from depthdial.report.kit.style import (
-    BLACK,
-    BLUE,
-    GRAY,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    SKY,
-    YELLOW,
-    figure_style,
-    new_figure,
-    titled_key,
-)
+from depthdial.report.kit.curves import METRIC_NAMES, band, draw_fixed, label_cost, short_name, star
+from depthdial.report.kit.style import BLACK, BLUE, GRAY, GREEN, ORANGE, PURPLE, SKY, figure_style, new_figure, titled_key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,19 +23,17 @@ def draw_predictable(curve: PredictableCurve) -> Figure:
         top, bottom = figure.subplots(2, 1, height_ratios=(5, 3))
         _by_budget(top, curve)
         _by_samples(bottom, curve)
-        handles, labels = top.get_legend_handles_labels()
-        titled_key(figure, handles, labels, _title(curve))
+        titled_key(figure, *top.get_legend_handles_labels(), _title(curve))
         draw_fixed(top, curve.fixed, unnamed=curve.full_route)
     return figure
 
 
 def shown_budget(curve: PredictableCurve) -> float:
     """The budget of the lower panel: the predictable star, or half of the full cost, or the middle where both fail."""
-    half = None if curve.full_cost is None else curve.full_cost / 2
     if curve.matches_full_at is not None:
         return curve.matches_full_at
-    if half is not None and half >= curve.budgets[0]:
-        return half
+    if curve.full_cost is not None and curve.full_cost / 2 >= curve.budgets[0]:
+        return curve.full_cost / 2
     return float((curve.budgets[0] + curve.budgets[-1]) / 2)
 
 
@@ -60,14 +45,13 @@ def budget_text(curve: PredictableCurve, budget: float) -> str:
 
 
 def _by_budget(axes: Axes, curve: PredictableCurve) -> None:
-    if curve.predictable_interval is not None:
-        low, high = curve.predictable_interval.T
-        axes.fill_between(curve.budgets, low, high, color=BLUE, alpha=0.18, linewidth=0)
+    band(axes, curve.budgets, curve.predictable_interval)
     luck = {"color": GREEN, "linewidth": 1.6, "linestyle": (0, (5, 1))}
     axes.plot(curve.budgets, curve.plug_in[0], **luck, label="paper's oracle: paid the one sample that it chose on")
     fainter: dict[str, Any] = {"color": SKY, "linewidth": 1.4, "linestyle": (0, (3, 1, 1, 1))}
     axes.plot(curve.budgets, curve.plug_in[-1], **fainter, label=f"the same with all {curve.n_samples} samples")
-    label = f"predictable: chosen on {_samples(curve.chosen_on[-1])}, paid the others"
+    n = curve.chosen_on[-1]
+    label = f"predictable: chosen on {n} sample{'s' * (n > 1)}, paid the others"
     axes.plot(curve.budgets, curve.predictable[-1], color=BLUE, linewidth=2.2, label=label, gid="predictable")
     if curve.permuted is not None:
         label = "predictable, of shuffled cells"
@@ -81,22 +65,16 @@ def _by_budget(axes: Axes, curve: PredictableCurve) -> None:
 
 
 def _stars(axes: Axes, curve: PredictableCurve) -> None:
+    paper, at, ends = curve.plug_in_matches_full_at[0], curve.matches_full_at, curve.matches_full_interval
     if curve.full_value is None:
         return
-    style: dict[str, Any] = {"marker": "*", "linestyle": "none", "markeredgecolor": BLACK, "zorder": 8}
-    if curve.plug_in_matches_full_at[0] is not None:
-        label, at = "paper's oracle as good as full", curve.plug_in_matches_full_at[0]
-        axes.plot(at, curve.full_value, markersize=12, markerfacecolor="white", **style, label=label)
-    if curve.matches_full_at is None:
-        return
-    ends = curve.matches_full_interval
-    if ends is not None and ends[0] is not None:
-        right = ends[1] if ends[1] is not None else float(curve.budgets[-1])
-        axes.plot([ends[0], right], 2 * [curve.full_value], color=BLACK, linewidth=3, alpha=0.55, zorder=7)
-    label = "predictable oracle as good as full"
-    axes.plot(
-        curve.matches_full_at, curve.full_value, markersize=17, markerfacecolor=YELLOW, **style, label=label, gid="star"
-    )
+    if paper is not None:
+        look = {"markersize": 12, "markerfacecolor": "white", "gid": None}
+        star(axes, paper, curve.full_value, "paper's oracle as good as full", **look)
+    if at is not None:
+        low, high = ends or (None, None)
+        reach = None if low is None else (low, float(curve.budgets[-1]) if high is None else high)
+        star(axes, at, curve.full_value, "predictable oracle as good as full", reach)
 
 
 def _by_samples(axes: Axes, curve: PredictableCurve) -> None:
@@ -104,9 +82,8 @@ def _by_samples(axes: Axes, curve: PredictableCurve) -> None:
 
     budget = shown_budget(curve)
     plug_in, predictable = (_values_at(curves, curve.budgets, budget) for curves in (curve.plug_in, curve.predictable))
-    axes.fill_between(
-        curve.chosen_on, predictable, plug_in[: len(predictable)], color=GRAY, alpha=0.15, linewidth=0, zorder=0
-    )
+    between = np.column_stack([predictable, plug_in[: len(predictable)]])
+    band(axes, curve.chosen_on, between, color=GRAY, alpha=0.15, zorder=0)
     axes.plot(curve.plugged_in, plug_in, color=GREEN, marker="v", linestyle=(0, (5, 1)))
     axes.plot(curve.chosen_on, predictable, color=BLUE, marker="^", linewidth=2.2)
     if curve.predictable_interval is not None:
@@ -123,10 +100,6 @@ def _by_samples(axes: Axes, curve: PredictableCurve) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("samples of each answer that were chosen on")
     axes.set_ylabel(f"{short_name(curve.metric)} at {budget_text(curve, budget)}")
-    _name_bounds(axes, curve, plug_in, predictable)
-
-
-def _name_bounds(axes: Axes, curve: PredictableCurve, plug_in: Sequence[float], predictable: Sequence[float]) -> None:
     # On white, for the lines of the mixture and of the full model run through here.
     backed = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.9}
     at: dict[str, Any] = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": 8, "bbox": backed}
@@ -140,27 +113,17 @@ def _values_at(curves: Any, budgets: np.ndarray, budget: float) -> list[float]:
     return [float(np.interp(budget, budgets, one)) for one in curves]
 
 
-def _samples(n: int) -> str:
-    return f"{n} sample{'s' * (n > 1)}"
-
-
 def _title(curve: PredictableCurve) -> str:
     what = short_name(curve.metric)
-    star, luck, full = curve.matches_full_at, curve.plug_in_matches_full_at[0], curve.full_cost
+    at, luck, full = curve.matches_full_at, curve.plug_in_matches_full_at[0], curve.full_cost
     if full is None:
         return f"{what}: what is predictable of the oracle's gain, by budget"
-    unit = (
-        f"of {full:g} layers"
-        if curve.cost == LAYERS
-        else "of the layer-steps"
-        if curve.cost == LAYER_STEPS
-        else "of the full cost"
-    )
+    unit = {LAYERS: f"of {full:g} layers", LAYER_STEPS: "of the layer-steps"}.get(curve.cost, "of the full cost")
 
     def told(budget: float) -> str:
         return f"{budget:.1f}" if curve.cost == LAYERS else f"{budget / full:.0%}"
 
-    if star is None:
+    if at is None:
         return f"{what}: what is predictable of the oracle's gain does not reach the full model"
     paper = "" if luck is None else f"; the paper's oracle claims {told(luck)}"
-    return f"{what}: the predictable oracle equals the full model at {told(star)} {unit}{paper}"
+    return f"{what}: the predictable oracle equals the full model at {told(at)} {unit}{paper}"

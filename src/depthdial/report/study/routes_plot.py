@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import numpy as np
 
 from depthdial.errors import InputError
 from depthdial.report.kit.style import BLUE, SKIPPED, figure_style, new_figure, save_figure, shortened
-from depthdial.routes import AnyRoute, RandomRoute, Route
+from depthdial.routes import AnyRoute, RandomRoute
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,63 +21,40 @@ if TYPE_CHECKING:
 _SHOWN_SEQUENCE = "0"
 Color = tuple[float, float, float]
 _RUN, _SKIPPED = "█", "·"
+_RUNS_OR_NOT = ((1.0, "runs"), (0.0, "skipped"))
+_RUNS_AT_TIMES = ((1.0, "runs"), (0.5, "runs on half of the sequences"), (0.0, "skipped"))
 
 
-@dataclass(frozen=True)
-class RouteBar:
-    """One route of a picture: its name and, layer by layer, the share of sequences on which the layer runs."""
-
-    name: str
-    share_run: tuple[float, ...]
-
-    @classmethod
-    def of(cls, route: AnyRoute) -> RouteBar:
-        layers = set(route.for_sequence(_SHOWN_SEQUENCE).layers)
-        return cls(route.name, tuple(float(i in layers) for i in range(route.n_layers)))
-
-    @property
-    def cost_layers(self) -> float:
-        return sum(self.share_run)
+def _runs(route: AnyRoute) -> list[bool]:
+    """Layer by layer whether it runs; of a random rule as it is drawn for one sequence."""
+    layers = set(route.for_sequence(_SHOWN_SEQUENCE).layers)
+    return [i in layers for i in range(route.n_layers)]
 
 
-def plot_family(routes: Sequence[AnyRoute], path: Path | str, *, title: str | None = None) -> Path:
-    """Draw which layers run: layer against cost for routes of one family, layer by route for a mixed list.
-
-    Args:
-        routes: all for one model depth. A random rule is shown as it is drawn for sequence "0".
-        path: a .png, .svg or .pdf file.
-
-    Raises:
-        InputError: if there is no route, depths differ, or the file cannot be written.
-    """
-    n_layers = _require_one_depth(routes)
-    path = Path(path)
+def plot_family(routes: Sequence[AnyRoute], path: Path) -> Path:
+    """Draw which layers run: layer against cost for routes of one family, layer by route for a mixed list."""
+    title = f"layers that run, of {_require_one_depth(routes)}{_random_note(routes)}"
     costs = [len(route) for route in routes]
     families = {route.name.partition(":")[0] for route in routes if not route.is_full}
     if len(set(costs)) == len(costs) > 1 and len(families) == 1 and all(":" in r.name or r.is_full for r in routes):
-        figure = draw_family(routes, title or _family_title(families.pop(), routes, n_layers))
+        figure = draw_family(routes, f"{shortened(families.pop())}: {title}")
     else:
-        figure = draw_routes(
-            [RouteBar.of(route) for route in routes], title or f"Layers that run, of {n_layers}{_random_note(routes)}"
-        )
+        grid = np.array([_runs(route) for route in routes])
+        figure = draw_routes([route.name for route in routes], grid, title.capitalize())
     return save_figure(figure, path)
 
 
 def family_text(routes: Sequence[AnyRoute]) -> str:
-    """The same picture as text for a terminal: a row for each route, a column for each layer.
-
-    Raises:
-        InputError: if there is no route or depths differ.
-    """
+    """The same picture as text for a terminal: a row for each route, a column for each layer."""
     n_layers = _require_one_depth(routes)
     width = max(len(route.name) for route in routes)
     costs = [f"{len(route)}/{n_layers} ({route.cost:.0%})" for route in routes]
     indent = " " * (width + 2)
-    cost_width = max(max(map(len, costs)), len("layers"))
+    cost_width = max(map(len, ["layers", *costs]))
     ruler = "".join(f"{i:<10}" for i in range(0, n_layers, 10)).rstrip()
     lines = [f"{indent}{'layers':>{cost_width}}  {ruler}"]
     for route, cost in zip(routes, costs, strict=True):
-        bar = "".join(_RUN if share else _SKIPPED for share in RouteBar.of(route).share_run)
+        bar = "".join(_RUN if is_run else _SKIPPED for is_run in _runs(route))
         lines.append(f"{route.name:<{width}}  {cost:>{cost_width}}  {bar}")
     lines.append(f"{indent}{_RUN} runs  {_SKIPPED} skipped" + _random_note(routes))
     return "\n".join(lines)
@@ -88,40 +64,43 @@ def draw_family(routes: Sequence[AnyRoute], title: str) -> Figure:
     """Layer against cost, one column for each number of layers run (the paper's Figure 3)."""
     ordered = sorted(routes, key=len)
     n_layers = ordered[0].n_layers
-    grid = np.array([RouteBar.of(route).share_run for route in ordered])
+    grid = np.array([_runs(route) for route in ordered])
     with figure_style():
         cell_in = min(0.2, 5.8 / max(len(ordered), n_layers))
         figure = new_figure(max(2.4, 1.2 + cell_in * n_layers), max(3.2, 1.0 + cell_in * len(ordered)))
         axes = figure.add_subplot()
-        _unit_cells(axes, grid)
+        fill_cells(axes, grid, np.arange(len(grid) + 1) - 0.5, shade)
         tick_numbers(axes, "x", [len(route) for route in ordered])
         tick_numbers(axes, "y", list(range(n_layers)))
         axes.set_xlabel("cost (layers run)")
         axes.set_ylabel("layer")
         axes.set_title(title)
-        _key(figure, graded=False)
+        shade_key(figure, _RUNS_OR_NOT)
     return figure
 
 
-def draw_routes(bars: Sequence[RouteBar], title: str) -> Figure:
-    """Layer by route, a row for each route with its number of layers."""
-    n_layers = len(bars[0].share_run)
-    grid = np.array([bar.share_run for bar in bars])
+def draw_routes(names: Sequence[str], share_run: np.ndarray, title: str) -> Figure:
+    """Layer by route, a row for each route with its number of layers.
+
+    Args:
+        share_run: (n_routes, n_layers) the share of sequences on which each layer runs.
+    """
+    n_routes, n_layers = share_run.shape
     with figure_style():
-        figure = new_figure(1.1 + 0.21 * len(bars))
+        figure = new_figure(1.1 + 0.21 * n_routes)
         axes = figure.add_subplot()
-        _unit_cells(axes, grid.T)
+        fill_cells(axes, share_run.T, np.arange(n_layers + 1) - 0.5, shade)
         axes.invert_yaxis()
         tick_numbers(axes, "x", list(range(n_layers)))
-        axes.set_yticks(range(len(bars)), [shortened(bar.name) for bar in bars])
+        axes.set_yticks(range(n_routes), [shortened(name) for name in names])
         counts = axes.secondary_yaxis("right")
-        counts.set_yticks(range(len(bars)), [f"{bar.cost_layers:g}" for bar in bars])
+        counts.set_yticks(range(n_routes), [f"{layers:g}" for layers in share_run.sum(axis=1)])
         counts.set_ylabel("layers run")
         counts.tick_params(length=0)
         counts.spines[:].set_visible(False)
         axes.set_xlabel("layer")
         axes.set_title(title)
-        _key(figure, graded=bool(((grid > 0) & (grid < 1)).any()))
+        shade_key(figure, _RUNS_OR_NOT if np.isin(share_run, (0, 1)).all() else _RUNS_AT_TIMES)
     return figure
 
 
@@ -156,10 +135,6 @@ def fill_cells(axes: Axes, grid: np.ndarray, edges: np.ndarray, color_of: Callab
     axes.spines[:].set_visible(False)
 
 
-def _unit_cells(axes: Axes, grid: np.ndarray) -> None:
-    fill_cells(axes, grid, np.arange(len(grid) + 1) - 0.5, shade)
-
-
 def shade(share: float) -> Color:
     """From the paleness of a skipped layer (0) to the colour of one that runs (1)."""
     from matplotlib.colors import to_rgb
@@ -177,13 +152,6 @@ def tick_numbers(axes: Axes, which: str, numbers: Sequence[int], most: int = 16)
     set_ticks(places, [str(numbers[i]) for i in places])
 
 
-def _key(figure: Figure, *, graded: bool) -> None:
-    shades = [(1.0, "runs"), (0.0, "skipped")]
-    if graded:
-        shades = [(1.0, "runs"), (0.5, "runs on half of the sequences"), (0.0, "skipped")]
-    shade_key(figure, shades)
-
-
 def shade_key(figure: Figure, shades: Sequence[tuple[float, str]]) -> None:
     """Below the figure, what its shades mean."""
     from matplotlib.patches import Patch
@@ -192,11 +160,7 @@ def shade_key(figure: Figure, shades: Sequence[tuple[float, str]]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handlelength=1, handleheight=1)
 
 
-def _family_title(family: str, routes: Sequence[AnyRoute], n_layers: int) -> str:
-    return f"{shortened(family)}: layers that run, of {n_layers}" + _random_note(routes)
-
-
-def _random_note(routes: Sequence[Route | RandomRoute]) -> str:
+def _random_note(routes: Sequence[AnyRoute]) -> str:
     rules = any(isinstance(route, RandomRoute) for route in routes)
     return f' (random rules as drawn for sequence "{_SHOWN_SEQUENCE}")' if rules else ""
 

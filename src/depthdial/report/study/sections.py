@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from depthdial.report.controller.section import controller_section
 from depthdial.report.kit.curves import METRIC_NAMES
 from depthdial.report.kit.parts import Picture, Sample, Section, as_table, file_name, pairs_table
@@ -16,17 +18,10 @@ from depthdial.report.study import tables
 from depthdial.report.study.folder import ResultFolder
 from depthdial.report.study.oracle_plot import draw_oracle
 from depthdial.report.study.predictable_plot import budget_text, draw_predictable, shown_budget
-from depthdial.report.study.routes_plot import RouteBar, draw_routes
+from depthdial.report.study.routes_plot import draw_routes
 from depthdial.report.study.similarity_plot import draw_fidelity, draw_similarity
 from depthdial.report.study.summary import RouteRows, full_of, gather, headline_metric
-from depthdial.report.study.time_plot import (
-    Timed,
-    affine_fit,
-    describe_fit,
-    draw_quality_time,
-    draw_time_layers,
-    timed_routes,
-)
+from depthdial.report.study.time_plot import Timed, affine_fit, draw_quality_time, draw_time_layers, timed_routes
 from depthdial.report.study.verdict import KEEP, Verdict, decide
 from depthdial.rows.store import count_samples
 
@@ -106,16 +101,17 @@ def _answer(contents: Contents) -> Section:
         )
     title = "Quality against measured time, and the layers that run" if pictures else "The layers that run"
     routes = sorted(contents.routes or contents.compared, key=lambda route: -route.cost_layers)
-    n_layers = routes[0].n_layers
+    shown, n_layers = routes[:_MOST_BARS], routes[0].n_layers
     roles = {choice.route.name: f" ({choice.role.lower()})" for choice in (verdict.choices if verdict else ())}
-    bars = [RouteBar(r.name + roles.get(r.name, ""), tuple(r.share_run.tolist())) for r in routes[:_MOST_BARS]]
+    names = [route.name + roles.get(route.name, "") for route in shown]
     caption = (
         "A row for each route, a column for each layer. A filled cell runs, a pale one is skipped; of a random rule the "
         "shade is the share of sequences on which the layer ran."
     )
-    alt = "Layers that run: " + "; ".join(f"{bar.name} runs {bar.cost_layers:g}" for bar in bars) + f", of {n_layers}."
-    pictures.append(Picture("routes", draw_routes(bars, f"Layers that run, of {n_layers}"), caption, alt))
-    cut = [f"The first {_MOST_BARS} of {len(routes)} routes."] if len(routes) > _MOST_BARS else []
+    told = "; ".join(f"{name} runs {route.cost_layers:g}" for name, route in zip(names, shown, strict=True))
+    figure = draw_routes(names, np.array([route.share_run for route in shown]), f"Layers that run, of {n_layers}")
+    pictures.append(Picture("routes", figure, caption, f"Layers that run: {told}, of {n_layers}."))
+    cut = [f"The first {len(shown)} of {len(routes)} routes."] if len(routes) > len(shown) else []
     return Section("answer", title, cut, pictures)
 
 
@@ -282,7 +278,7 @@ def _time(contents: Contents) -> Section | None:
         caption += (
             ", and the least-squares line. What it leaves at zero layers (embeddings, head, overhead) no route can save."
         )
-    alt = "Measured time per decoding step against layers run." + (f" {describe_fit(fit)}." if fit is not None else "")
+    alt = "Measured time per decoding step against layers run." + (f" {fit}." if fit is not None else "")
     picture = Picture("time-layers", draw_time_layers(contents.timed), caption, alt)
     by_batch = tables.timing_table(contents.files.timing)
     held = [as_table("Measured in turns: medians and the range over rounds, in ms", by_batch)] if by_batch else []

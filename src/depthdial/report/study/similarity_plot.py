@@ -38,7 +38,7 @@ def draw_fidelity(routes: Sequence[RouteRows]) -> Figure:
 
 def _draw(routes: Sequence[RouteRows], panels: Sequence[tuple[str, str]], label: str | None, title: str) -> Figure:
     lines = family_lines(routes)
-    styles = looks(list(lines))
+    styles = looks(lines)
     with figure_style():
         figure = new_figure(3.5)
         axes_row = figure.subplots(1, len(panels), sharex=True)

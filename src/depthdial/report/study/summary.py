@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,8 +42,12 @@ class RouteRows:
     times: Mapping[str, Any] | None = None
 
     @property
+    def sequence_ids(self) -> list[Any]:
+        return self.columns["sequence_id"].tolist()
+
+    @property
     def n_sequences(self) -> int:
-        return len(self.columns["sequence_id"])
+        return len(self.sequence_ids)
 
     @property
     def cost_layers(self) -> float:
@@ -58,7 +63,7 @@ class RouteRows:
     def layer_steps(self) -> float | None:
         """Layers run times decoding steps (tokens of its own answers less the first of each), summed over sequences."""
         tokens, layers = self.columns.get("new_tokens"), self.columns.get("layers_run")
-        if tokens is None or layers is None or not np.isfinite(tokens).all():
+        if tokens is None or layers is None:
             return None
         steps = np.maximum(tokens - 1, 0)  # no step runs no layer, whatever a depth by tokens says of it
         total = float((np.where(steps > 0, layers, 0.0) * steps).sum())
@@ -67,10 +72,9 @@ class RouteRows:
     def cost_against(self, full: RouteRows | None) -> float:
         """Layer-steps as a share of the full model's on the same sequences; without answers the share of the layers."""
         mine, theirs = self.layer_steps, None if full is None else full.layer_steps
-        if full is None or mine is None or not theirs:
+        if full is None or mine is None or not theirs or set(self.sequence_ids) != set(full.sequence_ids):
             return self.cost
-        ids, others = (set(rows.columns["sequence_id"].tolist()) for rows in (self, full))
-        return mine / theirs if ids == others else self.cost
+        return mine / theirs
 
     @property
     def fixed_layers(self) -> tuple[int, ...] | None:
@@ -88,6 +92,10 @@ class RouteRows:
         values = self.columns.get(column)
         return np.empty(0) if values is None else values[np.isfinite(values)]
 
+    def by_sequence(self, column: str) -> dict[Any, Any]:
+        """What a column holds, by sequence; empty where there is no such column."""
+        return dict(zip(self.sequence_ids, self.columns[column].tolist(), strict=True)) if column in self.columns else {}
+
     def interval(self, column: str) -> Interval | None:
         """Mean and 95% interval over sequences; None without a number."""
         return known_interval(self.values(column))
@@ -99,10 +107,7 @@ class RouteRows:
     def milliseconds(self, column: str = "step_sec") -> float | None:
         """Measured milliseconds in the median repeat; of rows in the median batch, which counts by its sequences.
 
-        For comparisons there is `speed_against`.
-
-        Args:
-            column: `step_sec`, of a decoding step, or `batch_prefill_sec`, the time to the first token.
+        For comparisons there is `speed_against`. `step_sec` is of a decoding step, `batch_prefill_sec` to the first token.
         """
         if self.times is not None:
             return float(self.times[_TIMES[column]]["median"])
@@ -119,11 +124,10 @@ class RouteRows:
         """How many times faster than `full`, in turns or on the same sequences; None where they were not timed alike."""
         if full.times is not None:
             return None if self.times is None else _speed_of(full.times, self.times, _TIMES[column])
-        if not self.is_timed_like(full) or column not in self.columns or column not in full.columns:
+        if not self.is_timed_like(full):
             return None
-        theirs = dict(zip(full.columns["sequence_id"], full.columns[column], strict=True))
-        mine = zip(self.columns["sequence_id"], self.columns[column], strict=True)
-        ratios = np.array([theirs.get(sequence, np.nan) / sec if sec > 0 else np.nan for sequence, sec in mine])
+        theirs, mine = full.by_sequence(column), self.by_sequence(column)
+        ratios = np.array([theirs.get(sequence, np.nan) / sec for sequence, sec in mine.items() if sec > 0])
         ratios = ratios[np.isfinite(ratios)]
         if not len(ratios):
             return None
@@ -192,13 +196,8 @@ def gather(rows: Any, timing: Mapping[str, Any] | None = None) -> list[RouteRows
     entries = sorted((timing or {}).get("routes", ()), key=lambda entry: -entry["batch"])
     times, found = {entry["route"]: entry for entry in entries}, []
     for i, name in enumerate(names):
-        chosen = codes == i
-        if _is_token_wise(columns["route_layers"][chosen]):
-            share_run = _mean_share(columns["layers_run"][chosen], depths[0])
-        else:
-            share_run = _share_run(columns["route_layers"][chosen], depths[0])
-        own = {column: values[chosen] for column, values in columns.items()}
-        found.append(RouteRows(name, family_of(name), depths[0], share_run, own, times.get(name)))
+        own = {column: values[codes == i] for column, values in columns.items()}
+        found.append(RouteRows(name, family_of(name), depths[0], _share_run(own, depths[0]), own, times.get(name)))
     return sorted(found, key=_rank)
 
 
@@ -218,14 +217,11 @@ def family_lines(routes: Sequence[RouteRows]) -> dict[str, dict[float, list[Rout
     Measurements run a route once, whatever its names (early exit and uniform skipping share several), so each curve takes
     the rows of an equal route of another family, the full model's among them.
     """
-    families = [family for family in dict.fromkeys(route.family for route in routes) if family != "full"]
-    lines: dict[str, dict[float, list[RouteRows]]] = {}
-    for family in families:
-        points: dict[float, list[RouteRows]] = {}
+    lines: dict[str, dict[float, list[RouteRows]]] = {route.family: {} for route in routes if route.family != "full"}
+    for family, points in lines.items():
         for route in sorted(routes, key=lambda r: r.cost_layers):
             if route.family == family or _also_in(route, family):
                 points.setdefault(route.cost_layers, []).append(route)
-        lines[family] = points
     return lines
 
 
@@ -233,8 +229,7 @@ def pooled(routes: Sequence[RouteRows], column: str) -> Interval | None:
     """The interval over sequences of the mean over `routes` (the seeds of one random rule) for each sequence."""
     by_sequence: dict[Any, list[float]] = {}
     for route in routes:
-        values = route.columns.get(column, np.full(route.n_sequences, np.nan))
-        for sequence, value in zip(route.columns["sequence_id"].tolist(), values.tolist(), strict=True):
+        for sequence, value in route.by_sequence(column).items():
             if np.isfinite(value):
                 by_sequence.setdefault(sequence, []).append(value)
     return known_interval(np.array([np.mean(values) for values in by_sequence.values()]))
@@ -269,22 +264,14 @@ def _as_array(column: Any) -> np.ndarray:
     return values.astype(float) if values.dtype.kind in "iuf" else values
 
 
-def _is_token_wise(texts: np.ndarray) -> bool:
-    return all(str(text).startswith("token-wise") for text in texts)
-
-
-def _mean_share(layers_run: np.ndarray, n_layers: int) -> np.ndarray:
-    # Which layers ran differs from token to token, and rows keep how many: every layer gets the mean.
-    known = layers_run[np.isfinite(layers_run)]
-    return np.full(n_layers, known.mean() / n_layers if len(known) else np.nan)
-
-
-def _share_run(texts: np.ndarray, n_layers: int) -> np.ndarray:
-    counts: dict[str, int] = {}
-    for text in texts:
-        counts[str(text)] = counts.get(str(text), 0) + 1
+def _share_run(columns: Mapping[str, np.ndarray], n_layers: int) -> np.ndarray:
+    texts = list(map(str, columns["route_layers"]))
+    if all(text.startswith("token-wise") for text in texts):
+        # Which layers ran differs from token to token, and rows keep how many: every layer gets the mean.
+        known = columns["layers_run"][np.isfinite(columns["layers_run"])]
+        return np.full(n_layers, known.mean() / n_layers if len(known) else np.nan)
     total = np.zeros(n_layers)
-    for text, count in counts.items():
+    for text, count in Counter(texts).items():
         route = stored_route(text, n_layers)
         if not isinstance(route, Route):
             raise InputError(f"The column 'route_layers' holds the rule {text!r}: give the layers that ran.")

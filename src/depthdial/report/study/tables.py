@@ -10,7 +10,7 @@ from depthdial.oracles.costs import LAYER_STEPS, LAYERS, MS
 from depthdial.oracles.oracle import OracleCurve
 from depthdial.oracles.predictable import PredictableCurve
 from depthdial.report.kit.tables import Cells, Column, any_size, finished
-from depthdial.report.study.summary import RouteRows, full_of, gather, headline_metric
+from depthdial.report.study.summary import HEADLINE_METRICS, RouteRows, full_of, gather, headline_metric
 from depthdial.stats.intervals import Interval
 
 COLUMNS = (
@@ -42,75 +42,65 @@ SIMILARITY_COSTS = (0.75, 0.5, 0.25)
 _HALF_LAYER = 0.5
 # What a headline may spend: layers, by decoding steps or by sequences.
 _DEPTH_COSTS = (LAYER_STEPS, LAYERS)
+# Of a curve's table the points, the columns and what the headline calls them.
+_CURVE_LINES: dict[type, tuple[tuple[str, str, str], ...]] = {
+    OracleCurve: (
+        ("matches full", "oracle", "★ oracle, as good as full"),
+        ("50%", "oracle", "oracle at 50%"),
+        ("50%", "mixture", "best mixture at 50%"),
+    ),
+    PredictableCurve: (
+        ("predictable matches full", "predictable", "★ predictable oracle, as good as full"),
+        ("50%", "predictable", "predictable oracle at 50%"),
+    ),
+}
 # Up to so many routes are listed one by one, more only at SIMILARITY_COSTS.
 _LISTED_ROUTES = 12
 
 
 def headline(
     rows: Any,
-    curves: OracleCurve | Mapping[str, OracleCurve] | None = None,
+    curves: Mapping[str, OracleCurve] | None = None,
     predictable: Mapping[str, PredictableCurve] | None = None,
     timing: Mapping[str, Any] | None = None,
 ) -> list[Cells]:
-    """What each route costs and keeps: a row for each, and the oracle's below them.
+    """What each route costs and keeps: a row for each, and the oracles' below them.
 
-    Keys: `route`; `layers` run for a response token; `cost_percent` of the full model's
-    layer-steps (of its layers where rows have no answers); the headline metric
-    (`rouge_l`, or `agreement` without references) as an `Interval`; means of `agreement`, `kl` (nats) and `nll` (nats
-    per token); `speed`, how many times faster than the full model's steps in the same rows (None where batch sizes
-    differ), and `speed_range` over its repeats; `step_ms`, the full model's measured time per decoding step divided by
-    the speed (measured alone where there is none). Columns without any number are left out.
+    Keys: `route`; `layers` run for a response token; `cost_percent` of the full model's layer-steps (of its layers where
+    rows have no answers); the headline metric (`rouge_l`, or `agreement` without references) as an `Interval`; means of
+    `agreement`, `kl` (nats) and `nll` (nats per token); `speed`, how many times faster than the full model's steps in the
+    same rows (None where batch sizes differ), and `speed_range` over its repeats; `step_ms`, the full model's measured time
+    per decoding step divided by the speed (measured alone where there is none). Columns without any number are left out.
 
     Args:
-        rows: what `sweep` returned (a pyarrow.Table, a pandas.DataFrame or a dict of arrays).
-        curves: the oracle by layer-steps, or oracles by metric; the one by the headline metric adds the star (the
-            cheapest budget as good as the full model) and the oracle and the best mixture at half of the full cost.
-        predictable: predictable oracles by metric; adds its star and its value at half of the full cost.
+        curves, predictable: oracles by metric; of those by the headline metric that spend layer-steps (or layers), the
+            star (the cheapest budget as good as the full model) and the value at half of the full cost.
         timing: a study's `timing.json`, in place of the rows' own times.
-
-    Raises:
-        InputError: if there are no rows or they are no sweep's.
     """
     routes = gather(rows, timing)
     metric, full = headline_metric(routes), full_of(routes)
     table = [_route_cells(route, metric, full) for route in routes]
-    curve = headline_curve(curves, metric)
-    if curve is not None and metric is not None:
-        table += [{**dict.fromkeys(table[0]), **cells} for cells in _oracle_cells(curve, metric)]
-    honest = (predictable or {}).get(metric or "")
-    if honest is not None and metric is not None:
-        table += [{**dict.fromkeys(table[0]), **cells} for cells in _predictable_cells(honest, metric)]
+    if metric is not None:
+        for known in (curves or {}, predictable or {}):
+            table += [{**dict.fromkeys(table[0]), **cells} for cells in _curve_cells(known.get(metric))]
     return finished(table, COLUMNS, keep=("route", "layers", "cost_percent"))
-
-
-def headline_curve(curves: OracleCurve | Mapping[str, OracleCurve] | None, metric: str | None) -> OracleCurve | None:
-    """The curve that spends layer-steps (or layers) and is best by `metric`, if it is among them."""
-    curve = curves if isinstance(curves, OracleCurve) else (curves or {}).get(metric or "")
-    return curve if curve is not None and curve.cost in _DEPTH_COSTS and curve.metric == metric else None
 
 
 def similarity_table(rows: Any, costs: Sequence[float] | None = None) -> list[Cells]:
     """Closeness to the full model, with 95% intervals over sequences.
 
     Args:
-        rows: what `similarity` returned.
         costs: fractions of the layers to report, each at the nearest route of each family that lies within half a
             layer or 5% of the layers; None for every route, or 75%, 50% and 25% where there are more than 12 routes.
-
-    Raises:
-        InputError: if there are no rows or they are no similarity run's.
     """
     routes = gather(rows)
     if costs is None and len(routes) > _LISTED_ROUTES:
         costs = SIMILARITY_COSTS
-    if costs is not None:
-        routes = _near(routes, costs)
-    table = []
-    for route in routes:
-        cells: Cells = {"route": route.name, "layers": _number_of_layers(route), "cost_percent": 100 * route.cost}
-        for column in ("cosine_final", "cosine_pre_norm", "cosine_intermediate", "kl", "agreement"):
-            cells[column] = route.interval(column)
-        table.append(cells)
+    columns = ("cosine_final", "cosine_pre_norm", "cosine_intermediate", "kl", "agreement")
+    table = [
+        {**_name_and_cost(route, route.cost), **{column: route.interval(column) for column in columns}}
+        for route in (routes if costs is None else _near(routes, costs))
+    ]
     return finished(table, COLUMNS, keep=("route", "layers", "cost_percent"))
 
 
@@ -183,9 +173,8 @@ def importance_table(made_by: Mapping[str, Any]) -> list[Cells]:
 
 
 def _route_cells(route: RouteRows, metric: str | None, full: RouteRows | None) -> Cells:
-    cost = 100 * route.cost_against(full)
-    cells: Cells = {"route": route.name, "layers": _number_of_layers(route), "cost_percent": cost}
-    for name in ("rouge_l", "agreement", "kl", "nll"):
+    cells = _name_and_cost(route, route.cost_against(full))
+    for name in HEADLINE_METRICS:
         cells[name] = route.interval(name) if name == metric else route.mean(name)
     speed = None if full is None else route.speed_against(full)
     full_ms = full.milliseconds() if full is not None and speed is not None else None
@@ -195,40 +184,28 @@ def _route_cells(route: RouteRows, metric: str | None, full: RouteRows | None) -
     return cells
 
 
-def _oracle_cells(curve: OracleCurve, metric: str) -> list[Cells]:
-    table = {row["point"]: row for row in curve.table()}
-    star, half, n = table.get("matches full"), table.get("50%"), len(curve.sequence_ids)
-    cells: list[Cells] = []
-    if star is not None:
-        budget = _with_ends(star, "budget", n)
-        where: Cells = {"layers": budget if curve.cost == LAYERS else star["layers"]}
-        where["cost_percent"] = _spent(budget, star["share_of_full"])
-        cells.append({"route": "★ oracle, as good as full", **where, metric: _with_ends(star, "oracle", n)})
-    if half is not None and half["oracle"] is not None:
-        where = {"layers": half["budget"] if curve.cost == LAYERS else None}
-        where["cost_percent"] = _spent(None, half["share_of_full"])
-        cells.append({"route": "oracle at 50%", **where, metric: _with_ends(half, "oracle", n)})
-        if half["mixture"] is not None and not math.isnan(half["mixture"]):
-            cells.append({"route": "best mixture at 50%", **where, metric: half["mixture"]})
-    return cells
-
-
-def _predictable_cells(curve: PredictableCurve, metric: str) -> list[Cells]:
-    if curve.cost not in _DEPTH_COSTS or curve.metric != metric:
+def _curve_cells(curve: OracleCurve | PredictableCurve | None) -> list[Cells]:
+    if curve is None or curve.cost not in _DEPTH_COSTS:
         return []
-    names = {"predictable matches full": "★ predictable oracle, as good as full", "50%": "predictable oracle at 50%"}
-    cells: list[Cells] = []
-    for row in (row for row in curve.table() if row["point"] in names):
-        budget = _with_ends(row, "budget", curve.n_sequences)
-        where = {"layers": budget if curve.cost == LAYERS else None, "cost_percent": _spent(budget, row["share_of_full"])}
-        cells.append({"route": names[row["point"]], **where, metric: _with_ends(row, "predictable", curve.n_sequences)})
+    n = len(curve.sequence_ids) if isinstance(curve, OracleCurve) else curve.n_sequences
+    rows, cells = {row["point"]: row for row in curve.table()}, []
+    for point, name, label in _CURVE_LINES[type(curve)]:
+        row = rows.get(point, {})
+        value = _with_ends(row, name, n)
+        if value is not None:
+            budget = _with_ends(row, "budget", n)
+            layers = budget if curve.cost == LAYERS else None if point == "50%" else row.get("layers")
+            spent = _spent(budget, row["share_of_full"])
+            cells.append({"route": label, "layers": layers, "cost_percent": spent, curve.metric: value})
     return cells
 
 
 def _with_ends(row: Mapping[str, Any], name: str, n: int) -> Interval | float | None:
     """A number of a curve's table as an interval, where the table has its ends."""
-    mean, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
-    return mean if mean is None or low is None or high is None or n < 2 else Interval(mean, low, high, n)
+    mean, low, high = (row.get(key) for key in (name, f"{name}_low", f"{name}_high"))
+    if mean is None or math.isnan(mean):
+        return None
+    return mean if low is None or high is None or n < 2 else Interval(mean, low, high, n)
 
 
 def _spent(budget: Interval | float | None, share: float | None) -> Interval | float | None:
@@ -239,8 +216,9 @@ def _spent(budget: Interval | float | None, share: float | None) -> Interval | f
     return Interval(scale * budget.mean, scale * budget.low, scale * budget.high, budget.n)
 
 
-def _number_of_layers(route: RouteRows) -> int | float:
-    return int(route.cost_layers) if float(route.cost_layers).is_integer() else route.cost_layers
+def _name_and_cost(route: RouteRows, cost: float) -> Cells:
+    layers = int(route.cost_layers) if route.cost_layers.is_integer() else route.cost_layers
+    return {"route": route.name, "layers": layers, "cost_percent": 100 * cost}
 
 
 def _near(routes: Sequence[RouteRows], costs: Sequence[float]) -> list[RouteRows]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,17 @@ import numpy as np
 
 from depthdial.report.kit.curves import METRIC_NAMES, short_name
 from depthdial.report.kit.labels import place_labels
-from depthdial.report.kit.style import GRAY, figure_style, headed, keep_to_range, look_key, looks, new_figure, shortened
+from depthdial.report.kit.style import (
+    GRAY,
+    Look,
+    figure_style,
+    headed,
+    keep_to_range,
+    look_key,
+    looks,
+    new_figure,
+    shortened,
+)
 from depthdial.report.study.summary import RouteRows, Speed, full_of
 from depthdial.report.study.verdict import Verdict
 
@@ -29,6 +39,12 @@ class AffineFit:
     base_ms: float
     layer_ms: float
     worst_error: float
+
+    def __str__(self) -> str:
+        return (
+            f"Decoding step: {self.base_ms:.2f} ms, and {self.layer_ms:.2f} ms for each layer run "
+            f"(all points within {100 * self.worst_error:.1f}% of the line)"
+        )
 
 
 @dataclass(frozen=True)
@@ -63,15 +79,12 @@ def affine_fit(timed: Sequence[Timed]) -> AffineFit | None:
 
     That is where a point is off by more than a quarter, which happens when a step is too short to be measured well.
     """
-    layers = np.array([one.route.cost_layers for one in timed])
-    times = np.array([one.ms for one in timed], dtype=float)
-    if len(set(layers.tolist())) < 2:
+    layers, times = np.array([(one.route.cost_layers, one.ms) for one in timed]).T
+    if len(np.unique(layers)) < 2:
         return None
-    design = np.stack([np.ones_like(layers), layers], axis=1)
-    base_ms, layer_ms = np.linalg.lstsq(design, times, rcond=None)[0]
-    residuals = np.abs(design @ [base_ms, layer_ms] - times) / times
-    fit = AffineFit(float(base_ms), float(layer_ms), float(residuals.max()))
-    return fit if fit.layer_ms > 0 and fit.worst_error <= _WORST_FIT else None
+    layer_ms, base_ms = np.polyfit(layers, times, 1).tolist()
+    worst_error = float(np.abs((base_ms + layer_ms * layers) / times - 1).max())
+    return AffineFit(base_ms, layer_ms, worst_error) if layer_ms > 0 and worst_error <= _WORST_FIT else None
 
 
 def draw_quality_time(timed: Sequence[Timed], metric: str, verdict: Verdict | None = None) -> Figure:
@@ -82,7 +95,7 @@ def draw_quality_time(timed: Sequence[Timed], metric: str, verdict: Verdict | No
         figure = new_figure(3.8)
         axes = figure.add_subplot()
         scored = [one for one in timed if one.route.mean(metric) is not None]
-        styles = looks(list(dict.fromkeys(one.route.family for one in scored)))
+        styles = looks(one.route.family for one in scored)
         for one in scored:
             interval, look, time = one.route.interval(metric), styles[one.route.family], 100 / one.speed.ratio
             assert interval is not None
@@ -90,8 +103,8 @@ def draw_quality_time(timed: Sequence[Timed], metric: str, verdict: Verdict | No
             axes.plot([time, time], [interval.low, interval.high], **bar)
             if not one.speed.is_noisy:
                 axes.plot([100 / one.speed.high, 100 / one.speed.low], [interval.mean] * 2, **bar)
-            solid = {} if not one.speed.is_noisy else _HOLLOW
-            axes.plot(time, interval.mean, marker=look.marker, color=look.color, zorder=4, **{"markersize": 7, **solid})
+            filling = _HOLLOW if one.speed.is_noisy else {"markersize": 7}
+            axes.plot(time, interval.mean, marker=look.marker, color=look.color, zorder=4, **filling)
         value = None if full is None else full.mean(metric)
         if verdict is not None and value is not None and metric == verdict.metric:
             label = f"{100 * verdict.keep:g}% of the full model's"
@@ -101,10 +114,10 @@ def draw_quality_time(timed: Sequence[Timed], metric: str, verdict: Verdict | No
         axes.margins(0.12)
         keep_to_range(axes, metric)
         headed(figure, f"{short_name(metric)} against measured time")
-        _legend(figure, axes, [one.route for one in scored])
+        _legend(figure, axes, styles.values())
         shown = [one for one in scored if one.route.name in named or len(scored) <= 4]
-        places = [(100 / one.speed.ratio, one.route.mean(metric) or 0.0) for one in shown]
-        place_labels(axes, places, [shortened(one.route.name) for one in shown])
+        points = [(100 / one.speed.ratio, one.route.mean(metric) or 0.0) for one in shown]
+        place_labels(axes, points, [shortened(one.route.name) for one in shown])
     return figure
 
 
@@ -113,7 +126,7 @@ def draw_time_layers(timed: Sequence[Timed]) -> Figure:
     with figure_style():
         figure = new_figure(3.6)
         axes = figure.add_subplot()
-        styles = looks(list(dict.fromkeys(one.route.family for one in timed)))
+        styles = looks(one.route.family for one in timed)
         for one in timed:
             layers, look = one.route.cost_layers, styles[one.route.family]
             if not one.speed.is_noisy:
@@ -128,20 +141,12 @@ def draw_time_layers(timed: Sequence[Timed]) -> Figure:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("layers run for a response token")
         axes.set_ylabel("measured time per decoding step (ms)")
-        headed(figure, "Measured time of a decoding step, by layers run" if fit is None else describe_fit(fit))
-        _legend(figure, axes, [one.route for one in timed])
+        headed(figure, "Measured time of a decoding step, by layers run" if fit is None else str(fit))
+        _legend(figure, axes, styles.values())
     return figure
 
 
-def _legend(figure: Figure, axes: Axes, routes: Sequence[RouteRows]) -> None:
-    families = looks(list(dict.fromkeys(route.family for route in routes))).values()
+def _legend(figure: Figure, axes: Axes, families: Iterable[Look]) -> None:
     named = axes.get_legend_handles_labels()[0]
     points = [replace(look, line="none") for look in families]
     look_key(figure, points, also=named, n_columns=min(4, len(points) + len(named)), handletextpad=0.4)
-
-
-def describe_fit(fit: AffineFit) -> str:
-    return (
-        f"Decoding step: {fit.base_ms:.2f} ms, and {fit.layer_ms:.2f} ms for each layer run "
-        f"(all points within {100 * fit.worst_error:.1f}% of the line)"
-    )

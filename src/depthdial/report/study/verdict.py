@@ -32,20 +32,21 @@ class Choice:
 
     Attributes:
         kept: its quality as a share of the full model's on the same sequences, with a 95% interval.
-        agreement: share of the full model's own next tokens that it would choose too.
         speed: of a decoding step; `first_token`: of the prompt's pass. None where they were not timed alike.
-        first_token_ms: of a batch's prompts.
         command: that runs it.
     """
 
     role: str
     route: RouteRows
     kept: Interval
-    agreement: Interval | None
     speed: Speed | None
     first_token: Speed | None
-    first_token_ms: float | None
     command: str
+
+    @property
+    def agreement(self) -> Interval | None:
+        """Share of the full model's own next tokens that it would choose too."""
+        return self.route.interval("agreement")
 
     @property
     def layers(self) -> str:
@@ -61,19 +62,19 @@ class Choice:
 
     @property
     def first_token_text(self) -> str:
-        if self.first_token is None or self.first_token_ms is None:
+        first_token_ms = self.route.milliseconds("batch_prefill_sec")
+        if self.first_token is None or first_token_ms is None:
             return "not timed"
         same = self.first_token.low == self.first_token.high == 1
         beside = "as full" if same else "within noise" if self.first_token.is_noisy else f"{self.first_token.ratio:.2f}×"
-        return f"{self.first_token_ms:,.0f} ms at batch {self.route.batch} ({beside})"
+        return f"{first_token_ms:,.0f} ms at batch {self.route.batch} ({beside})"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the rows say about dropping layers.
+    """What the rows say about dropping layers, as a sentence and by route.
 
     Attributes:
-        sentence: the answer.
         metric: `rouge_l` or `agreement`, None where rows hold neither.
         keep: share of the full model's quality that was asked for.
         choices: safest, balanced and fastest, as many of them as differ; the most layers first.
@@ -131,10 +132,8 @@ def decide(
     model, what = _loaded(full)[0] or "the model", f"the full model's {NAMES[metric]}"
     if chosen is None:
         best = max(known, key=lambda choice: choice.kept.mean)
-        sentence = (
-            f"{where} no route keeps {100 * keep:g}% of {what}: the closest, {best.route.name} with {best.layers}, keeps "
-        )
-        sentence += f"{_told(best, metric)}."
+        closest = f"{best.route.name} with {best.layers}, keeps {_told(best, metric)}"
+        sentence = f"{where} no route keeps {100 * keep:g}% of {what}: the closest, {closest}."
     else:
         dropped = chosen.route.n_layers - chosen.route.cost_layers
         sentence = f"{where} {model} {'can' if sure else 'may be able to'} drop {dropped:g} of its {chosen.route.n_layers} "
@@ -152,30 +151,19 @@ def _choice(route: RouteRows, full: RouteRows, metric: str, prompt_depth: str | 
     parts = ["depthdial generate", shlex.quote(model or "MODEL"), '"your prompt"', f"--depth {depth}"]
     parts += [f"--adapter {adapter if (model, adapter) == _SHIPPED else 'ADAPTER'}"] if adapter else []
     parts += ["--prompt-depth route"] if prompt_depth == "route" else []
-    return Choice(
-        "",
-        route,
-        kept,
-        route.interval("agreement"),
-        route.speed_against(full),
-        route.speed_against(full, "batch_prefill_sec"),
-        route.milliseconds("batch_prefill_sec"),
-        " ".join(parts),
-    )
+    speed, first_token = route.speed_against(full), route.speed_against(full, "batch_prefill_sec")
+    return Choice("", route, kept, speed, first_token, " ".join(parts))
 
 
 def _kept(route: RouteRows, full: RouteRows, metric: str) -> Interval | None:
     """The ratio of the means over the sequences that both scored; its interval by the delta method, paired."""
-    theirs = dict(zip(full.columns["sequence_id"].tolist(), full.columns[metric].tolist(), strict=True))
-    values = route.columns.get(metric, np.full(route.n_sequences, np.nan)).tolist()
-    both = zip(route.columns["sequence_id"].tolist(), values, strict=True)
-    pairs = np.array([(mine, theirs.get(sequence, math.nan)) for sequence, mine in both], dtype=float)
-    pairs = pairs[np.isfinite(pairs).all(axis=1)]
-    if not len(pairs) or pairs[:, 1].mean() <= 0:
+    theirs = full.by_sequence(metric)
+    pairs = np.array([(mine, theirs.get(sequence, math.nan)) for sequence, mine in route.by_sequence(metric).items()])
+    mine, others = pairs[np.isfinite(pairs).all(axis=1)].T
+    if not len(mine) or others.mean() <= 0:
         return None
-    mine, full_mean = pairs[:, 0], pairs[:, 1].mean()
-    ratio = float(mine.mean() / full_mean)
-    left = mean_interval((mine - ratio * pairs[:, 1]) / full_mean)
+    ratio = float(mine.mean() / others.mean())
+    left = mean_interval((mine - ratio * others) / others.mean())
     return Interval(ratio, ratio + left.low, ratio + left.high, left.n)
 
 
@@ -228,16 +216,15 @@ def _depth(route: RouteRows) -> str | None:
     """The depth as `generate` takes it: the route's name where the grammar knows it, else its layers."""
     try:
         Route.parse(route.name, route.n_layers)
+        return route.name
     except InputError:
         layers = route.fixed_layers
-        if layers is None or not any(route.share_run):
+        if not layers:
             return None
         return f"{layers[0]}-{layers[0]}" if len(layers) == 1 else str(Route(layers, route.n_layers))
-    return route.name
 
 
 def _loaded(route: RouteRows) -> tuple[str, str]:
     """(model, adapter) by the column `model`, which holds both as "model + adapter"."""
-    models = route.columns.get("model", ("",))
-    model, _, adapter = str(models[0] or "").partition(" + ")
+    model, _, adapter = str(route.columns.get("model", ("",))[0] or "").partition(" + ")
     return model, adapter
