@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from depthdial.errors import InputError
 from depthdial.oracles.exact.knapsack import prepare
-from depthdial.oracles.oracle import OracleCurve, oracle
-from depthdial.oracles.whole_curve import read_off
+from depthdial.oracles.oracle import OracleCurve, oracle, read_off
 
 ROUTES = ("ee:2", "uls:3", "rls:3@0", "full")
 LAYERS = (2, 3, 3, 6)

@@ -44,15 +44,6 @@ class Bootstrap:
     fixed: np.ndarray
     matches_full_at: np.ndarray | None
 
-    @classmethod
-    def of(
-        cls, curves: list[np.ndarray], fixed: list[np.ndarray], matches: list[float | None], n_budgets: int, n_routes: int
-    ) -> Bootstrap:
-        """`curves` and `fixed`: of chunks of the resamples; `matches`: of all of them, or none."""
-        at = np.array([np.inf if match is None else match for match in matches]) if matches else None
-        curve, routes = (np.concatenate([np.empty((0, n)), *p]) for n, p in ((n_budgets, curves), (n_routes, fixed)))
-        return cls(curve, routes, at)
-
 
 def mixture_curve(costs: np.ndarray, values: np.ndarray, budgets: np.ndarray) -> np.ndarray:
     """Best value of drawing each sequence's route at random from one distribution, at each mean cost.
@@ -91,9 +82,9 @@ def permuted_curves(
     bases: np.ndarray,
     budgets: np.ndarray,
     target: float | None,
+    rng: np.random.Generator,
     *,
     n_permutations: int,
-    seed: int,
     value_weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[float]]:
     """The oracle on values shuffled over the sequences, independently within each route.
@@ -104,7 +95,6 @@ def permuted_curves(
     Returns:
         (n_permutations, n_budgets) best mean values, and the budget at which each shuffle reaches the target.
     """
-    rng = np.random.default_rng([seed, 1])
     curves = np.empty((n_permutations, len(budgets)))
     crossings = []
     for number in range(n_permutations):
@@ -117,44 +107,47 @@ def permuted_curves(
 
 
 def bootstrap_curves(
+    chosen: Sequence[tuple[np.ndarray, np.ndarray]],
     values: np.ndarray,
-    costs: np.ndarray,
     bases: np.ndarray,
-    choices: np.ndarray,
     budgets: np.ndarray,
     full: int | None,
+    rng: np.random.Generator,
     *,
     n_bootstrap: int,
-    seed: int,
     value_weights: np.ndarray | None = None,
+    at_own_points: bool = False,
 ) -> Bootstrap:
     """Resample the sequences with replacement and redo the curve, the fixed routes and the match with the full model.
 
     Args:
-        costs, bases: (n_sequences, n_routes) and (n_sequences,): a cost is the sum of the chosen costs over the sum of the
-            bases, both of the resample.
+        chosen: costs and values, (n_sequences, n_points) each, of choices at breakpoints of curves; the mean curve is redone.
+        bases: (n_sequences,): a cost is the sum of the chosen costs over the sum of the bases, both of the resample.
         value_weights: (n_sequences,) what values weigh in their mean; None for equal weights.
-        choices: (n_sequences, n_budgets), the oracle's choice at breakpoints of its curve.
         budgets: (n_budgets,), where the resampled curves are read off.
         full: index of the full route, or None.
+        at_own_points: find the match between the points of one curve whose last point takes the best route of every
+            sequence, not between budgets.
 
     A choice at a breakpoint maximises value - slope * cost for every sequence by itself, so it stays best for any
     resample, at that resample's own mean cost: a resampled curve is two matrix products. It is straight between those
     points, and a budget below a resample's cheapest assignment reads as that assignment.
     """
-    n = len(values)
-    rows = np.arange(n)[:, None]
+    n, n_routes = values.shape
     weight = np.ones(n) if value_weights is None else value_weights
-    values = values * weight[:, None]
-    curves, fixed, matches = [], [], []
-    for counts in resamples(np.random.default_rng([seed, 0]), n_bootstrap, n, np.stack([bases, weight], axis=1)):
-        spent = ratios(counts, costs[rows, choices], bases)
-        paid = ratios(counts, values[rows, choices], weight)
+    values, chosen = values * weight[:, None], [(cost, value * weight[:, None]) for cost, value in chosen]
+    curves, fixed, matches = [np.empty((0, len(budgets)))], [np.empty((0, n_routes))], []
+    for counts in resamples(rng, n_bootstrap, n, np.stack([bases, weight], axis=1)):
         fixed.append(ratios(counts, values, weight))
-        curves.append(np.stack([np.interp(budgets, *pair) for pair in zip(spent, paid, strict=True)]))
+        curve = np.zeros((len(counts), len(budgets)))
+        for cost, value in chosen:
+            spent, paid = ratios(counts, cost, bases), ratios(counts, value, weight)
+            curve += [np.interp(budgets, *pair) for pair in zip(spent, paid, strict=True)]
+        curves.append(curve / len(chosen))
         if full is not None:
-            for at, reached, target in zip(spent, paid, fixed[-1][:, full], strict=True):
+            points = zip(spent, paid, strict=True) if at_own_points else ((budgets, row) for row in curves[-1])
+            for (at, reached), target in zip(points, fixed[-1][:, full], strict=True):
                 found = crossing(at, reached, target)
-                # The last point takes the best route of every sequence, so only rounding can miss the full model.
-                matches.append(float(at[-1]) if found is None else found)
-    return Bootstrap.of(curves, fixed, matches, len(budgets), values.shape[1])
+                # Only rounding can miss the full model at the last point of all.
+                matches.append((at[-1] if at_own_points else np.inf) if found is None else found)
+    return Bootstrap(np.concatenate(curves), np.concatenate(fixed), np.array(matches) if matches else None)

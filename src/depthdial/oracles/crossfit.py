@@ -16,10 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depthdial.oracles.baselines import Bootstrap, crossing
+from depthdial.oracles.baselines import Bootstrap, bootstrap_curves
 from depthdial.oracles.exact.knapsack import BudgetProblem, prepare
 from depthdial.oracles.score_table import ScoreTable
-from depthdial.stats.bootstrap import ratios, resamples
 
 _LEAST_NOISE = 1e-9
 # Resampled curves are read off at so many points of each allocation.
@@ -180,31 +179,15 @@ def bootstrap_held_out(
     budgets: np.ndarray,
     full: int | None,
     rng: np.random.Generator,
-    *,
     n_bootstrap: int,
 ) -> Bootstrap:
-    """Resample the sequences, each with all of its samples, and redo the held-out curve and its match with the full model.
+    """`bootstrap_curves` of the held-out curve, each sequence with all of its samples.
 
-    Args:
-        means: (n_sequences, n_routes) over all samples, for the fixed routes.
-
-    As for the oracle itself (`baselines.bootstrap_curves`), a choice at a breakpoint stays best for any resample at that
-    resample's own mean cost. The splits and what the guesses are drawn to stay those of the sample.
+    The splits and what the guesses are drawn to stay those of the sample. `means`, (n_sequences, n_routes) over all samples,
+    are for the fixed routes.
     """
-    n = len(means)
-    rows = np.arange(n)[:, None]
-    chosen = []
+    rows, chosen = np.arange(len(means))[:, None], []
     for allocations, paid in fitted:
         choices = allocations.choices(_BOOTSTRAP_POINTS)
         chosen.append((spending.costs[rows, choices], paid[rows, choices]))
-    curves, fixed, stars = [], [], []
-    for counts in resamples(rng, n_bootstrap, n, spending.bases):
-        fixed.append(ratios(counts, means))
-        curve = np.zeros((len(counts), len(budgets)))
-        for cost, value in chosen:
-            spent, paid = ratios(counts, cost, spending.bases), ratios(counts, value)
-            curve += [np.interp(budgets, *pair) for pair in zip(spent, paid, strict=True)]
-        curves.append(curve / len(chosen))
-        if full is not None:
-            stars += [crossing(budgets, *pair) for pair in zip(curves[-1], fixed[-1][:, full], strict=True)]
-    return Bootstrap.of(curves, fixed, stars, len(budgets), means.shape[1])
+    return bootstrap_curves(chosen, means, spending.bases, budgets, full, rng, n_bootstrap=n_bootstrap)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,6 @@ from depthdial.oracles.costs import LAYER_STEPS
 from depthdial.oracles.curve import HEADLINE_SHARES, BudgetCurve, check_options, ends, place_of_full
 from depthdial.oracles.exact.knapsack import BudgetProblem, prepare
 from depthdial.oracles.score_table import Rows, ScoreTable, read_scores
-from depthdial.oracles.whole_curve import read_off
 from depthdial.stats.bootstrap import percentiles
 
 
@@ -247,11 +246,15 @@ def oracle(
     route_values, route_costs = problem.values.mean(axis=0), scores.mean_costs()
     target = None if full is None else float(route_values[full])
     star = None if target is None else problem.cheapest_reaching(target)
-    table = (sign * scores.values, scores.spent, scores.bases)
-    resampling = {"n_bootstrap": n_bootstrap, "seed": seed, "value_weights": value_weights}
-    samples = bootstrap_curves(*table, whole.choices, whole.budgets, full, **resampling)
-    shuffling = {"n_permutations": n_permutations, "seed": seed, "value_weights": value_weights}
-    shuffled, shuffled_stars = permuted_curves(*table, whole.budgets, target, **shuffling)
+    values, spent, bases = sign * scores.values, scores.spent, scores.bases
+    rows, (resampling, shuffling) = np.arange(len(values))[:, None], [np.random.default_rng([seed, i]) for i in range(2)]
+    chosen, weighing = (spent[rows, whole.choices], values[rows, whole.choices]), {"value_weights": value_weights}
+    samples = bootstrap_curves(
+        [chosen], values, bases, whole.budgets, full, resampling, n_bootstrap=n_bootstrap, at_own_points=True, **weighing
+    )
+    shuffled, shuffled_stars = permuted_curves(
+        values, spent, bases, whole.budgets, target, shuffling, n_permutations=n_permutations, **weighing
+    )
     fixed_values, fixed_draws = sign * route_values, sign * samples.fixed
     return OracleCurve(
         metric=metric,
@@ -279,6 +282,34 @@ def oracle(
         scores=scores,
         quality=quality,
     )
+
+
+class WholeCurve(NamedTuple):
+    """`budgets` and `values` are (n_budgets,), `shares` (n_budgets, n_routes), `choices` (n_sequences, n_budgets)."""
+
+    budgets: np.ndarray
+    values: np.ndarray
+    shares: np.ndarray
+    choices: np.ndarray
+
+
+def read_off(problem: BudgetProblem, n_points: int = 200) -> WholeCurve:
+    """The curve at no more than `n_points` of its breakpoints, evenly spread in cost.
+
+    If the costliest fixed route costs more than the last breakpoint, its cost is added with the same choices.
+    """
+    costs = problem.breakpoint_costs
+    at = problem.spread_breakpoints(n_points) if len(costs) > n_points else np.arange(len(costs))
+    choices = problem.increments.choices_after(at)
+    n_routes = problem.values.shape[1]
+    cells = choices + n_routes * np.arange(len(at))
+    shares = np.bincount(cells.ravel(), minlength=len(at) * n_routes).reshape(len(at), n_routes) / len(choices)
+    budgets, values = costs[at], problem.breakpoint_values[at]
+    costliest = float(problem.costs.sum(axis=0).max() / problem.total_weight)
+    if costliest > budgets[-1] * (1 + 1e-12):
+        budgets, values = np.append(budgets, costliest), np.append(values, values[-1])
+        shares, choices = np.vstack([shares, shares[-1:]]), np.hstack([choices, choices[:, -1:]])
+    return WholeCurve(budgets, values, shares, choices)
 
 
 def _problem(scores: ScoreTable, sign: float, quality: str) -> BudgetProblem:

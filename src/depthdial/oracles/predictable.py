@@ -221,9 +221,7 @@ def predictable_oracle(
         permuted = sign * crossfit.permuted_held_out_curve(
             values, scores, budgets, shuffling, n_permutations=n_permutations, shrink=shrink
         )
-    resampled = crossfit.bootstrap_held_out(
-        fitted[sizes[-1]], means, scores, budgets, full, resampling, n_bootstrap=n_bootstrap
-    )
+    resampled = crossfit.bootstrap_held_out(fitted[sizes[-1]], means, scores, budgets, full, resampling, n_bootstrap)
     mixture = mixture_curve(route_costs, route_values, budgets)
     target = None if full is None else float(route_values[full])
     fixed_values, fixed_draws = sign * route_values, sign * resampled.fixed

@@ -34,7 +34,7 @@ def choose_routes(predicted: np.ndarray, costs: np.ndarray, price: float) -> np.
         costs: (n, n_routes) or (n_routes,), at least 0.
         price: quality per unit of cost, at least 0.
     """
-    _check_price(price)
+    number("price", price, 0)
     costs = np.broadcast_to(costs, predicted.shape)
     scores = predicted - price * costs
     tolerance = _TIE_RTOL * (np.abs(predicted) + price * costs).max(axis=1, keepdims=True)
@@ -46,12 +46,17 @@ def choose_routes(predicted: np.ndarray, costs: np.ndarray, price: float) -> np.
 
 
 def price_for_budget(predicted: ArrayLike, costs: ArrayLike, budget: float) -> float:
-    """The smallest price at which the choices on these rows cost no more than the budget on average.
+    """The price of `prices_for_budgets` for one budget."""
+    return float(prices_for_budgets(predicted, costs, [budget])[0])
+
+
+def prices_for_budgets(predicted: ArrayLike, costs: ArrayLike, budgets: ArrayLike) -> np.ndarray:
+    """For each budget the smallest price at which the choices on these rows cost no more than it on average.
 
     Args:
         predicted: (n, n_routes) on calibration rows, never on those that the policy is judged by.
         costs: (n, n_routes) or (n_routes,), at least 0.
-        budget: mean cost per sequence.
+        budgets: (n_budgets,) mean costs per sequence.
 
     Returns:
         0.0 where the best predicted routes fit; otherwise a slope of the rows' hulls, so the price is exact.
@@ -59,11 +64,6 @@ def price_for_budget(predicted: ArrayLike, costs: ArrayLike, budget: float) -> f
     Raises:
         InputError: numbers that are not finite, wrong shapes, or a budget that is NaN or below the cheapest routes.
     """
-    return float(prices_for_budgets(predicted, costs, [budget])[0])
-
-
-def prices_for_budgets(predicted: ArrayLike, costs: ArrayLike, budgets: ArrayLike) -> np.ndarray:
-    """(n_budgets,) prices for several budgets, as `price_for_budget` finds each; the hulls are made once."""
     problem = prepare(predicted, costs)
     steps = merge_increments(problem.values, problem.costs)
     n = len(problem.values)
@@ -107,13 +107,13 @@ class OnlineBudget:
     n_done: int = 0
 
     def __post_init__(self) -> None:
-        _check_price(self.price)
-        for name, value in (("budget", self.budget), ("rate", self.rate), ("slack", self.slack)):
-            number(f"{name} of an online budget", value, 0)
+        number("price", self.price, 0)
+        for name in ("budget", "rate", "slack"):
+            number(f"{name} of an online budget", getattr(self, name), 0)
 
     @classmethod
     def start(cls, predicted: ArrayLike, costs: ArrayLike, budget: float, *, rate: float | None = None) -> OnlineBudget:
-        """Begin at the price that keeps the budget on calibration rows; arguments and errors as in `price_for_budget`.
+        """Begin at the price that keeps the budget on calibration rows; arguments and errors as in `prices_for_budgets`.
 
         The slack is the difference between the costliest and the cheapest route of these rows. Without a `rate`, the
         greatest step of the price is the median slope of the rows' hulls over the square root of their number: the
@@ -157,10 +157,6 @@ class OnlineBudget:
         for i, row in enumerate(np.broadcast_to(costs, predicted.shape)):
             routes[i], state = state.step(predicted[i], row)
         return routes, state
-
-
-def _check_price(price: float) -> None:
-    number("price", price, 0)
 
 
 def budget_in(unit: str, budget: Budget, *, full_cost: float, n_layers: int) -> float:

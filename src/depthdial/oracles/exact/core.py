@@ -16,7 +16,8 @@ for a shortfall of at most `ceiling` may forget every option that loses more: th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,20 +50,12 @@ class Options:
         return sorted(groups, key=lambda group: -float(np.abs(self.change[group]).max()))
 
 
-@dataclass(frozen=True)
-class Found:
-    """The best moves (positions in the options) and their shortfall; no solution falls short by less than `proven`."""
+class Found(NamedTuple):
+    """The best moves and their shortfall; no solution falls short by less than `proven`."""
 
     moves: Options
     shortfall: float
     proven: float
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    moves: Options
-    shortfall: float
-    complete: bool
 
 
 def search(options: Options, residual: float, slope: float, tolerance: float, granularity: float = 0.0) -> Found:
@@ -76,29 +69,29 @@ def search(options: Options, residual: float, slope: float, tolerance: float, gr
         tolerance: shortfalls this close are equal.
         granularity: all shortfalls are whole multiples of this apart (0 if nothing is known).
     """
-    best = Found(options.take(np.empty(0, dtype=np.intp)), slope * residual, 0.0)
+    moves, best, proven = options.take(np.empty(0, dtype=np.intp)), slope * residual, 0.0
 
     def is_proven() -> bool:
-        return best.shortfall <= best.proven + tolerance or best.shortfall - granularity < best.proven - tolerance
+        return best <= proven + tolerance or best - granularity < proven - tolerance
 
     integral = np.issubdtype(options.change.dtype, np.integer)
-    for ceiling in _ceilings(np.sort(options.loss), best.shortfall):
+    for ceiling in _ceilings(np.sort(options.loss), best):
         if is_proven():
             break
         opened = options.take(options.loss <= ceiling + tolerance)
         narrow = _needed_options(opened, int(residual)) if integral else opened
         if integral and _fits_dense(narrow, int(residual)):
-            attempt = _search_dense(narrow, int(residual), slope, tolerance)
+            positions, shortfall, complete = *_search_dense(narrow, int(residual), slope, tolerance), True
         else:
-            attempt = _search_sparse(narrow, residual, slope, ceiling, tolerance)
-        if attempt.shortfall < best.shortfall - tolerance:
-            best = replace(best, moves=attempt.moves, shortfall=attempt.shortfall)
-        if attempt.complete:
+            positions, shortfall, complete = _search_sparse(narrow, residual, slope, ceiling, tolerance)
+        if shortfall < best - tolerance:
+            moves, best = narrow.take(np.array(positions, dtype=np.intp)), shortfall
+        if complete:
             # Every solution within the ceiling was looked at: the best is either found or worse than the ceiling.
-            best = replace(best, proven=min(ceiling, best.shortfall))
-        elif best.shortfall <= ceiling:  # a higher ceiling could only be searched more coarsely
+            proven = min(ceiling, best)
+        elif best <= ceiling:  # a higher ceiling could only be searched more coarsely
             break
-    return replace(best, proven=best.shortfall) if is_proven() else best
+    return Found(moves, best, best if is_proven() else proven)
 
 
 def _ceilings(sorted_losses: np.ndarray, last: float) -> Iterator[float]:
@@ -159,8 +152,8 @@ def _fits_dense(options: Options, residual: int) -> bool:
     return 2 * n_sequences * width <= _MAX_DENSE_CELLS and len(options) * width <= _MAX_DENSE_WORK
 
 
-def _search_dense(options: Options, residual: int, slope: float, tolerance: float) -> _Attempt:
-    """Least loss for every sum of changes in the window, one sequence after the other; exact."""
+def _search_dense(options: Options, residual: int, slope: float, tolerance: float) -> tuple[list[int], float]:
+    """The moves and their shortfall, by the least loss for every sum of changes in the window; exact."""
     low, high = _window(options, residual)
     width = high - low + 1
     loss = np.full(width, np.inf)
@@ -191,36 +184,38 @@ def _search_dense(options: Options, residual: int, slope: float, tolerance: floa
         if number:
             moves.append(groups[stage][number - 1])
             at -= int(options.change[moves[-1]])
-    return _Attempt(options.take(np.array(moves, dtype=np.intp)), float(shortfalls[total]), complete=True)
+    return moves, float(shortfalls[total])
 
 
 # Any changes: the undominated (cost, value) pairs within the ceiling. ------------------------------------------------
 
 
-def _search_sparse(options: Options, residual: float, slope: float, ceiling: float, tolerance: float) -> _Attempt:
-    """List of undominated states, thinned (and then incomplete) where it grows too long for the work allowed."""
+def _search_sparse(
+    options: Options, residual: float, slope: float, ceiling: float, tolerance: float
+) -> tuple[list[int], float, bool]:
+    """The moves, their shortfall and whether nothing was left out: the undominated states are thinned where they grow many."""
     groups = options.by_sequence() if len(options) else []
     can_fall, can_rise = _still_possible(options, groups)
     n_moves = max(len(options) + len(groups), 1)
     max_states = int(np.clip(_MAX_SPARSE_WORK / n_moves, _MIN_STATES, _MAX_STATES))
-    nothing = options.take(np.empty(0, dtype=np.intp))
     spent, loss = np.zeros(1), np.zeros(1)
     history: list[tuple[np.ndarray, np.ndarray]] = []
     complete = True
     for stage, group in enumerate(groups):
-        moves = np.concatenate(([-1], group))
+        moves = np.append(-1, group)
         state = np.tile(np.arange(len(spent)), len(moves))
         move = np.repeat(moves, len(spent))
-        new_spent = (spent + np.concatenate(([0.0], options.change[group]))[:, None]).ravel()
-        new_loss = (loss + np.concatenate(([0.0], options.loss[group]))[:, None]).ravel()
+        new_spent = (spent + np.append(0.0, options.change[group])[:, None]).ravel()
+        new_loss = (loss + np.append(0.0, options.loss[group])[:, None]).ravel()
         unspent = np.maximum(residual - new_spent - can_rise[stage], 0.0)
         kept = np.flatnonzero(
             (new_loss + slope * unspent <= ceiling + tolerance) & (new_spent + can_fall[stage] <= residual)
         )
         kept = kept[np.lexsort((new_loss[kept], new_spent[kept]))]
-        kept = kept[_undominated(slope * new_spent[kept] - new_loss[kept])]
+        gain = slope * new_spent[kept] - new_loss[kept]
+        kept = kept[gain > np.append(-np.inf, np.maximum.accumulate(gain)[:-1])]  # worth more than every cheaper state
         if not len(kept):  # no solution lies under the ceiling
-            return _Attempt(nothing, slope * residual, complete)
+            return [], slope * residual, complete
         if len(kept) > max_states:
             complete = False
             kept = kept[_thin(new_spent[kept], new_loss[kept], max_states)]
@@ -230,13 +225,12 @@ def _search_sparse(options: Options, residual: float, slope: float, ceiling: flo
     at = int(np.flatnonzero(shortfalls <= shortfalls.min() + tolerance)[0])
     shortfall = float(shortfalls[at])
     if not np.isfinite(shortfall):
-        return _Attempt(nothing, slope * residual, complete)
+        return [], slope * residual, complete
     chosen = []
     for states, stage_moves in reversed(history):
         chosen.append(int(stage_moves[at]))
         at = int(states[at])
-    positions = np.array([position for position in chosen if position >= 0], dtype=np.intp)
-    return _Attempt(options.take(positions), shortfall, complete)
+    return [position for position in chosen if position >= 0], shortfall, complete
 
 
 def _still_possible(options: Options, groups: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -246,17 +240,9 @@ def _still_possible(options: Options, groups: list[np.ndarray]) -> tuple[np.ndar
     return falls[::-1].cumsum()[::-1] - falls, rises[::-1].cumsum()[::-1] - rises
 
 
-def _undominated(gain: np.ndarray) -> np.ndarray:
-    """Of states in order of cost, those worth more than every cheaper one."""
-    best_before = np.concatenate(([-np.inf], np.maximum.accumulate(gain)[:-1]))
-    return gain > best_before
-
-
 def _thin(spent: np.ndarray, loss: np.ndarray, n_states: int) -> np.ndarray:
     """The least loss in each of equally wide ranges of cost, so that what is left still reaches everywhere."""
     edges = np.linspace(spent[0], spent[-1], n_states)
     bins = np.searchsorted(edges, spent, side="right")
     order = np.lexsort((loss, bins))
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = bins[order][1:] != bins[order][:-1]
-    return np.sort(order[first])
+    return np.sort(order[np.unique(bins[order], return_index=True)[1]])

@@ -38,12 +38,12 @@ class Increments:
     @property
     def total_costs(self) -> np.ndarray:
         """Total cost after 0, 1, .. m steps, shape (m + 1,); in the dtype of the costs, so integers stay exact."""
-        return np.concatenate(([self.start_cost.sum()], self.cost)).cumsum()
+        return np.append(self.start_cost.sum(), self.cost).cumsum()
 
     @property
     def total_values(self) -> np.ndarray:
         """Total value after 0, 1, .. m steps, shape (m + 1,)."""
-        return np.concatenate(([self.start_value.sum()], self.value)).cumsum()
+        return np.append(self.start_value.sum(), self.value).cumsum()
 
     def choice_after(self, n_steps: int) -> np.ndarray:
         """The route of each sequence after the first `n_steps` steps of the merged order, shape (n_sequences,)."""
@@ -64,16 +64,12 @@ class Increments:
 def merge_increments(values: np.ndarray, costs: np.ndarray) -> Increments:
     """Walk every sequence's upper concave hull at once and merge the steps by falling slope.
 
-    Args:
-        values: (n_sequences, n_routes) floats, more is better.
-        costs: (n_sequences, n_routes) floats or integers, at least 0.
-
-    A hull starts at the cheapest route (the best of the cheapest) and ends at the best route (the cheapest of the
+    Values (more is better) and costs (at least 0) are (n_sequences, n_routes). A hull starts at the cheapest route (the best of the cheapest) and ends at the best route (the cheapest of the
     best). Runs in O(n_sequences * n_routes * steps of the longest hull) vectorised operations and one sort.
     """
     n, n_routes = values.shape
     rows = np.arange(n)
-    current = _cheapest_then_best(values, costs)
+    current = np.where(costs == costs.min(axis=1, keepdims=True), values, -np.inf).argmax(axis=1)
     hull_dtype = np.int16 if n_routes < np.iinfo(np.int16).max else np.int32
     hull, slopes, counts = [current.astype(hull_dtype)], [], np.zeros(n, dtype=np.intp)
     active = rows
@@ -98,11 +94,6 @@ def merge_increments(values: np.ndarray, costs: np.ndarray) -> Increments:
         step_slope[active] = best
         slopes.append(step_slope)
     return _sort_steps(values, costs, np.stack(hull, axis=1), np.stack(slopes, axis=1), counts)
-
-
-def _cheapest_then_best(values: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    cheapest = costs == costs.min(axis=1, keepdims=True)
-    return np.where(cheapest, values, -np.inf).argmax(axis=1)
 
 
 def _sort_steps(

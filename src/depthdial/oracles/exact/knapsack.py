@@ -88,10 +88,9 @@ class BudgetProblem:
         evenly = np.linspace(costs[0], costs[-1], n_points)
         return np.unique(np.append(np.searchsorted(costs, evenly[:-1], side="right") - 1, len(costs) - 1))
 
-    @property
-    def value_tolerance(self) -> float:
-        """Totals of values closer than this are equal."""
-        return _VALUE_RTOL * len(self.values) * float(np.abs(self.values).max())
+    @cached_property
+    def _value_tolerance(self) -> float:
+        return _VALUE_RTOL * float(np.abs(self.values).max())
 
     def solve(self, budget: float) -> Allocation:
         """The best choice with mean cost <= budget; InputError for a budget that no choice meets."""
@@ -116,7 +115,7 @@ class BudgetProblem:
         Between the two, the total cost is bisected with `solve` (the best value only rises with the budget): on a grid
         of costs down to one unit, which is exact; on real costs to a millionth of the budget.
         """
-        wanted = target * len(self.values) - self.value_tolerance
+        wanted = (target - self._value_tolerance) * len(self.values)
         reached = np.flatnonzero(self.increments.total_values >= wanted)
         if not len(reached):
             return None
@@ -155,20 +154,16 @@ class BudgetProblem:
         if n_steps == len(costs) - 1 or residual == 0:
             return self._allocation(choice, gap=0.0)
         slope = float(self.increments.slope[n_steps])
-        tolerance = _VALUE_RTOL * float(np.abs(self.values).max())
-        moves = self._open_moves(choice, residual, slope, tolerance)
-        found = search(moves, residual, slope, tolerance, self._value_unit)
-        choice[found.moves.sequence] = found.moves.route
-        return self._allocation(choice, gap=(found.shortfall - found.proven) / len(self.values))
-
-    def _open_moves(self, choice: np.ndarray, residual: float, slope: float, tolerance: float) -> Options:
-        """Reduced-cost fixing: the moves that lose no more than the base falls short of the bound."""
-        rows = np.arange(len(choice))
+        # Reduced-cost fixing leaves the moves that lose no more than the base falls short of the bound.
+        rows, tolerance = np.arange(len(choice)), self._value_tolerance
         change = self.offsets - self.offsets[rows, choice][:, None]
         with np.errstate(over="ignore"):
             loss = np.maximum(self.values[rows, choice][:, None] - self.values + slope * change, 0.0)
         sequence, route = np.nonzero((loss <= slope * residual + tolerance) & (change != 0))
-        return Options(sequence, route, change[sequence, route], loss[sequence, route])
+        moves = Options(sequence, route, change[sequence, route], loss[sequence, route])
+        found = search(moves, residual, slope, tolerance, self._value_unit)
+        choice[found.moves.sequence] = found.moves.route
+        return self._allocation(choice, gap=(found.shortfall - found.proven) / len(self.values))
 
     def _allocation(self, choice: np.ndarray, gap: float) -> Allocation:
         rows = np.arange(len(choice))
@@ -200,19 +195,17 @@ def prepare(
     cost_table = np.broadcast_to(cost_table, value_table.shape)
     if (cost_table < 0).any():
         raise InputError(f"The costs hold a negative number, {cost_table.min():g}; a cost is at least 0.")
-    total_weight = float(len(value_table))
-    base = None if bases is None else checked_weights(bases, len(value_table), "bases", "give the full route's costs")
-    if base is not None:
-        total_weight = float(base.sum())
+    n = len(value_table)
+    base = np.ones(n) if bases is None else checked_weights(bases, n, "bases", "give the full route's costs")
     if weights is not None:
-        weight = checked_weights(weights, len(value_table))
-        total_weight = float(weight.sum() if base is None else (base * weight).sum())
-        if not total_weight > 0:
+        weight = checked_weights(weights, n)
+        base = base * weight
+        if not base.sum() > 0:
             raise InputError("The sequences with a weight have no bases above 0; give the full route's costs of them.")
         cost_table = cost_table * weight[:, None]
     cheapest = cost_table.min(axis=1)
     unit, offsets = _on_grid(cost_table, cost_table - cheapest[:, None])
-    return BudgetProblem(value_table, cost_table, offsets, unit, total_weight, float(cheapest.sum()))
+    return BudgetProblem(value_table, cost_table, offsets, unit, float(base.sum()), float(cheapest.sum()))
 
 
 def solve_budget_bounded(
@@ -220,7 +213,11 @@ def solve_budget_bounded(
 ) -> Allocation:
     """`solve_budget` with the value reached, a proven upper bound, and whether the choice is proven best."""
     problem = prepare(values, costs, weights)
-    return problem.solve(_real_number(budget))
+    try:
+        mean_cost = float(budget)
+    except (TypeError, ValueError):
+        raise InputError(f"The budget {budget!r} is not a number; give the mean cost per sequence.") from None
+    return problem.solve(mean_cost)
 
 
 def solve_budget(values: ArrayLike, costs: ArrayLike, budget: float, *, weights: ArrayLike | None = None) -> np.ndarray:
@@ -260,13 +257,6 @@ def real_array(given: ArrayLike, name: str) -> np.ndarray:
     if not np.isfinite(array).all():
         raise InputError(f"The {name} hold NaN or infinite numbers; leave those sequences out or repair them.")
     return array
-
-
-def _real_number(budget: float) -> float:
-    try:
-        return float(budget)
-    except (TypeError, ValueError):
-        raise InputError(f"The budget {budget!r} is not a number; give the mean cost per sequence.") from None
 
 
 def checked_weights(
