@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import stdtr
 
 from depthdial.errors import InputError
 from depthdial.stats.equivalence import (
@@ -16,7 +17,7 @@ from depthdial.stats.equivalence import (
     paired_over_seeds,
     paired_over_sequences,
 )
-from depthdial.stats.intervals import mean_interval, student_t_tail
+from depthdial.stats.intervals import mean_interval
 
 SCORES = st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=2, max_size=12)
 MARGINS = st.floats(0.05, 20)
@@ -28,9 +29,14 @@ def test_a_worked_example() -> None:
     assert found.mean == 3 and found.effect_size == pytest.approx(3 / 1.581139, rel=1e-6)
     assert found.interval_95.low == pytest.approx(3 - 2.776445 * 0.707107, abs=1e-5)
     assert found.interval_90.high == pytest.approx(3 + 2.131847 * 0.707107, abs=1e-5)
-    assert found.p_above == pytest.approx(student_t_tail(9 / 0.7071067811865476, 4))
-    assert found.p_below == pytest.approx(student_t_tail(3 / 0.7071067811865476, 4))
+    assert found.p_above == pytest.approx(stdtr(4, -9 / 0.7071067811865476))
+    assert found.p_below == pytest.approx(stdtr(4, -3 / 0.7071067811865476))
     assert found.is_equivalent and found.direction == 1 and found.verdict == "equivalent within the margin"
+
+
+def test_small_tails_keep_their_digits() -> None:
+    cauchy = paired_over_seeds([1, -1], [0, 0], margin=1e6)  # of one degree, with t = 1e6: atan(1 / t) / pi
+    assert cauchy.p_above == cauchy.p_below == pytest.approx(1 / (math.pi * 1e6), rel=1e-11)
 
 
 @pytest.mark.parametrize(

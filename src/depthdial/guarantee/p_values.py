@@ -19,10 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import bdtr, rel_entr
 
-from depthdial.checks import choice, number, whole
-from depthdial.errors import InputError
+from depthdial.checks import choice
 
-METHODS = ("betting", "empirical_bernstein", "hoeffding_bentkus", "hoeffding")
 # The largest stake of a bet, as a share of the capital: one lost bet must not end the game. The paper takes 1/2 or 3/4;
 # where most losses are 0 a higher one needs fewer rows, and where large losses are rare it costs next to nothing.
 _LARGEST_STAKE = 0.9
@@ -50,20 +48,12 @@ def p_values(
     Returns:
         (...) numbers in [0, 1].
     """
-    choice("method", method, METHODS)
+    choice("method", method, tuple(METHODS))
     low, high = bounds
     scaled = np.clip((np.asarray(losses, dtype=float) - low) / (high - low), 0.0, 1.0)
     mean = (np.broadcast_to(np.asarray(epsilon, dtype=float), scaled.shape[:-1]) - low) / (high - low)
     inside = np.clip(mean, _EDGE, 1 - _EDGE)
-    if method == "betting":
-        found = _betting(scaled, inside, delta)
-    elif method == "empirical_bernstein":
-        found = _empirical_bernstein(scaled, inside)
-    elif method == "hoeffding_bentkus":
-        found = _hoeffding_bentkus(scaled, inside)
-    else:
-        found = _hoeffding(scaled, inside)
-    return np.where(mean >= 1, 0.0, found)
+    return np.where(mean >= 1, 0.0, METHODS[method](scaled, inside, delta))
 
 
 def upper_bounds(
@@ -82,8 +72,7 @@ def upper_bounds(
         (...) numbers in [bounds[0], bounds[1]], each right to within 1e-12 of the range, and never too low.
     """
     rows = np.asarray(losses, dtype=float)
-    refused = np.full(rows.shape[:-1], float(bounds[0]))
-    certified = np.full(rows.shape[:-1], float(bounds[1]))
+    refused, certified = (np.full(rows.shape[:-1], float(bound)) for bound in bounds)
     for _ in range(_BISECTIONS):
         middle = (refused + certified) / 2
         rejected = p_values(rows, middle, method=method, delta=delta, bounds=bounds) <= delta
@@ -113,24 +102,6 @@ def rows_needed(
     return most
 
 
-def check_rows(n_rows: int) -> None:
-    whole("number of calibration rows", n_rows, 2)
-
-
-def check_delta(delta: float) -> None:
-    number("delta", delta, above=0, below=1)
-
-
-def check_losses(losses: np.ndarray, bounds: tuple[float, float]) -> None:
-    if np.isnan(losses).any():
-        raise InputError("A loss is NaN: leave out no row and measure every setting on each of them.")
-    if losses.min() < bounds[0] - 1e-9 or losses.max() > bounds[1] + 1e-9:
-        raise InputError(
-            f"Losses go from {losses.min():g} to {losses.max():g}, beyond the bounds {bounds[0]:g} to {bounds[1]:g}: "
-            "give the plan the bounds that the metric has."
-        )
-
-
 # The methods, on losses and means scaled to [0, 1]. ------------------------------------------------------------------
 
 
@@ -150,7 +121,7 @@ def _betting(x: np.ndarray, mean: np.ndarray, delta: float) -> np.ndarray:
     return np.exp(-np.maximum(capital.max(axis=-1), 0.0))
 
 
-def _empirical_bernstein(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def _empirical_bernstein(x: np.ndarray, mean: np.ndarray, delta: float) -> np.ndarray:
     """The level at which mean(x) + sqrt(2 V t / n) + 7 t / (3 (n - 1)), t = ln(2 / level), comes down to `mean`."""
     n = x.shape[-1]
     gap = mean - x.mean(axis=-1)
@@ -160,7 +131,7 @@ def _empirical_bernstein(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
     return np.minimum(1.0, 2 * np.exp(-(root**2)))
 
 
-def _hoeffding_bentkus(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def _hoeffding_bentkus(x: np.ndarray, mean: np.ndarray, delta: float) -> np.ndarray:
     n = x.shape[-1]
     observed = x.mean(axis=-1)
     below = np.minimum(observed, mean)
@@ -169,5 +140,13 @@ def _hoeffding_bentkus(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
     return np.minimum(1.0, np.minimum(chernoff, bentkus))
 
 
-def _hoeffding(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def _hoeffding(x: np.ndarray, mean: np.ndarray, delta: float) -> np.ndarray:
     return np.exp(-2 * x.shape[-1] * np.maximum(mean - x.mean(axis=-1), 0.0) ** 2)
+
+
+METHODS = {
+    "betting": _betting,
+    "empirical_bernstein": _empirical_bernstein,
+    "hoeffding_bentkus": _hoeffding_bentkus,
+    "hoeffding": _hoeffding,
+}

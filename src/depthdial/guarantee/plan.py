@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from depthdial.checks import choice, share, whole
+from depthdial.checks import choice, number, share, whole
 from depthdial.errors import InputError
 from depthdial.guarantee.p_values import METHODS as P_VALUE_METHODS
-from depthdial.guarantee.p_values import check_delta, check_losses, check_rows, p_values, rows_needed, upper_bounds
+from depthdial.guarantee.p_values import p_values, rows_needed, upper_bounds
 from depthdial.guarantee.risk_control import conformal_bounds, conformal_setting, fixed_sequence
 from depthdial.oracles.costs import LAYER_STEPS
 from depthdial.stats.bootstrap import percentiles, resamples
@@ -265,7 +265,7 @@ def _check_plan(plan: CertificationPlan) -> None:
     elif plan.delta is None:
         raise InputError(f"The method {plan.method} needs a delta: give a number between 0 and 1, such as 0.05.")
     else:
-        check_delta(plan.delta)
+        number("delta", plan.delta, above=0, below=1)
     names = plan.settings
     if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         raise InputError(
@@ -289,8 +289,14 @@ def _checked(plan: CertificationPlan, losses: np.ndarray, costs: np.ndarray) -> 
             f"Losses are of shape {losses.shape} and costs of shape {costs.shape}: give (n, {m}) each, a column for each of "
             f"the plan's {m} settings."
         )
-    check_rows(len(losses))
-    check_losses(losses, plan.bounds)
+    whole("number of calibration rows", len(losses), 2)
+    if np.isnan(losses).any():
+        raise InputError("A loss is NaN: leave out no row and measure every setting on each of them.")
+    if losses.min() < plan.bounds[0] - 1e-9 or losses.max() > plan.bounds[1] + 1e-9:
+        raise InputError(
+            f"Losses go from {losses.min():g} to {losses.max():g}, beyond the bounds {plan.bounds[0]:g} to "
+            f"{plan.bounds[1]:g}: give the plan the bounds that the metric has."
+        )
     if not np.isfinite(costs).all():
         raise InputError("A cost is not finite: measure every setting on every row.")
     if np.abs(losses[:, 0]).max() > _ZERO:

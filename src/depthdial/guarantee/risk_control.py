@@ -10,7 +10,7 @@ import numpy as np
 
 
 def fixed_sequence(p_values: np.ndarray, delta: float) -> np.ndarray:
-    """The last setting that is certified, with probability at least 1 - delta that none of the certified ones is too lossy.
+    """(...) the last certified setting: with probability at least 1 - delta none of the certified ones is too lossy.
 
     From setting 1 on, settings are tested at delta until one is not rejected; none after that is looked at.
     (Learn-then-Test, arXiv 2110.01052, fixed-sequence testing: to certify a lossy setting the first lossy one must be
@@ -18,39 +18,26 @@ def fixed_sequence(p_values: np.ndarray, delta: float) -> np.ndarray:
 
     Args:
         p_values: (..., m); that of setting 0 is not looked at, for its loss is 0.
-
-    Returns:
-        (...) indices.
     """
     return np.logical_and.accumulate(p_values[..., 1:] <= delta, axis=-1).sum(axis=-1)
-
-
-def monotone_losses(losses: np.ndarray) -> np.ndarray:
-    """Each sequence's largest loss so far along the grid, (..., n, m): at least the loss itself, and never falling."""
-    return np.maximum.accumulate(losses, axis=-1)
 
 
 def conformal_bounds(losses: np.ndarray, most: float) -> np.ndarray:
     """What conformal risk control compares with epsilon: n / (n + 1) * mean monotone loss + most / (n + 1), (..., m).
 
-    (Conformal risk control, arXiv 2208.02814, equation 4.)
+    The monotone loss of a sequence is its largest so far along the grid. (arXiv 2208.02814, equation 4.)
 
     Args:
-        losses: (..., n, m), of which the monotone ones are taken.
+        losses: (..., n, m).
         most: the greatest loss that there can be.
     """
-    n = losses.shape[-2]
-    return (monotone_losses(losses).sum(axis=-2) + most) / (n + 1)
+    return (np.maximum.accumulate(losses, axis=-1).sum(axis=-2) + most) / (losses.shape[-2] + 1)
 
 
 def conformal_setting(losses: np.ndarray, epsilon: float, most: float) -> np.ndarray:
-    """The last setting whose conformal bound is at most epsilon.
+    """(...) the last setting whose conformal bound is at most epsilon.
 
     Over calibration rows and one new sequence alike, the expected monotone loss of what is picked is at most epsilon, and so
     is that of the loss itself. It is an average: one unlucky calibration set may pick a setting that is far too lossy.
-
-    Returns:
-        (...) indices.
     """
-    fits = conformal_bounds(losses, most)[..., 1:] <= epsilon
-    return np.logical_and.accumulate(fits, axis=-1).sum(axis=-1)
+    return fixed_sequence(conformal_bounds(losses, most), epsilon)

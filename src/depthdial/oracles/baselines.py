@@ -121,7 +121,7 @@ def bootstrap_curves(
     """Resample the sequences with replacement and redo the curve, the fixed routes and the match with the full model.
 
     Args:
-        chosen: costs and values, (n_sequences, n_points) each, of choices at breakpoints of curves; the mean curve is redone.
+        chosen: costs and values, (n_sequences, n_points) each, at breakpoints of curves, of which the mean is redone.
         bases: (n_sequences,): a cost is the sum of the chosen costs over the sum of the bases, both of the resample.
         value_weights: (n_sequences,) what values weigh in their mean; None for equal weights.
         budgets: (n_budgets,), where the resampled curves are read off.

@@ -58,24 +58,6 @@ def cost_unit(cost: str) -> str:
     return _UNITS.get(cost_name(cost), f"mean {cost} per sequence")
 
 
-@dataclass(frozen=True, eq=False)
-class RouteCosts:
-    """Costs of every route on every sequence, and what a total of them is divided by.
-
-    Attributes:
-        cost: what is counted: `layer_steps`, `layers`, `ms` or a column's name.
-        costs: (n_sequences, n_routes), of layer-steps the counts themselves.
-        full_costs: (n_sequences,) what each sequence adds to the total that a total cost is divided by, of layer-steps
-            those of the full route; None where the mean over sequences is the cost.
-        n_layers: layers of the full model, where the rows tell.
-    """
-
-    cost: str
-    costs: np.ndarray
-    full_costs: np.ndarray | None
-    n_layers: int | None
-
-
 @dataclass(frozen=True)
 class CostReader:
     """Reads a cost out of rows that are pivoted to (n_sequences, n_routes) or (n_sequences, n_routes, n_samples).
@@ -92,26 +74,26 @@ class CostReader:
     full: int | None
     steps: str = "own"
 
-    def read(self, cost: str) -> RouteCosts:
-        """The named cost.
+    def read(self, cost: str) -> tuple[str, np.ndarray, np.ndarray | None]:
+        """The cost's name, the costs, and (n_sequences,) what each sequence adds to the total that they are divided by.
 
-        Layer-steps of rows without answers, or whose answers take no decoding step at all, are counted in `layers`.
+        That is the full route's layer-steps, and None where the mean over sequences is the cost. Layer-steps of rows without
+        answers, or whose answers take no decoding step at all, are counted in `layers`.
 
         Raises:
             InputError: for a missing or incomplete column, or where the full route's answers take no steps and others do.
         """
         choice("steps", self.steps, ("own", "full"))
         name = cost_name(cost)
+        steps = self._steps() if name in (LAYER_STEPS, STEPS) else None
         if name == LAYER_STEPS:
-            counted = self._layer_steps()
-            if counted is not None:
-                return counted
+            if steps is not None and steps.any():
+                return LAYER_STEPS, *self._layer_steps(steps)
             name = LAYERS
-        if name == STEPS and (found := self._steps()) is not None:
-            return RouteCosts(STEPS, _per_cell(found), None, self._n_layers())
-        if name == MS:
-            return RouteCosts(MS, 1e3 * self.require(SECONDS_COLUMN), None, self._n_layers())
-        return RouteCosts(name, self.require(_COLUMNS.get(name, (name,))[0]), None, self._n_layers())
+        if name == STEPS and steps is not None:
+            return STEPS, _per_cell(steps), None
+        costs = self.require(_COLUMNS.get(name, (name,))[0])
+        return name, 1e3 * costs if name == MS else costs, None
 
     def full_tokens(self) -> np.ndarray | None:
         """(n_sequences,) tokens of the full route's answers, without one the mean over the routes'; None if unknown."""
@@ -122,10 +104,7 @@ class CostReader:
         found = tokens.mean(axis=1) if self.full is None else tokens[:, self.full]
         return found if np.isfinite(found).all() else None
 
-    def _layer_steps(self) -> RouteCosts | None:
-        steps = self._steps()
-        if steps is None or not steps.any():
-            return None
+    def _layer_steps(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         layers = self.pivot(LAYERS_COLUMN)
         if layers is None or np.isinf(layers).any() or (np.isnan(layers) & (steps > 0)).any():
             layers = self.require(LAYERS_COLUMN)
@@ -135,18 +114,16 @@ class CostReader:
             )
         # No step runs no layer, also where a depth by tokens could not say how many layers it ran.
         costs = _per_cell(np.where(steps > 0, layers, 0.0) * steps)
-        n_layers = self._n_layers()
         if self.full is not None:
             full_costs = costs[:, self.full].copy()
         else:
-            depth = np.nanmax(layers) if n_layers is None else n_layers
-            full_costs = depth * _per_cell(steps).mean(axis=1)
+            full_costs = (self.n_layers() or np.nanmax(layers)) * _per_cell(steps).mean(axis=1)
         if not full_costs.sum() > 0:
             raise InputError(
                 "The full route's layer-steps add up to 0, answers of one token each, while other routes' do not: "
                 "they cannot be shares of that, so give cost='layers'."
             )
-        return RouteCosts(LAYER_STEPS, costs, full_costs, n_layers)
+        return costs, full_costs
 
     def _steps(self) -> np.ndarray | None:
         """Decoding steps of each row; None where no row tells of any."""
@@ -166,8 +143,8 @@ class CostReader:
             self.require(TOKENS_COLUMN)
         return steps
 
-    def _n_layers(self) -> int | None:
-        """From the column `n_layers`, else from the layers that the full route runs."""
+    def n_layers(self) -> int | None:
+        """Layers of the full model: from the column `n_layers`, else from the layers that the full route runs."""
         depth = self.pivot(DEPTH_COLUMN)
         if (depth is None or np.isnan(depth).all()) and self.full is not None:
             layers = self.pivot(LAYERS_COLUMN)
@@ -202,7 +179,9 @@ def budget_in_units(given: float | str, *, cost: str, full_cost: float, most: fl
         if isinstance(given, bool | np.bool_) or given is None:
             raise TypeError
         if text is not None and text.endswith("%"):
-            return _finite_or_raise(float(text[:-1])) / 100 * full_cost
+            if not np.isfinite(percent := float(text[:-1])):
+                raise ValueError
+            return percent / 100 * full_cost
         if text is not None and not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan|inf", text, re.IGNORECASE):
             raise ValueError
         number = float(given)
@@ -220,9 +199,3 @@ def budget_in_units(given: float | str, *, cost: str, full_cost: float, most: fl
             "give a share of the full model's cost, such as 0.8 or '80%'."
         )
     return number / n_layers
-
-
-def _finite_or_raise(number: float) -> float:
-    if not np.isfinite(number):
-        raise ValueError
-    return number

@@ -11,7 +11,7 @@ import numpy as np
 from depthdial.checks import choice
 from depthdial.errors import InputError
 from depthdial.metrics import MEASURED
-from depthdial.oracles.costs import LAYER_STEPS, LAYERS, LAYERS_COLUMN, SECONDS_COLUMN, CostReader, RouteCosts, cost_columns
+from depthdial.oracles.costs import LAYER_STEPS, LAYERS, LAYERS_COLUMN, SECONDS_COLUMN, CostReader, cost_columns
 from depthdial.stats.intervals import coded
 
 # Costs of the samples of a cell that differ by less are equal.
@@ -69,7 +69,9 @@ class ScoreTable:
 
     def mean_costs(self) -> np.ndarray:
         """(n_routes,) cost of each route when it serves every sequence: of layer-steps a share, exactly 1 for full."""
-        return ratio_of_sums(self.spent, self.bases)
+        # Each column is summed alike, so that one that equals `bases` gives 1.
+        sums = np.array([column.sum() for column in np.ascontiguousarray(self.spent.T)])
+        return sums / np.ascontiguousarray(self.bases).sum()
 
     def beside(self, choice: np.ndarray | None) -> dict[str, float | None]:
         """What (n_sequences,) chosen routes come to in other units: layers and ms per sequence, and both means of values.
@@ -105,11 +107,6 @@ class ScoreTable:
 QUALITIES = ("sequences", "tokens")
 
 
-def ratio_of_sums(spent: np.ndarray, bases: np.ndarray) -> np.ndarray:
-    """Column sums of (n, m) over the sum of (n,); each is summed alike, so that a column that equals `bases` gives 1."""
-    return np.array([column.sum() for column in np.ascontiguousarray(spent.T)]) / np.ascontiguousarray(bases).sum()
-
-
 def read_scores(
     rows: Rows,
     *,
@@ -136,11 +133,12 @@ def read_scores(
     grid = _Grid.of(rows, {"sequence": sequence, "route": route, **({} if sample is None else {"sample": sample})})
     sequence_ids, routes = (grid.axes[axis] for axis in ("sequence", "route"))
     full = routes.index(full_route) if full_route in routes else None
-    values = grid.metric(metric)
+    values = grid.pivot(metric, instead=MEASURED)
     reader = CostReader(grid.gaps, grid.pivot, full, steps)
     # Layer-steps weigh by steps themselves.
-    found = reader.read(LAYERS if weight_by is not None and cost == LAYER_STEPS else cost)
-    costs = found.costs if found.costs.ndim == 2 else _known_before(found)
+    cost, costs, full_costs = reader.read(LAYERS if weight_by is not None and cost == LAYER_STEPS else cost)
+    if costs.ndim == 3:
+        costs = _known_before(cost, costs)
     weights = None
     if weight_by is not None:
         weight = grid.pivot(weight_by)
@@ -156,10 +154,10 @@ def read_scores(
         values[:, order],
         costs[:, order],
         weights,
-        found.cost,
-        found.full_costs,
+        cost,
+        full_costs,
         reader.full_tokens(),
-        found.n_layers,
+        reader.n_layers(),
         layers,
         None if seconds is None else 1e3 * seconds,
     )
@@ -186,14 +184,14 @@ def read_samples(rows: Rows, *, sample: str, **columns: Any) -> ScoreTable:
     return read_scores(rows, sample=sample, **columns)
 
 
-def _known_before(found: RouteCosts) -> np.ndarray:
+def _known_before(cost: str, costs: np.ndarray) -> np.ndarray:
     """(n_sequences, n_routes) costs that are the same for all samples of a cell."""
-    if (np.ptp(found.costs, axis=2) > _COST_RTOL * np.abs(found.costs).max()).any():
+    if (np.ptp(costs, axis=2) > _COST_RTOL * np.abs(costs).max()).any():
         raise InputError(
-            f"The cost {cost_columns(found.cost)[0]!r} differs between the samples of one route and sequence; name one "
+            f"The cost {cost_columns(cost)[0]!r} differs between the samples of one route and sequence; name one "
             "that is known before the answer, such as layers, or layer_steps, of which the expected cost is known."
         )
-    return found.costs[:, :, 0]
+    return costs[:, :, 0]
 
 
 @dataclass(frozen=True)
@@ -247,36 +245,38 @@ class _Grid:
             if wrong.any():
                 raise InputError(f"The table has {complaint} for {self.name(int(wrong.argmax()))}; {remedy}.")
 
-    def pivot(self, name: str, remedy: str = "") -> np.ndarray:
-        """A numeric column as an array of the grid's shape; InputError if it is none or holds a NaN."""
+    def pivot(self, name: str, instead: Iterable[str] = ()) -> np.ndarray:
+        """A numeric column as an array of the grid's shape; InputError if it is none or holds a NaN.
+
+        Args:
+            instead: metrics, of which the message names those that these rows hold everywhere.
+        """
         placed = self._placed(name)
         bad = np.flatnonzero(~np.isfinite(placed.ravel()))
         if len(bad):
+            others = [one for one in instead if (held := self.gaps(one)) is not None and np.isfinite(held).all()]
+            remedy = f"take another metric, these rows hold all of {', '.join(others)}, or " if others else ""
             raise InputError(
                 f"The column {name!r} holds NaN or infinite numbers ({len(bad)} rows, the first: "
                 f"{self.name(int(bad[0]))}); {remedy}repair those rows or leave their sequences out."
             )
         return placed
 
-    def metric(self, name: str) -> np.ndarray:
-        """The same for a metric; where it is incomplete, the message names metrics that these rows hold everywhere."""
-        others = [one for one in MEASURED if one != name and self._holds(one)]
-        remedy = f"take another metric, these rows hold all of {', '.join(others)}, or " if others else ""
-        return self.pivot(name, remedy)
-
     def gaps(self, name: str) -> np.ndarray | None:
         """A numeric column with its NaNs; None if there is no such column."""
         return self._placed(name) if name in _column_names(self.rows) else None
 
     def _placed(self, name: str) -> np.ndarray:
-        column = _numbers(_column(self.rows, name), name)
+        column = _column(self.rows, name)
+        try:
+            column = column.astype(float)
+        except (TypeError, ValueError):
+            raise InputError(f"The column {name!r} does not hold numbers; name a numeric column.") from None
+        if column.ndim != 1:
+            raise InputError(f"The column {name!r} has shape {column.shape}; give one number per row.")
         if len(column) != len(self.order):
             raise InputError(f"The columns {name!r} and {self.first!r} differ in length; give one table.")
         return column[self.order].reshape(self.shape)
-
-    def _holds(self, name: str) -> bool:
-        found = self.gaps(name)
-        return found is not None and bool(np.isfinite(found).all())
 
 
 def _column(rows: Rows, name: str) -> np.ndarray:
@@ -303,13 +303,3 @@ def _coded(column: np.ndarray, name: str) -> tuple[list[Any], np.ndarray]:
     if any(entry is None or entry != entry for entry in entries):
         raise InputError(f"The column {name!r} has empty entries; every row needs one.")
     return coded(entries)
-
-
-def _numbers(column: np.ndarray, name: str) -> np.ndarray:
-    try:
-        numbers = column.astype(float)
-    except (TypeError, ValueError):
-        raise InputError(f"The column {name!r} does not hold numbers; name a numeric column.") from None
-    if numbers.ndim != 1:
-        raise InputError(f"The column {name!r} has shape {numbers.shape}; give one number per row.")
-    return numbers

@@ -15,11 +15,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import stdtr
 
 from depthdial.checks import number, whole
 from depthdial.errors import InputError
 from depthdial.stats.bootstrap import percentiles
-from depthdial.stats.intervals import Interval, mean_interval, student_t_tail
+from depthdial.stats.intervals import Interval, mean_interval
 
 Verdict = Literal["helps", "hurts", "equivalent within the margin", "not decided by these data"]
 Curve = Sequence[tuple[float, float]]
@@ -96,7 +97,8 @@ def paired_over_seeds(
     mean, n, p_above, p_below = float(differences.mean()), len(differences), math.nan, math.nan
     if margin is not None and n > 1:
         error = float(differences.std(ddof=1)) / math.sqrt(n)
-        p_above, p_below = (student_t_tail(_ratio(margin + by, error), n - 1) for by in (mean, -mean))
+        # P(T > t) is P(T < -t), which keeps the digits of a small tail.
+        p_above, p_below = (float(stdtr(n - 1, -_ratio(margin + by, error))) for by in (mean, -mean))
     at_95, at_90 = (mean_interval(differences, level) for level in (0.95, 0.90))
     return Difference(at_95, at_90, margin, higher_is_better, _effect_size(differences), p_above, p_below)
 

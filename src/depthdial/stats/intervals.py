@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtrit
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
     mean = float(data.mean())
     if data.size == 1:
         return Interval(mean, math.nan, math.nan, 1)
-    half = student_t(confidence, data.size - 1) * float(data.std(ddof=1)) / math.sqrt(data.size)
+    half = float(stdtrit(data.size - 1, (1 + confidence) / 2)) * float(data.std(ddof=1)) / math.sqrt(data.size)
     return Interval(mean, mean - half, mean + half, int(data.size))
 
 
@@ -76,19 +76,3 @@ def mean_over_samples(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
         reduced[name] = np.bincount(codes, weights=column) / counts if is_number else column[first]
     reduced.pop("sample", None)
     return reduced
-
-
-def student_t(confidence: float, degrees: int) -> float:
-    """Two-sided quantile of Student's t: 2.776 for 95% and 4 degrees of freedom."""
-    return float(stdtrit(degrees, (1 + confidence) / 2))
-
-
-def student_t_tail(t: float, degrees: float) -> float:
-    """P(T > t) of Student's t; small tails keep their digits, which 1 minus a distribution function would lose.
-
-    Raises:
-        ValueError: unless `degrees` is positive and both are numbers.
-    """
-    if math.isnan(t) or not degrees > 0:
-        raise ValueError(f"Student's t needs a number and positive degrees of freedom, not {t} and {degrees}.")
-    return float(stdtr(degrees, -t))

@@ -193,7 +193,7 @@ def _search_dense(options: Options, residual: int, slope: float, tolerance: floa
 def _search_sparse(
     options: Options, residual: float, slope: float, ceiling: float, tolerance: float
 ) -> tuple[list[int], float, bool]:
-    """The moves, their shortfall and whether nothing was left out: the undominated states are thinned where they grow many."""
+    """The moves, their shortfall, and False where undominated states grew too many for the work allowed and were thinned."""
     groups = options.by_sequence() if len(options) else []
     can_fall, can_rise = _still_possible(options, groups)
     n_moves = max(len(options) + len(groups), 1)

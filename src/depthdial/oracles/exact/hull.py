@@ -64,8 +64,9 @@ class Increments:
 def merge_increments(values: np.ndarray, costs: np.ndarray) -> Increments:
     """Walk every sequence's upper concave hull at once and merge the steps by falling slope.
 
-    Values (more is better) and costs (at least 0) are (n_sequences, n_routes). A hull starts at the cheapest route (the best of the cheapest) and ends at the best route (the cheapest of the
-    best). Runs in O(n_sequences * n_routes * steps of the longest hull) vectorised operations and one sort.
+    Values (more is better) and costs (at least 0) are (n_sequences, n_routes). A hull starts at the cheapest route (the best
+    of the cheapest) and ends at the best route (the cheapest of the best). Runs in O(n_sequences * n_routes * steps of the
+    longest hull) vectorised operations and one sort.
     """
     n, n_routes = values.shape
     rows = np.arange(n)
