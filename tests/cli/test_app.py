@@ -595,7 +595,7 @@ def test_refused_sweeps(model: Path, data: Path, tmp_path: Path, arguments: list
 def test_other_settings_never_mix_with_old_rows(model: Path, data: Path, swept: Path) -> None:
     before = stamps(swept)
     other = [*sweep_arguments(model, data, swept)[:-1], 5]
-    assert "max_new_tokens: 4 then, 5 now" in refused(*other)
+    assert "another max_new_tokens (4 then, 5 now)" in refused(*other)
     assert unchanged(before, swept) == set(before) == set(stamps(swept))
 
 

@@ -128,7 +128,7 @@ def test_more_routes_and_sequences_are_added_to_a_folder(tmp_path, model, tokeni
 
 def test_other_settings_never_mix(tmp_path, model, tokenizer, small_task):
     run(model, tokenizer, small_task, routes=["full"], out=tmp_path)
-    with pytest.raises(InputError, match="max_new_tokens: 6 then, 7 now"):
+    with pytest.raises(InputError, match=r"another max_new_tokens \(6 then, 7 now\)"):
         run(model, tokenizer, small_task, routes=["full"], out=tmp_path, max_new_tokens=7)
     with torch.no_grad():
         model.lm_head.weight[0, 0] += 1

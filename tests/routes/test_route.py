@@ -29,11 +29,11 @@ from depthdial.routes import (
     RandomRoute,
     Route,
     family_routes,
-    format_layers,
     require_depth,
     split_routes,
     stored_route,
 )
+from depthdial.routes.route import format_layers
 
 DEPTHS = st.integers(1, 60)
 

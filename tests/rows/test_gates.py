@@ -16,12 +16,11 @@ from depthdial.rows.gates import (
     CONTROLLERS,
     GATE_COLUMNS,
     GateMap,
-    gate_schema,
     load_gate_maps,
     load_gate_rows,
     require_gate_rows,
 )
-from depthdial.rows.store import RunSettings, UnitStore
+from depthdial.rows.store import RunSettings, UnitStore, schema_of
 
 ROW: dict[str, Any] = {
     "sequence_id": "s0",
@@ -37,12 +36,12 @@ MAP = GateMap("fixed", "argmax", 0.5, 1, 3, "s0", ("Hi", " there"), (True, False
 
 
 def _table(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=gate_schema())
+    return pa.Table.from_pylist(list(rows), schema=schema_of(GATE_COLUMNS))
 
 
 def test_rows_come_back_as_a_store_writes_them(tmp_path: Path) -> None:
     store = UnitStore(RunSettings({"model": "m"}), GATE_COLUMNS, tmp_path)
-    assert store.schema == gate_schema()
+    assert store.schema == schema_of(GATE_COLUMNS)
     store.write("one", [ROW, {**ROW, "controller": "full", "mode": "none", "target": None, "train_seed": None}])
     assert store.collect(["one"]).equals(load_gate_rows(tmp_path))
     assert load_gate_rows(tmp_path / "rows.parquet")["target"].to_pylist() == [0.5, None]

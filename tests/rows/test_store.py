@@ -45,7 +45,7 @@ def test_a_folder_is_reopened_with_the_same_settings_only(tmp_path):
     UnitStore(RUN, SWEEP_COLUMNS, tmp_path).write("one", [ROW])
     again = UnitStore(RunSettings(dict(reversed(RUN.settings.items()))), SWEEP_COLUMNS, tmp_path)
     assert again.has("one")
-    with pytest.raises(InputError, match="seed: 0 then, 1 now"):
+    with pytest.raises(InputError, match=r"holds a run with another seed \(0 then, 1 now\)"):
         UnitStore(RunSettings({**RUN.settings, "seed": 1}), SWEEP_COLUMNS, tmp_path)
     assert pq.read_table(tmp_path / "units" / "one.parquet").num_rows == 1
 

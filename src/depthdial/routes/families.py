@@ -203,15 +203,12 @@ def stored_routes(routes: Iterable[Route], known: Iterable[str] = ()) -> list[di
     Args:
         known: hashes of prompts that the document tells of all the routes elsewhere.
     """
-    told = frozenset(known)
-    return [
-        {
-            "name": route.name,
-            "layers": str(route),
-            **({"searched_on": sorted(route.searched_on - told)} if route.searched_on - told else {}),
-        }
-        for route in routes
-    ]
+    entries: list[dict[str, Any]] = []
+    for route in routes:
+        entries.append({"name": route.name, "layers": str(route)})
+        if seen := route.searched_on.difference(known):
+            entries[-1]["searched_on"] = sorted(seen)
+    return entries
 
 
 def restored_routes(entries: Iterable[Mapping[str, Any]], n_layers: int) -> tuple[Route, ...]:
@@ -222,24 +219,14 @@ def restored_routes(entries: Iterable[Mapping[str, Any]], n_layers: int) -> tupl
     """
     found = []
     for entry in entries:
-        route = named_route(entry["layers"], n_layers, entry["name"])
+        parsed = stored_route(entry["layers"], n_layers)
+        if not isinstance(parsed, Route):
+            raise InputError(f"{entry['layers']} is a random rule and no route")
         seen = entry.get("searched_on", [])
         if not isinstance(seen, list) or not all(isinstance(one, str) for one in seen):
             raise TypeError(f"searched_on is a list of hashes, not {seen!r}")
-        found.append(replace(route, searched_on=frozenset(seen)) if seen else route)
+        found.append(replace(parsed, name=_text(entry["name"]), searched_on=frozenset(seen)))
     return tuple(found)
-
-
-def named_route(layers: str, n_layers: int, name: str) -> Route:
-    """The route of an entry in a file: its canonical text and its own name.
-
-    Raises:
-        InputError: (or TypeError, for a name that is no text) if it is not a route of `n_layers` layers.
-    """
-    parsed = stored_route(layers, n_layers)
-    if not isinstance(parsed, Route):
-        raise InputError(f"{layers} is a random rule and no route")
-    return Route(parsed.layers, n_layers, _text(name))
 
 
 def _text(value: object) -> str:

@@ -27,7 +27,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 from depthdial.checks import whole
 from depthdial.errors import InputError
@@ -42,8 +42,27 @@ _BARE_COUNT = re.compile(r"\d{1,9}(?:\.\d{1,9})?\s*%?")
 _MOST_LAYERS = 10_000  # a typing slip such as 1000000000 layers must be an error, not a full memory
 
 
+class _Costed:
+    """Of routes and rules: what follows from how many of the `n_layers` layers run."""
+
+    n_layers: Any
+    cost_layers: Any
+
+    @property
+    def cost(self) -> float:
+        """The fraction of the model's layers that run, in (0, 1]."""
+        return self.cost_layers / self.n_layers
+
+    @property
+    def is_full(self) -> bool:
+        return self.cost_layers == self.n_layers
+
+    def __len__(self) -> int:
+        return self.cost_layers
+
+
 @dataclass(frozen=True)
-class Route:
+class Route(_Costed):
     """The layers that run, out of a model's `n_layers`. Frozen and hashable; equal when layers and depth are equal.
 
     Attributes:
@@ -72,9 +91,7 @@ class Route:
             raise InputError(
                 f"Route takes layer indices, not {self.layers!r}: use Route.parse for text, or a tuple such as (0, 1, 5)."
             )
-        layers = tuple(self.layers)
-        if not all(isinstance(i, int) and not isinstance(i, bool) for i in layers):
-            layers = tuple(_as_index(i) for i in layers)
+        layers = tuple(_as_index(layer) for layer in self.layers)
         object.__setattr__(self, "layers", layers)
         _check_layers(layers, self.n_layers)
         if not self.name:
@@ -115,15 +132,6 @@ class Route:
         return len(self.layers)
 
     @property
-    def cost(self) -> float:
-        """The fraction of the model's layers that run, in (0, 1]."""
-        return len(self.layers) / self.n_layers
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.layers) == self.n_layers
-
-    @property
     def skipped(self) -> tuple[int, ...]:
         """The layers that do not run."""
         return tuple(sorted(set(range(self.n_layers)) - set(self.layers)))
@@ -132,12 +140,9 @@ class Route:
         """Itself: a fixed route is the same for every sequence (the counterpart of `RandomRoute.for_sequence`)."""
         return self
 
-    def __len__(self) -> int:
-        return len(self.layers)
-
     def __str__(self) -> str:
         """Canonical text (`full` or layer ranges); `Route.parse(str(route), route.n_layers) == route`."""
-        if len(self.layers) == self.n_layers:
+        if self.is_full:
             return "full"
         if len(self.layers) == 1:  # never the bare number, which reads as a count of layers
             return f"{self.layers[0]}-{self.layers[0]}"
@@ -145,7 +150,7 @@ class Route:
 
 
 @dataclass(frozen=True)
-class RandomRoute:
+class RandomRoute(_Costed):
     """A rule that draws one route per sequence: random layer skipping (arXiv 2410.20022, section 3; Figure 4).
 
     Drawn once per sequence from (seed, sequence id), the same in every process, run and Python version: the layers with
@@ -177,15 +182,6 @@ class RandomRoute:
     def name(self) -> str:
         return f"{self.kind}:{self.cost_layers}@{self.seed}"
 
-    @property
-    def cost(self) -> float:
-        """The fraction of the model's layers that run, in (0, 1]."""
-        return self.cost_layers / self.n_layers
-
-    @property
-    def is_full(self) -> bool:
-        return self.cost_layers == self.n_layers
-
     def for_sequence(self, sequence_id: object) -> Route:
         """The route of one sequence. `sequence_id` is identified by its text, so that 7 and "7" are one sequence."""
         certain = (0,) if self.kind == "rls" else ()
@@ -197,9 +193,6 @@ class RandomRoute:
         key = f"{self.kind}|{self.seed}|{self.cost_layers}|{self.n_layers}|{layer}|{sequence_id}"
         return hashlib.sha256(key.encode()).digest()
 
-    def __len__(self) -> int:
-        return self.cost_layers
-
     def __str__(self) -> str:
         return self.name
 
@@ -207,21 +200,7 @@ class RandomRoute:
 AnyRoute = Route | RandomRoute
 
 
-class HasDepth(Protocol):
-    """What is made for a model of one depth: a route, a rule, or a policy in a route's place."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def n_layers(self) -> int: ...
-
-
-R = TypeVar("R", bound=HasDepth)
-
-
-def _early_exit(cost_layers: int, n_layers: int) -> tuple[int, ...]:
-    return tuple(range(cost_layers))
+R = TypeVar("R", bound=Any)  # a route, a rule, or a policy in a route's place
 
 
 def _uniform(cost_layers: int, n_layers: int) -> tuple[int, ...]:
@@ -229,14 +208,10 @@ def _uniform(cost_layers: int, n_layers: int) -> tuple[int, ...]:
     return tuple(i * n_layers // cost_layers for i in range(cost_layers))
 
 
-def _unified(cost_layers: int, n_layers: int) -> tuple[int, ...]:
-    return (*_uniform(cost_layers, n_layers)[:-1], n_layers - 1)
-
-
 FIXED_FAMILIES: dict[str, Callable[[int, int], tuple[int, ...]]] = {
-    "ee": _early_exit,
+    "ee": lambda cost_layers, n_layers: tuple(range(cost_layers)),
     "uls": _uniform,
-    "unified": _unified,
+    "unified": lambda cost_layers, n_layers: (*_uniform(cost_layers, n_layers)[:-1], n_layers - 1),
 }
 RANDOM_FAMILIES = ("rls", "rls-wo1")
 FAMILIES = (*FIXED_FAMILIES, *RANDOM_FAMILIES)

@@ -9,22 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
-from depthdial.rows.store import PROVENANCE_COLUMNS, SWEEP_COLUMNS, load_rows
-
-Mode = Literal["sampled", "argmax", "none"]
+from depthdial.rows.store import SWEEP_COLUMNS, load_rows, typed
 
 # What a trained gate may look at: each is a controller of a study.
 TRAINED_CONTROLLERS = ("hidden", "fixed", "position", "embedding", "embedding+position")
 # The controls: chance at the gates' rates, one route for all tokens, CALM's confidence exits, and no controller at all.
 CONTROLLERS = (*TRAINED_CONTROLLERS, "bernoulli", "static", "margin", "saturation", "full")
 # How a controller's chances became decisions: drawn, the likelier one, or it has no chances.
-MODES: tuple[Mode, ...] = ("sampled", "argmax", "none")
+MODES = ("sampled", "argmax", "none")
 
 _TEXT, _COUNT, _REAL = pa.string(), pa.int64(), pa.float64()
 _OF_SWEEP = (
@@ -37,13 +35,9 @@ _OF_SWEEP = (
 # trained. `layers_run`: mean over this sequence's response tokens. `decode_flops`: of the layers that ran and the keys and
 # values of skipped ones; `decide_flops`: of deciding what runs. Seconds are measured, and a column of their own.
 GATE_COLUMNS: dict[str, pa.DataType] = {
-    "sequence_id": _TEXT,
-    "controller": _TEXT,
-    "mode": _TEXT,
-    "target": _REAL,
-    "train_seed": _COUNT,
-    "n_layers": _COUNT,
-    "layers_run": _REAL,
+    **typed(
+        (_TEXT, "sequence_id controller mode"), (_REAL, "target"), (_COUNT, "train_seed n_layers"), (_REAL, "layers_run")
+    ),
     **{name: SWEEP_COLUMNS[name] for name in _OF_SWEEP},
     "decide_flops": _REAL,
 }
@@ -100,12 +94,6 @@ class GateMap:
 
     def save(self, path: Path) -> Path:
         return write_json(path, asdict(self))
-
-
-def gate_schema() -> pa.Schema:
-    """GATE_COLUMNS and where the numbers come from."""
-    fields = [pa.field(name, kind) for name, kind in GATE_COLUMNS.items()]
-    return pa.schema([*fields, *(pa.field(name, _TEXT) for name in PROVENANCE_COLUMNS)])
 
 
 def load_gate_rows(folder: Path | str) -> pa.Table:

@@ -8,7 +8,6 @@ folder belongs to one set of settings, so rows made under different ones can nev
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,81 +21,46 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from depthdial.errors import InputError
-from depthdial.files import read_json, write_atomically, write_json
+from depthdial.files import claim, write_atomically
 from depthdial.provenance import digest, environment
 
 _TEXT, _COUNT, _REAL = pa.string(), pa.int64(), pa.float64()
 
-# What every row starts with: which sequence, which route.
-KEY_COLUMNS: dict[str, pa.DataType] = {
-    "sequence_id": _TEXT,
-    "route": _TEXT,
-    "route_layers": _TEXT,
-    "n_layers": _COUNT,
-    "layers_run": _REAL,  # of a token-wise depth the mean over the response's tokens
-    "cost": _REAL,
-}
+
+def typed(*groups: tuple[pa.DataType, str]) -> dict[str, pa.DataType]:
+    """Columns in order, from the names of each kind."""
+    return {name: kind for kind, names in groups for name in names.split()}
+
+
+# What every row starts with: which sequence, which route. `layers_run` of a token-wise depth is the mean over the response's
+# tokens.
+KEY_COLUMNS = typed((_TEXT, "sequence_id route route_layers"), (_COUNT, "n_layers"), (_REAL, "layers_run cost"))
 # Quality and cost of one generated answer (`sweep`). Theory and measured time are columns of their own. `sample` numbers
 # the sampled answers of one (sequence, route) from 0; it is null for a greedy one, of which there can be no other.
-SWEEP_COLUMNS: dict[str, pa.DataType] = {
-    **KEY_COLUMNS,
-    "sample": _COUNT,
-    "prompt_tokens": _COUNT,
-    "reference_tokens": _COUNT,
-    "new_tokens": _COUNT,
-    "finish_reason": _TEXT,
-    "rouge_1": _REAL,
-    "rouge_2": _REAL,
-    "rouge_l": _REAL,
-    "nll": _REAL,
-    "kl": _REAL,
-    "agreement": _REAL,
-    "answer_nll": _REAL,
-    "decode_flops": _REAL,
-    "prompt_flops": _REAL,
-    "head_flops": _REAL,
-    "decide_flops": _REAL,
-    "weight_bytes": _REAL,
-    "head_bytes": _REAL,
-    "embedding_bytes": _REAL,
-    "kv_bytes": _REAL,
-    "batch_size": _COUNT,
-    "batch_steps": _COUNT,
-    "batch_decode_sec": _REAL,
-    "batch_prefill_sec": _REAL,
-    "step_sec": _REAL,
-    "decode_sec": _REAL,
-    "answer_hash": _TEXT,
-    "answer": _TEXT,
-    "prompt": _TEXT,
-    "reference": _TEXT,
-}
+SWEEP_COLUMNS = KEY_COLUMNS | typed(
+    (_COUNT, "sample prompt_tokens reference_tokens new_tokens"),
+    (_TEXT, "finish_reason"),
+    (_REAL, "rouge_1 rouge_2 rouge_l nll kl agreement answer_nll"),
+    (_REAL, "decode_flops prompt_flops head_flops decide_flops weight_bytes head_bytes embedding_bytes kv_bytes"),
+    (_COUNT, "batch_size batch_steps"),
+    (_REAL, "batch_decode_sec batch_prefill_sec step_sec decode_sec"),
+    (_TEXT, "answer_hash answer prompt reference"),
+)
 # Distance of a route's hidden states and predictions from the full model's (`similarity`).
-SIMILARITY_COLUMNS: dict[str, pa.DataType] = {
-    **KEY_COLUMNS,
-    "response_tokens": _COUNT,
-    "cosine_final": _REAL,
-    "cosine_pre_norm": _REAL,
-    "cosine_intermediate": _REAL,
-    "kl": _REAL,
-    "agreement": _REAL,
-}
+SIMILARITY_COLUMNS = KEY_COLUMNS | typed(
+    (_COUNT, "response_tokens"), (_REAL, "cosine_final cosine_pre_norm cosine_intermediate kl agreement")
+)
 # Where a study keeps its sweeps: of the untouched model, and of an adapter's routes.
 STUDY_SWEEPS = ("sweep", "elastic")
-PROVENANCE_COLUMNS = (
-    "model",
-    "weights_hash",
-    "dtype",
-    "device",
-    "task",
-    "split",
-    "template",
-    "seed",
-    "settings_hash",
-    "versions",
-    "hardware",
-    "commit",
+_PROVENANCE = typed(
+    (_TEXT, "model weights_hash dtype device task split template seed settings_hash versions hardware commit")
 )
+PROVENANCE_COLUMNS = tuple(_PROVENANCE)
+
+
+def schema_of(columns: Mapping[str, pa.DataType]) -> pa.Schema:
+    """Columns, and where their numbers come from."""
+    return pa.schema({**columns, **_PROVENANCE})
 
 
 @dataclass(frozen=True)
@@ -133,18 +97,12 @@ class UnitStore:
     _memory: dict[str, pa.Table] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        if self.folder is None:
-            return
-        path = self.folder / "settings.json"
-        if path.exists():
-            _require_same(self.folder, read_json(path, "settings"), dict(self.run.settings))
-        else:
-            write_json(path, dict(self.run.settings))
+        if self.folder is not None:
+            claim(self.folder / "settings.json", dict(self.run.settings), "run")
 
     @property
     def schema(self) -> pa.Schema:
-        fields = [pa.field(name, kind) for name, kind in self.columns.items()]
-        return pa.schema([*fields, *(pa.field(name, _TEXT) for name in PROVENANCE_COLUMNS)])
+        return schema_of(self.columns)
 
     def has(self, unit: str) -> bool:
         if self.folder is None:
@@ -275,16 +233,6 @@ def _read(path: Path) -> pa.Table:
         return pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{path} is not a readable Parquet file ({error}): delete it and run again.") from error
-
-
-def _require_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    new = json.loads(json.dumps(new))
-    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-    if changed:
-        told = ", ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed[:3])
-        raise InputError(
-            f"{folder} holds rows made with other settings ({told}): choose another --out, or delete the folder."
-        )
 
 
 def _require_finite(row: Mapping[str, Any]) -> None:

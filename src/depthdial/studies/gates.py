@@ -35,8 +35,9 @@ from depthdial.measure.sweep import sweep
 from depthdial.progress import progress_bar
 from depthdial.report.gates.page import write_gates_report
 from depthdial.routes import Route
-from depthdial.rows.gates import GateMap, gate_schema
+from depthdial.rows.gates import GATE_COLUMNS, GateMap
 from depthdial.rows.sharing import share_work, work_lock
+from depthdial.rows.store import schema_of
 from depthdial.train.depth.finetune import finetune
 from depthdial.train.gates.study import GatesStudySettings, Run, runs_of
 from depthdial.train.gates.training import train_gates
@@ -271,8 +272,8 @@ class _Study:
         ).to_pylist()
         about = {one.depth.name: one.columns() for one in depths}
         rows = [{**row, **about[row["route"]]} for row in measured]
-        names = gate_schema().names
-        return pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows], schema=gate_schema())
+        schema = schema_of(GATE_COLUMNS)
+        return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
 
     def _draw_maps(self, model: Any, run: Run, depths: Sequence[_Measured]) -> None:
         examples = encode(self.task, self.tokenizer)[: self.settings.map_sequences]

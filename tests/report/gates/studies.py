@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from depthdial.files import write_json
-from depthdial.rows.gates import GateMap, gate_schema
-from depthdial.rows.store import PROVENANCE_COLUMNS
+from depthdial.rows.gates import GATE_COLUMNS, GateMap
+from depthdial.rows.store import PROVENANCE_COLUMNS, schema_of
 
 TARGETS = (0.4, 0.5, 0.65, 0.8)
 TEXT = (
@@ -46,7 +46,7 @@ def gate_rows(
         for mode in ("sampled", "argmax"):
             for seed in seeds:
                 rows += _rows_of(name, mode, 0.5, seed, n_layers, n_sequences, better, references)
-    return pa.Table.from_pylist(rows, schema=gate_schema())
+    return pa.Table.from_pylist(rows, schema=schema_of(GATE_COLUMNS))
 
 
 def _rows_of(
