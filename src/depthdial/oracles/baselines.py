@@ -139,14 +139,12 @@ def bootstrap_curves(
     curves, fixed, matches = [np.empty((0, len(budgets)))], [np.empty((0, n_routes))], []
     for counts in resamples(rng, n_bootstrap, n, np.stack([bases, weight], axis=1)):
         fixed.append(ratios(counts, values, weight))
-        curve = np.zeros((len(counts), len(budgets)))
-        for cost, value in chosen:
-            spent, paid = ratios(counts, cost, bases), ratios(counts, value, weight)
-            curve += [np.interp(budgets, *pair) for pair in zip(spent, paid, strict=True)]
-        curves.append(curve / len(chosen))
+        points = [(ratios(counts, cost, bases), ratios(counts, value, weight)) for cost, value in chosen]
+        read = [[np.interp(budgets, *pair) for pair in zip(*each, strict=True)] for each in points]
+        curves.append(np.mean(read, axis=0))
         if full is not None:
-            points = zip(spent, paid, strict=True) if at_own_points else ((budgets, row) for row in curves[-1])
-            for (at, reached), target in zip(points, fixed[-1][:, full], strict=True):
+            pairs = zip(*points[0], strict=True) if at_own_points else ((budgets, curve) for curve in curves[-1])
+            for (at, reached), target in zip(pairs, fixed[-1][:, full], strict=True):
                 found = crossing(at, reached, target)
                 # Only rounding can miss the full model at the last point of all.
                 matches.append((at[-1] if at_own_points else np.inf) if found is None else found)

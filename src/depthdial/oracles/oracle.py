@@ -247,8 +247,8 @@ def oracle(
     target = None if full is None else float(route_values[full])
     star = None if target is None else problem.cheapest_reaching(target)
     values, spent, bases = sign * scores.values, scores.spent, scores.bases
-    rows, (resampling, shuffling) = np.arange(len(values))[:, None], [np.random.default_rng([seed, i]) for i in range(2)]
-    chosen, weighing = (spent[rows, whole.choices], values[rows, whole.choices]), {"value_weights": value_weights}
+    each, (resampling, shuffling) = np.arange(len(values))[:, None], [np.random.default_rng([seed, i]) for i in range(2)]
+    chosen, weighing = (spent[each, whole.choices], values[each, whole.choices]), {"value_weights": value_weights}
     samples = bootstrap_curves(
         [chosen], values, bases, whole.budgets, full, resampling, n_bootstrap=n_bootstrap, at_own_points=True, **weighing
     )
