@@ -29,7 +29,6 @@ from depthdial.cli.options import (
     Routes,
     RowsFolder,
     out_file,
-    out_folder,
     print_rows,
     say_next,
     with_bundles,
@@ -40,6 +39,7 @@ from depthdial.cli.search import search, search_study
 from depthdial.cli.settings import Given, options_of, parts_of
 from depthdial.cli.train import finetune, train_gates
 from depthdial.errors import InputError
+from depthdial.files import check_out_folder
 
 app = typer.Typer(
     name="depthdial",
@@ -181,7 +181,7 @@ def report(folder: RowsFolder, keep: Keep = 0.95) -> None:
     from depthdial.report.study.folder import read_folder
     from depthdial.report.study.verdict import decide
 
-    typer.echo(f"report: {write_report(out_folder(folder) or folder, keep=keep)}")
+    typer.echo(f"report: {write_report(check_out_folder(folder), keep=keep)}")
     if kind_of(folder) == "study":
         found = read_folder(folder)
         depth = found.settings.get("sweep", {}).get("prompt_depth")

@@ -18,27 +18,18 @@ import typer
 
 from depthdial.errors import DataWarning, RouteWarning
 
-_SPELLED = {
-    **dict.fromkeys("█▓▒░■", "#"),
-    **dict.fromkeys("·•∙", "."),
-    **dict.fromkeys("–—−‐‑─━═╌╸╺", "-"),
-    **dict.fromkeys("│┃║╎", "|"),
-    **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╰╯┏┓┗┛┡┩╇╈┳┻╋", "+"),
-    **dict.fromkeys("‘’", "'"),
-    **dict.fromkeys("“”", '"'),
-    **{
-        "★": "*",
-        "×": "x",
-        "…": "...",
-        "→": "->",
-        "≤": "<=",
-        "≥": ">=",
-        "±": "+/-",
-        "≈": "~",
-        "µ": "u",
-        "√": "sqrt",
-    },
-}
+_SPELLED = str.maketrans(
+    {
+        **dict.fromkeys("█▓▒░■", "#"),
+        **dict.fromkeys("·•∙", "."),
+        **dict.fromkeys("–—−‐‑─━═╌╸╺", "-"),
+        **dict.fromkeys("│┃║╎", "|"),
+        **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╰╯┏┓┗┛┡┩╇╈┳┻╋", "+"),
+        **dict.fromkeys("‘’", "'"),
+        **dict.fromkeys("“”", '"'),
+        **{"★": "*", "×": "x", "→": "->", "≤": "<=", "≥": ">=", "±": "+/-", "≈": "~", "μ": "u", "√": "sqrt", "⁄": "/"},
+    }
+)
 _ERRORS = "depthdial-spelled"
 
 
@@ -85,11 +76,7 @@ def spelled(text: str) -> str:
 
 
 def _spell(letter: str) -> str:
-    if letter.isascii():
-        return letter
-    if letter in _SPELLED:
-        return _SPELLED[letter]
-    plain = "".join(part for part in unicodedata.normalize("NFKD", letter) if part.isascii())
+    plain = "".join(part for part in unicodedata.normalize("NFKD", letter).translate(_SPELLED) if part.isascii())
     return plain or ("" if unicodedata.combining(letter) else "?")
 
 

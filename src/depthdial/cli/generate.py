@@ -38,12 +38,15 @@ def generate(
 
     chosen = _depth(depth, controller, budget, routes)
     text = _standard_input() if prompt == "-" else prompt
+    given: dict[str, Any] = {"prompts": text}
+    if system is not None:
+        given = {"messages": [{"role": "system", "content": system}, {"role": "user", "content": text}]}
+    if temperature is not None:
+        given |= {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     loaded, tokenizer = loading.load()
     result = answer(
         loaded,
         tokenizer,
-        text if system is None else None,
-        messages=None if system is None else _conversation(system, text),
         depth=chosen,
         routes=routes,
         prompt_depth=prompt_depth,
@@ -52,7 +55,7 @@ def generate(
         stop_strings=stop or None,
         seed=seed,
         on_text=lambda piece: typer.echo(piece, nl=False),
-        **_sampling(temperature),
+        **given,
     )[0]
     speed = f"{result.tokens_per_sec:.1f} tokens/s" if result.new_tokens > 1 else "one token, from the prompt's pass"
     typer.echo(
@@ -83,16 +86,6 @@ def _depth(text: str | None, controller: Path | None, budget: str | None, routes
     if number_in(text) is None and routes is not None:
         raise InputError("--routes says what a depth in numbers chooses from: give such as --depth 0.8 too.")
     return "full" if text is None else text
-
-
-def _conversation(system: str, text: str) -> list[dict[str, str]]:
-    return [{"role": "system", "content": system}, {"role": "user", "content": text}]
-
-
-def _sampling(temperature: float | None) -> dict[str, Any]:
-    if temperature is None:
-        return {}
-    return {"do_sample": False} if temperature == 0 else {"do_sample": True, "temperature": temperature}
 
 
 def _standard_input() -> str:

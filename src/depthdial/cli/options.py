@@ -9,7 +9,7 @@ import functools
 import inspect
 import shlex
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -22,33 +22,19 @@ from depthdial.files import check_out_file, check_out_folder
 if TYPE_CHECKING:
     from depthdial.data.tasks import Task
 
-_MODEL, _DATA, _SIZE = "Model", "Data", "Size"
-
-_BY_NAME, _REQUIRED = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
-
 # A table with intervals needs so many columns.
 _WIDE = 130
 
 
-def _model(help: str, *names: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=_MODEL)
+def _in(panel: str) -> Callable[..., Any]:
+    return lambda help, *names: typer.Option(*names, help=help, rich_help_panel=panel)
 
 
-def _data(help: str, *names: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=_DATA)
-
-
-def _size(help: str, *names: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=_SIZE)
-
-
-def out_folder(path: Path | None) -> Path | None:
-    """A folder to write into, once it is sure that this can be done: before anything is loaded or run."""
-    return path if path is None else check_out_folder(path)
+_model, _data, _size = map(_in, ("Model", "Data", "Size"))
 
 
 def out_file(path: Path | None) -> Path | None:
-    """The same for a file."""
+    """A file to write, once it is sure that this can be done: before anything is loaded or run."""
     return path if path is None else check_out_file(path)
 
 
@@ -58,10 +44,11 @@ def named_files(depths: str | None) -> str | None:
     from depthdial.routes.families import is_file
 
     text = depths or ""
-    is_one = is_file(text) or is_file(text.rpartition(":")[0])  # a name may hold commas
-    for part in () if is_one else split_routes(text):
-        file = next((one for one in (part, part.rpartition(":")[0]) if one.lower().endswith(".json")), None)
-        if file is not None and not is_file(file):
+    if is_file(text) or is_file(text.rpartition(":")[0]):  # a name may hold commas
+        return depths
+    for part in split_routes(text):
+        file = part if part.lower().endswith(".json") else part.rpartition(":")[0]
+        if file.lower().endswith(".json") and not is_file(file):
             raise InputError(f"There is no route family file {file}: check the path.")
     return depths
 
@@ -71,7 +58,7 @@ _DEPTHS = "Routes such as full,uls:50%,ee:12; shares (80%), counts, FILE:24 or s
 Routes = Annotated[str | None, typer.Option("--depth", "--routes", "--route", help=_DEPTHS, callback=named_files)]
 PromptDepth = Annotated[str, typer.Option(help="full (the prompt runs every layer) or route.")]
 OutFolder = Annotated[
-    Path, typer.Option("--out", help="Folder for the results; a stopped run goes on there.", callback=out_folder)
+    Path, typer.Option("--out", help="Folder for the results; a stopped run goes on there.", callback=check_out_folder)
 ]
 Keep = Annotated[float, typer.Option(help="Share of the full model's quality that routes must keep, for the verdict.")]
 RowsFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a sweep or a study.")]
@@ -143,6 +130,10 @@ class DataOptions:
         return [word for option, value in given.items() if value is not None for word in (option, str(value))]
 
     @property
+    def source(self) -> str | Path:
+        return self.data if self.data is not None else self.task or "builtin"
+
+    @property
     def other_words(self) -> list[str]:
         """The same for rows that a verb has not used: of a file, which a search or a training uses whole, another one."""
         return ["--data", "OTHER.jsonl"] if self.data is not None and not self.data.is_dir() else self.words
@@ -156,7 +147,7 @@ class DataOptions:
         """The split to search on by default: never the one to evaluate on. A file given to a search is used whole."""
         from depthdial.data.sources import held_out_split
 
-        return held_out_split(self.data if self.data is not None else self.task or "builtin")
+        return held_out_split(self.source)
 
     def read(self, limit: int | None, split: str | None = None) -> Task:
         """The sequences, of `split` where `--split` does not say otherwise."""
@@ -166,7 +157,7 @@ class DataOptions:
         if self.data is not None and self.task is not None:
             raise InputError("--data and --task both say what to measure on: give one of them.")
         return task(
-            self.data if self.data is not None else self.task or "builtin",
+            self.source,
             split=self.split or split,
             limit=limit,
             seed=self.seed,
@@ -182,23 +173,17 @@ def with_bundles(verb: Callable[..., None]) -> Callable[..., None]:
 
     A bundle is a dataclass of options, or `Annotated[Given, options_of(..)]`.
     """
-    hints = get_type_hints(verb, include_extras=True)
-    bundles: dict[str, tuple[dict[str, inspect.Parameter], Callable[..., Any]]] = {}
+    bundles: dict[str, tuple[list[str], Callable[..., Any]]] = {}
     flat: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(verb).parameters.items():
-        kind = hints[name]
+    for name, parameter in _parameters(verb).items():
+        kind = parameter.annotation
         found = next((one for one in getattr(kind, "__metadata__", ()) if isinstance(one, options_of)), None)
         if found is None and not is_dataclass(kind):
-            flat.append(parameter.replace(annotation=kind, kind=_BY_NAME))
+            flat.append(parameter)
             continue
-        if found is not None:
-            bundles[name] = (found.parameters(), lambda found=found, **given: Given(found, given))
-        else:
-            kinds = get_type_hints(kind, include_extras=True)
-            defaults = {one.name: _REQUIRED if one.default is MISSING else one.default for one in fields(kind)}
-            own = [inspect.Parameter(f, _BY_NAME, default=one, annotation=kinds[f]) for f, one in defaults.items()]
-            bundles[name] = ({one.name: one for one in own}, kind)  # type: ignore[assignment]
-        flat += bundles[name][0].values()
+        own = _parameters(kind) if found is None else found.parameters()
+        bundles[name] = list(own), kind if found is None else functools.partial(_given, found)
+        flat += own.values()
 
     @functools.wraps(verb)
     def run(**given: Any) -> None:
@@ -209,6 +194,17 @@ def with_bundles(verb: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
     return run
+
+
+def _parameters(of: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """By keyword, with their annotations resolved."""
+    hints = get_type_hints(of, include_extras=True)
+    found = inspect.signature(of).parameters.items()
+    return {name: one.replace(annotation=hints[name], kind=one.KEYWORD_ONLY) for name, one in found}
+
+
+def _given(options: options_of, **values: Any) -> Given:
+    return Given(options, values)
 
 
 def say_next(*words: object, err: bool = False) -> None:

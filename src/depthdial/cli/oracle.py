@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -36,18 +36,19 @@ def oracle(
     from depthdial.studies.study import keep_oracle, keep_predictable, one_row_each, read_study_rows
 
     rows = read_study_rows(folder)
-    _require_routes(rows)
+    names = rows.column("route").unique().to_pylist()
+    if len(names) == 1:
+        raise InputError(
+            f"The rows hold one route, {names[0]!r}, so an oracle has nothing to choose: sweep several, such as "
+            "--routes full,uls:80%,uls:60%."
+        )
     n_samples = count_samples(rows)
-    weight_by = how.values["weight_by"]
+    common = {**how.read(), "seed": seed}
+    metric, quality, weight_by = common["metric"], common.pop("quality"), common.pop("weight_by")
     if n_samples and weight_by is not None:
         raise InputError("Sampled answers have no weight that is known before them: leave --weight-by out.")
-    given = how.read()
-    metric, quality = given["metric"], given.pop("quality")
-    common = {**given, "seed": seed}
-    del common["weight_by"]
-    curve = choose(
-        one_row_each(rows, metric, given.get("cost", LAYER_STEPS)), quality=quality, weight_by=weight_by, **common
-    )
+    means = one_row_each(rows, metric, common.get("cost", LAYER_STEPS))
+    curve = choose(means, quality=quality, weight_by=weight_by, **common)
     chosen = None if budget is None else curve.pick(budget)
     predictable = predictable_oracle(rows, **common) if n_samples > 1 else None
     mean = "weighted by tokens" if quality == "tokens" else "mean over sequences"
@@ -61,12 +62,3 @@ def oracle(
         print_rows(f"Predictable oracle by {metric}: {told}", predictable_table(predictable))
         typer.echo(f"curve: {keep_predictable(folder, predictable)}")
     say_next("report", folder)
-
-
-def _require_routes(rows: Any) -> None:
-    names = rows.column("route").unique().to_pylist()
-    if len(names) == 1:
-        raise InputError(
-            f"The rows hold one route, {names[0]!r}, so an oracle has nothing to choose: sweep several, such as "
-            "--routes full,uls:80%,uls:60%."
-        )

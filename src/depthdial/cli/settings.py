@@ -27,9 +27,7 @@ class Field:
     """A field of a settings class or an argument of a function, as its source has it.
 
     Attributes:
-        annotation: as text.
-        default: None also for a name, which stands for itself where the option is not given.
-        is_named: whether the default is such a name.
+        default: None also for a name (`is_named`), which stands for itself where the option is not given.
     """
 
     annotation: str
@@ -37,27 +35,27 @@ class Field:
     is_named: bool
     help: str
 
+    @property
+    def kind(self) -> str:
+        return self.annotation.partition(" | ")[0]
+
 
 @functools.cache
 def fields_of(where: str) -> Mapping[str, Field]:
     """The fields of a class, `train.depth.settings:FinetuneSettings`, or a function's arguments; nothing is imported."""
     module, _, name = where.partition(":")
     source = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
-    kinds = (ast.ClassDef, ast.FunctionDef)
-    found = next(node for node in ast.parse(source).body if isinstance(node, kinds) and node.name == name)
+    found = next(node for node in ast.parse(source).body if getattr(node, "name", None) == name)
+    told: list[tuple[str, ast.expr | None, ast.expr | None]]
     if isinstance(found, ast.FunctionDef):
-        told = [
-            (one.arg, one.annotation, value)
-            for one, value in zip(found.args.kwonlyargs, found.args.kw_defaults, strict=True)
-        ]
+        arguments = zip(found.args.kwonlyargs, found.args.kw_defaults, strict=True)
+        told = [(one.arg, one.annotation, value) for one, value in arguments]
     else:
-        own = [node for node in found.body if isinstance(node, ast.AnnAssign)]
-        told = [(ast.unparse(node.target), node.annotation, node.value) for node in own]
+        assert isinstance(found, ast.ClassDef)
+        told = [(ast.unparse(one.target), one.annotation, one.value) for one in found.body if isinstance(one, ast.AnnAssign)]
     helps = _entries(ast.get_docstring(found) or "")
     return {
-        name: Field(
-            ast.unparse(kind or ast.Constant(None)), _default(value), isinstance(value, ast.Name), helps.get(name, "")
-        )
+        name: Field(ast.unparse(kind) if kind else "", _default(value), isinstance(value, ast.Name), helps.get(name, ""))
         for name, kind, value in told
     }
 
@@ -80,11 +78,9 @@ def _entries(docstring: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class options_of:  # noqa: N801 (called as what it does: Annotated[Given, options_of(..)])
-    """Options for a parameter of a verb.
+    """Options for a parameter of a verb: the fields of `where`, in a `panel` of `--help`.
 
     Attributes:
-        where: the class or the function, `train.depth.settings:FinetuneSettings`.
-        panel: of `--help`, in which they stand.
         common: fields that stand before all panels, first.
         skip, only: fields to leave out, or the only ones to take; `seed` is `--seed` of the data, and left out.
         names: other names of options, by field.
@@ -108,7 +104,7 @@ class options_of:  # noqa: N801 (called as what it does: Annotated[Given, option
         return {name: self._parameter(name, one) for name, one in self.fields.items()}
 
     def _parameter(self, name: str, one: Field) -> inspect.Parameter:
-        kind: Any = _KINDS.get(one.annotation.partition(" | ")[0], str)
+        kind: Any = _KINDS.get(one.kind, str)
         default = ",".join(map(str, one.default)) if isinstance(one.default, tuple) else one.default
         flag = name.replace("_", "-")
         flags = (f"--{flag}/--no-{flag}" if kind is bool and default is not False else f"--{flag}",)
@@ -129,29 +125,24 @@ class Given:
         """The arguments that they mean."""
         known = self.options.fields
         told = {name: value for name, value in self.values.items() if value is not None or not known[name].is_named}
-        return {name: _read(name, known[name], value) for name, value in told.items()}
+        return {name: _read("--" + name.replace("_", "-"), known[name], value) for name, value in told.items()}
 
     def settings(self, **more: Any) -> Any:
-        """The settings that they mean.
-
-        Args:
-            more: fields that are no options, or that win over them.
-        """
+        """The settings that they mean, with `more`, which wins over them."""
         module, _, name = self.options.where.partition(":")
         return getattr(importlib.import_module(f"depthdial.{module}"), name)(**{**self.read(), **more})
 
 
-def _read(name: str, one: Field, value: Any) -> Any:
+def _read(option: str, one: Field, value: Any) -> Any:
     """A field's value, from what the command line has in its place."""
-    option, kind = "--" + name.replace("_", "-"), one.annotation.partition(" | ")[0]
-    if kind == "tuple[float, ...]":
+    if one.kind == "tuple[float, ...]":
         return fractions_of(value or "", option)
-    if kind == "tuple[str, ...]":
+    if one.kind == "tuple[str, ...]":
         return parts_of(value or "")
-    if kind == "tuple[int, ...]":
+    if one.kind == "tuple[int, ...]":
         return None if value is None else layers_of(value, option)
-    if kind.startswith("Mapping"):
-        return {key: _number(key, text, option) for key, text in pairs_of(value, option).items()}
+    if one.kind.startswith("Mapping"):
+        return {key: _weight(key, text, option) for key, text in pairs_of(value, option).items()}
     # 0 where None is something else than the default: "all layers".
     return None if value == 0 and one.annotation.endswith("| None") and one.default is not None else value
 
@@ -162,11 +153,7 @@ def parts_of(text: str) -> tuple[str, ...]:
 
 
 def fractions_of(text: str, option: str) -> tuple[float, ...]:
-    """Fractions of the layers, written 0.9 or 90%.
-
-    Raises:
-        InputError: if one is no number; `option` is what it was given as.
-    """
+    """Fractions of the layers, written 0.9 or 90%; InputError naming `option` if one is no number."""
     try:
         return tuple(float(part.removesuffix("%")) / (100 if part.endswith("%") else 1) for part in parts_of(text))
     except ValueError:
@@ -174,11 +161,7 @@ def fractions_of(text: str, option: str) -> tuple[float, ...]:
 
 
 def layers_of(text: str, option: str) -> tuple[int, ...]:
-    """Layers such as 1-28 or 1,4,7-9.
-
-    Raises:
-        InputError: for a rule or a family, which are no layers.
-    """
+    """Layers such as 1-28 or 1,4,7-9; InputError for a rule or a family, which are no layers."""
     ranges = [re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", part) for part in text.split(",")]
     found = [n for one in ranges if one for n in range(int(one[1]), int(one[2] or one[1]) + 1)]
     if not all(ranges) or not found:
@@ -187,19 +170,15 @@ def layers_of(text: str, option: str) -> tuple[int, ...]:
 
 
 def pairs_of(text: str | None, option: str) -> dict[str, str]:
-    """`a=1,b=2` as a dictionary.
-
-    Raises:
-        InputError: for a part without an equals sign.
-    """
-    pairs = [part.partition("=") for part in (text or "").split(",") if part.strip()]
+    """`a=1,b=2` as a dictionary; InputError for a part without an equals sign."""
+    pairs = [part.partition("=") for part in parts_of(text or "")]
     bad = next((name for name, equals, _ in pairs if not equals), None)
     if bad is not None:
-        raise InputError(f"{option} takes pairs such as name=value, not {bad.strip()!r}.")
+        raise InputError(f"{option} takes pairs such as name=value, not {bad!r}.")
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _number(name: str, text: str, option: str) -> float:
+def _weight(name: str, text: str, option: str) -> float:
     try:
         return float(text)
     except ValueError:
