@@ -6,8 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from depthdial.control.card import ControllerCard
 from depthdial.control.controller import SequenceController
+from depthdial.control.fit import FitSettings, unscored_card
 from depthdial.data.tasks import Task
+from depthdial.engine.session import Session
+from depthdial.measure.plan import ModelIdentity
+from depthdial.routes import Route
 from tests.conftest import make_task
 
 ROUTES = ["full", "ee:3", "0,2,4,5"]
@@ -31,3 +36,9 @@ def rows(split: str) -> Task:
 def fit_tiny(model: Any, tokenizer: Any, out: Path | None = None, **options: Any) -> SequenceController:
     given = {"task": rows("train"), "routes": ROUTES, "budget": 4.5, "response_tokens": 5, "n_folds": 3, "out": out}
     return SequenceController.fit(model, tokenizer, **{**given, **options})
+
+
+def card_for(model: Any, tokenizer: Any, task: Task, routes: tuple[Route, ...], **settings: Any) -> ControllerCard:
+    """Of a controller that is yet to be fitted: what says how rows are measured."""
+    costs, about = tuple(float(len(route)) for route in routes), (FitSettings(**settings), ModelIdentity.of(model))
+    return unscored_card(Session.of(model, tokenizer), tokenizer, task, routes, *about, costs)

@@ -10,12 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import depthdial as dd
-from depthdial.control.fit import feature_spec
 from depthdial.control.rows import (
     FEATURES,
     SCORES,
     MeasuredRows,
-    RowSettings,
     measure_known,
     measure_rows,
     read_measured,
@@ -27,15 +25,18 @@ from depthdial.measure.features import features_of, watched_prefill
 from depthdial.measure.plan import ModelIdentity
 from depthdial.routes import Route
 from tests.conftest import make_llama, make_tokenizer
-from tests.tiny_controllers import rows
+from tests.tiny_controllers import card_for, rows
 
 ROUTES = (Route.parse("ee:3", 6), Route.parse("0,2,4,5", 6), Route.parse("full", 6))
-SETTINGS = RowSettings(ROUTES, response_tokens=4, batch_size=5)
 
 
-def measured(model, tokenizer, task, out, settings=SETTINGS, **options):
-    spec = feature_spec(model, settings.routes, settings.prompt_depth)
-    return measure_rows(model, tokenizer, task, settings, spec, out=out, identity=ModelIdentity.of(model), **options)
+def measured(model, tokenizer, task, out):
+    card = card_for(model, tokenizer, task, ROUTES, response_tokens=4)
+    return measure_rows(model, tokenizer, task, card, batch_size=5, out=out, identity=ModelIdentity.of(model))
+
+
+def the_spec():
+    return card_for(make_llama(), make_tokenizer(), rows("test"), ROUTES).features
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_features_and_values_are_of_the_same_sequences(whole, words):
     assert found.prompts == prompt_hashes(task)
     values = found.values("agreement", ROUTES)
     assert values.shape == (12, 3) and (values[:, 2] == 1).all() and len(np.unique(values[:, 0])) > 1
-    spec, by_id = feature_spec(model, ROUTES, "full"), {example.id: example for example in task.examples}
+    spec, by_id = the_spec(), {example.id: example for example in task.examples}
     for i in range(12):
         example = by_id[found.sequence_ids[i]]
         ids = words(example.instruction)["input_ids"]
@@ -110,7 +111,7 @@ def test_of_an_adapted_model_features_and_the_full_route_are_the_untouched_model
 
 def test_rows_are_read_back_as_they_were_measured(whole):
     folder, found = whole
-    again = read_measured(folder, feature_spec(make_llama(), ROUTES, "full"), found.prompts)
+    again = read_measured(folder, the_spec(), found.prompts)
     assert again.sequence_ids == found.sequence_ids and again.prompts == found.prompts
     assert np.array_equal(again.features, found.features)
     assert np.array_equal(again.values("agreement", ROUTES), found.values("agreement", ROUTES))
@@ -121,7 +122,7 @@ def test_rows_of_a_fit_that_are_gone(whole, words, tmp_path, lost):
     for part in {SCORES, FEATURES} - {lost}:
         (tmp_path / part).mkdir()
         (tmp_path / part / "rows.parquet").write_bytes((whole[0] / part / "rows.parquet").read_bytes())
-    spec = feature_spec(make_llama(), ROUTES, "full")
+    spec = the_spec()
     with pytest.raises(InputError, match=r"The rows of the fit are not in .* - fit the controller again") as raised:
         read_measured(tmp_path, spec, whole[1].prompts)
     assert "\n" not in str(raised.value)
@@ -129,7 +130,7 @@ def test_rows_of_a_fit_that_are_gone(whole, words, tmp_path, lost):
 
 def test_rows_of_another_fit(whole, tmp_path):
     folder, found = whole
-    spec = feature_spec(make_llama(), ROUTES, "full")
+    spec = the_spec()
     with pytest.raises(InputError, match="holds 12 rows, and the controller has seen 11"):
         read_measured(folder, spec, found.prompts[:-1])
     with pytest.raises(InputError, match=r"do not have .* features each"):
@@ -141,12 +142,13 @@ def test_rows_of_another_fit(whole, tmp_path):
 
 def test_other_answers_are_the_full_models_and_in_the_order_of_the_rows(whole, words, tmp_path):
     model, turned = make_llama(), whole[1].sequence_ids[::-1]
-    options = {"samples": 2, "identity": ModelIdentity.of(model)}
-    known = measure_known(model, words, rows("test"), SETTINGS, whole[1].sequence_ids, out=tmp_path, **options)
+    options = {"samples": 2, "batch_size": 5, "out": tmp_path, "identity": ModelIdentity.of(model)}
+    card = card_for(model, words, rows("test"), ROUTES, response_tokens=4)
+    known = measure_known(model, words, rows("test"), card, whole[1].sequence_ids, **options)
     assert known.shape == (12, 3, 2)
     assert (known[:, 2] == 1).all() and (known >= 0).all() and (known <= 1).all()
     assert not np.array_equal(known[:, :2, 0], known[:, :2, 1])  # two answers, not one twice
-    again = measure_known(model, words, rows("test"), SETTINGS, turned, out=tmp_path, **options)
+    again = measure_known(model, words, rows("test"), card, turned, **options)
     assert np.array_equal(again, known[::-1])
     table = pq.read_table(tmp_path / "known" / "rows.parquet").to_pylist()
     row = next(r for r in table if r["route"] == "ee:3" and r["sample"] == 1 and r["sequence_id"] == turned[-1])

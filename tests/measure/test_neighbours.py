@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import depthdial as dd
-from depthdial.control.rows import RowSettings, measure_rows
-from depthdial.measure.features import FeatureSpec
+from depthdial.control.rows import measure_rows
 from depthdial.measure.plan import ModelIdentity
 from depthdial.routes import Route
 from depthdial.views.tokens.depth import TokenDepth
 from depthdial.views.tokens.policy import Bernoulli
 from tests.conftest import WORDS, make_llama, make_task, make_tokenizer
+from tests.tiny_controllers import card_for
 
 # How a batch was run: nothing that a sequence got.
 PLACE = {"batch_size", "batch_steps", "batch_decode_sec", "batch_prefill_sec", "step_sec", "decode_sec", "settings_hash"}
@@ -118,18 +118,9 @@ def test_similarity_features_and_search_are_the_sequences_own():
     common = {"task": task, "routes": ["uls:3", "rls:2@7"], "fidelity_tokens": 9}
     alike(*(dd.similarity(model, words, batch_size=n, **common).to_pylist() for n in (1, 7)))
     routes = (Route((0, 1), 4, "ee:2"), Route((0, 1, 2, 3), 4, "full"))
-    spec = FeatureSpec.of(4, 32, routes, "full")
+    card = card_for(model, words, task, routes, response_tokens=9)
     found = [
-        measure_rows(
-            model,
-            words,
-            task,
-            RowSettings(routes, response_tokens=9, batch_size=n),
-            spec,
-            out=None,
-            identity=ModelIdentity.of(model),
-        )
-        for n in (1, 7)
+        measure_rows(model, words, task, card, batch_size=n, out=None, identity=ModelIdentity.of(model)) for n in (1, 7)
     ]
     assert found[0].features == pytest.approx(found[1].features, abs=1e-4)
     alike(*(one.table.to_pylist() for one in found))

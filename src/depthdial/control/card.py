@@ -152,8 +152,3 @@ def check_family(routes: Sequence[Any], n_layers: int) -> None:
         raise InputError(f"The family ({names}) has no full route: add 'full', for sequences that need every layer.")
     if len(routes) < 2:
         raise InputError("A controller needs two routes or more to choose among: add one that skips layers.")
-
-
-def searched_prompts(routes: Sequence[Route]) -> tuple[str, ...]:
-    """Hashes of the prompts that any of the routes was searched on, wherever they come from; sorted."""
-    return tuple(sorted(frozenset().union(*(route.searched_on for route in routes))))

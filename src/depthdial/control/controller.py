@@ -8,15 +8,15 @@ price is set for a budget on rows of the fit, never on those that the controller
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from depthdial.control.card import ControllerCard
 from depthdial.control.certify import certification_plan, certified_price, certify_rows, identity_of
-from depthdial.control.choosing import assigned, check_asked
+from depthdial.control.choosing import ChoosingDepth
 from depthdial.control.fit import FitSettings, fit_controller, measure_for
 from depthdial.control.fitted import CALIBRATION, CALIBRATION_STEPS, PREDICTOR, STEPS, FittedController
 from depthdial.control.memory import CertifiedRows
@@ -26,8 +26,6 @@ from depthdial.control.predictors.base import Predictor
 from depthdial.control.predictors.fitting import restore_predictor
 from depthdial.data.leakage import prompt_hashes, require_no_test_split
 from depthdial.data.tasks import Task, as_task
-from depthdial.engine.depth import Asked, Assignment, Batch, Depth
-from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.files import Document, write_atomically
 from depthdial.guarantee.plan import Certificate
@@ -40,7 +38,7 @@ _FILE = Document("depthdial-controller", 2, "controller", "fit one with `depthdi
 
 
 @dataclass(frozen=True, eq=False)
-class SequenceController(FittedController, Depth):
+class SequenceController(FittedController, ChoosingDepth):
     """Predicts the quality of every route of a family and picks one for each sequence; made by `fit`.
 
     Attributes (and those of `FittedController`):
@@ -64,33 +62,12 @@ class SequenceController(FittedController, Depth):
         return f"controller:{identity_of(self)[:12]} at price {self.price!r}"
 
     @property
-    def seen(self) -> dict[str, frozenset[str]]:
-        """Hashes of the prompts that it was made on, by what they were used for."""
-        fitted = self.card.fitted_on
-        return {
-            "to fit the controller": frozenset(fitted["prompts"]),
-            "to search its routes": frozenset(fitted.get("searched_on", ())),
-        }
-
-    def prepare(self, session: Session, asked: Asked) -> None:
-        """As `engine.depth.Depth` says."""
-        check_asked(self, session, asked)
-
-    def assign(self, session: Session, batch: Batch, asked: Asked) -> Assignment:
-        """As `engine.depth.Depth` says."""
-        return assigned(self, self.pick_at, session, batch, asked)
-
-    def pick(self, predicted: Prediction) -> np.ndarray:
-        """(n,) places of the routes that are worth their price.
-
-        Raises:
-            InputError: for a bare array: what a route costs depends on the steps that it is predicted to take.
-        """
-        return choose_routes(require_prediction(predicted).quality, self.expected_costs(predicted), self.price)
+    def controller(self) -> Self:
+        return self
 
     def pick_at(self, predicted: Prediction) -> tuple[np.ndarray, tuple[float, ...]]:
-        """The same with the price that each was picked at."""
-        return self.pick(predicted), (self.price,) * len(predicted)
+        quality, costs = require_prediction(predicted).quality, self.expected_costs(predicted)
+        return choose_routes(quality, costs, self.price), (self.price,) * len(predicted)
 
     def at(self, budget: Budget) -> SequenceController:
         """The same controller at the price that keeps a budget on the rows of the fit; it carries no certificate.
@@ -270,7 +247,7 @@ class SequenceController(FittedController, Depth):
         fitted = fit_controller(
             model, tokenizer, task=task, routes=routes, settings=settings, out=out, identity=identity, progress=progress
         )
-        controller = cls(**{f.name: getattr(fitted, f.name) for f in fields(fitted)})
+        controller = cls(**vars(fitted))
         if out is not None:
             controller.save_pretrained(out)
         return controller

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,18 @@ from typing import Any
 import numpy as np
 
 from depthdial.checks import choice, whole
-from depthdial.control.card import METRICS, ControllerCard, check_family, searched_prompts
+from depthdial.control.card import METRICS, ControllerCard, check_family
 from depthdial.control.fitted import FittedController
 from depthdial.control.prediction import COST_UNITS, LAYER_STEPS, LAYERS, MS, Prediction, likely_steps
 from depthdial.control.predictors.base import LEAST_ROWS
 from depthdial.control.predictors.fitting import KINDS, choose_kind, cross_validated, explained, fit_predictor
-from depthdial.control.rows import MeasuredRows, RowSettings, measure_rows
+from depthdial.control.rows import MeasuredRows, measure_rows
 from depthdial.data.leakage import prompt_hashes, require_apart, require_no_test_split, require_unsearched
 from depthdial.data.tasks import EncodedExample, Task, as_task, encode
 from depthdial.data.templates import resolve_template
 from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.hf.architectures import unwrap
-from depthdial.hf.facts import ModelFacts
 from depthdial.hf.known_routes import best_known_routes
 from depthdial.hf.weights import weights_hash
 from depthdial.measure.features import FeatureSpec
@@ -81,10 +80,6 @@ class FitSettings:
             whole(name, getattr(self, name), least)
         budget_in(LAYERS, self.budget, full_cost=1.0, n_layers=1)
 
-    def rows(self, routes: tuple[Route, ...]) -> RowSettings:
-        """How the rows of the fit are measured."""
-        return RowSettings(routes, self.prompt_depth, self.metric, self.response_tokens, self.batch_size)
-
 
 def fit_controller(
     model: Any,
@@ -115,20 +110,10 @@ def fit_controller(
     examples = encode(task, tokenizer, context_tokens=session.context_tokens)
     costs = route_costs(settings.cost, session, examples, family)
     _check_budget(settings.budget, costs, settings.cost, session.n_layers)
-    spec = feature_spec(model, family, settings.prompt_depth)
     identity = identity or ModelIdentity.of(model)
-    folder = None if out is None else Path(out)
-    rows = measure_rows(
-        model,
-        tokenizer,
-        task,
-        settings.rows(family),
-        spec,
-        out=None if folder is None else folder / MEASURED,
-        identity=identity,
-        progress=progress,
-    )
-    card = _card(model, tokenizer, task, family, settings, spec, identity, costs, searched_prompts(family))
+    card = unscored_card(session, tokenizer, task, family, settings, identity, costs)
+    options: dict[str, Any] = {"batch_size": settings.batch_size, "identity": identity, "progress": progress}
+    rows = measure_rows(model, tokenizer, task, card, out=None if out is None else Path(out) / MEASURED, **options)
     return fit_rows(rows, card, settings)
 
 
@@ -139,10 +124,10 @@ def _check_budget(budget: Budget, costs: Sequence[float], unit: str, n_layers: i
         raise InputError(f"The budget {wanted:g} is below the cheapest route, whose mean cost is {min(costs):.10g}{share}")
 
 
-def _spread(routes: Sequence[Route], most: int = _MOST_ROUTES) -> tuple[Route, ...]:
-    """At most so many of the routes, evenly by depth, the cheapest and the full one among them: each costs a measurement."""
+def _spread(routes: Sequence[Route]) -> tuple[Route, ...]:
+    """At most six routes, evenly by depth, the cheapest and the full one among them: each costs a measurement."""
     ordered = sorted(routes, key=len)
-    places = np.linspace(0, len(ordered) - 1, min(most, len(ordered))).round().astype(int)
+    places = np.linspace(0, len(ordered) - 1, min(_MOST_ROUTES, len(ordered))).round().astype(int)
     return tuple(ordered[i] for i in dict.fromkeys(places.tolist()))
 
 
@@ -160,47 +145,26 @@ def measure_for(
     """Rows to judge a controller by, measured as those that it was fitted to.
 
     Raises:
-        InputError: if the task shares a prompt with the fit, or the model is another one.
+        InputError: if the task shares a prompt with the fit, its prompts are made otherwise, or the model is another one.
     """
     controller.check(model)
     require_unseen(controller, task, model)
-    require_same_prompts(controller, resolve_template(task.template, tokenizer), task.max_prompt_tokens)
-    settings = row_settings(controller, batch_size)
-    folder = None if out is None else Path(out)
-    options: dict[str, Any] = {"out": folder, "identity": identity or ModelIdentity.of(model), "progress": progress}
-    return measure_rows(model, tokenizer, task, settings, controller.card.features, **options)
+    card, template = controller.card, resolve_template(task.template, tokenizer)
+    if (template, task.max_prompt_tokens) != (card.template, card.max_prompt_tokens):
+        raise InputError(
+            f"The controller was fitted to prompts of template {card.template!r} cut to {card.max_prompt_tokens} tokens, "
+            f"and these are of {template!r} cut to {task.max_prompt_tokens}: give the same template and max_prompt_tokens."
+        )
+    options: dict[str, Any] = {"batch_size": whole("batch_size", batch_size, 1), "progress": progress}
+    options |= {"out": None if out is None else Path(out), "identity": identity or ModelIdentity.of(model)}
+    return measure_rows(model, tokenizer, task, card, **options)
 
 
 def require_unseen(controller: FittedController, task: Task, model: Any) -> None:
-    """Refuse rows that the controller, the search for its routes, or the training of the model or its adapter has seen.
-
-    Raises:
-        InputError: with how many there are, and one of them.
-    """
-    require_apart(task, controller.card.fitted_on["prompts"], "to fit the controller")
-    require_apart(task, controller.card.fitted_on.get("searched_on", ()), "to search its routes")
+    """Refuse rows that the controller, the search for its routes, or the training of the model or its adapter has seen."""
+    for purpose, used in controller.seen.items():
+        require_apart(task, used, purpose)
     require_unsearched(task, model=model, can_allow=False)
-
-
-def require_same_prompts(controller: FittedController, template: str, max_prompt_tokens: int | None) -> None:
-    """Refuse prompts that are made otherwise than those of the fit: nothing that was fitted is about them.
-
-    Raises:
-        InputError: with how they were made.
-    """
-    card = controller.card
-    if (template, max_prompt_tokens) != (card.template, card.max_prompt_tokens):
-        raise InputError(
-            f"The controller was fitted to prompts of template {card.template!r} cut to {card.max_prompt_tokens} tokens, "
-            f"and these are of {template!r} cut to {max_prompt_tokens}: give the same template and max_prompt_tokens."
-        )
-
-
-def row_settings(controller: FittedController, batch_size: int) -> RowSettings:
-    """How the rows of a fitted controller are measured."""
-    card = controller.card
-    size = whole("batch_size", batch_size, 1)
-    return RowSettings(card.routes, card.prompt_depth, card.metric, card.response_tokens, size)
 
 
 def fit_rows(
@@ -228,36 +192,22 @@ def fit_rows(
     kinds = known if settings.predictor == AUTO else (settings.predictor,)
     options: dict[str, Any] = {"groups": groups or card.features.groups, "seed": settings.seed}
     chosen = choose_kind(features, values, kinds, n_folds=settings.n_folds, **options)
-    shares = step_shares(steps, card.max_steps)
+    # Shares of the most steps that there can be: one column where all routes are scored on one answer.
+    shares = (steps[:, :1] if (steps == steps[:, :1]).all() else steps) / card.max_steps
     likely = cross_validated(chosen.kind, features, shares, n_folds=settings.n_folds, **options)
     quality = chosen.predictions[chosen.kind]
     calibration = Prediction(quality, likely_steps(likely, card.max_steps, values.shape[1]))
-    about = {**card.fitted_on, "cross_validated_mse": dict(chosen.mse)}
-    whole = ControllerCard(
-        **{
-            **vars(card),
-            "mean_steps": mean_steps,
-            "r2": explained(quality, values),
-            "steps_r2": explained(likely, shares) * (len(card.routes) // shares.shape[1]),
-            "means": tuple(values.mean(axis=0).tolist()),
-            "fitted_on": about,
-        }
+    scored = replace(
+        card,
+        mean_steps=mean_steps,
+        r2=explained(quality, values),
+        steps_r2=explained(likely, shares) * (len(card.routes) // shares.shape[1]),
+        means=tuple(values.mean(axis=0).tolist()),
+        fitted_on={**card.fitted_on, "cross_validated_mse": dict(chosen.mse)},
     )
-    price = price_for_budget(quality, whole.costs_of(calibration.steps), whole.budget(settings.budget))
+    price = price_for_budget(quality, scored.costs_of(calibration.steps), scored.budget(settings.budget))
     qualities, steps = (fit_predictor(chosen.kind, features, table, **options) for table in (values, shares))
-    return FittedController(whole, qualities, steps, calibration, price)
-
-
-def step_shares(steps: np.ndarray, max_steps: int) -> np.ndarray:
-    """Steps as shares of the most that there can be: one column where all routes are scored on one answer."""
-    alike = (steps == steps[:, :1]).all()
-    return (steps[:, :1] if alike else steps) / max_steps
-
-
-def feature_spec(model: Any, routes: Sequence[Route], prompt_depth: PromptDepth) -> FeatureSpec:
-    """The features of a model's prompts for a family of routes."""
-    facts = ModelFacts.of(model)
-    return FeatureSpec.of(facts.n_layers, facts.width, routes, prompt_depth)
+    return FittedController(scored, qualities, steps, calibration, price)
 
 
 def route_costs(
@@ -272,28 +222,28 @@ def route_costs(
     return tuple(float(costs.of(route)) for route in routes)
 
 
-def _card(
-    model: Any,
+def unscored_card(
+    session: Session,
     tokenizer: Any,
     task: Task,
     routes: tuple[Route, ...],
     settings: FitSettings,
-    spec: FeatureSpec,
     identity: ModelIdentity,
     costs: tuple[float, ...],
-    searched_on: tuple[str, ...],
 ) -> ControllerCard:
+    """The card of a fit before its rows are measured."""
+    searched_on = sorted(frozenset().union(*(route.searched_on for route in routes)))
     return ControllerCard(
         model=identity.name,
-        weights_hash=weights_hash(unwrap(model)),
+        weights_hash=weights_hash(unwrap(session.given)),
         dtype=identity.dtype,
-        n_layers=spec.n_layers,
+        n_layers=session.n_layers,
         routes=routes,
         metric=settings.metric,
         cost_unit=settings.cost,
         route_costs=costs,
         prompt_depth=settings.prompt_depth,
-        features=spec,
+        features=FeatureSpec.of(session.n_layers, session.facts.width, routes, settings.prompt_depth),
         template=resolve_template(task.template, tokenizer),
         max_prompt_tokens=task.max_prompt_tokens,
         response_tokens=settings.response_tokens,
@@ -307,7 +257,7 @@ def _card(
             "source": task.source_fingerprint,
             "n_sequences": len(task.examples),
             "prompts": list(prompt_hashes(task)),
-            **({"searched_on": list(searched_on)} if searched_on else {}),
+            **({"searched_on": searched_on} if searched_on else {}),
             **{name: getattr(settings, name) for name in ("seed", "n_folds", "batch_size")},
             **environment(),
         },

@@ -56,8 +56,13 @@ class FittedController:
         return np.array(self.card.route_costs)
 
     @property
-    def n_layers(self) -> int:
-        return self.card.n_layers
+    def seen(self) -> dict[str, frozenset[str]]:
+        """Hashes of the prompts that it was made on, by what they were used for."""
+        fitted = self.card.fitted_on
+        return {
+            "to fit the controller": frozenset(fitted["prompts"]),
+            "to search its routes": frozenset(fitted.get("searched_on", ())),
+        }
 
     def predict(self, features: np.ndarray) -> Prediction:
         """Quality and decoding steps of every route for (n, n_features) features, by `measure.features`."""
@@ -68,11 +73,7 @@ class FittedController:
         return self.card.costs_of(predicted.steps)
 
     def check(self, model: Any) -> None:
-        """Refuse a model, or an adapter on it, that the controller was not fitted on. Reads a model's weights once.
-
-        Raises:
-            InputError: with the model that it is for, and this one.
-        """
+        """Refuse a model, or an adapter on it, that the controller was not fitted on. Reads a model's weights once."""
         base = unwrap(model)
         # PEFT puts its modules into the very model, which is another one from then on.
         adapters = tuple(map(id, adapter_modules(base)))
@@ -96,11 +97,7 @@ class FittedController:
         self._checked[base] = adapters
 
     def check_routes(self, routes: Sequence[Route]) -> None:
-        """Refuse a family that is not the controller's.
-
-        Raises:
-            InputError: with the routes that it chooses among.
-        """
+        """Refuse a family that is not the controller's."""
         if {route.layers for route in routes} != {route.layers for route in self.routes}:
             names = ", ".join(route.name for route in self.routes)
             raise InputError(f"The controller chooses among other routes ({names}): give those, or fit one for these.")

@@ -8,10 +8,10 @@ on the same rows is the same certificate, so that a run that was stopped can be 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from depthdial.errors import InputError
 from depthdial.files import Document
@@ -21,40 +21,46 @@ CERTIFIED_FILE = "certified_on.json"
 _FILE = Document("depthdial-certified-on", None, "certified-rows", "it says which rows a certificate used, so fit again")
 
 
+class Try(NamedTuple):
+    """Digests of a controller and of a plan, and the hashes of the prompts, sorted."""
+
+    controller: str
+    plan: str
+    prompts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, plan: CertificationPlan, prompts: Collection[str]) -> Self:
+        return cls(plan.about.get("controller", ""), plan.digest, tuple(sorted(set(prompts))))
+
+
 @dataclass
 class CertifiedRows:
     """Tries to certify a controller: in memory, and in the controller's folder once it has one.
 
     Attributes:
         folder: of the controller; None as long as it was neither saved nor read.
-        tries: each with the `controller`'s digest, the `plan`'s, and the hashes of the `prompts`.
+        tries: in the order in which they were made.
     """
 
     folder: Path | None = None
-    tries: list[dict[str, Any]] = field(default_factory=list)
+    tries: list[Try] = field(default_factory=list)
 
     def read(self, folder: Path, certificate: Certificate | None) -> None:
-        """Take what a controller's folder remembers, and its certificate's own rows.
-
-        Raises:
-            InputError: if the file there is damaged.
-        """
+        """Take what a controller's folder remembers, and its certificate's own rows; InputError for a damaged file."""
         self.folder = folder
-        self._add(_read(folder / CERTIFIED_FILE))
-        if certificate is not None:
-            self._add(_tries([certificate.plan], certificate.provenance.get("prompts", ())))
+        own = [] if certificate is None else [Try.of(certificate.plan, certificate.provenance.get("prompts", ()))]
+        self._add([*_read(folder), *own])
 
     def save(self, folder: Path) -> None:
         """Write the tries into a folder of the controller's; the first one is where later tries are written, too."""
         self.folder = self.folder or folder
-        tries = [*_read(folder / CERTIFIED_FILE), *self.tries]
+        tries = dict.fromkeys([*_read(folder), *self.tries])
         if tries:
-            _FILE.write(folder / CERTIFIED_FILE, {"tries": _once(tries)})
+            _FILE.write(folder / CERTIFIED_FILE, {"tries": [one._asdict() for one in tries]})
 
     def prompts(self, controller: str | None = None) -> set[str]:
         """Hashes of all prompts that the controller of this digest (default: any) was certified on, or was tried to be."""
-        tries = (one for one in self._all() if controller in (None, one["controller"]))
-        return {prompt for one in tries for prompt in one["prompts"]}
+        return {prompt for one in self._all() if controller in (None, one.controller) for prompt in one.prompts}
 
     def require_untried(self, plans: Sequence[CertificationPlan], prompts: Collection[str]) -> None:
         """Refuse plans on rows that their controller was certified on by another plan, or together with other rows.
@@ -67,44 +73,35 @@ class CertifiedRows:
                 f"{self.folder} is read-only, and a controller's folder keeps the rows that it was certified on: copy the "
                 "folder and certify the copy."
             )
-        for plan in plans:
-            own = [one for one in self._all() if one["controller"] == plan.about.get("controller")]
-            if any(one["plan"] == plan.digest and set(one["prompts"]) == set(prompts) for one in own):
-                continue
-            before = next((one for one in own if set(one["prompts"]) & set(prompts)), None)
-            if before is not None:
-                shared = len(set(before["prompts"]) & set(prompts))
+        wanted, tries = set(prompts), self._all()
+        for new in (Try.of(plan, wanted) for plan in plans):
+            before = next((t for t in tries if t.controller == new.controller and wanted & set(t.prompts)), None)
+            if before is not None and new not in tries:
+                shared = len(wanted & set(before.prompts))
                 raise InputError(
-                    f"{shared} of the {len(set(prompts))} sequences were used to certify this controller before, by plan "
-                    f"{before['plan']} or among other rows, and a second try certifies nothing: take rows that were not."
+                    f"{shared} of the {len(wanted)} sequences were used to certify this controller before, by plan "
+                    f"{before.plan} or among other rows, and a second try certifies nothing: take rows that were not."
                 )
 
     def note(self, plans: Sequence[CertificationPlan], prompts: Collection[str]) -> None:
         """Remember a try; to be called before its result is shown."""
-        self._add(_tries(plans, prompts))
+        self._add(Try.of(plan, prompts) for plan in plans)
         if self.folder is not None:
             self.save(self.folder)
 
-    def _all(self) -> list[dict[str, Any]]:
+    def _all(self) -> list[Try]:
         if self.folder is not None:  # another process may have certified since
-            self._add(_read(self.folder / CERTIFIED_FILE))
+            self._add(_read(self.folder))
         return self.tries
 
-    def _add(self, tries: Sequence[dict[str, Any]]) -> None:
-        self.tries[:] = _once([*self.tries, *tries])
+    def _add(self, tries: Iterable[Try]) -> None:
+        self.tries[:] = dict.fromkeys([*self.tries, *tries])
 
 
-def _tries(plans: Sequence[CertificationPlan], prompts: Collection[str]) -> list[dict[str, Any]]:
-    return [{"controller": p.about.get("controller"), "plan": p.digest, "prompts": sorted(prompts)} for p in plans]
-
-
-def _once(tries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return list({(one["controller"], one["plan"], *sorted(one["prompts"])): one for one in tries}.values())
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(folder: Path) -> list[Try]:
+    path = folder / CERTIFIED_FILE
     return _FILE.read(path, _stored_tries) if path.exists() else []
 
 
-def _stored_tries(document: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{name: one[name] for name in ("controller", "plan", "prompts")} for one in document["tries"]]
+def _stored_tries(document: dict[str, Any]) -> list[Try]:
+    return [Try(one["controller"], one["plan"], tuple(sorted(set(one["prompts"])))) for one in document["tries"]]

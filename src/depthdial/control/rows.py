@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from depthdial.control.card import ControllerCard
 from depthdial.data.leakage import prompt_hashes
 from depthdial.data.tasks import Task
 from depthdial.errors import InputError
@@ -22,32 +23,9 @@ from depthdial.oracles.costs import STEPS
 from depthdial.oracles.score_table import ScoreTable, read_samples, read_scores
 from depthdial.routes import Route
 from depthdial.rows.store import load_rows
-from depthdial.views.passes import PromptDepth
 
 # Where the parts of one measurement are, in its folder.
 SCORES, FEATURES, KNOWN = "scores", "features", "known"
-
-
-@dataclass(frozen=True)
-class RowSettings:
-    """How rows are measured; rows of a fit, of an evaluation and of a certificate are measured alike.
-
-    Attributes:
-        routes: of the family, cheapest first.
-        metric: what is predicted; of `rouge_l` every route answers.
-        response_tokens: the longest answer, of the full model and of the routes.
-    """
-
-    routes: tuple[Route, ...]
-    prompt_depth: PromptDepth = "full"
-    metric: str = "agreement"
-    response_tokens: int = 64
-    batch_size: int = 16
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """What is measured: KL and agreement always."""
-        return tuple(dict.fromkeys(("kl", "agreement", self.metric)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,23 +44,15 @@ class MeasuredRows:
     table: pa.Table
 
     def values(self, metric: str, routes: Sequence[Route]) -> np.ndarray:
-        """(n, n_routes) of one metric, in the order of `routes`.
-
-        Raises:
-            InputError: if a row lacks it.
-        """
+        """(n, n_routes) of one metric, in the order of `routes`; InputError if a row lacks it."""
         found = self._read(routes, metric=metric, cost="layers", full_route=None)
-        return _in_order(found.values, found.sequence_ids, found.routes, self.sequence_ids, routes)
+        return _in_order(found.values, found, self.sequence_ids, routes)
 
     def steps(self, routes: Sequence[Route]) -> np.ndarray:
-        """(n, n_routes) decoding steps: of each route's own answer, or of the full model's where that is what is scored.
-
-        Raises:
-            InputError: if the rows do not tell.
-        """
+        """(n, n_routes) decoding steps: of each route's own answer, or of the full model's where that is what is scored."""
         full = next(route.name for route in routes if route.is_full)
         found = self._read(routes, metric="layers_run", cost=STEPS, full_route=full)
-        return _in_order(found.costs, found.sequence_ids, found.routes, self.sequence_ids, routes)
+        return _in_order(found.costs, found, self.sequence_ids, routes)
 
     def _read(self, routes: Sequence[Route], **asked: Any) -> ScoreTable:
         # A folder's table may hold rows of other calls as well.
@@ -91,39 +61,48 @@ class MeasuredRows:
 
 
 def swept(
-    model: Any, tokenizer: Any, task: Task, settings: RowSettings, metrics: tuple[str, ...], **options: Any
+    model: Any, tokenizer: Any, task: Task, card: ControllerCard, metrics: tuple[str, ...], **options: Any
 ) -> pa.Table:
     """A sweep of a controller's routes, of which the full one is the untouched full model."""
-    own = {"routes": settings.routes, "prompt_depth": settings.prompt_depth, "batch_size": settings.batch_size}
-    own |= {"max_new_tokens": settings.response_tokens, "full_untouched": True}
-    return sweep(model, tokenizer, task=task, metrics=metrics, **{**own, **options})
+    own = {"routes": card.routes, "prompt_depth": card.prompt_depth, "max_new_tokens": card.response_tokens}
+    return sweep(model, tokenizer, task=task, metrics=metrics, full_untouched=True, **own, **options)
 
 
 def measure_rows(
     model: Any,
     tokenizer: Any,
     task: Task,
-    settings: RowSettings,
-    spec: FeatureSpec,
+    card: ControllerCard,
     *,
+    batch_size: int,
     out: Path | None,
     identity: ModelIdentity,
     progress: bool = False,
 ) -> MeasuredRows:
     """Measure every sequence of a task; in a folder, a stopped run goes on.
 
-    The full route is the untouched full model, whose own greedy answer agreement is taken on, and prompts at full depth run
+    Rows of a fit, of an evaluation and of a certificate are measured alike, as the card says, KL and agreement always. The
+    full route is the untouched full model, whose own greedy answer agreement is taken on, and prompts at full depth run
     untouched: one pass over a prompt gives its features and serves every route.
     """
-    plan = make_plan(
-        model, tokenizer, task, settings.routes, prompt_depth=settings.prompt_depth, identity=identity, settings={}
+    plan = make_plan(model, tokenizer, task, card.routes, prompt_depth=card.prompt_depth, identity=identity, settings={})
+    features = FeatureRows(plan, card.features, batch_size, None if out is None else out / FEATURES)
+    table = swept(
+        model,
+        tokenizer,
+        task,
+        card,
+        tuple(dict.fromkeys(("kl", "agreement", card.metric))),
+        fidelity_tokens=card.response_tokens,
+        batch_size=batch_size,
+        reference=Reference(plan.session),
+        watch=card.features.watched,
+        on_prompts=features.keep,
+        allow_searched_rows=True,  # the caller has refused what it refuses
+        out=None if out is None else out / SCORES,
+        identity=identity,
+        progress=progress,
     )
-    features = FeatureRows(plan, spec, settings.batch_size, None if out is None else out / FEATURES)
-    options: dict[str, Any] = {"fidelity_tokens": settings.response_tokens, "identity": identity, "progress": progress}
-    options |= {"reference": Reference(plan.session), "watch": spec.watched, "on_prompts": features.keep}
-    options["allow_searched_rows"] = True  # the caller has refused what it refuses
-    folder = None if out is None else out / SCORES
-    table = swept(model, tokenizer, task, settings, settings.metrics, out=folder, **options)
     found = features.collect(progress=progress)
     return MeasuredRows(found.sequence_ids, prompt_hashes(task), found.matrix, table)
 
@@ -150,33 +129,29 @@ def measure_known(
     model: Any,
     tokenizer: Any,
     task: Task,
-    settings: RowSettings,
+    card: ControllerCard,
     sequence_ids: Sequence[str],
     *,
     samples: int,
-    out: Path | None,
-    identity: ModelIdentity,
-    progress: bool = False,
+    batch_size: int,
+    out: Path,
+    **options: Any,
 ) -> np.ndarray:
     """(n, n_routes, samples) agreement on answers that are drawn from the full model at temperature 1.
 
     What could be known of a prompt from other answers to it: the predictable oracle chooses on these, and is paid the
     agreement on the greedy answer.
     """
-    options: dict[str, Any] = {"fidelity_tokens": settings.response_tokens, "identity": identity, "progress": progress}
-    options["batch_size"] = max(1, 2 * settings.batch_size // samples)  # all samples of a batch decode together
-    folder = None if out is None else out / KNOWN
-    table = swept(model, tokenizer, task, settings, ("agreement",), samples=samples, out=folder, **options)
-    found = read_samples(
-        table, metric="agreement", cost="layers_run", sequence="sequence_id", route="route", sample="sample"
-    )
-    return _in_order(found.values, found.sequence_ids, found.routes, sequence_ids, settings.routes)
+    options |= {"fidelity_tokens": card.response_tokens, "samples": samples, "out": out / KNOWN}
+    options["batch_size"] = max(1, 2 * batch_size // samples)  # all samples of a batch decode together
+    table = swept(model, tokenizer, task, card, ("agreement",), **options)
+    columns = {"sequence": "sequence_id", "route": "route", "sample": "sample"}
+    found = read_samples(table, metric="agreement", cost="layers_run", **columns)
+    return _in_order(found.values, found, sequence_ids, card.routes)
 
 
-def _in_order(
-    values: np.ndarray, ids: Sequence[Any], names: Sequence[str], wanted_ids: Sequence[str], routes: Sequence[Route]
-) -> np.ndarray:
-    """An array (n, n_routes, ..) in the order of these sequences and routes."""
-    rows = {name: i for i, name in enumerate(ids)}
-    columns = [list(names).index(route.name) for route in routes]
+def _in_order(values: np.ndarray, found: ScoreTable, wanted_ids: Sequence[str], routes: Sequence[Route]) -> np.ndarray:
+    """An array (n, n_routes, ..) of a table in the order of these sequences and routes."""
+    rows = {name: i for i, name in enumerate(found.sequence_ids)}
+    columns = [found.routes.index(route.name) for route in routes]
     return values[[rows[name] for name in wanted_ids]][:, columns]

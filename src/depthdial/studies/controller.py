@@ -20,7 +20,7 @@ from depthdial.checks import choice, share, whole
 from depthdial.control.baselines import Learned, learn_again
 from depthdial.control.certify import certification_plan, certify_rows
 from depthdial.control.controller import SequenceController
-from depthdial.control.fit import MEASURED, measure_for, require_unseen, route_costs, row_settings
+from depthdial.control.fit import MEASURED, measure_for, require_unseen, route_costs
 from depthdial.control.judge.headroom import ControllerScore, score_controller
 from depthdial.control.judge.inputs import check_options
 from depthdial.control.overhead import ChoosingTime, time_choosing
@@ -152,9 +152,8 @@ def evaluate_controller(
         controller.certified_on.note(plans, held.prompts)
     known = None
     if settings.samples and controller.card.metric == "agreement":
-        options: dict[str, Any] = {"samples": settings.samples, "identity": identity, "progress": progress}
-        wanted = row_settings(controller, settings.batch_size)
-        known = measure_known(model, tokenizer, task, wanted, rows.sequence_ids, out=out / "test", **options)
+        options = common | {"samples": settings.samples, "out": out / "test"}
+        known = measure_known(model, tokenizer, task, controller.card, rows.sequence_ids, **options)
     job = _Evaluation(controller, learned, rows, settings, known)
     rouge = _answers(controller, model, tokenizer, task, out, common) if settings.rouge else None
     scores = ControllerScores(
@@ -310,8 +309,7 @@ def _answers(
     controller: SequenceController, model: Any, tokenizer: Any, task: Task, out: Path, common: Mapping[str, Any]
 ) -> MeasuredRows:
     """The greedy answers of every route, with their ROUGE-L and lengths."""
-    settings = row_settings(controller, common["batch_size"])
-    table = swept(model, tokenizer, task, settings, ("rouge_l",), out=out / "test" / "answers", **common)
+    table = swept(model, tokenizer, task, controller.card, ("rouge_l",), out=out / "test" / "answers", **common)
     ids = tuple(example.id for example in task.examples)
     return MeasuredRows(ids, prompt_hashes(task), np.empty((len(ids), 0)), table)
 
