@@ -7,8 +7,8 @@ this package that no file has.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -55,33 +55,23 @@ def moved_modules() -> dict[str, str]:
     return {_joined(old, names[0]): _joined(new, names[1]) for (old, new), names in pairs}
 
 
-class _Moved:
-    """A finder and loader of importlib's protocols."""
+class _Moved(MetaPathFinder, Loader):
+    """Finds the old names and their folders, and puts the module of today in the place of each name."""
 
     def __init__(self) -> None:
         self._names = moved_modules()
         self._folders = {name.rpartition(".")[0] for name in self._names}
-        self._specs: dict[str, Any] = {}
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name not in self._names and name not in self._folders:
-            return None
-        return ModuleSpec(name, self, is_package=name in self._folders)  # type: ignore[arg-type]
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        if spec.name not in self._names:
-            return None  # an empty folder
-        module = import_module(self._names[spec.name])
-        self._specs[spec.name] = module.__spec__
-        return module
+    def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        known = name in self._names or name in self._folders
+        return ModuleSpec(name, self, is_package=name in self._folders) if known else None
 
     def exec_module(self, module: ModuleType) -> None:
-        spec = module.__spec__
-        if spec is not None and spec.name in self._specs:
-            module.__spec__ = self._specs.pop(spec.name)  # its own, which the import has just replaced
+        if module.__name__ in self._names:
+            sys.modules[module.__name__] = import_module(self._names[module.__name__])
 
 
 def install() -> None:
     """Let old names be imported, in this process."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
-        sys.meta_path.append(_Moved())  # type: ignore[arg-type]
+        sys.meta_path.append(_Moved())

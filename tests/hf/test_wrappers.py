@@ -10,7 +10,7 @@ import torch
 import transformers
 
 import depthdial as dd
-from depthdial.hf.wrappers import auto_class
+from depthdial.hf.load import auto_class
 from tests.conftest import WORDS, make_task
 
 TEXT: dict[str, Any] = {

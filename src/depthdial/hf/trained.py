@@ -7,7 +7,8 @@ where views find them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,19 @@ _RECORDS = (("depthdial.json", "training"), ("gates.json", "about"))
 
 def recorded_prompts(record: Any) -> frozenset[str]:
     """Hashes of the prompts in a training's record (`record["data"]["prompts"]`); none where it does not say."""
-    data = record.get("data") if isinstance(record, Mapping) else None
-    prompts = data.get("prompts") if isinstance(data, Mapping) else None
-    return frozenset(one for one in prompts if isinstance(one, str)) if isinstance(prompts, list | tuple) else frozenset()
+    try:
+        return frozenset(one for one in record["data"]["prompts"] if isinstance(one, str))
+    except (KeyError, TypeError):
+        return frozenset()
 
 
 def prompts_of_folder(folder: Path) -> frozenset[str]:
     """Hashes of the prompts that the adapter, gates or model in a folder was trained on, where it says so."""
     found: frozenset[str] = frozenset()
     for file, part in _RECORDS:
-        if (folder / file).is_file():
-            try:
-                document = read_json(folder / file, "training record")
-            except InputError:  # whoever needs the file itself says what is wrong with it
-                continue
-            found |= recorded_prompts(document.get(part)) if isinstance(document, dict) else frozenset()
+        # Whoever needs the file itself says what is wrong with it.
+        with suppress(InputError, KeyError, TypeError):
+            found |= recorded_prompts(read_json(folder / file, "training record")[part])
     return found
 
 
@@ -61,7 +60,7 @@ def trained_on(model: Any) -> dict[str, frozenset[str]]:
     Those of an adapter count as long as it is on.
     """
     held = unwrap(model).__dict__
-    known = {"to train the model": held.get(_WEIGHTS), "to train the adapter": held.get(_ADAPTER)}
-    if known["to train the adapter"] and not has_adapters_on(model):
-        del known["to train the adapter"]
+    known = {"to train the model": held.get(_WEIGHTS)}
+    if held.get(_ADAPTER) and has_adapters_on(model):
+        known["to train the adapter"] = held[_ADAPTER]
     return {purpose: prompts for purpose, prompts in known.items() if prompts}
