@@ -45,11 +45,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 def check_out_folder(path: Path) -> Path:
-    """`path` itself, a folder that can be written into or made; long work asks before it begins.
-
-    Raises:
-        InputError: if it is a file, stands under one, or may not be written to.
-    """
+    """`path` itself, InputError unless it is a folder that can be written into or made; long work asks before it begins."""
     if path.exists() and not path.is_dir():
         raise InputError(f"Cannot write into {path}, which is a file: choose another --out.")
     _check_writable(path, path)
@@ -57,11 +53,7 @@ def check_out_folder(path: Path) -> Path:
 
 
 def check_out_file(path: Path) -> Path:
-    """`path` itself, a file that can be written or made; long work asks before it begins.
-
-    Raises:
-        InputError: if it is a folder, or its own folder cannot be written into or made.
-    """
+    """`path` itself, InputError unless it is a file that can be written or made; long work asks before it begins."""
     if path.is_dir():
         raise InputError(f"{path} is a folder, and one file is written: choose another --out, such as {path / 'out.json'}.")
     _check_writable(path.parent, path)
@@ -83,8 +75,7 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: Any) -> Path:
     """Write JSON that strict readers take: a NaN raises ValueError."""
     # Whole numbers of numpy are whole numbers.
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=operator.index)
-    return write_text(path, text + "\n")
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=operator.index) + "\n")
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -138,11 +138,7 @@ def adapter_card(model: Any) -> AdapterCard | None:
 
 
 def merged(model: Any) -> Any:
-    """A model with its adapter merged into its weights, which changes them; a model without one as it is.
-
-    Raises:
-        InputError: if the adapter cannot be merged.
-    """
+    """A model with its adapter merged into its weights, which changes them; a model without one as it is."""
     if not hasattr(model, "merge_and_unload"):
         return model
     training = model.training
@@ -157,11 +153,7 @@ def merged(model: Any) -> Any:
 
 
 def check_base(card: AdapterCard, model: Any, folder: Path, label: str) -> None:
-    """Refuse an adapter on a model, loaded by the name `label`, that it was not trained on.
-
-    Raises:
-        InputError: with the base that it is for, and the one that this is.
-    """
+    """Refuse an adapter on a model, loaded by the name `label`, that it was not trained on."""
     n_layers = count_layers(model)
     is_same, held = compare_weights(model, card.base_weights_hash, card.base_dtype)
     if n_layers == card.n_layers and is_same:
@@ -190,11 +182,7 @@ def compare_weights(model: Any, expected_hash: str, expected_dtype: str) -> tupl
 
 
 def shipped_adapter(label: str) -> Path:
-    """The folder of the elastic adapter that comes with Depthdial for a model's alias.
-
-    Raises:
-        InputError: if there is none for this model, or this build of the package is without it.
-    """
+    """The folder of the elastic adapter that comes with Depthdial for a model's alias."""
     if label not in _SHIPPED:
         raise InputError(
             f'No elastic adapter ships for {label}: adapter="elastic" is for {", ".join(_SHIPPED)}; train one for another '

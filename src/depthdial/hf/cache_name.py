@@ -39,11 +39,7 @@ def cache_in(given: Mapping[str, Any]) -> Any:
 
 
 def renamed(given: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Arguments whose cache, if there is one, goes by `name`.
-
-    Raises:
-        InputError: for a cache by each name.
-    """
+    """Arguments whose cache, if there is one, goes by `name`."""
     caches = {key: given[key] for key in CACHE_NAMES if key in given}
     found = [cache for cache in caches.values() if cache is not None]
     if len(found) == 2 and found[0] is not found[1]:
@@ -55,11 +51,7 @@ def renamed(given: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def cache_of(output: Any) -> Any:
-    """The cache in a model's output.
-
-    Raises:
-        AttributeError: if it has none.
-    """
+    """The cache in a model's output."""
     return getattr(output, cache_name())
 
 

@@ -51,11 +51,7 @@ class WeightFiles:
 
 
 def choose_weights(names: Collection[str], label: str, *, allow_bin: bool) -> WeightFiles:
-    """The weights to load among a checkpoint's file names: safetensors, or pickled ones where they are allowed.
-
-    Raises:
-        InputError: there are none, or only pickled ones and `allow_bin` is false.
-    """
+    """The weights to load among a checkpoint's file names: safetensors, or pickled ones where they are allowed."""
     safe, pickled = _weights_of("safetensors", names), _weights_of("bin", names)
     if safe is not None:
         return safe
@@ -102,11 +98,7 @@ def _weights_of(weight_format: WeightFormat, names: Collection[str]) -> WeightFi
 
 
 def check_folder(folder: Path, label: str, *, allow_bin: bool) -> WeightFiles:
-    """The weights of a local checkpoint folder, after checks that need no model.
-
-    Raises:
-        InputError: no config.json, an adapter, no usable weights, or a shard that the index names is missing.
-    """
+    """The weights of a local checkpoint folder, after checks that need no model."""
     names = {path.name for path in folder.iterdir() if path.is_file()}
     if "adapter_config.json" in names:
         # transformers would follow the adapter's config to a base model elsewhere, or inject it without a word
@@ -162,11 +154,7 @@ def _base_of(folder: Path) -> str:
 
 
 def check_adapter(adapter: Path) -> Path:
-    """A folder that holds a PEFT adapter with safetensors weights.
-
-    Raises:
-        InputError: no such folder, a whole model or something else and not an adapter, or only pickled weights.
-    """
+    """`adapter` itself, InputError unless it is a folder that holds a PEFT adapter with safetensors weights."""
     if not adapter.is_dir():
         raise InputError(f"There is no adapter folder {adapter}: give a folder written by PEFT's save_pretrained.")
     if not (adapter / "adapter_config.json").is_file():
@@ -198,10 +186,6 @@ def hub_snapshot(
 
     Args:
         where: `token` and `cache_dir`, as huggingface_hub takes them.
-
-    Raises:
-        InputError: unknown, private or gated id, unknown revision, no usable weights, or the Hub is out of reach and
-            the cache does not hold the model.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (

@@ -60,11 +60,7 @@ class ModelFacts:
 
     @classmethod
     def of(cls, model: Any) -> ModelFacts:
-        """Read a model's configuration, which may change: nothing is kept.
-
-        Raises:
-            InputError: if `model` is no Hugging Face model.
-        """
+        """Read a model's configuration, which may change: nothing is kept."""
         base = unwrap(model)
         text = text_config(base)
         n_layers = text.num_hidden_layers

@@ -24,11 +24,7 @@ _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # gguf.TokenType: tokens that text 
 
 
 def check_gguf(file: Path) -> None:
-    """Refuse what cannot be loaded as a GGUF file, before anything is read of it.
-
-    Raises:
-        InputError: it does not start as a GGUF file, or transformers would mix an adapter beside it in.
-    """
+    """Refuse what cannot be loaded as a GGUF file, before anything is read of it."""
     with file.open("rb") as start:
         if start.read(4) != b"GGUF":
             raise InputError(f"{file} is not a GGUF file (it does not start with GGUF): download it again.")
@@ -50,9 +46,6 @@ def read_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     spaces before a digit come out as tokens that the model was not trained on, and a numbered list of five lines costs
     SmolLM2-135M-Instruct 97 nats in place of 80. Other tokenizers are read by transformers, and their special tokens and
     the beginning-of-sequence token before a prompt set to what the file says.
-
-    Warns:
-        TokenizerWarning: the file names no pre-tokenizer, or an unknown one; llama.cpp's default is used.
     """
     from gguf import GGUFReader
 

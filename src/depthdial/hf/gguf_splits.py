@@ -114,21 +114,11 @@ _BY_NAMES = {
         (r"[\p{Han}]+|" + _cased(_THREE_DIGITS, suffix=f"{_CONTRACTIONS}?", without=r"&&[^\p{Han}]", slash=""),)
     ),
     "youtu": Split(
-        (
-            rf"[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|{_KANA}",
-            _cased(_DIGIT, suffix=f"{_CONTRACTIONS}?"),
-        ),
+        (rf"[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|{_KANA}", _cased(_DIGIT, suffix=f"{_CONTRACTIONS}?")),
         whole_words=True,
     ),
     "deepseek-llm": Split(
-        (
-            r"[\r\n]",
-            rf"\s?[{_CASED_LETTERS}]+",
-            "\\s?[!-/:-~！-／：-～‘-‟\u3000-。]+",
-            r"\s+$",
-            _EAST_ASIAN,
-            _DIGITS,
-        )
+        (r"[\r\n]", rf"\s?[{_CASED_LETTERS}]+", "\\s?[!-/:-~！-／：-～‘-‟\u3000-。]+", r"\s+$", _EAST_ASIAN, _DIGITS)
     ),
     "deepseek-coder": Split((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _EAST_ASIAN, _DIGIT)),
     "deepseek-v3 hunyuan-dense joyai-llm hy_v4": Split((_THREE_DIGITS, _KANA, _deepseek(rf"[\r\n]*|{_LINES}"))),

@@ -19,14 +19,10 @@ _SHIPPED = {"smollm2-135m": "smollm2-135m.json"}
 def best_known_routes(model: Any) -> tuple[Route, ...]:
     """Routes of a model, the full one among them, cheapest first.
 
-    Those that its adapter was trained for; else those that were searched on this very model and come with the package; else
-    uniform skipping that keeps the last layer (`unified`), with a warning that a search would find better ones.
-
-    Warns:
-        RouteWarning: for a model that nothing is known of.
+    `searched_routes`; else uniform skipping that keeps the last layer (`unified`), with a RouteWarning that a search would
+    find better ones.
     """
-    known, n_layers = searched_routes(model), count_layers(model)
-    if known is not None:
+    if (known := searched_routes(model)) is not None:
         return known
     warnings.warn(
         "Nothing is known of which layers this model can do without, so layers are skipped uniformly: `depthdial search` "
@@ -34,8 +30,8 @@ def best_known_routes(model: Any) -> tuple[Route, ...]:
         RouteWarning,
         stacklevel=3,
     )
-    unified = [route for route in family_routes("unified", n_layers) if isinstance(route, Route)]
-    return _with_full(unified, n_layers)
+    n_layers = count_layers(model)
+    return _with_full(family_routes("unified", n_layers), n_layers)
 
 
 def searched_routes(model: Any) -> tuple[Route, ...] | None:
@@ -57,11 +53,7 @@ def check_share(share: float) -> float:
 
 
 def route_within(routes: tuple[Route, ...], share: float) -> Route:
-    """The deepest of some routes that costs at most this share of the layers.
-
-    Raises:
-        InputError: if the share is no number in (0, 1], or all of them cost more.
-    """
+    """The deepest of some routes that costs at most this share of the layers."""
     check_share(share)
     # A share such as 0.8 of 30 layers may come out a hair below 24.
     fitting = [route for route in routes if route.cost <= share * (1 + 1e-9)]

@@ -151,11 +151,7 @@ def load(
 
 
 def resolve_name(name: str | os.PathLike[str]) -> Kind:
-    """What a model's name means: an alias, a `.gguf` file, a folder, or else a Hub id. Looks at the disk only.
-
-    Raises:
-        InputError: an empty name, or a path (absolute, starting with `.` or `~`, ending in .gguf) that is not there.
-    """
+    """What a model's name means: an alias, a `.gguf` file, a folder, or else a Hub id. Looks at the disk only."""
     text = os.fspath(name)
     if not text:
         raise InputError("The model's name is empty: give a Hub id, a folder, a .gguf file or smollm2-135m.")
@@ -179,11 +175,7 @@ def resolve_name(name: str | os.PathLike[str]) -> Kind:
 
 
 def resolve_dtype(dtype: torch.dtype | str) -> torch.dtype | Literal["auto"]:
-    """The torch dtype that a name such as `"bfloat16"` or `"bf16"` means; `"auto"` stays.
-
-    Raises:
-        InputError: an unknown name, or a dtype that a model cannot compute in.
-    """
+    """The torch dtype that a name such as `"bfloat16"` or `"bf16"` means; `"auto"` stays."""
     if isinstance(dtype, torch.dtype):
         if dtype in _DTYPES.values():
             return dtype
@@ -349,11 +341,7 @@ def _check_options(config: PreTrainedConfig, label: str, options: _Options) -> N
 
 
 def with_adapter(model: PreTrainedModel, folder: Path, label: str) -> PreTrainedModel:
-    """PEFT's wrapper of a model with the adapter of a folder on it; `label` is what the model was loaded by.
-
-    Raises:
-        InputError: if the adapter is damaged, or for another model.
-    """
+    """PEFT's wrapper of a model with the adapter of a folder on it; `label` is what the model was loaded by."""
     from peft import PeftModel
 
     check_fits(folder, model)

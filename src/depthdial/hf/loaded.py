@@ -46,14 +46,7 @@ def _names_in(file: Path) -> list[str]:
 
 
 def check_complete(loaded: Any, label: str) -> PreTrainedModel:
-    """The model of a (model, loading report) pair from transformers.
-
-    Raises:
-        InputError: weights are missing, the checkpoint holds more layers than its config names, holds quantised weights
-            that the config does not announce, or holds NaN.
-    Warns:
-        CheckpointWarning: weights of the model's own modules are left out.
-    """
+    """The model of a (model, loading report) pair from transformers, refused unless the checkpoint was whole and right."""
     model, report = loaded
     names = {name for name, _ in model.named_parameters()}
     if getattr(model.config.get_text_config(), "num_hidden_layers", None) == 0:
@@ -117,13 +110,7 @@ def _check_numbers(model: PreTrainedModel, label: str) -> None:
 
 
 def prepare_tokenizer(tokenizer: Any, model: PreTrainedModel, label: str) -> PreTrainedTokenizerBase:
-    """The tokenizer with padding on the left by a token that the model has an embedding for; the model's settings alike.
-
-    Raises:
-        InputError: the tokenizer is empty.
-    Warns:
-        TokenizerWarning: it has more tokens than the model has embeddings.
-    """
+    """The tokenizer with padding on the left by a token that the model has an embedding for; the model's settings alike."""
     if len(tokenizer) < 2:  # without its files some tokenizer classes come out empty and encode nothing
         raise InputError(f"{label} has no tokenizer files: save the tokenizer beside the model.")
     tokenizer.padding_side = "left"
