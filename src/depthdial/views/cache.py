@@ -113,14 +113,6 @@ def empty(cache: Any, model: Any) -> None:
         cache.activate_past_recording()
 
 
-def fill(cache: Any, layers: list[Any]) -> None:
-    """Put layers in the place of a cache's own, rolled back where those could be."""
-    records = any(getattr(layer, "record_past", False) for layer in cache.layers)
-    cache.layers = layers
-    if records:
-        cache.activate_past_recording()
-
-
 def cut(cache: Any, layers: Sequence[int], n_full: int) -> None:
     """Leave only these layers of a whole model's cache, of whose columns the first `n_full` have run them all."""
     cache.layers = [cache.layers[i] for i in layers]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import reprlib
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -90,15 +91,11 @@ def tell_prompts(view: Any, reuse: Reuse, *, refuse: Callable[[Asked], None] | N
     """
     if not hasattr(type(view), "generate"):  # a model without a head
         return
-    own = view.__dict__
+    own, prepare = view.__dict__, type(view).prepare_inputs_for_generation
     own["generate"] = functools.partial(_generate, view, reuse, refuse)
-    prepare = functools.partial(_prepare, view)
     # generate() reads the signature to learn what it may pass.
-    own["prepare_inputs_for_generation"] = functools.update_wrapper(
-        prepare, type(view).prepare_inputs_for_generation.__get__(view)
-    )
-    for name in _BATCHING:
-        own[name] = _no_batching
+    own["prepare_inputs_for_generation"] = functools.update_wrapper(functools.partial(_prepare, view), prepare.__get__(view))
+    own.update(dict.fromkeys(_BATCHING, _no_batching))
 
 
 def _generate(view: Any, reuse: Reuse, refuse: Any, *args: Any, **kwargs: Any) -> Any:
@@ -201,9 +198,8 @@ def _refuse(asked: Asked) -> None:
     kind = "A view that tells prompt from response"
     for name, remedy in _REFUSED.items():
         value = asked.option(name)
-        is_off = value is None or value is False or (name in _OFF_AT_ZERO and value == 0)
-        if not is_off:
-            raise InputError(f"{kind} cannot honour {name}={_short(value)}: leave it out, or {remedy}.")
+        if value not in (None, False) and not (name in _OFF_AT_ZERO and value == 0):
+            raise InputError(f"{kind} cannot honour {name}={reprlib.repr(value)}: leave it out, or {remedy}.")
     groups, custom = asked.option("num_beam_groups"), asked.given.get("custom_generate")
     if groups not in (None, 1):
         raise InputError(f"{kind} cannot honour num_beam_groups={groups}: leave it out, or use num_beams.")
@@ -226,11 +222,6 @@ def _refuse(asked: Asked) -> None:
             f"{kind} cannot honour guidance_scale={asked.option('guidance_scale')} with {with_what}, since its second pass "
             "goes token by token in a cache of its own: leave one of the two out."
         )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _no_batching(*args: Any, **kwargs: Any) -> Any:

@@ -14,6 +14,7 @@ that have an entry for each layer pulled apart. The model itself, its modes and 
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -95,7 +96,7 @@ def _compare(base: Any, layers: tuple[int, ...], cut: Cut) -> str | None:
     n_more = len(outputs[0]) - 1 if outputs and isinstance(outputs[0], tuple) else None
     undone = decoder_stack(twin).layers
     for i in set(range(n_layers)) - set(layers):
-        undone[i].__dict__["forward"] = _Identity(n_more)
+        undone[i].__dict__["forward"] = functools.partial(_as_it_came, n_more)
     try:
         theirs = _logits(twin, inputs)
     except Exception:
@@ -165,15 +166,10 @@ def _pull_apart(owner: nn.Module, stack: DecoderStack) -> None:
             table[name] = nn.Parameter(moved, requires_grad=False) if isinstance(value, nn.Parameter) else moved
 
 
-class _Identity:
+def _as_it_came(n_more: int | None, *args: Any, **kwargs: Any) -> Any:
     """The forward of a layer that is undone: its states as they came, and nothing in the places behind."""
-
-    def __init__(self, n_more: int | None) -> None:
-        self._n_more = n_more
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        return hidden if self._n_more is None else (hidden, *(None,) * self._n_more)
+    hidden = args[0] if args else kwargs["hidden_states"]
+    return hidden if n_more is None else (hidden, *(None,) * n_more)
 
 
 def _logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -15,7 +15,7 @@ from depthdial.hf.untouched import adapter_modules
 from depthdial.routes import Route
 from depthdial.views.generate import reuse_for_route, tell_prompts
 from depthdial.views.prompt_pass import Switch, prompted_forward
-from depthdial.views.view import PROMPTED_ATTRIBUTE, as_route, quiet_view
+from depthdial.views.view import UNCUT_ATTRIBUTE, as_route, quiet_view
 from depthdial.views.weights import SHARED_ATTRIBUTE
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def quiet_prompted_view(model: Any, route: Route) -> PreTrainedModel:
     step = functools.partial(prompted_forward, shallow, switch)
     # generate() reads the signature of forward to learn what it may pass.
     shallow.__dict__["forward"] = functools.update_wrapper(step, type(shallow).forward.__get__(shallow))
-    shallow.__dict__[PROMPTED_ATTRIBUTE] = True
+    shallow.__dict__[UNCUT_ATTRIBUTE] = "runs its prompt at full depth"
     shallow.__dict__[SHARED_ATTRIBUTE].refusal = (
         "A prompted view runs its prompt through the whole model, whose weights it cannot change apart: change the model, "
         "or a copy of it, and make the view after."

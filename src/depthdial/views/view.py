@@ -43,10 +43,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 ROUTE_ATTRIBUTE = "depthdial_route"
-# Set on a view whose forward switches from every layer to its route's: see `prompt.prompted_view`.
-PROMPTED_ATTRIBUTE = "depthdial_prompted"
-# Set on a view that routes token by token: see `token_view`.
-TOKENS_ATTRIBUTE = "depthdial_tokens"
+# Set on a view that cannot be cut again: what it does, in the words of a sentence.
+UNCUT_ATTRIBUTE = "depthdial_uncut"
 # On the model of a session, whose views are made once; see `remember_views`.
 _VIEWS_ATTRIBUTE = "depthdial_views"
 _MOST_VIEWS = 64
@@ -97,13 +95,14 @@ def view(model: Any, route: Route | str | Sequence[int], *, check: bool = True) 
 def quiet_view(model: Any, route: Route | str | Sequence[int], *, check: bool = True) -> PreTrainedModel:
     """`view` without its warning: for code that tries many routes, or has warned of this one before."""
     base = unwrap(model)
-    if base.__dict__.get(PROMPTED_ATTRIBUTE):
-        raise InputError("This view runs its prompt at full depth, so it cannot be cut again: make the view of its base.")
-    if base.__dict__.get(TOKENS_ATTRIBUTE):
-        raise InputError("This view routes token by token, so it cannot be cut again: make the view of its base.")
+    if UNCUT_ATTRIBUTE in base.__dict__:
+        raise InputError(
+            f"This view {base.__dict__[UNCUT_ATTRIBUTE]}, so it cannot be cut again: make the view of its base."
+        )
     stack = decoder_stack(base)
     route = as_route(route, stack.n_layers)
-    is_fsdp = _is_fsdp(base)
+    # FSDP2 swaps sharded for gathered parameters in the tables of the modules that it knows: a view must see the swap.
+    is_fsdp = any(cls.__name__ == "FSDPModule" for cls in type(base).__mro__)
     if check and not is_fsdp:
         check_places(base, stack, route.layers, _cut)
     top = _cut(base, route.layers, share_parameters=is_fsdp)
@@ -136,8 +135,7 @@ def known_view(model: Any, route: Route) -> PreTrainedModel:
 
 def _cut(base: PreTrainedModel, layers: Sequence[int], *, share_parameters: bool = False) -> PreTrainedModel:
     stack = decoder_stack(base)
-    configs = cut_config(base.config, layers)
-    top = _Copier(configs, share_parameters=share_parameters).model(base, stack, layers)
+    top = _Copier(cut_config(base.config, layers), share_parameters=share_parameters).model(base, stack, layers)
     follow_places(top.get_submodule(".".join(stack.path[:-1])), layers, stack.n_layers)
     return top
 
@@ -248,11 +246,6 @@ def _rebind(function: Any, old: nn.Module, new: nn.Module) -> Any:
         rebound.__dict__.update(function.__dict__)
         return rebound
     return function
-
-
-def _is_fsdp(model: nn.Module) -> bool:
-    # FSDP2 swaps sharded for gathered parameters in the tables of the modules that it knows: a view must see the swap.
-    return any(cls.__name__ == "FSDPModule" for cls in type(model).__mro__)
 
 
 def _save(top: PreTrainedModel, *args: Any, **kwargs: Any) -> None:

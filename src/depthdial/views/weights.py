@@ -64,9 +64,7 @@ class Shared:
 
     def note(self, parameters: dict[str, nn.Parameter | None]) -> None:
         """Take down that these are the base's."""
-        for parameter in parameters.values():
-            if parameter is not None:
-                self._theirs[id(parameter)] = parameter
+        self._theirs.update((id(parameter), parameter) for parameter in parameters.values() if parameter is not None)
 
     def own(self, module: nn.Module, *, copies: bool, only_flags: bool = False) -> None:
         """Give the view parameters of its own where `module` has the base's; tied ones stay tied.
@@ -161,13 +159,10 @@ def _parameters(module: nn.Module) -> Any:
 
 def _alike(parameter: nn.Parameter, copies: bool) -> nn.Parameter:
     """A parameter of the same kind, numbers and marks, and without a gradient."""
-    plain = type(parameter) is nn.Parameter
-    data = parameter.detach().clone() if copies else parameter.detach()
-    new = nn.Parameter(data, requires_grad=parameter.requires_grad) if plain else _alike_special(parameter, copies)
+    if type(parameter) is nn.Parameter:
+        data = parameter.detach().clone() if copies else parameter.detach()
+        new = nn.Parameter(data, requires_grad=parameter.requires_grad)
+    else:  # quantized weights know how they are copied
+        new = copy.deepcopy(parameter) if copies else copy.copy(parameter)
     vars(new).update(vars(parameter))
     return new
-
-
-def _alike_special(parameter: nn.Parameter, copies: bool) -> nn.Parameter:
-    # Quantized weights know how they are copied.
-    return copy.deepcopy(parameter) if copies else copy.copy(parameter)

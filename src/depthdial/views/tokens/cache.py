@@ -55,6 +55,14 @@ class Gathered:
     kept: torch.Tensor | None = None
     only_keys: bool = False
 
+    def flat(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(sequences, places in the pass, rows of `values` (n_rows, n_taken, ..)) of the taken tokens but the fillers."""
+        assert self.rows is not None and self.columns is not None
+        rows = self.rows[:, None].expand_as(self.columns)
+        if self.is_real is None:
+            return rows.flatten(), self.columns.flatten(), values.flatten(0, 1)
+        return rows[self.is_real], self.columns[self.is_real], values[self.is_real]
+
 
 class TokenCacheLayer(DynamicLayer):
     """Keys and values of one layer.
@@ -115,8 +123,7 @@ class TokenCacheLayer(DynamicLayer):
 
     def _mark(self, n_tokens: int, filled: torch.Tensor | None, source: TokenCacheLayer | None) -> None:
         if filled is not None and source is not None:
-            copied = source.valid
-            filled = None if copied is None else filled | copied[:, self._started :]
+            filled = None if source.valid is None else filled | source.valid[:, self._started :]
         if self.valid is None:
             if filled is None or bool(filled.all()):
                 return
@@ -166,8 +173,8 @@ class TokenCacheLayer(DynamicLayer):
         assert self._block is not None
         if self._past is None:
             return self._block
-        past, block = self._past, self._block
-        return torch.cat([past[0], block[0]], dim=-2), torch.cat([past[1], block[1]], dim=-2)
+        keys, values = (torch.cat(parts, dim=-2) for parts in zip(self._past, self._block, strict=True))
+        return keys, values
 
     # Without gradients: into spare room
 
@@ -183,8 +190,8 @@ class TokenCacheLayer(DynamicLayer):
         has_room = self._room is not None and self._room[0].shape[2] >= self.n_slots and self._is_ours()
         if not has_room:
             room = self._empty(keys, values, self.n_slots + _SPARE_SLOTS)
-            if self.is_initialized and self.keys is not None and self.values is not None and self.keys.numel():
-                for new, old in zip(room, (self.keys, self.values), strict=True):
+            if self._held is not None and self._held[0].numel():
+                for new, old in zip(room, self._held, strict=True):
                     new[:, :, : old.shape[2]] = old
             self._room = room
         assert self._room is not None
@@ -209,43 +216,40 @@ class TokenCacheLayer(DynamicLayer):
         self._block = _put_apart(self._block[0], keys, plan), _put_apart(self._block[1], values, plan)
 
     def _open_block(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        if self._started and self.is_initialized and self.keys is not None and self.values is not None:
-            self._past = self.keys, self.values
-        elif self._started:
-            self._past = self._empty(keys, values, self._started)
+        if self._started:
+            self._past = self._held or self._empty(keys, values, self._started)
         self.dtype, self.device, self.is_initialized, self._room = keys.dtype, keys.device, True, None
-        if self.copies:
-            self._block = self._copied(keys)
-        else:
-            self._block = self._empty(keys, values, self.n_slots - self._started)
+        n_new = self.n_slots - self._started
+        self._block = self._copied(keys) if self.copies else self._empty(keys, values, n_new)
 
     # Either way
+
+    @property
+    def _held(self) -> Pair | None:
+        if not self.is_initialized or self.keys is None or self.values is None:
+            return None
+        return self.keys, self.values
 
     def _empty(self, keys: torch.Tensor, values: torch.Tensor, n_slots: int) -> Pair:
         """Zeros for `n_slots` slots of every sequence, of the dtype and device of some keys and values."""
         n = self._n_sequences
-        return (
-            keys.new_zeros(n, keys.shape[1], n_slots, keys.shape[3]),
-            values.new_zeros(n, values.shape[1], n_slots, values.shape[3]),
-        )
+        keys, values = (like.new_zeros(n, like.shape[1], n_slots, like.shape[3]) for like in (keys, values))
+        return keys, values
 
     def _write_nothing(self) -> None:
         like = self._source if self.copies else self
-        assert like is not None and like.keys is not None and like.values is not None
-        if torch.is_grad_enabled():
-            self._open_block(like.keys, like.values)
-        else:
-            self._make_room(like.keys, like.values)
+        assert like is not None and like._held is not None
+        (self._open_block if torch.is_grad_enabled() else self._make_room)(*like._held)
 
     def _copied(self, keys: torch.Tensor) -> Pair:
-        source = self._source
-        assert source is not None and source.keys is not None and source.values is not None
-        if source.keys.shape[1::2] != keys.shape[1::2]:
+        assert self._source is not None and self._source._held is not None
+        copied, values = self._source._held
+        if copied.shape[1::2] != keys.shape[1::2]:
             raise InputError(
                 "Two layers of this model have KV caches of different shapes, so one's keys cannot be copied to the other: "
                 "use key_values='project' or 'drop'."
             )
-        return source.keys[:, :, self._started :], source.values[:, :, self._started :]
+        return copied[:, :, self._started :], values[:, :, self._started :]
 
     # What an ordinary cache layer does
 
@@ -260,8 +264,8 @@ class TokenCacheLayer(DynamicLayer):
         keep = tokens_to_remove if tokens_to_remove > 0 else self.n_slots + tokens_to_remove
         self.n_slots = max(0, min(self.n_slots, keep))
         self._room = None
-        if self.is_initialized and self.keys is not None and self.values is not None:
-            self.keys, self.values = self.keys[:, :, : self.n_slots], self.values[:, :, : self.n_slots]
+        if self._held is not None:
+            self.keys, self.values = (held[:, :, : self.n_slots] for held in self._held)
         if self.valid is not None:
             self.valid = self.valid[:, : self.n_slots]
 
@@ -321,22 +325,12 @@ def _put(room: torch.Tensor, new: torch.Tensor, plan: Gathered, started: int, en
     elif ended - started == 1 and plan.is_real is None:
         room[:, :, started][plan.rows] = new[:, :, 0]
     else:
-        rows, columns, flat = _flat(new, plan)
+        rows, columns, flat = plan.flat(new.transpose(1, 2))
         room[rows, :, columns + started] = flat
 
 
 def _put_apart(block: torch.Tensor, new: torch.Tensor, plan: Gathered) -> torch.Tensor:
     if plan.rows is None:
         return new if plan.kept is None else torch.where(plan.kept[:, None, :, None], new, block)
-    rows, columns, flat = _flat(new, plan)
+    rows, columns, flat = plan.flat(new.transpose(1, 2))
     return block.transpose(1, 2).index_put((rows, columns), flat).transpose(1, 2)
-
-
-def _flat(new: torch.Tensor, plan: Gathered) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(sequence, place in the pass, key or value (n, n_heads, width)) of every planned token but the fillers."""
-    assert plan.rows is not None and plan.columns is not None
-    rows = plan.rows[:, None].expand_as(plan.columns)
-    by_token = new.transpose(1, 2)
-    if plan.is_real is None:
-        return rows.flatten(), plan.columns.flatten(), by_token.flatten(0, 1)
-    return rows[plan.is_real], plan.columns[plan.is_real], by_token[plan.is_real]

@@ -118,14 +118,7 @@ class TokenGates(nn.Module):
         self.gates = nn.ModuleDict({str(layer): _Gate(config, draw) for layer in config.layers})
 
     def logits(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        """The two logits (skip, run) of a controlled layer.
-
-        Args:
-            x: (.., width), of unit RMS: see `inputs`.
-
-        Returns:
-            (.., 2), in float32.
-        """
+        """The two logits (skip, run) of a controlled layer, (.., 2) in float32, for `x` (.., width): see `inputs`."""
         return self.gates[str(layer)](x)
 
     def log_odds(self, layer: int, x: torch.Tensor) -> torch.Tensor:
@@ -178,7 +171,7 @@ class TokenGates(nn.Module):
         """
         folder = Path(folder)
         self.save_weights(folder)
-        base = None if self.base is None else asdict(self.base)
+        base = self.base and asdict(self.base)
         _FILE.write(folder / GATES_FILE, {"config": asdict(self.config), "base": base, "about": self.about})
         return folder
 
@@ -193,22 +186,17 @@ class TokenGates(nn.Module):
         path = folder / GATES_FILE
         if not path.is_file():
             raise InputError(f"{folder} holds no gates: give a folder that `depthdial train-gates` made.")
-        gates = _FILE.read(path, cls._of)
+
+        def build(document: Mapping[str, Any]) -> TokenGates:
+            base = document.get("base")
+            return cls(GateConfig(**document["config"]), GateBase(**base) if base else None, document.get("about"))
+
+        gates = _FILE.read(path, build)
         gates.load_weights(folder)
         return gates
 
-    @classmethod
-    def _of(cls, document: Mapping[str, Any]) -> TokenGates:
-        fields, base = document["config"], document.get("base")
-        config = GateConfig(**{**fields, "controlled": tuple(fields["controlled"])})
-        return cls(config, None if base is None else GateBase(**base), document.get("about"))
-
     def load_weights(self, folder: Path) -> None:
-        """Put the weights of a folder into these gates.
-
-        Raises:
-            InputError: if the file is missing or damaged, or holds other gates.
-        """
+        """Put the weights of a folder into these gates; InputError if the file is missing or damaged, or holds others."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -225,7 +213,7 @@ class TokenGates(nn.Module):
         """Write `gates.safetensors`; of `state_dict` where the gates' own tensors are in shards."""
         from safetensors.torch import save_file
 
-        held = self.state_dict() if state_dict is None else state_dict
+        held = state_dict or self.state_dict()
         tensors = {name: tensor.contiguous().cpu() for name, tensor in held.items()}
         write_atomically(folder / GATE_WEIGHTS_FILE, lambda path: save_file(tensors, path))
 
@@ -329,17 +317,12 @@ def position_features(positions: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def _controlled(layers: Any, n_layers: int) -> tuple[int, ...]:
-    if layers is None:
-        layers = tuple(range(1, n_layers - 1))
-        if not layers:
-            raise InputError(
-                f"A model of {n_layers} layers has none between the first and the last: name the controlled layers."
-            )
-    chosen = tuple(layers)
+    chosen = tuple(range(1, n_layers - 1) if layers is None else layers)
     for layer in chosen:
         whole("controlled layer", layer, 0, n_layers - 1)
     if not chosen:
-        raise InputError("No layer is controlled: name at least one, or leave it to the default.")
+        why = f", for a model of {n_layers} layers has none between the first and the last" if layers is None else ""
+        raise InputError(f"No layer is controlled{why}: name at least one.")
     if len(set(chosen)) != len(chosen):
         raise InputError(f"A layer is named twice among the controlled ones {list(chosen)}: name each once.")
     return tuple(sorted(chosen))

@@ -7,6 +7,7 @@ reach the decision to skip.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -127,9 +128,8 @@ class _Call:
         self.slots.expect(Gathered(kept=kept))
         arguments, valid = self.arguments, self.slots.valid
         if valid is not None:
-            n_tokens = self.hidden.shape[1]
-            mask = _whole_mask(self.arguments.get(_MASK), valid.shape, n_tokens, self.hidden)
-            arguments = {**arguments, _MASK: _hide(mask, valid, valid.shape[1] - n_tokens, None)}
+            mask = _hide(self._whole_mask(), valid, valid.shape[1] - self.hidden.shape[1], None)
+            arguments = {**arguments, _MASK: mask}
         return self.stock(self.hidden, **arguments)
 
     def some(self, plan: Gathered) -> Any:
@@ -156,14 +156,21 @@ class _Call:
             return value.unflatten(0, (batch, -1)).index_select(0, plan.rows).flatten(0, 1)
         return value
 
+    def _whole_mask(self) -> torch.Tensor:
+        """The mask of the call, or the causal one, (1, 1, n_tokens, n_slots), true where a token sees a slot."""
+        if self.arguments.get(_MASK) is not None:
+            return self.arguments[_MASK]
+        n_slots = self.slots.n_slots
+        slots = torch.arange(n_slots, device=self.hidden.device)
+        return (slots <= slots[n_slots - self.hidden.shape[1] :, None])[None, None]
+
     def _mask(self, plan: Gathered) -> torch.Tensor | None:
         assert plan.rows is not None and plan.columns is not None
-        given, valid = self.arguments.get(_MASK), self.slots.valid
+        valid, n_slots = self.slots.valid, self.slots.n_slots
         batch, n_tokens = self.hidden.shape[:2]
-        n_slots = self.slots.n_slots
-        if given is None and valid is None and n_tokens == 1:
+        if self.arguments.get(_MASK) is None and valid is None and n_tokens == 1:
             return None
-        mask = given if given is not None else _whole_mask(None, (batch, n_slots), n_tokens, self.hidden)
+        mask = self._whole_mask()
         mask = mask.expand(batch, *mask.shape[1:]).index_select(0, plan.rows)
         if n_tokens > 1:
             places = plan.columns[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3])
@@ -176,8 +183,7 @@ class _Call:
 
 def _dense(call: _Call, weights: torch.Tensor, runs: torch.Tensor | None) -> Any:
     """Every token through the layer; `weights`, 0 or 1, mix its output with its input."""
-    is_copied = runs is not None and call.slots.copies
-    output = call.whole(kept=runs if is_copied else None)
+    output = call.whole(kept=runs if call.slots.copies else None)
     mixed = weights[..., None] * _tensor(output) + (1 - weights[..., None]) * call.hidden
     return _like(output, mixed)
 
@@ -189,11 +195,8 @@ def _routed(call: _Call, runs: torch.Tensor, now: TokenPass) -> Any:
         skipped = ~runs if now.is_real is None else now.is_real & ~runs
         plan = gathered(skipped, only_keys=True)
         if plan is not None:
-            try:
+            with contextlib.suppress(KeysWritten):
                 call.some(plan)
-            except KeysWritten:
-                pass
-            else:
                 raise RuntimeError(
                     "The layer did not hand its keys and values to the cache, so it cannot be routed by token."
                 )
@@ -239,21 +242,8 @@ def _put_back(hidden: torch.Tensor, output: torch.Tensor, plan: Gathered) -> tor
     assert plan.rows is not None and plan.columns is not None
     if hidden.shape[1] == 1:
         return hidden.index_copy(0, plan.rows, output)
-    rows = plan.rows[:, None].expand_as(plan.columns)
-    if plan.is_real is None:
-        return hidden.index_put((rows, plan.columns), output)
-    return hidden.index_put((rows[plan.is_real], plan.columns[plan.is_real]), output[plan.is_real])
-
-
-def _whole_mask(
-    mask: torch.Tensor | None, shape: tuple[int, int] | torch.Size, n_tokens: int, like: torch.Tensor
-) -> torch.Tensor:
-    """`mask`, or the causal one, (1, 1, n_tokens, n_slots), true where a token sees a slot."""
-    if mask is not None:
-        return mask
-    n_slots = shape[1]
-    slots = torch.arange(n_slots, device=like.device)
-    return (slots <= slots[n_slots - n_tokens :, None])[None, None]
+    rows, columns, flat = plan.flat(output)
+    return hidden.index_put((rows, columns), flat)
 
 
 def _hide(mask: torch.Tensor, valid: torch.Tensor | None, n_past: int, plan: Gathered | None) -> torch.Tensor:
@@ -262,8 +252,7 @@ def _hide(mask: torch.Tensor, valid: torch.Tensor | None, n_past: int, plan: Gat
     A query whose own slot holds nothing sees itself all the same: nobody asks for its output, but without any slot its
     softmax would be NaN, and so would be gradients.
     """
-    n_slots = mask.shape[3]
-    slots = torch.arange(n_slots, device=mask.device)
+    slots = torch.arange(mask.shape[3], device=mask.device)
     if plan is None:
         assert valid is not None
         mask = mask.expand(valid.shape[0], *mask.shape[1:])

@@ -7,6 +7,7 @@ that a batch, a chunk or a cache changes nothing (arXiv 2410.20022, section 3, h
 
 from __future__ import annotations
 
+import hashlib
 import re
 import uuid
 from collections.abc import Callable, Sequence
@@ -247,9 +248,16 @@ class ConfidenceExit(TokenPolicy):
 
         Args:
             before, hidden: the input of the layer before, and of this one, (n_sequences, n_tokens, width).
-            asked: (n_sequences, n_tokens) the tokens to ask.
+            asked: (n_sequences, n_tokens) the tokens to ask: a head is the dearest matrix of a small model.
         """
-        return self._margin(step, hidden, asked) if self.measure == "margin" else self._saturation(before, hidden)
+        if self.measure == "saturation":
+            assert before is not None  # layers are asked in turn, and the first one cannot be left
+            # Rounding may lift a cosine over 1, and then a threshold of 1 would not mean "never".
+            return torch.nn.functional.cosine_similarity(before.float(), hidden.float(), dim=-1).clamp(max=1)
+        likeliest = step.logits(hidden[asked][None])[0].float().softmax(-1).topk(2, dim=-1).values
+        measured = torch.full(asked.shape, -1.0, device=hidden.device)
+        measured[asked] = likeliest[:, 0] - likeliest[:, 1]
+        return measured
 
     def check(self, n_layers: int, width: int) -> None:
         if self.first_layer >= n_layers:
@@ -262,20 +270,6 @@ class ConfidenceExit(TokenPolicy):
         asked = max(layers_run - self.first_layer + 1, 0.0)
         return asked * (2.0 * width * vocabulary if self.measure == "margin" else 6.0 * width)
 
-    @staticmethod
-    def _margin(step: TokenStep, hidden: torch.Tensor, stays: torch.Tensor) -> torch.Tensor:
-        # The head is the dearest matrix of a small model: only tokens that have not left are asked.
-        asked = step.logits(hidden[stays][None])[0].float().softmax(-1).topk(2, dim=-1).values
-        measured = torch.full(stays.shape, -1.0, device=hidden.device)
-        measured[stays] = asked[:, 0] - asked[:, 1]
-        return measured
-
-    @staticmethod
-    def _saturation(before: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor:
-        assert before is not None  # layers are asked in turn, and the first one cannot be left
-        # Rounding may lift a cosine over 1, and then a threshold of 1 would not mean "never".
-        return torch.nn.functional.cosine_similarity(before.float(), hidden.float(), dim=-1).clamp(max=1)
-
 
 def as_policy(policy: Any) -> TokenPolicy:
     """A policy from a policy, a Route (or several), or a function of (layer, hidden states).
@@ -285,10 +279,8 @@ def as_policy(policy: Any) -> TokenPolicy:
     """
     if isinstance(policy, TokenPolicy):
         return policy
-    if isinstance(policy, Route):
-        return StaticRoutes((policy,))
-    if isinstance(policy, Sequence) and policy and all(isinstance(route, Route) for route in policy):
-        return StaticRoutes(tuple(policy))
+    if isinstance(policy, Route) or (isinstance(policy, Sequence) and policy and all(isinstance(p, Route) for p in policy)):
+        return StaticRoutes(policy)  # type: ignore[arg-type]
     if callable(getattr(policy, "policy", None)):
         raise InputError("Gates decide in two ways: pass gates.policy('sampled') or gates.policy('argmax').")
     if callable(policy) and not isinstance(policy, type):
@@ -321,8 +313,6 @@ def uniform_draws(seed: int, keys: torch.Tensor, positions: torch.Tensor, n_laye
 
 def sequence_key(sequence_id: object) -> int:
     """The key of a sequence, from its id."""
-    import hashlib
-
     return int.from_bytes(hashlib.sha256(str(sequence_id).encode()).digest()[:7], "big")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import operator
+from array import array
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ from depthdial.views.passes import PROMPT_DEPTHS, PromptDepth, by_name, n_prompt
 from depthdial.views.tokens.cache import KEY_VALUES, KeyValues, TokenCacheLayer, token_cache, token_layers
 from depthdial.views.tokens.layer import EXECUTIONS, Execution, StockLayer, TokenPass, check_arguments, run_layer
 from depthdial.views.tokens.policy import Decide, TokenPolicy, TokenStep, as_policy
-from depthdial.views.view import TOKENS_ATTRIBUTE, quiet_view
+from depthdial.views.view import UNCUT_ATTRIBUTE, quiet_view
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -133,29 +133,18 @@ def token_view(
     policy.check(n_layers, ModelFacts.of(base).width)
     for index, layer in enumerate(decoder_stack(routed).layers):
         layer.__dict__["forward"] = _RoutedForward(layer, index, has_hiding_masks(base))
-    signature = inspect.signature(type(routed).forward)
-    router = _Router(
-        policy,
-        key_values,
-        prompt_depth,
-        execution,
-        _checked_keys(keys),
-        trace,
-        signature,
-        n_layers,
-        longest_routed(base),
-    )
+    signature, longest = inspect.signature(type(routed).forward), longest_routed(base)
+    router = _Router(policy, key_values, prompt_depth, execution, _checked_keys(keys), trace, signature, n_layers, longest)
     forward = functools.partial(_forward, routed, router)
     routed.__dict__["forward"] = functools.update_wrapper(forward, type(routed).forward.__get__(routed))
-    routed.__dict__[TOKENS_ATTRIBUTE] = True
+    routed.__dict__[UNCUT_ATTRIBUTE] = "routes token by token"
     reuse = reuse_for_tokens if prompt_depth == "full" else reuse_all
-    tell_prompts(routed, reuse, refuse=functools.partial(_refuse_retraced, trace is not None))
+    tell_prompts(routed, reuse, refuse=None if trace is None else _refuse_retraced)
     return routed
 
 
-def _refuse_retraced(is_traced: bool, asked: Asked) -> None:
-    runs_again = asked.is_assisted or asked.option("use_cache") is False or asked.option("guidance_scale") not in (None, 1)
-    if is_traced and runs_again:
+def _refuse_retraced(asked: Asked) -> None:
+    if asked.is_assisted or asked.option("use_cache") is False or asked.option("guidance_scale") not in (None, 1):
         raise InputError(
             "A trace is of one pass a token, and assistants, use_cache=False and guidance_scale run some tokens again: "
             "leave them out, or take no trace."
@@ -163,15 +152,12 @@ def _refuse_retraced(is_traced: bool, asked: Asked) -> None:
 
 
 def _checked_keys(keys: Sequence[int] | None) -> tuple[int, ...] | None:
-    if keys is None:
-        return None
     try:
-        given = tuple(operator.index(key) for key in keys)
-    except TypeError:
-        given = None
-    if given is None or any(not -(2**63) <= key < 2**63 for key in given):
-        raise InputError(f"The keys are whole numbers of 64 bits, one a sequence, not {keys!r}: sequence_key(id) makes one.")
-    return given
+        return None if keys is None else tuple(array("q", keys))
+    except (TypeError, OverflowError):
+        raise InputError(
+            f"The keys are whole numbers of 64 bits, one a sequence, not {keys!r}: sequence_key(id) makes one."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -219,7 +205,11 @@ def _forward(routed: Any, router: _Router, *args: Any, prompt_columns: int | Non
             f"The KV cache is of {len(cache.layers)} layers, and this view has {n_layers}: continue on a cache of the same "
             "model."
         )
-    _check_length(routed, router, given, n_past)
+    if router.longest is not None and n_past + tokens_of(given).shape[1] > router.longest:
+        raise InputError(
+            f"{type(routed).__name__} scales its attention by place from token {router.longest + 1} on, which token routing "
+            "cannot follow: use shorter sequences, or a route for whole sequences (dd.view)."
+        )
     if cache is None:
         cache = token_cache(n_layers)
     elif not cache.layers or not isinstance(cache.layers[0], TokenCacheLayer):
@@ -235,7 +225,8 @@ def _forward(routed: Any, router: _Router, *args: Any, prompt_columns: int | Non
     n_before = n_past if marked is None else min(marked.n_full, n_past)
     mark(cache, range(n_layers), n_past + n_full if n_before == n_past else n_before)
     if router.trace is not None:
-        router.trace.passes.append(_traced(now, counted))
+        ran = torch.stack([torch.ones_like(counted) if one is None else one for one in now.ran], dim=-1)
+        router.trace.passes.append(TracedPass(ran.cpu(), counted.cpu()))
     if not setting(routed, given, "use_cache"):
         output = without_cache(output)
     return output if setting(routed, given, "return_dict") else output.to_tuple()
@@ -248,8 +239,8 @@ def _start(
     tokens, ids, embedded = tokens_of(given), given.get("input_ids"), given.get("inputs_embeds")
     shape, device = tokens.shape[:2], tokens.device
     mask: Any = given.get("attention_mask")
-    has_mask = mask is not None and mask.ndim == 2
-    is_real = mask[:, -shape[1] :].bool() if has_mask else torch.ones(shape, dtype=torch.bool, device=device)  # type: ignore[union-attr]
+    has_mask = mask is not None
+    is_real = mask[:, -shape[1] :].bool() if has_mask else torch.ones(shape, dtype=torch.bool, device=device)
     whole = 0 if n_past else shape[1]  # what comes while the cache is empty is the prompt
     n_first = whole if prompt_columns is None else n_prompt(prompt_columns, n_past, shape[1])
     n_full = n_first if router.prompt_depth == "full" else 0
@@ -257,29 +248,16 @@ def _start(
     is_full = (columns < n_full).expand(shape)
     decide: Decide | None = None
     if n_full < shape[1]:
-        places = positions(mask, n_last=shape[1]) if has_mask else (columns + n_past).expand(shape)  # type: ignore[union-attr]
+        places = positions(mask, n_last=shape[1]) if has_mask else (columns + n_past).expand(shape)
 
         def embeddings() -> torch.Tensor:
             return embedded if embedded is not None else routed.get_input_embeddings()(ids)
 
-        step = TokenStep(
-            len(cache.layers),
-            places,
-            _keys(router, shape[0], device),
-            is_full,
-            embeddings,
-            functools.partial(head_of, routed),
-        )
-        decide = router.policy.start(step)
+        keys, logits = _keys(router, shape[0], device), functools.partial(head_of, routed)
+        decide = router.policy.start(TokenStep(len(cache.layers), places, keys, is_full, embeddings, logits))
     # Looking at padding once a pass spares looking at every layer.
-    now = TokenPass(
-        decide,
-        cache.layers,
-        router.key_values,
-        router.execution,
-        is_full if n_full else None,
-        None if not has_mask or bool(is_real.all()) else is_real,
-    )
+    padded = None if not has_mask or bool(is_real.all()) else is_real
+    now = TokenPass(decide, cache.layers, router.key_values, router.execution, is_full if n_full else None, padded)
     return now, is_real & (columns >= n_first), n_full
 
 
@@ -289,21 +267,6 @@ def _keys(router: _Router, n_sequences: int, device: Any) -> torch.Tensor:
     if len(router.keys) != n_sequences:
         raise InputError(f"There are {len(router.keys)} keys for a batch of {n_sequences}: give one a sequence.")
     return torch.tensor(router.keys, device=device)
-
-
-def _traced(now: TokenPass, counted: torch.Tensor) -> TracedPass:
-    everything = torch.ones_like(counted)
-    ran = torch.stack([everything if one is None else one for one in now.ran], dim=-1)
-    return TracedPass(ran.cpu(), counted.cpu())
-
-
-def _check_length(routed: Any, router: _Router, given: dict[str, Any], n_past: int) -> None:
-    tokens = given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
-    if router.longest is not None and tokens is not None and n_past + tokens.shape[1] > router.longest:
-        raise InputError(
-            f"{type(routed).__name__} scales its attention by place from token {router.longest + 1} on, which token routing "
-            "cannot follow: use shorter sequences, or a route for whole sequences (dd.view)."
-        )
 
 
 def _refuse(routed: Any, router: _Router, given: dict[str, Any], prompt_columns: int | None) -> None:
