@@ -29,6 +29,7 @@ from depthdial.guarantee.p_values import METHODS as P_VALUE_METHODS
 from depthdial.guarantee.p_values import p_values, rows_needed, upper_bounds
 from depthdial.guarantee.risk_control import conformal_bounds, conformal_setting, fixed_sequence
 from depthdial.oracles.costs import LAYER_STEPS
+from depthdial.provenance import digest
 from depthdial.stats.bootstrap import percentiles, resamples
 from depthdial.stats.serialize import dump, load
 
@@ -80,7 +81,7 @@ class CertificationPlan:
         for name in ("settings", "bounds"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _check_plan(self)
-        # As JSON gives them back: 1 and 1.0, a tuple and a list must not make two digests of one plan.
+        # As JSON gives them back: 1 and 1.0 must not make two digests of one plan.
         object.__setattr__(self, "epsilon", float(self.epsilon))
         object.__setattr__(self, "delta", None if self.delta is None else float(self.delta))
         object.__setattr__(self, "bounds", tuple(map(float, self.bounds)))
@@ -92,8 +93,7 @@ class CertificationPlan:
     @cached_property
     def digest(self) -> str:
         """Short SHA-256 of everything above: to be written down before the rows are read."""
-        text = json.dumps(self.to_dict(), sort_keys=True, allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(self.to_dict())
 
     def certify(self, losses: ArrayLike, costs: ArrayLike, *, provenance: Mapping[str, Any] | None = None) -> Certificate:
         """`certify` with this plan."""
@@ -221,8 +221,7 @@ def certify(
         True
     """
     loss, cost = _checked(plan, np.asarray(losses, dtype=float), np.asarray(costs, dtype=float))
-    n = len(loss)
-    ps, certified, uppers = None, 0, np.zeros(loss.shape[1])
+    n, ps, uppers = len(loss), None, np.zeros(loss.shape[1])
     if plan.method == CONFORMAL:
         certified = int(conformal_setting(loss, plan.epsilon, plan.bounds[1]))
         uppers[1:] = conformal_bounds(loss, plan.bounds[1])[1:]

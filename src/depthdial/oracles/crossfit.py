@@ -62,6 +62,10 @@ class Allocations:
         return self.problem.increments.choices_after(at)[np.argsort(self.order)]
 
 
+# Allocations, and the (n_sequences, n_routes) scores that they are paid in.
+Fitted = tuple[Allocations, np.ndarray]
+
+
 def choosing_sets(n_samples: int, size: int, n_splits: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
     """Sets of `size` samples to choose on: the blocks of `n_splits` random orders of all, each set once.
 
@@ -100,52 +104,34 @@ def shrunk(samples: np.ndarray) -> np.ndarray:
     return centre + (whitened @ (directions * kept)) @ directions.T * scale
 
 
-def cross_fitted(
+def fitted(
     values: np.ndarray,
     spending: ScoreTable,
     sets: Sequence[tuple[int, ...]],
     rng: np.random.Generator,
     *,
-    shrink: bool,
-) -> list[tuple[Allocations, np.ndarray]]:
-    """For each set the allocations chosen on its samples, and the means of all other samples to pay them in."""
-    fitted = []
+    shrink: bool = False,
+    held_out: bool = True,
+) -> list[Fitted]:
+    """For each set the allocations chosen on its samples, and the means of all others (or the same) to pay them in."""
+    found = []
     for chosen in sets:
-        others = np.setdiff1d(np.arange(values.shape[2]), chosen)
         samples = values[:, :, list(chosen)]
         guesses = shrunk(samples) if shrink else samples.mean(axis=2)
-        fitted.append((Allocations.of(guesses, spending.costs, rng, spending.bases), values[:, :, others].mean(axis=2)))
-    return fitted
+        paid = values[:, :, np.setdiff1d(np.arange(values.shape[2]), chosen)] if held_out else samples
+        found.append((Allocations.of(guesses, spending.costs, rng, spending.bases), paid.mean(axis=2)))
+    return found
 
 
-def held_out_curve(fitted: Sequence[tuple[Allocations, np.ndarray]], budgets: np.ndarray) -> np.ndarray:
-    """(n_budgets,) mean held-out value within each budget, over all sets."""
+def mean_paid(fitted: Sequence[Fitted], budgets: np.ndarray) -> np.ndarray:
+    """(n_budgets,) mean value within each budget, over all sets."""
     return np.mean([allocations.paid(paid, budgets) for allocations, paid in fitted], axis=0)
 
 
-def random_curve(fitted: Sequence[tuple[Allocations, np.ndarray]], budgets: np.ndarray) -> np.ndarray:
+def random_curve(fitted: Sequence[Fitted], budgets: np.ndarray) -> np.ndarray:
     """The same with the choices handed to the sequences at random (expected value): every sequence pays the mean."""
     blind = [(allocations, np.broadcast_to(paid.mean(axis=0), paid.shape)) for allocations, paid in fitted]
-    return held_out_curve(blind, budgets)
-
-
-def plug_in_curve(
-    values: np.ndarray,
-    spending: ScoreTable,
-    sets: Sequence[tuple[int, ...]],
-    budgets: np.ndarray,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """(n_budgets,) mean value of the oracle that is paid the samples it chose on, over all sets.
-
-    In expectation no less than the best choice that knows every expected score: a maximum of means lies above the maximum
-    of their expectations (Jensen). The more samples, the closer.
-    """
-    curves = []
-    for chosen in sets:
-        means = values[:, :, list(chosen)].mean(axis=2)
-        curves.append(Allocations.of(means, spending.costs, rng, spending.bases).paid(means, budgets))
-    return np.mean(curves, axis=0)
+    return mean_paid(blind, budgets)
 
 
 def permuted_held_out_curve(
@@ -157,10 +143,10 @@ def permuted_held_out_curve(
     n_permutations: int,
     shrink: bool,
 ) -> np.ndarray:
-    """The held-out curve at half of the samples on cells shuffled over the sequences, independently within each route.
+    """The mean held-out curve at half of the samples on cells shuffled over the sequences, independently within each route.
 
     A cell keeps its samples together, and costs stay with their sequences: a cell's luck stays out of what is paid, and what
-    its sequence shares with other routes is gone. Mean over the shuffles.
+    its sequence shares with other routes is gone.
     """
     n, n_routes, n_samples = values.shape
     curves = []
@@ -168,12 +154,12 @@ def permuted_held_out_curve(
         shuffle = rng.permuted(np.tile(np.arange(n)[:, None], (1, n_routes)), axis=0)
         sets = choosing_sets(n_samples, n_samples // 2, 1, rng)
         shuffled = values[shuffle, np.arange(n_routes)]
-        curves.append(held_out_curve(cross_fitted(shuffled, spending, sets, rng, shrink=shrink), budgets))
+        curves.append(mean_paid(fitted(shuffled, spending, sets, rng, shrink=shrink), budgets))
     return np.mean(curves, axis=0)
 
 
 def bootstrap_held_out(
-    fitted: Sequence[tuple[Allocations, np.ndarray]],
+    fitted: Sequence[Fitted],
     means: np.ndarray,
     spending: ScoreTable,
     budgets: np.ndarray,

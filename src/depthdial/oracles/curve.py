@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,17 +18,38 @@ HEADLINE_SHARES = (0.25, 0.5, 0.75)
 _RTOL = 1e-12
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
 class BudgetCurve:
-    """Base of the dataclasses of curves, which have at least the fields below."""
+    """What curves share. Values are in the metric's own units; budgets in those of `cost`, and `budgets` ascends.
+
+    Attributes:
+        cost: what is spent: `layer_steps`, `layers`, `ms` or a column's name.
+        full_value, full_cost: mean value and mean cost of the full route; None where the rows have none.
+        fixed: each route for every sequence, in order of cost.
+        mixture: (n_budgets,) the best random mixture of fixed routes at the same mean cost, the upper concave hull of
+            the fixed points; NaN below the cheapest fixed route.
+        higher_is_better: the metric's direction; where less is better, curves fall.
+    """
 
     stored_as: ClassVar[str]
+    n_layers: ClassVar[Any]  # layers of the full model, where the rows tell
+
+    metric: str
     cost: str
-    budgets: np.ndarray
-    fixed: tuple[FixedRoute, ...]
+    higher_is_better: bool = True
+    full_route: str | None
     full_value: float | None
     full_cost: float | None
-    higher_is_better: bool
-    n_layers: Any  # layers of the full model, where the rows tell
+    budgets: np.ndarray
+    fixed: tuple[FixedRoute, ...]
+    mixture: np.ndarray
+    random: np.ndarray
+    permuted: np.ndarray | None
+    matches_full_interval: tuple[Any, Any] | None
+    confidence: float
+    n_bootstrap: int
+    n_permutations: int
+    seed: int
 
     @property
     def cost_unit(self) -> str:

@@ -17,7 +17,6 @@ import numpy as np
 from depthdial.metrics import higher_is_better as direction
 from depthdial.oracles.baselines import (
     Bootstrap,
-    FixedRoute,
     bootstrap_curves,
     crossing,
     fixed_routes,
@@ -32,31 +31,26 @@ from depthdial.oracles.score_table import Rows, ScoreTable, read_scores
 from depthdial.stats.bootstrap import percentiles
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class OracleCurve(BudgetCurve):
     """The oracle's quality against the budget, and what it is held against; made by `oracle`.
 
-    Values are in the metric's own units (for a metric such as KL, where less is better, the curve falls). Budgets are in the
-    units of `cost`: of layer-steps, shares of the full route's; of any other cost its mean per sequence.
+    Budgets are in the units of `cost`: of layer-steps, shares of the full route's; of any other cost its mean per sequence.
+    The cost is `layers`, every sequence counting the same, where layer-steps were asked for and the rows tell of no decoding
+    steps.
 
     Attributes:
-        cost: what is spent: `layer_steps`, `layers`, `ms` or a column's name. It is `layers`, every sequence counting the
-            same, where layer-steps were asked for and the rows tell of no decoding steps.
         budgets: (n_budgets,) ascending, at most 201: from the cheapest assignment to the one that is best everywhere,
             and on to the costliest fixed route, where the oracle leaves budget unspent.
         value: (n_budgets,) best mean value within each budget. Every budget but that last one is a breakpoint of the
             concave curve: a choice of one route per sequence spends just that and reaches the value, and none is better.
         shares: (n_budgets, n_routes) share of the sequences that go to each route.
         value_interval: (n_budgets, 2) bootstrap interval over sequences; None without bootstrap.
-        full_value, full_cost: mean value and mean cost of the full route; None where the rows have none.
         matches_full_at: the cheapest budget whose oracle is at least as good as the full route, exact on costs with
             a common unit (the breakpoints around it are found on the curve, and the budgets between them bisected
             with the exact knapsack); on other costs reached, and cheapest but for the solver's gap and a millionth.
         matches_full_interval: its bootstrap interval: of the crossing of the resampled curves, which are straight
             between breakpoints, moved by the difference between that crossing and the exact one in the sample itself.
-        fixed: each route for every sequence, in the order of `routes`.
-        mixture: (n_budgets,) the best random mixture of fixed routes at the same mean cost, the upper concave hull of
-            the fixed points; NaN below the cheapest fixed route.
         random: (n_budgets,) the oracle's own shares at each budget handed to the sequences at random (expected
             value): what is left when nobody knows which sequence needs which route. `random_cost` is the expected
             cost: what the oracle itself spends when a route costs the same on every sequence.
@@ -74,28 +68,12 @@ class OracleCurve(BudgetCurve):
 
     stored_as: ClassVar[str] = "oracle curve"
 
-    metric: str
-    cost: str
-    higher_is_better: bool
-    full_route: str | None
-    budgets: np.ndarray
     value: np.ndarray
     shares: np.ndarray
     value_interval: np.ndarray | None
-    full_value: float | None
-    full_cost: float | None
     matches_full_at: float | None
-    matches_full_interval: tuple[float, float] | None
-    fixed: tuple[FixedRoute, ...]
-    mixture: np.ndarray
-    random: np.ndarray
     random_cost: np.ndarray
-    permuted: np.ndarray | None
     permuted_matches_full_at: float | None
-    confidence: float
-    n_bootstrap: int
-    n_permutations: int
-    seed: int
     scores: ScoreTable
     quality: str = "sequences"
 
@@ -115,7 +93,7 @@ class OracleCurve(BudgetCurve):
         return self._problem.breakpoint_costs, self._sign * self._problem.breakpoint_values
 
     @property
-    def n_layers(self) -> int | None:
+    def n_layers(self) -> int | None:  # type: ignore[override]
         """Layers of the full model, where the rows tell."""
         return self.scores.n_layers
 
@@ -161,7 +139,7 @@ class OracleCurve(BudgetCurve):
     def _sign(self) -> float:
         return 1.0 if self.higher_is_better else -1.0
 
-    def _row_at(self, label: str, budget: float, interval: tuple[float, float] | None = None) -> dict[str, Any]:
+    def _row_at(self, label: str, budget: float, interval: Any = None) -> dict[str, Any]:
         affordable = [route for route in self.fixed if route.cost <= budget * (1 + 1e-12)]
         best = max(affordable, key=lambda route: self._sign * route.value, default=None)
         found = self._problem.solve(budget) if self._reaches(budget) else None

@@ -19,7 +19,7 @@ import numpy as np
 from depthdial.errors import InputError
 from depthdial.metrics import higher_is_better as direction
 from depthdial.oracles import crossfit
-from depthdial.oracles.baselines import FixedRoute, crossing, fixed_routes, mixture_curve
+from depthdial.oracles.baselines import crossing, fixed_routes, mixture_curve
 from depthdial.oracles.costs import LAYER_STEPS
 from depthdial.oracles.curve import HEADLINE_SHARES, BudgetCurve, check_options, ends, place_of_full
 from depthdial.oracles.score_table import Rows, ScoreTable, read_samples
@@ -28,7 +28,7 @@ from depthdial.stats.bootstrap import percentiles
 _EVEN_BUDGETS = 200
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PredictableCurve(BudgetCurve):
     """The oracle split into what is predictable and what is luck, against the budget; made by `predictable_oracle`.
 
@@ -58,9 +58,6 @@ class PredictableCurve(BudgetCurve):
             route. Where sequences differ only by luck it falls on the mixture; where they differ lastingly in difficulty it
             may lie above, as shuffled difficulties no longer cancel between routes. None without permutations.
         random: (n_budgets,) the predictable oracle's own choices handed to sequences at random.
-        mixture: (n_budgets,) the best static mixture of fixed routes; NaN below the cheapest fixed route.
-        fixed: each route for every sequence, in order of cost.
-        higher_is_better: the metric's direction; where less is better, curves fall.
         n_layers: layers of the full model, where the rows tell.
 
     Example:
@@ -70,10 +67,6 @@ class PredictableCurve(BudgetCurve):
 
     stored_as: ClassVar[str] = "predictable curve"
 
-    metric: str
-    cost: str
-    full_route: str | None
-    budgets: np.ndarray
     n_sequences: int
     n_samples: int
     shrink: bool
@@ -81,24 +74,12 @@ class PredictableCurve(BudgetCurve):
     predictable: np.ndarray
     predictable_interval: np.ndarray | None
     predictable_matches_full_at: tuple[float | None, ...]
-    matches_full_interval: tuple[float | None, float | None] | None
     plugged_in: tuple[int, ...]
     plug_in: np.ndarray
     plug_in_matches_full_at: tuple[float | None, ...]
-    permuted: np.ndarray | None
-    random: np.ndarray
-    mixture: np.ndarray
     mixture_matches_full_at: float | None
-    fixed: tuple[FixedRoute, ...]
-    full_value: float | None
-    full_cost: float | None
-    confidence: float
     n_splits: int
-    n_bootstrap: int
-    n_permutations: int
-    seed: int
-    higher_is_better: bool = True
-    n_layers: int | None = None
+    n_layers: int | None = None  # type: ignore[misc]
 
     @property
     def matches_full_at(self) -> float | None:
@@ -213,9 +194,12 @@ def predictable_oracle(
     splitting, resampling, shuffling = (np.random.default_rng([seed, stream]) for stream in range(3))
     sizes = _sizes(n_samples)
     sets = {k: crossfit.choosing_sets(n_samples, k, n_splits, splitting) for k in (*sizes, n_samples)}
-    fitted = {k: crossfit.cross_fitted(values, scores, sets[k], splitting, shrink=shrink) for k in sizes}
-    predictable = np.stack([crossfit.held_out_curve(fitted[k], budgets) for k in sizes])
-    plug_in = np.stack([crossfit.plug_in_curve(values, scores, chosen, budgets, splitting) for chosen in sets.values()])
+    fitted = {k: crossfit.fitted(values, scores, sets[k], splitting, shrink=shrink) for k in sizes}
+    predictable = np.stack([crossfit.mean_paid(fitted[k], budgets) for k in sizes])
+    # In expectation no less than the best choice that knows every expected score: a maximum of means lies above the maximum
+    # of their expectations (Jensen). The more samples, the closer.
+    own = [crossfit.fitted(values, scores, chosen, splitting, held_out=False) for chosen in sets.values()]
+    plug_in = np.stack([crossfit.mean_paid(each, budgets) for each in own])
     permuted = None
     if n_permutations:
         permuted = sign * crossfit.permuted_held_out_curve(

@@ -91,15 +91,12 @@ class RouteFamily:
 Named = Callable[[Any], "Route | None"]
 
 
-def nobody(depth: Any) -> None:
-    """Where there is no model: a share or a count of layers names no route."""
-
-
-def read_routes(text: str, n_layers: int, named: Named = nobody) -> tuple[AnyRoute, ...]:
+def read_routes(text: str, n_layers: int, named: Named = lambda _: None) -> tuple[AnyRoute, ...]:
     """The routes that `--routes` names: a family file, or a list of routes and family names (`full,uls:50%,ee`).
 
     Args:
-        named: finds the route of a text that only a model gives a meaning, such as `80%`; None for other texts.
+        named: finds the route of a text that only a model gives a meaning, such as `80%`; None for other texts, and for all
+            of them where there is no model.
 
     Raises:
         InputError: if one of them cannot be used for a model of `n_layers` layers.
@@ -122,7 +119,7 @@ def read_routes(text: str, n_layers: int, named: Named = nobody) -> tuple[AnyRou
     return tuple(routes)
 
 
-def listed_routes(given: Any, n_layers: int, named: Named = nobody) -> tuple[Any, ...]:
+def listed_routes(given: Any, n_layers: int, named: Named = lambda _: None) -> tuple[Any, ...]:
     """What an argument `routes` names: one route or several, each a Route, its text, its layers (0, 1, 5), or a family.
 
     Anything else, such as a token-wise depth, is returned as it is.

@@ -105,17 +105,20 @@ class UnitStore:
         return schema_of(self.columns)
 
     def has(self, unit: str) -> bool:
-        if self.folder is None:
-            return unit in self._memory
-        return self._path(unit).exists()
+        return unit in self._memory if self.folder is None else self._path(unit).exists()
 
     def write(self, unit: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep the rows of one unit; a column that a row lacks is null."""
         rows, provenance = list(rows), self.run.provenance()
         for row in rows:
-            _require_finite(row)
             if unknown := row.keys() - self.columns.keys():  # from_pylist would drop it without a word
                 raise ValueError(f"rows have columns that are not in the schema: {', '.join(sorted(unknown))}")
+            bad = next((name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)), None)
+            if bad is not None:
+                raise InputError(
+                    f"{bad} is {row[bad]} for sequence {row.get('sequence_id')!r} on route {row.get('route')!r}: the "
+                    "model's numbers are not finite there, try --dtype float32; finished units are kept."
+                )
         table = pa.Table.from_pylist([{**row, **provenance} for row in rows], schema=self.schema)
         if self.folder is None:
             self._memory[unit] = table
@@ -134,7 +137,8 @@ class UnitStore:
         table = self._joined(tables)
         if self.folder is None:
             return table
-        with self._collecting() if keep_others else nullcontext():
+        # One process at a time lists the units and writes their rows, so that the last one to write has seen them all.
+        with FileLock(self._path("rows").with_suffix(".lock")) if keep_others else nullcontext():
             whole = self._joined([table, *self._others(units, table)]) if keep_others else table
             write_atomically(self.folder / name, lambda part: pq.write_table(whole, part))
         return table
@@ -143,14 +147,8 @@ class UnitStore:
         # Units from before a column was added lack it.
         return pa.concat_tables([self.schema.empty_table(), *tables], promote_options="permissive")
 
-    def _collecting(self) -> FileLock:
-        """One process at a time lists the units and writes their rows, so that the last one to write has seen them all."""
-        assert self.folder is not None
-        return FileLock(self._path("rows").with_suffix(".lock"))
-
     def _others(self, units: Sequence[str], asked: pa.Table) -> list[pa.Table]:
         """The rows of other units in the folder, but those that have been replaced; batches in the order of `units`."""
-        assert self.folder is not None
         # A unit is named by its batch, then by its route: see `unit_name`.
         kinds = {unit.partition("-")[2]: None for unit in units}
         names = list(dict.fromkeys(asked["route"].to_pylist()))
@@ -233,12 +231,3 @@ def _read(path: Path) -> pa.Table:
         return pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{path} is not a readable Parquet file ({error}): delete it and run again.") from error
-
-
-def _require_finite(row: Mapping[str, Any]) -> None:
-    for name, value in row.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(
-                f"{name} is {value} for sequence {row.get('sequence_id')!r} on route {row.get('route')!r}: the model's "
-                "numbers are not finite there, try --dtype float32; finished units are kept."
-            )
