@@ -106,39 +106,15 @@ def gates_study(
     task, training = as_task(task), as_task(training, held_out=True)
     require_apart(task, prompt_hashes(training), "to train the gates")
     require_unsearched(task, model=model, can_allow=False)
-    runs = runs_of(settings)
-    _check(model, runs, settings)  # before anything trains
-    if (folder / "rows.parquet").exists() and not (folder / "study.json").exists():
-        raise InputError(f"{folder} holds rows of something else: choose another --out, or delete the folder.")
-    identity = ModelIdentity.of(model, name)
-    claim(folder / "study.json", _about(settings, identity, task, training), "gates study", today=_today)
-    if settings.base_tokens:
-        say("fine-tuning at full depth")
-    base, base_identity = _base(model, tokenizer, training, folder, settings, identity, progress)
-    job = _Study(folder, settings, base, tokenizer, base_identity, task, training)
-    say(f"{len(runs)} trainings and measurements")
-    with progress_bar("runs", len(runs), show=progress) as advance:
-        for _ in share_work(runs, folder, lambda run: run.name, job.is_done, job.do):
-            advance()
-    rows = job.collect(runs)
-    say("report")
-    return GatesStudyResult(write_gates_report(folder), rows)
-
-
-def _check(model: Any, runs: Sequence[Run], settings: GatesStudySettings) -> None:
-    facts = ModelFacts.of(model)
-    for run in runs:
+    runs, facts = runs_of(settings), ModelFacts.of(model)
+    for run in runs:  # before anything trains
         if run.seed is not None:
             settings.of_gates(run).config(facts.n_layers, facts.width)
     token_view(model, Bernoulli((1.0,) * facts.n_layers), key_values=settings.key_values)
-
-
-def _today(old: Mapping[str, Any]) -> dict[str, Any]:
-    return {"r" if name == "rank" else name: value for name, value in old.items()}
-
-
-def _about(settings: GatesStudySettings, identity: ModelIdentity, task: Task, training: Task) -> dict[str, Any]:
-    return {
+    if (folder / "rows.parquet").exists() and not (folder / "study.json").exists():
+        raise InputError(f"{folder} holds rows of something else: choose another --out, or delete the folder.")
+    identity = ModelIdentity.of(model, name)
+    about = {
         **asdict(settings),
         "model": identity.name,
         "weights_hash": identity.weights_hash,
@@ -150,33 +126,28 @@ def _about(settings: GatesStudySettings, identity: ModelIdentity, task: Task, tr
         "training_data": training.fingerprint,
         "training_rows": len(training.examples),
     }
+    claim(folder / "study.json", about, "gates study", today=_today)
+    base, base_identity = model, identity
+    if settings.base_tokens:  # T: the model fine-tuned at full depth, from which all gates start
+        say("fine-tuning at full depth")
+        options = {"settings": settings.of_base, "name": identity.name, "progress": progress}
+        with work_lock(folder, "base"):
+            finetune(model, tokenizer, task=training, routes="full", out=folder / "base", **options)
+        base = _merged(model, folder / "base", identity.name)
+        base_identity = ModelIdentity.of(base, f"{identity.name} + T")
+    job = _Study(folder, settings, base, tokenizer, base_identity, task, training)
+    say(f"{len(runs)} trainings and measurements")
+    with progress_bar("runs", len(runs), show=progress) as advance:
+        for _ in share_work(runs, folder, lambda run: run.name, lambda run: job.rows_of(run).exists(), job.do):
+            advance()
+    rows = pa.concat_tables([pq.read_table(job.rows_of(run)) for run in runs])
+    write_atomically(folder / "rows.parquet", lambda part: pq.write_table(rows, part))
+    say("report")
+    return GatesStudyResult(write_gates_report(folder), rows)
 
 
-def _base(
-    model: Any,
-    tokenizer: Any,
-    training: Task,
-    folder: Path,
-    settings: GatesStudySettings,
-    identity: ModelIdentity,
-    progress: bool,
-) -> tuple[Any, ModelIdentity]:
-    """T: the model fine-tuned at full depth, from which all gates start."""
-    if not settings.base_tokens:
-        return model, identity
-    with work_lock(folder, "base"):
-        finetune(
-            model,
-            tokenizer,
-            task=training,
-            routes="full",
-            out=folder / "base",
-            settings=settings.of_base,
-            name=identity.name,
-            progress=progress,
-        )
-    tuned = _merged(model, folder / "base", identity.name)
-    return tuned, ModelIdentity.of(tuned, f"{identity.name} + T")
+def _today(old: Mapping[str, Any]) -> dict[str, Any]:
+    return {"r" if name == "rank" else name: value for name, value in old.items()}
 
 
 @dataclass(frozen=True)
@@ -189,38 +160,21 @@ class _Study:
     task: Task
     training: Task
 
-    def collect(self, runs: Sequence[Run]) -> pa.Table:
-        rows = pa.concat_tables([pq.read_table(self._rows_of(run)) for run in runs])
-        write_atomically(self.folder / "rows.parquet", lambda part: pq.write_table(rows, part))
-        return rows
-
-    def do(self, run: Run) -> None:
-        rows = self._measured(run)
-        write_atomically(self._rows_of(run), lambda part: pq.write_table(rows, part))
-
-    def _rows_of(self, run: Run) -> Path:
+    def rows_of(self, run: Run) -> Path:
         return self.folder / "runs" / run.name / "rows.parquet"
 
-    def is_done(self, run: Run) -> bool:
-        return self._rows_of(run).exists()
-
-    def _measured(self, run: Run) -> pa.Table:
+    def do(self, run: Run) -> None:
         if run.controller == "full":
-            return self._rows(self.base, [_Measured("full", "none", None, None, Session.of(self.base, self.tokenizer).full)])
-        if run.controller == "exits":
-            return self._rows(self.base, self._exits())
-        return self._trained(run)
+            full = Session.of(self.base, self.tokenizer).full
+            rows = self._rows(self.base, [_Measured("full", "none", None, None, full)])
+        else:
+            rows = self._rows(self.base, self._exits()) if run.controller == "exits" else self._trained(run)
+        write_atomically(self.rows_of(run), lambda part: pq.write_table(rows, part))
 
     def _trained(self, run: Run) -> pa.Table:
-        folder = self.folder / "runs" / run.name / "gates"
-        result = train_gates(
-            self.base,
-            self.tokenizer,
-            task=self.training,
-            out=folder,
-            settings=self.settings.of_gates(run),
-            identity=self.identity,
-        )
+        folder = self.rows_of(run).with_name("gates")
+        options = {"settings": self.settings.of_gates(run), "identity": self.identity}
+        result = train_gates(self.base, self.tokenizer, task=self.training, out=folder, **options)
         gates = TokenGates.from_pretrained(folder)
         # Merged, for an adapter's own small products would take as long as the layers that are skipped.
         model = _merged(self.base, folder, self.identity.name)
@@ -255,7 +209,6 @@ class _Study:
         return found
 
     def _rows(self, model: Any, depths: Sequence[_Measured]) -> pa.Table:
-        """Rows of a gates study for some depths of a model."""
         # One folder for all runs: T's own answers, which agreement is taken on, are made once.
         measured = sweep(
             model,
@@ -271,9 +224,7 @@ class _Study:
             reference_hash=self.identity.weights_hash,
         ).to_pylist()
         about = {one.depth.name: one.columns() for one in depths}
-        rows = [{**row, **about[row["route"]]} for row in measured]
-        schema = schema_of(GATE_COLUMNS)
-        return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
+        return pa.Table.from_pylist([{**row, **about[row["route"]]} for row in measured], schema=schema_of(GATE_COLUMNS))
 
     def _draw_maps(self, model: Any, run: Run, depths: Sequence[_Measured]) -> None:
         examples = encode(self.task, self.tokenizer)[: self.settings.map_sequences]
@@ -288,6 +239,7 @@ class _Study:
                 # The last layers ran for each token that was read; the last of an answer was only written.
                 read = [*prompt, *tokens[:-1]]
                 everything = [[1] * session.n_layers] * len(prompt)
+                name = re.sub(r"[^\w.+-]+", "-", example.id)  # a row's own id may be a path
                 GateMap(
                     **one.columns(),
                     n_layers=session.n_layers,
@@ -295,12 +247,7 @@ class _Study:
                     tokens=tuple(self.tokenizer.decode([token]) for token in read),
                     is_prompt=(*[True] * len(prompt), *[False] * (len(tokens) - 1)),
                     ran=tuple(tuple(map(int, layers)) for layers in [*everything, *ran.tolist()]),
-                ).save(self.folder / "maps" / f"{run.name}-{one.mode}-{_file_name(example.id)}.json")
-
-
-def _file_name(sequence_id: str) -> str:
-    # A row's own id may be a path.
-    return re.sub(r"[^\w.+-]+", "-", sequence_id)
+                ).save(self.folder / "maps" / f"{run.name}-{one.mode}-{name}.json")
 
 
 def _merged(model: Any, folder: Path, label: str) -> Any:

@@ -2,8 +2,6 @@
 
 Beside them the fixed families that need no search: ULS, early exit and unified skipping. A study that was stopped goes on
 where it stood.
-
-A room of its own, as `studies` is: it calls searches, sweeps and the report, and none of these calls it.
 """
 
 from __future__ import annotations
@@ -101,6 +99,15 @@ class SearchStudySettings:
             )
         return tuple(found)
 
+    def of_search(self, name: str) -> dict[str, Any]:
+        """How a family of this name is searched: options of `search_routes`."""
+        options = options_of(name)
+        if options["method"] in ("greedy", "beam"):
+            options["screen"] = self.screen
+        if options["method"] == "beam":
+            options["beam_width"] = self.beam_width
+        return {**options, "cost": self.cost, "answer_tokens": self.answer_tokens, "batch_size": self.batch_size}
+
 
 @dataclass(frozen=True)
 class SearchStudyResult:
@@ -147,13 +154,43 @@ def search_study(
     require_unsearched(task, model=model, can_allow=False)
     names, sizes = settings.names(calibration.has_references), settings.sizes(count_layers(model))
     identity = ModelIdentity.of(model, name)
-    claim(folder / "study.json", _about(settings, names, sizes, identity, task, calibration), "search study")
+    about = {
+        "kind": KIND,
+        **asdict(settings),
+        "methods": names,
+        "unsearched": UNSEARCHED,
+        "sizes": sizes,
+        "model": identity.name,
+        "weights_hash": identity.weights_hash,
+        "task": task.name,
+        "split": task.split,
+        "data": task.fingerprint,
+        "sequences": len(task.examples),
+        "calibration_split": calibration.split,
+        "calibration_data": calibration.fingerprint,
+        "calibration_sequences": len(calibration.examples),
+        "seed": task.seed,
+    }
+    claim(folder / "study.json", about, "search study")
     families, reference = [], Reference.of(model, tokenizer, keep_bytes=KEPT_BYTES)
     for number, method in enumerate(names, start=1):
         say(f"{number}/{len(names)} {method} on {len(calibration.examples)} calibration prompts")
-        families.append(_family(reference, tokenizer, calibration, folder, settings, method, min(sizes), identity, progress))
-    for family in families:
-        require_unsearched(task, family.routes, can_allow=False)  # it may be of an earlier start, on other prompts
+        path = folder / FAMILIES_FOLDER / f"{method}.json"
+        if not path.exists():
+            search_routes(
+                model,
+                tokenizer,
+                task=calibration,
+                **settings.of_search(method),
+                min_layers=min(sizes),
+                out=path,
+                identity=identity,
+                reference=reference,
+                progress=progress,
+                allow_searched_rows=True,  # what the model was trained on may not judge, which it is not for here
+            )
+        families.append(RouteFamily.load(path))
+        require_unsearched(task, families[-1].routes, can_allow=False)  # it may be of an earlier start, on other prompts
     routes = routes_to_measure(families, sizes)
     say(f"measuring {len(task.examples)} sequences x {len(routes)} routes")
     sweep(
@@ -182,67 +219,3 @@ def routes_to_measure(families: Sequence[RouteFamily], sizes: Sequence[int]) -> 
         found += [route for family in families for route in family.routes if len(route) == size]
         found += unsearched_routes(size, n_layers).values()
     return list(dict.fromkeys(found))
-
-
-def _family(
-    reference: Reference,
-    tokenizer: Any,
-    calibration: Task,
-    folder: Path,
-    settings: SearchStudySettings,
-    method: str,
-    min_layers: int,
-    identity: ModelIdentity,
-    progress: bool,
-) -> RouteFamily:
-    path = folder / FAMILIES_FOLDER / f"{method}.json"
-    if path.exists():
-        return RouteFamily.load(path)
-    options = options_of(method)
-    if options["method"] in ("greedy", "beam"):
-        options["screen"] = settings.screen
-    if options["method"] == "beam":
-        options["beam_width"] = settings.beam_width
-    return search_routes(
-        reference.session.given,
-        tokenizer,
-        task=calibration,
-        reference=reference,
-        **options,
-        cost=settings.cost,
-        min_layers=min_layers,
-        answer_tokens=settings.answer_tokens,
-        batch_size=settings.batch_size,
-        out=path,
-        identity=identity,
-        progress=progress,
-        allow_searched_rows=True,  # what the model was trained on may not judge, which it is not for here
-    )
-
-
-def _about(
-    settings: SearchStudySettings,
-    names: Sequence[str],
-    sizes: Sequence[int],
-    identity: ModelIdentity,
-    task: Task,
-    calibration: Task,
-) -> dict[str, Any]:
-    return {
-        "kind": KIND,
-        **asdict(settings),
-        "methods": list(names),
-        "unsearched": list(UNSEARCHED),
-        "fractions": list(settings.fractions),
-        "sizes": list(sizes),
-        "model": identity.name,
-        "weights_hash": identity.weights_hash,
-        "task": task.name,
-        "split": task.split,
-        "data": task.fingerprint,
-        "sequences": len(task.examples),
-        "calibration_split": calibration.split,
-        "calibration_data": calibration.fingerprint,
-        "calibration_sequences": len(calibration.examples),
-        "seed": task.seed,
-    }
