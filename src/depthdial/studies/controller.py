@@ -7,8 +7,8 @@ rows of the fit, and certificates made on rows of their own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,14 +129,27 @@ def evaluate_controller(
     fitted = read_measured(folder / MEASURED, controller.card.features, controller.card.fitted_on["prompts"])
     task = as_task(task)
     calibration = None if calibration is None else as_task(calibration, held_out=True)
-    _require_apart(controller, task, calibration, model)
-    plans = _checked(controller, task, calibration, settings)
+    own = certification_plan(controller, 0.5).about["controller"]
+    require_unseen(controller, task, model)
+    require_apart(task, controller.certified_on.prompts(own), "to certify the controller")
     if calibration is not None:
+        require_no_test_split(calibration, "certify")
+        require_unseen(controller, calibration, model)
+        require_apart(task, prompt_hashes(calibration), "as calibration rows")
+    # What would only show after hours of measuring.
+    if settings.rouge:
+        require_rouge(task.examples, "leave ROUGE out")
+    check_options(len(task.examples), _folds(len(task.examples)), settings.n_bootstrap, _CONFIDENCE)
+    fit, budgets = controller.calibration, controller.card.full_cost * np.array(settings.budgets)
+    prices_for_budgets(fit.quality, controller.expected_costs(fit), budgets)
+    plans: list[CertificationPlan] = []
+    if calibration is not None:
+        plans = [certification_plan(controller, epsilon, delta=settings.delta) for epsilon in settings.epsilons]
         controller.certified_on.require_untried(plans, prompt_hashes(calibration))
     learned = learn_again(controller, fitted, rivals=settings.rivals, seeds=settings.seeds, seed=settings.seed)
     identity = ModelIdentity.of(model, name)
     about = {**asdict(settings), "task": task.name, "split": task.split, "sequences": len(task.examples)}
-    about |= {"weights_hash": identity.weights_hash, "controller": certification_plan(controller, 0.5).about["controller"]}
+    about |= {"weights_hash": identity.weights_hash, "controller": own}
     claim(out / "evaluation.json", about, "controller's evaluation")
     session = Session.of(model, tokenizer)
     timed = encode(task, tokenizer, context_tokens=session.context_tokens)[: settings.timed_prompts]
@@ -146,19 +159,22 @@ def evaluate_controller(
     route_ms = layer_costs + max(time.step_ms - layer_costs[controller.card.full], 0.0)
     common: dict[str, Any] = {"batch_size": settings.batch_size, "identity": identity, "progress": progress}
     rows = measure_for(controller, model, tokenizer, task, out=out / "test", **common)
-    held = None
+    certificates: list[Certificate] = []  # each holds with its own delta, and all of them together with less
     if calibration is not None:
         held = measure_for(controller, model, tokenizer, calibration, out=out / "calibration", **common)
         controller.certified_on.note(plans, held.prompts)
-    known = None
+        about = {"task": calibration.name, "split": calibration.split, "source": calibration.source_fingerprint}
+        certificates = [certify_rows(controller, plan, held, about) for plan in plans]
+    known = rouge = None
     if settings.samples and controller.card.metric == "agreement":
         options = common | {"samples": settings.samples, "out": out / "test"}
         known = measure_known(model, tokenizer, task, controller.card, rows.sequence_ids, **options)
-    job = _Evaluation(controller, learned, rows, settings, known)
-    rouge = _answers(controller, model, tokenizer, task, out, common) if settings.rouge else None
+    if settings.rouge:
+        folder = out / "test" / "answers"
+        rouge = replace(rows, table=swept(model, tokenizer, task, controller.card, ("rouge_l",), out=folder, **common))
     scores = ControllerScores(
-        job.scores(time, route_ms, rouge),
-        () if held is None or calibration is None else _certificates(controller, plans, held, calibration),
+        _Evaluation(controller, learned, rows, settings, known).scores(time, route_ms, rouge),
+        tuple(certificates),
         {**time.record(), "route_ms": dict(zip(_names(controller), route_ms.tolist(), strict=True)), **environment()},
         _about(controller, task, settings, rows),
     )
@@ -229,8 +245,14 @@ class _Evaluation:
         card, rows, metric = self.controller.card, rows or self.rows, metric or self.controller.card.metric
         values, steps = rows.values(metric, self.routes), rows.steps(self.routes)
         full_steps = steps[:, card.full]
-        weigh = partial(_weighed, max_steps=card.mean_steps) if by_tokens else lambda one: one.quality
-        expect = partial(_expected, unit, step_costs, mean_steps=card.mean_steps)
+
+        def weigh(one: Prediction) -> np.ndarray:
+            """Quality times tokens is what a mean by tokens adds up."""
+            return one.quality * ((one.steps + 1) / (card.mean_steps + 1)) if by_tokens else one.quality
+
+        def expect(one: Prediction) -> np.ndarray:
+            return cost_table(unit, step_costs, one.steps, card.mean_steps)
+
         shares = self.settings.budgets
         if unit != card.cost_unit:  # of the time even the cheapest route may take more than its share of the layers
             expected = [expect(known).min(axis=1).mean() for one in self.learned.values() for known in one.known()]
@@ -261,15 +283,6 @@ class _Evaluation:
         )
 
 
-def _weighed(predicted: Prediction, max_steps: float) -> np.ndarray:
-    """(n, n_routes) predicted quality times predicted tokens, which is what a mean by tokens adds up."""
-    return predicted.quality * ((predicted.steps + 1) / (max_steps + 1))
-
-
-def _expected(unit: str, step_costs: np.ndarray, predicted: Prediction, mean_steps: float) -> np.ndarray:
-    return cost_table(unit, step_costs, predicted.steps, mean_steps)
-
-
 def kept_budgets(shares: Sequence[float], cheapest: float) -> tuple[float, ...]:
     """Those of some budgets that the cheapest route keeps; where it keeps none, one halfway from it to the full model.
 
@@ -279,39 +292,8 @@ def kept_budgets(shares: Sequence[float], cheapest: float) -> tuple[float, ...]:
     return kept or ((1 + cheapest) / 2,)
 
 
-def _checked(
-    controller: SequenceController, task: Task, calibration: Task | None, settings: EvaluationSettings
-) -> list[CertificationPlan]:
-    """Refuse what would only show after hours of measuring; the plans of the certificates, for which no row is needed."""
-    if settings.rouge:
-        require_rouge(task.examples, "leave ROUGE out")
-    check_options(len(task.examples), _folds(len(task.examples)), settings.n_bootstrap, _CONFIDENCE)
-    known, budgets = controller.calibration, controller.card.full_cost * np.array(settings.budgets)
-    prices_for_budgets(known.quality, controller.expected_costs(known), budgets)
-    if calibration is None:
-        return []
-    return [certification_plan(controller, epsilon, delta=settings.delta) for epsilon in settings.epsilons]
-
-
-def _certificates(
-    controller: SequenceController, plans: Sequence[CertificationPlan], held: MeasuredRows, calibration: Task
-) -> tuple[Certificate, ...]:
-    """One for each plan; each holds with its own delta, and all of them together with less."""
-    about = {"task": calibration.name, "split": calibration.split, "source": calibration.source_fingerprint}
-    return tuple(certify_rows(controller, plan, held, about) for plan in plans)
-
-
 def _folds(n: int) -> int:
     return min(_FOLDS, max(2, n))
-
-
-def _answers(
-    controller: SequenceController, model: Any, tokenizer: Any, task: Task, out: Path, common: Mapping[str, Any]
-) -> MeasuredRows:
-    """The greedy answers of every route, with their ROUGE-L and lengths."""
-    table = swept(model, tokenizer, task, controller.card, ("rouge_l",), out=out / "test" / "answers", **common)
-    ids = tuple(example.id for example in task.examples)
-    return MeasuredRows(ids, prompt_hashes(task), np.empty((len(ids), 0)), table)
 
 
 def _keep_predictions(path: Path, controller: SequenceController, rows: MeasuredRows) -> None:
@@ -332,16 +314,6 @@ def _keep_predictions(path: Path, controller: SequenceController, rows: Measured
 
 def _names(controller: SequenceController) -> list[str]:
     return [route.name for route in controller.routes]
-
-
-def _require_apart(controller: SequenceController, task: Task, calibration: Task | None, model: Any) -> None:
-    require_unseen(controller, task, model)
-    own = certification_plan(controller, 0.5).about["controller"]
-    require_apart(task, controller.certified_on.prompts(own), "to certify the controller")
-    if calibration is not None:
-        require_no_test_split(calibration, "certify")
-        require_unseen(controller, calibration, model)
-        require_apart(task, prompt_hashes(calibration), "as calibration rows")
 
 
 def _about(controller: SequenceController, task: Task, settings: EvaluationSettings, rows: MeasuredRows) -> dict[str, Any]:

@@ -80,8 +80,7 @@ def fit_and_judge(
         )
     place = out / EVALUATION
     # The page is the last thing that an evaluation writes.
-    found = read_scores(place) if (place / "report.html").exists() else None
-    if found is not None:
+    if (place / "report.html").exists() and (found := read_scores(place)) is not None:
         return found
     evaluation = replace(evaluation, budgets=kept_budgets(evaluation.budgets, cheapest))
     return evaluate_controller(
