@@ -124,7 +124,17 @@ def check_conversation(conversation: Any) -> list[Message]:
     for place, message in enumerate(conversation):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise InputError(f"Message {place} is {_short(message)}: write it as {{'role': 'user', 'content': 'Hello.'}}.")
-        _check_content(place, message)
+        content = message.get("content")
+        if content is None and message.get("tool_calls"):
+            continue
+        parts = [{"text": content}] if isinstance(content, str) else content
+        if not isinstance(parts, list | tuple) or not parts:
+            raise InputError(f"The content of message {place} is {_short(content)}: give its text.")
+        for part in parts:
+            kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+            if kind != "text" or not isinstance(part.get("text"), str):
+                raise InputError(f"Message {place} has a part of type {kind!r}: give text, for only text is read here.")
+            check_encodable(part["text"], f"Message {place}")
     return list(conversation)
 
 
@@ -136,23 +146,6 @@ def check_encodable(text: str, what: str = "The prompt") -> None:
             f"{what} has half of a character, the lone surrogate {text[place]!r}, at place {place}: decode it with "
             "errors='replace', or leave it out."
         )
-
-
-def _check_content(place: int, message: Message) -> None:
-    content = message.get("content")
-    if content is None and message.get("tool_calls"):
-        return
-    if isinstance(content, str):
-        check_encodable(content, f"Message {place}")
-        return
-    if isinstance(content, list | tuple) and content:
-        for part in content:
-            kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
-            if kind != "text" or not isinstance(part.get("text"), str):
-                raise InputError(f"Message {place} has a part of type {kind!r}: give text, for only text is read here.")
-            check_encodable(part["text"], f"Message {place}")
-        return
-    raise InputError(f"The content of message {place} is {_short(content)}: give its text.")
 
 
 def _joined(content: Any) -> Any:

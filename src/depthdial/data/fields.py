@@ -176,7 +176,11 @@ def find_columns(names: Collection[str], fields: Mapping[str, str] | None, what:
         absent = next((field for field in fields.values() if field not in names), None)
         if absent is not None:
             raise InputError(f"'{what}' has no field {absent!r}, only {_listed(names)}: name one of these.")
-        return _mapped(fields)
+        role = next(role for role in _MAIN_ROLES if role in fields)
+        main, reference = fields[role], fields.get("reference", fields.get("output"))
+        is_summary = role == "prompt" and _FORMS.get(main) in ("article", "dialogue")
+        form = _FORMS[main if is_summary else role]
+        return Columns(form, main, fields.get("input"), reference, fields.get("id"), is_mapped=True)
     known: dict[str | None, str] = {}  # by the name as it is known
     for name in sorted(names, key=lambda name: name != name.strip().lower()):  # one that is written so comes first
         known.setdefault(name.strip().lower(), name)
@@ -192,14 +196,8 @@ def find_columns(names: Collection[str], fields: Mapping[str, str] | None, what:
     if main in _WITHOUT_REFERENCE:
         reference = None
     given = _first(_INPUTS, known) if _FORMS[main] == "instruction" else None
-    return Columns(
-        form=_FORMS[main],
-        main=known[main],
-        input=known.get(given),
-        reference=known.get(reference),
-        id=known.get(_first(_IDS, known)),
-        is_mapped=False,
-    )
+    own_id = known.get(_first(_IDS, known))
+    return Columns(_FORMS[main], known[main], known.get(given), known.get(reference), own_id, is_mapped=False)
 
 
 def parse_fields(text: str) -> dict[str, str]:
@@ -234,20 +232,6 @@ def check_roles(fields: Mapping[str, str]) -> None:
         raise InputError("The fields name an input without an instruction: an input belongs to an instruction.")
     if "reference" in fields and "output" in fields:
         raise InputError("The fields name reference and output, which are the same role: keep one.")
-
-
-def _mapped(fields: Mapping[str, str]) -> Columns:
-    role = next(role for role in _MAIN_ROLES if role in fields)
-    main = fields[role]
-    is_summary = role == "prompt" and _FORMS.get(main) in ("article", "dialogue")
-    return Columns(
-        form=_FORMS[main if is_summary else role],
-        main=main,
-        input=fields.get("input"),
-        reference=fields.get("reference", fields.get("output")),
-        id=fields.get("id"),
-        is_mapped=True,
-    )
 
 
 def _references(value: Any, field: str | None, where: str) -> list[str]:

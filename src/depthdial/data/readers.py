@@ -128,15 +128,15 @@ def _open_text(raw: bytes, path: Path, kind: str) -> File:
 
 def _json_rows(text: str, path: Path, kind: str) -> Rows:
     """One object a line where the first line is one, whatever the file is called; else one document."""
-    first = next((line for line in io.StringIO(text) if line.strip()), "")
+    first, whole = next((line for line in io.StringIO(text) if line.strip()), ""), text.strip()
     try:
-        is_lines = isinstance(_parsed(first), dict) if first else True
+        value = _DECODER.decode(first) if first else {}
+        is_lines = isinstance(value, dict) and not (whole == first.strip() and _inner(value) is not None)
     except json.JSONDecodeError:
         is_lines = kind == ".jsonl" and first.lstrip()[0] not in "[{"
     except RecursionError:
         is_lines = kind == ".jsonl"
-    whole = text.strip()
-    if is_lines and not (whole == first.strip() and _wrapped(whole) is not None):
+    if is_lines:
         return list(_line_rows(text, path))
     try:
         records = _document(whole)
@@ -154,21 +154,14 @@ def _json_rows(text: str, path: Path, kind: str) -> Rows:
 
 def _document(text: str) -> list[Any]:
     """The records of a JSON list, of an object around one, or of objects one after the other."""
-    decoder, records, place = _DECODER, [], 0
+    records, place = [], 0
     while place < len(text):
-        value, place = decoder.raw_decode(text, place)
-        records += [value] if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        value, place = _DECODER.raw_decode(text, place)
+        records += value if isinstance(value, list) else [value]
         while place < len(text) and text[place].isspace():
             place += 1
     wrapped = _inner(records[0]) if len(records) == 1 else None
     return records if wrapped is None else wrapped
-
-
-def _wrapped(text: str) -> list[Any] | None:
-    try:
-        return _inner(_parsed(text))
-    except (json.JSONDecodeError, RecursionError):
-        return None
 
 
 def _inner(value: Any) -> list[Any] | None:
@@ -181,16 +174,12 @@ def _line_rows(text: str, path: Path) -> Iterator[tuple[int, Row]]:
         if not line.strip():
             continue
         try:
-            record = _parsed(line)
+            record = _DECODER.decode(line)
         except json.JSONDecodeError as error:
             raise InputError(f"Row {number} of '{path}' is not valid JSON ({error.msg}): mend that line.") from error
         except RecursionError:
             raise InputError(f"Row {number} of '{path}' nests values too deeply to be read: flatten it.") from None
         yield number, _as_record(record, number, path)
-
-
-def _parsed(text: str) -> Any:
-    return _DECODER.decode(text)
 
 
 def _integer(digits: str) -> int | str:
