@@ -179,13 +179,11 @@ def report(folder: RowsFolder, keep: Keep = 0.95) -> None:
     """Draw the figures of a folder's rows and write one self-contained page."""
     from depthdial.report.pages import kind_of, write_report
     from depthdial.report.study.folder import read_folder
-    from depthdial.report.study.verdict import decide
 
     typer.echo(f"report: {write_report(check_out_folder(folder), keep=keep)}")
     if kind_of(folder) == "study":
-        found = read_folder(folder)
-        depth = found.settings.get("sweep", {}).get("prompt_depth")
-        told = "" if found.sweep is None else decide(found.sweep, keep, depth, found.timing).next_line
+        verdict = read_folder(folder, keep).verdict
+        told = verdict.next_line if verdict else ""
         typer.echo(told or f"Next: depthdial sweep MODEL --depth full,80% --out {folder}-sweep", err=True)
     else:
         say_next("study", "MODEL", "--out", f"{folder}-study", err=True)

@@ -51,7 +51,8 @@ def finetune(
     limit: Limit = None,
 ) -> None:
     """Fine-tune for depth: a specialist for one route, or one elastic set of weights for a family of them."""
-    from depthdial.report.study.training_plot import plot_training
+    from depthdial.report.kit.style import save_figure
+    from depthdial.report.study.training_plot import draw_training
     from depthdial.train.depth.finetune import finetune as train
     from depthdial.train.running import is_main
 
@@ -77,7 +78,7 @@ def finetune(
         return
     tokens = result.record["response_tokens_by_route"]
     print_table("Response tokens trained on", ["route", "tokens"], [[name, f"{n:,}"] for name, n in tokens.items()])
-    typer.echo(f"loss: {plot_training(result.record, out / 'training.png')}")
+    typer.echo(f"loss: {save_figure(draw_training(result.record), out / 'training.png')}")
     is_adapter = settings.method == "lora"
     typer.echo(f"{'adapter' if is_adapter else 'model'}: {out}")
     words = (loading.model, "PROMPT", "--adapter", out) if is_adapter else (out, "PROMPT")

@@ -15,7 +15,7 @@ from depthdial.report.controller.scores import ControllerScores, keep_scores
 from depthdial.report.controller.tables import certificate_table, controller_table, headline
 from depthdial.report.kit.table_files import csv_table, markdown_table
 from depthdial.report.study.folder import read_folder
-from depthdial.report.study.sections import Contents, build_sections
+from depthdial.report.study.sections import build_sections
 from tests.report.controller.demo import demo_score, demo_scores, equal_score
 
 
@@ -50,7 +50,7 @@ def test_a_folder_without_scores_says_what_to_do(tmp_path: Path) -> None:
 def test_a_folder_of_results_with_a_controller_has_its_section_after_the_oracles(study: Any, tmp_path: Path) -> None:
     shutil.copy(study.folder / "sweep" / "rows.parquet", tmp_path)
     keep_scores(tmp_path, demo_scores())
-    sections = build_sections(Contents(read_folder(tmp_path)))
+    sections = build_sections(read_folder(tmp_path))
     anchors = [section.anchor for section in sections]
     assert "oracle" not in anchors and anchors[anchors.index("time") + 1] == "controller"
     assert list(sections[anchors.index("controller")].paragraphs) == headline(demo_score())

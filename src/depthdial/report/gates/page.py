@@ -11,7 +11,7 @@ from depthdial.report.gates.map import draw_gate_map, map_title
 from depthdial.report.gates.plot import draw_differences, draw_gates, draw_inputs, most_compared_target
 from depthdial.report.gates.summary import MARGIN_POINTS, METRICS, A, B, GateCell, gather_gates, metrics_of
 from depthdial.report.gates.tables import answer_sentences, controllers_table, controls_table, differences_table
-from depthdial.report.kit.page import only_value, page_title, write_page
+from depthdial.report.kit.page import about_rows, page_title, write_page
 from depthdial.report.kit.parts import Picture, Section, as_table, file_name, pairs_table
 from depthdial.report.kit.table_files import write_table
 from depthdial.report.kit.tables import Cells, provenance_table, settings_table
@@ -53,7 +53,7 @@ def write_gates_report(folder: Path | str) -> Path:
         write_table(table, folder / "tables", name)
     shown = [_answer(cells, metrics, tables), _curves(cells, metrics, tables), _controls(metrics, tables), _maps(maps)]
     sections = [*shown, _provenance(rows, cells, study)]
-    about = {name: only_value(rows, name) for name in ("model", "task", "n_layers")}
+    about = about_rows(rows)
     return write_page(folder, "gates", sections, page_title(about, "gates"), n_layers=about["n_layers"])
 
 

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from depthdial.rows.store import PROVENANCE_COLUMNS
 from depthdial.stats.intervals import Interval
 
@@ -68,15 +70,16 @@ def cell_parts(column: str, value: Any) -> tuple[str, str]:
     return write(value), ""
 
 
-def provenance_table(rows: Any) -> list[tuple[str, str]]:
+def distinct(rows: pa.Table, column: str) -> list[str]:
+    """The values of a column in order of appearance, without empty ones; none where there is no such column."""
+    values = rows[column].unique().to_pylist() if column in rows.column_names else []
+    return [str(value) for value in values if value not in (None, "")]
+
+
+def provenance_table(rows: pa.Table) -> list[tuple[str, str]]:
     """Where the rows come from: (name, value) for each provenance column, with every value that it takes."""
-    names = list(rows.column_names if hasattr(rows, "column_names") else rows.keys())
-    table = []
-    for name in PROVENANCE_COLUMNS:
-        if name in names:
-            values = sorted({str(value) for value in _as_list(rows[name]) if value not in (None, "")})
-            table.append((name.replace("_", " "), "; ".join(values) or "not recorded"))
-    return table
+    names = [name for name in PROVENANCE_COLUMNS if name in rows.column_names]
+    return [(name.replace("_", " "), "; ".join(sorted(distinct(rows, name))) or "not recorded") for name in names]
 
 
 def settings_table(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -85,17 +88,11 @@ def settings_table(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, value in settings.items():
         if isinstance(value, Mapping):
             table += [(f"{name}.{inner}", text) for inner, text in settings_table(value)]
-        elif isinstance(value, list | tuple) and len(value) > 40:
-            table.append((name, f"{len(value)} entries"))
         elif isinstance(value, list | tuple):
-            table.append((name, ", ".join(_plain(item) for item in value) or "none"))
+            table.append((name, f"{len(value)} entries" if len(value) > 40 else ", ".join(map(_plain, value)) or "none"))
         else:
             table.append((name, _plain(value)))
     return table
-
-
-def _as_list(column: Any) -> list[Any]:
-    return column.to_pylist() if hasattr(column, "to_pylist") else list(column)
 
 
 def _plain(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from depthdial.report.kit.page import only_value, page_title, write_page
+from depthdial.report.kit.page import about_rows, page_title, write_page
 from depthdial.report.kit.parts import Picture, Section, as_table, pairs_table
 from depthdial.report.kit.style import shortened
 from depthdial.report.kit.table_files import write_table
@@ -27,7 +27,7 @@ def write_search_report(folder: Path | str) -> Path:
     comparison = read_comparison(folder)
     write_table(comparison.rows(), folder / "tables", "search")
     sections = [_answer(comparison), _layers(comparison), _provenance(comparison)]
-    about = {name: only_value(comparison.table, name) for name in ("model", "task", "n_layers")}
+    about = about_rows(comparison.table)
     return write_page(folder, "search", sections, page_title(about, "search"), n_layers=about["n_layers"])
 
 

@@ -1,9 +1,10 @@
-"""What a result folder holds, read once: a study's, a sweep's own, or a similarity run's own. Nothing is computed here."""
+"""What a result folder holds, read once, and what follows from it: of a study, a sweep or a similarity run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +13,11 @@ from depthdial.files import read_json
 from depthdial.oracles.oracle import OracleCurve
 from depthdial.oracles.predictable import PredictableCurve
 from depthdial.report.controller.scores import ControllerScores, read_scores
+from depthdial.report.study.summary import RouteRows, gather
+from depthdial.report.study.time_plot import Timed, timed_routes
+from depthdial.report.study.verdict import KEEP, Verdict, decide
 from depthdial.routes.families import RouteFamily
-from depthdial.rows.store import load_rows, load_study_rows
+from depthdial.rows.store import count_samples, load_rows, load_study_rows
 
 _Curve = TypeVar("_Curve", OracleCurve, PredictableCurve)
 
@@ -30,25 +34,51 @@ class ResultFolder:
         settings: by what they are of (`study`, `sweep`, `similarity`).
         controller: the scores of an evaluated controller.
         timing: times measured apart from quality, route by route in turns.
+        keep: the share of quality that the verdict is asked for.
     """
 
     path: Path
-    sweep: Any = None
-    similarity: Any = None
-    family: RouteFamily | None = None
-    curves: Mapping[str, OracleCurve] = field(default_factory=dict)
-    predictable: Mapping[str, PredictableCurve] = field(default_factory=dict)
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    controller: ControllerScores | None = None
-    timing: Mapping[str, Any] | None = None
+    sweep: Any
+    similarity: Any
+    family: RouteFamily | None
+    curves: Mapping[str, OracleCurve]
+    predictable: Mapping[str, PredictableCurve]
+    settings: Mapping[str, Mapping[str, Any]]
+    controller: ControllerScores | None
+    timing: Mapping[str, Any]
+    keep: float
+
+    @cached_property
+    def routes(self) -> list[RouteRows]:
+        return gather(self.sweep, self.timing) if self.sweep is not None else []
+
+    @cached_property
+    def compared(self) -> list[RouteRows]:
+        return gather(self.similarity) if self.similarity is not None else []
+
+    @cached_property
+    def n_samples(self) -> int:
+        """Sampled answers of each (sequence, route); 0 for greedy ones."""
+        return count_samples(self.sweep) if self.sweep is not None else 0
+
+    @cached_property
+    def timed(self) -> list[Timed]:
+        return timed_routes(self.routes)
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        """None without a sweep."""
+        prompt_depth = self.settings.get("sweep", {}).get("prompt_depth")
+        return decide(self.routes, self.keep, prompt_depth) if self.routes else None
+
+    @property
+    def made_by(self) -> Mapping[str, Any]:
+        """How routes were searched; empty where none were."""
+        return {} if self.family is None else self.family.made_by
 
 
-def read_folder(folder: Path | str) -> ResultFolder:
-    """Read DIR/sweep (and DIR/elastic), DIR/similarity (or rows in DIR itself), and what is beside them as JSON.
-
-    Raises:
-        InputError: if the folder holds no rows, or one of its files is damaged.
-    """
+def read_folder(folder: Path | str, keep: float = KEEP) -> ResultFolder:
+    """Read DIR/sweep (and DIR/elastic), DIR/similarity (or rows in DIR itself), and what is beside them as JSON."""
     path = Path(folder)
     if path.is_file():
         raise InputError(f"{path} is a file: give the --out folder of a sweep or a study.")
@@ -60,9 +90,7 @@ def read_folder(folder: Path | str) -> ResultFolder:
         table = load_study_rows(path) if kind == "sweep" else load_rows(place)
         kind = _kind(table, place)
         if table.num_rows == 0:
-            raise InputError(
-                f"{place / 'rows.parquet'} holds no row: run the measurement again, with at least one sequence."
-            )
+            raise InputError(f"{place / 'rows.parquet'} holds no row: run the measurement again, on one sequence at least.")
         rows.setdefault(kind, table)
         settings.setdefault(kind, _read(place / "settings.json", "settings"))
     if not rows:
@@ -76,7 +104,8 @@ def read_folder(folder: Path | str) -> ResultFolder:
         _curves(path / "predictable.json", PredictableCurve),
         {name: value for name, value in {"study": _read(path / "study.json", "study"), **settings}.items() if value},
         read_scores(path),
-        _read(path / "timing.json", "timing") or None,
+        _read(path / "timing.json", "timing"),
+        keep,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from depthdial.report.kit.curves import band
 from depthdial.report.kit.style import Look, figure_style, headed, keep_to_range, log_heights, looks, new_figure
 from depthdial.report.study.summary import RouteRows, family_lines, pooled
 from depthdial.stats.intervals import Interval
@@ -62,24 +63,19 @@ def _draw(routes: Sequence[RouteRows], panels: Sequence[tuple[str, str]], label:
 def _line(axes: Axes, costs: Sequence[float], intervals: Sequence[Interval | None], look: Look, is_log: bool) -> None:
     # Zero, the full model's KL to itself, has no place on a log scale.
     there = [(c, i) for c, i in zip(costs, intervals, strict=True) if i is not None and not (is_log and i.mean <= 0)]
-    if not there:
-        return
-    x = np.array([cost for cost, _ in there])
-    mean, low, high = (np.array([getattr(i, name) for _, i in there]) for name in ("mean", "low", "high"))
-    if is_log:
-        low = np.maximum(low, mean / 10)
-    axes.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)
-    axes.plot(x, mean, color=look.color, marker=look.marker, linestyle=look.line, label=look.label, markeredgewidth=0)
+    if there:
+        x, mean, low, high = np.array([(cost, i.mean, i.low, i.high) for cost, i in there]).T
+        ends = np.stack([np.maximum(low, mean / 10) if is_log else low, high], axis=1)
+        band(axes, x, ends, color=look.color, alpha=0.15)
+        axes.plot(x, mean, **look.drawn, label=look.label, markeredgewidth=0)
 
 
 def _finding(routes: Sequence[RouteRows], column: str) -> str:
     """What uniform skipping and early exit reach at half of the layers, where both were measured there."""
     lines, told = family_lines(routes), []
     for family, name in (("uls", "ULS"), ("ee", "early exit")):
-        near = {layers: group for layers, group in lines.get(family, {}).items() if abs(group[0].cost - 0.5) <= 0.05}
-        if near:
-            group = near[min(near, key=lambda layers: (abs(near[layers][0].cost - 0.5), layers))]
-            interval = pooled(group, column)
-            if interval is not None:
-                told.append(f"{name} {interval.mean:.2f}")
+        points = lines.get(family, {}).values()  # cheapest first
+        nearest = min(points, key=lambda group: abs(group[0].cost - 0.5), default=None)
+        if nearest and abs(nearest[0].cost - 0.5) <= 0.05 and (interval := pooled(nearest, column)) is not None:
+            told.append(f"{name} {interval.mean:.2f}")
     return f" at half the layers: {', '.join(told)}" if len(told) == 2 else ""
