@@ -31,7 +31,7 @@ def test_the_table_is_that_of_the_rows(comparison: Comparison) -> None:
 
 def test_greedy_has_half_of_uls_and_less_than_one_pass_methods_at_every_size(comparison: Comparison) -> None:
     for size in comparison.sizes:
-        kl = {name: one.rows.mean("kl") for name, one in comparison.at(size).items()}
+        kl = {name: one.mean("kl") for name, one in comparison.at[size].items()}
         assert kl["greedy-kl"] <= kl["uls"] / 2
         assert kl["greedy-kl"] < min(kl["block-influence"], kl["angular"])
 

@@ -112,7 +112,7 @@ def certify(
 
     controller = SequenceController.from_pretrained(folder)
     certification_plan(controller, epsilon, delta=delta, method=method)  # refuses what is out of range
-    split = "validation" if source.data is None or source.data.is_dir() else None
+    split = None if source.is_whole else "validation"
     rows = source.read(limit, split=split)
     require_no_test_split(rows, "certify")
     loaded, tokenizer = loading.load()
@@ -155,7 +155,7 @@ def evaluate(
 
     controller = SequenceController.from_pretrained(folder)  # before anything is loaded
     settings = how.settings()
-    split = "test" if source.data is None or source.data.is_dir() else None
+    split = None if source.is_whole else "test"
     rows = source.read(limit, split=split)
     held = _calibration_rows(source, calibration_split, calibration_limit)
     loaded, tokenizer = loading.load()
@@ -178,13 +178,9 @@ def evaluate(
 
 def _seen_by(controller: Any, model: Any) -> list[tuple[str, Any]]:
     """Parts for `tell_rows`: what a controller, its routes, its certificates and its model were made on."""
-    fitted_on = controller.card.fitted_on
-    return [
-        ("searched", fitted_on.get("searched_on", ())),
-        *made_on(model=model),
-        ("fitted", fitted_on["prompts"]),
-        ("certified", controller.certified_on.prompts()),
-    ]
+    fitted_on, certified = controller.card.fitted_on, controller.certified_on.prompts()
+    searched = ("searched", fitted_on.get("searched_on", ()))
+    return [searched, *made_on(model=model), ("fitted", fitted_on["prompts"]), ("certified", certified)]
 
 
 def print_scores(scores: Any) -> None:
@@ -193,8 +189,7 @@ def print_scores(scores: Any) -> None:
 
     for name, score in scores.scores.items():
         print_rows(f"{name}: mean over {len(score.budgets)} budgets", controller_table(score, -1))
-        for line in headline(score):
-            typer.echo(line)
+        typer.echo("\n".join(headline(score)))
     for certificate in scores.certificates:
         typer.echo(certificate.statement)
 
@@ -203,20 +198,16 @@ def _calibration_rows(source: DataOptions, split: str | None, limit: int) -> Any
     """The split that was asked for; the validation rows of a folder that has them; else none."""
     from depthdial.data.sources import has_split
 
-    if split is None and not (source.data is not None and source.data.is_dir()):
+    if split is None and (source.data is None or source.is_whole):
         return None
-    if split is None and not has_split(source.data, "validation"):  # type: ignore[arg-type]
+    if split is None and not has_split(source.origin, "validation"):
         typer.echo("no validation rows: no certificates (name a split with --calibration-split)", err=True)
         return None
     return replace(source, split=split or "validation").read(limit)
 
 
 def rows_to_fit(source: DataOptions, n: int, used: Collection[str]) -> Any:
-    """The first `n` train sequences whose prompts' hashes are not in `used`: not searched or trained on; None for `n` of 0.
-
-    Raises:
-        InputError: if there is none.
-    """
+    """The first `n` train sequences whose prompts' hashes are not in `used`, by a search or a training; None for 0."""
     if n == 0:
         return None
     if n < 0:
@@ -230,11 +221,7 @@ def rows_to_fit(source: DataOptions, n: int, used: Collection[str]) -> Any:
 
 
 def unsearched(rows: Any, used: Collection[str], limit: int | None) -> Any:
-    """The first `limit` of the sequences (all by default) whose prompts' hashes are not in `used`.
-
-    Raises:
-        InputError: if none is left.
-    """
+    """The first `limit` of the sequences (all by default) whose prompts' hashes are not in `used`."""
     apart = _apart(rows, used, limit, "to judge: give more rows, or a smaller --calibration-limit")
     return replace(apart, split="test")
 

@@ -130,13 +130,18 @@ class DataOptions:
         return [word for option, value in given.items() if value is not None for word in (option, str(value))]
 
     @property
-    def source(self) -> str | Path:
+    def origin(self) -> str | Path:
         return self.data if self.data is not None else self.task or "builtin"
 
     @property
     def other_words(self) -> list[str]:
         """The same for rows that a verb has not used: of a file, which a search or a training uses whole, another one."""
-        return ["--data", "OTHER.jsonl"] if self.data is not None and not self.data.is_dir() else self.words
+        return ["--data", "OTHER.jsonl"] if self.is_whole else self.words
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a file, which has no splits of its own."""
+        return self.data is not None and not self.data.is_dir()
 
     @property
     def is_builtin(self) -> bool:
@@ -147,7 +152,7 @@ class DataOptions:
         """The split to search on by default: never the one to evaluate on. A file given to a search is used whole."""
         from depthdial.data.sources import held_out_split
 
-        return held_out_split(self.source)
+        return held_out_split(self.origin)
 
     def read(self, limit: int | None, split: str | None = None) -> Task:
         """The sequences, of `split` where `--split` does not say otherwise."""
@@ -157,7 +162,7 @@ class DataOptions:
         if self.data is not None and self.task is not None:
             raise InputError("--data and --task both say what to measure on: give one of them.")
         return task(
-            self.source,
+            self.origin,
             split=self.split or split,
             limit=limit,
             seed=self.seed,

@@ -23,8 +23,7 @@ def tell_rows(
 
     Args:
         parts: what is or was done with which rows: a task, or the prompts' hashes; empty ones are left out.
-        split: of the source, whose rows are unused if they are in no part; `--split` wins. Standard input is read once and
-            the Hub's sets are large, so of these nothing is called unused.
+        split: of the source, whose rows are unused if they are in no part; `--split` wins.
     """
     from depthdial.data.leakage import prompt_hashes
     from depthdial.data.tasks import Task
@@ -58,8 +57,8 @@ def trained_rows(model: str, adapter: str | None) -> frozenset[str]:
 def _unused(source: DataOptions, used: Collection[str], split: str | None) -> int | None:
     from depthdial.data.leakage import prompt_hashes
 
-    is_kept = source.data is not None and (source.data.is_file() or source.data.is_dir())
-    if not is_kept and not source.is_builtin:
+    # Standard input is read once and the Hub's sets are large: of these nothing is called unused.
+    if not source.is_builtin and not (source.data and (source.data.is_file() or source.data.is_dir())):
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said already, of the rows that are used

@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     from depthdial.routes import AnyRoute
 
 
-# What the table of trained gates is a mean over.
-_SHOWN_STEPS = 10
-
-
+_SHOWN_STEPS = 10  # of trained gates, in the mean
 _R = {"r": ("--r", "--rank")}
 _RUN, _GATES = "train.depth.settings:FinetuneSettings", "train.gates.settings:GateSettings"
 _OFTEN = ("r", "learning_rate", "batch_size", "max_tokens", "epochs")
@@ -119,9 +116,9 @@ def train_gates(
     if not is_main():
         return
     last = result.record["history"][-_SHOWN_STEPS:]
-    columns = ("loss/task", "fraction", "fraction/expected", "price")
+    columns = ["loss/task", "fraction", "fraction/expected", "price"]
     means = [sum(entry.get(name, 0.0) for entry in last) / len(last) for name in columns]
-    print_table(f"Means over the last {len(last)} steps", list(columns), [[f"{mean:.3f}" for mean in means]])
+    print_table(f"Means over the last {len(last)} steps", columns, [[f"{mean:.3f}" for mean in means]])
     typer.echo(f"training: {plot_gate_training(result.record, out / 'training.png')}")
     typer.echo(f"gates: {out}")
     say_next("sweep", *loading.words, *source.other_words, "--gates", out, "--out", f"{out}-sweep")
@@ -134,19 +131,16 @@ def _chosen(text: str, layers: str | None, model: Any) -> list[AnyRoute]:
     routes = list(read_depths(text, model, count_layers(model)))
     if layers is None:
         return routes
-    wanted = [_whole(part) for part in layers.split(",")]
+    parts = [part.strip() for part in layers.split(",")]
+    bad = next((part for part in parts if not part.isdecimal()), None)
+    if bad is not None:
+        raise InputError(f"--layers takes whole numbers such as 30,24,15, not {bad!r}.")
+    wanted = list(map(int, parts))
     missing = next((n for n in wanted if n not in [route.cost_layers for route in routes]), None)
     if missing is not None:
         known = ", ".join(str(route.cost_layers) for route in routes)
         raise InputError(f"--layers names {missing}, but the family has routes of {known} layers.")
     return [route for route in routes if route.cost_layers in wanted]
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"--layers takes whole numbers such as 30,24,15, not {text.strip()!r}.") from None
 
 
 def _trainer_options(text: str | None) -> dict[str, Any]:

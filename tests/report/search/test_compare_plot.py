@@ -43,7 +43,7 @@ def test_lines_pass_through_the_means_with_their_intervals_side_by_side(comparis
     (axes,) = figure.axes
     lines = dict(zip(comparison.methods, (container.lines[0] for container in axes.containers), strict=True))
     for method, line in lines.items():
-        means = [comparison.at(size)[method].interval("kl").mean for size in comparison.sizes]
+        means = [comparison.at[size][method].interval("kl").mean for size in comparison.sizes]
         assert line.get_ydata() == pytest.approx(means)
         assert [round(x) for x in line.get_xdata()] == pytest.approx(comparison.sizes, abs=1)
     firsts = [line.get_xdata()[0] for line in lines.values()]

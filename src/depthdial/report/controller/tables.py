@@ -102,31 +102,27 @@ def headline(score: ControllerScore) -> list[str]:
     """What the score says, in sentences: the gain at equal cost, the gap closed, the rivals, the controller's own cost."""
     own, n_budgets = score.controller, len(score.budgets)
     quality = METRIC_NAMES.get(score.metric, score.metric) + (", weighted by tokens," if score.quality == "tokens" else "")
-    over = (
-        f"on average over {n_budgets} budgets" if n_budgets > 1 else f"at a budget of {score.budgets[0]:g} {unit_of(score)}"
-    )
+    unit = unit_of(score)
+    over = f"on average over {n_budgets} budgets" if n_budgets > 1 else f"at a budget of {score.budgets[0]:g} {unit}"
     seeds = f" and {score.n_seeds} seeds" if score.n_seeds > 1 else ""
     apart = _apart(own.gains[-1], own.gain_intervals[-1])
-    told = [
-        f"At the same cost the controller's {quality} is {apart} the best static mixture of routes, {over}{seeds}, on "
-        f"{score.n_sequences} test sequences."
-    ]
-    told.append(" ".join(_gap_sentence(gap) for gap in score.gaps))
     rivals = [f"{method_label(m.name)} {m.gains[-1]:+z.3f} {_ends(m.gain_intervals[-1])}" for m in score.methods[1:]]
-    told.append(f"Its rivals gain over the mixture, each at its own cost: {'; '.join(rivals)}.")
-    if score.overhead:
-        told.append(f"The controller's own cost counts as spent: {score.overhead:.3g} {unit_of(score)}.")
-    return told
+    return [
+        f"At the same cost the controller's {quality} is {apart} the best static mixture of routes, {over}{seeds}, on "
+        f"{score.n_sequences} test sequences.",
+        " ".join(map(_gap_sentence, score.gaps)),
+        f"Its rivals gain over the mixture, each at its own cost: {'; '.join(rivals)}.",
+        *([f"The controller's own cost counts as spent: {score.overhead:.3g} {unit}."] if score.overhead else []),
+    ]
 
 
 def _gap_sentence(gap: GapScore) -> str:
     if np.isnan(gap.closed[-1]):
         return f"Between the mixture and the {gap.name} there is {NO_GAP}."
-    text = f"It closes {gap.text()} of the gap to the {gap.name}"
     seeds = gap.seed_closed[:, -1]
-    if len(seeds) < 2 or np.isnan(seeds).any():
-        return f"{text}."
-    return f"{text} (seeds: {seeds.min():.0f} to {seeds.max():.0f}%)."
+    is_spread = len(seeds) > 1 and not np.isnan(seeds).any()
+    spread = f" (seeds: {seeds.min():.0f} to {seeds.max():.0f}%)" if is_spread else ""
+    return f"It closes {gap.text()} of the gap to the {gap.name}{spread}."
 
 
 def _apart(gain: float, ends: np.ndarray) -> str:

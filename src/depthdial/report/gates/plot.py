@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depthdial.errors import InputError
-from depthdial.report.gates.summary import MARGIN_POINTS, METRICS, POINTS, A, B, GateCell, metrics_of
+from depthdial.report.gates.summary import MARGIN_POINTS, METRICS, ROUGE, A, B, GateCell, metrics_of
 from depthdial.report.kit.style import (
     BLACK,
     BLUE,
@@ -119,7 +119,7 @@ def draw_differences(table: Sequence[Cells], metric: str) -> Figure:
     with figure_style():
         figure = new_figure(1.5 + (0.12 + 0.11 * len(shown)) * len(table))
         axes = figure.add_subplot()
-        if metric in POINTS:
+        if metric == ROUGE:
             band = {"color": "#e8e8e8", "linewidth": 0, "zorder": 0, "label": f"within the margin, ±{MARGIN_POINTS:g}"}
             axes.axvspan(-MARGIN_POINTS, MARGIN_POINTS, **band)
         axes.axvline(0, color=BLACK, linewidth=0.8, zorder=1)
@@ -135,7 +135,7 @@ def draw_differences(table: Sequence[Cells], metric: str) -> Figure:
         for edge in np.arange(1, len(table)) - 0.5:
             axes.axhline(edge, color="#dddddd", linewidth=0.6)
         axes.set_xlabel(f"{A} minus {B}: {METRICS[metric]}, with 95% intervals")
-        beside = ", and the margin of equivalence" if metric in POINTS else ""
+        beside = ", and the margin of equivalence" if metric == ROUGE else ""
         headed(figure, f"{A.capitalize()} against {B}: differences by mode and target{beside}")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

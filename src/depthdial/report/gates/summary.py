@@ -12,13 +12,11 @@ from depthdial.metrics import higher_is_better
 from depthdial.rows.gates import CONTROLLERS, MODES, require_gate_rows
 from depthdial.stats.intervals import Interval, coded, known_interval
 
-# ROUGE is told in points, of which an equivalence margin of 1 speaks.
-POINTS = {"rouge_1": 100.0, "rouge_2": 100.0, "rouge_l": 100.0}
-MARGIN_POINTS = 1.0
+ROUGE, MARGIN_POINTS = "rouge_l", 1.0  # told in points (x 100), of which the margin of equivalence speaks
 METRICS = {"rouge_l": "ROUGE-L (points)", "nll": "NLL (nats per token)", "agreement": "greedy agreement"}
 A, B = "hidden", "fixed"  # the inputs of the paper's question: does the first help over the second?
 _NUMBERS = (
-    *("layers_run", "new_tokens", "rouge_1", "rouge_2", "rouge_l", "nll", "kl", "agreement"),
+    *("layers_run", "new_tokens", *METRICS),
     *("decode_flops", "decide_flops", "head_flops", "batch_size", "batch_steps", "batch_decode_sec"),
 )
 
@@ -92,7 +90,8 @@ def gather_gates(rows: Any) -> list[GateCell]:
     require_gate_rows(rows)
     keys = {name: rows[name].to_pylist() for name in ("controller", "target", "mode", "train_seed", "sequence_id")}
     targets = [None if target is None else round(float(target), 6) for target in keys["target"]]
-    numbers = {name: rows[name].to_numpy().astype(float) * POINTS.get(name, 1.0) for name in _NUMBERS}
+    numbers = {name: rows[name].to_numpy().astype(float) for name in _NUMBERS}
+    numbers[ROUGE] = 100 * numbers[ROUGE]
     n_layers, found = int(rows["n_layers"][0].as_py()), []
     labels, codes = coded(zip(keys["controller"], targets, keys["mode"], strict=True))
     for place, (controller, target, mode) in enumerate(labels):
@@ -135,7 +134,7 @@ class Pair:
     @property
     def judged(self) -> dict[str, Any]:
         """How differences are judged: a margin was stated for ROUGE alone, so that other metrics are never equivalent."""
-        margin = MARGIN_POINTS if self.metric in POINTS else None
+        margin = MARGIN_POINTS if self.metric == ROUGE else None
         return {"margin": margin, "higher_is_better": higher_is_better(self.metric)}
 
     def points(self, seed: int | None) -> tuple[tuple[float, float], tuple[float, float]]:

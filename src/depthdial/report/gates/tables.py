@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from depthdial.report.gates.summary import POINTS, A, B, GateCell, Pair, pairs_of
+from depthdial.report.gates.summary import ROUGE, A, B, GateCell, Pair, pairs_of
 from depthdial.report.kit.tables import Cells, Column, finished
 from depthdial.stats import equivalence
 from depthdial.stats.equivalence import Difference
@@ -54,7 +54,7 @@ def controllers_table(cells: Sequence[GateCell]) -> list[Cells]:
     return finished(table, COLUMNS, keep=("controller", "target", "mode", "seeds", "layers", "cost_percent"))
 
 
-def differences_table(cells: Sequence[GateCell], metric: str = "rouge_l") -> list[Cells]:
+def differences_table(cells: Sequence[GateCell], metric: str = ROUGE) -> list[Cells]:
     """Whether `A` helps over `B`: a row for each target and mode that has both, and one over all targets of a mode.
 
     Intervals are Student's t over seeds, the bootstrap's over sequences and over both; p-values are of the two one-sided
@@ -70,7 +70,7 @@ def differences_table(cells: Sequence[GateCell], metric: str = "rouge_l") -> lis
     return finished(table, COLUMNS, keep=("target", "mode", "difference", "verdict"))
 
 
-def controls_table(cells: Sequence[GateCell], metric: str = "rouge_l") -> list[Cells]:
+def controls_table(cells: Sequence[GateCell], metric: str = ROUGE) -> list[Cells]:
     """`A` against every other controller: for each and each mode the last row of `differences_table`, of all targets."""
     names = ("mode", "target", "seeds", "cost_a", "cost_b", "difference", "over_sequences", "two_way", "effect_size")
     table = []
@@ -81,13 +81,13 @@ def controls_table(cells: Sequence[GateCell], metric: str = "rouge_l") -> list[C
     return finished(table, COLUMNS, keep=("controller", "mode", "target", "difference", "verdict"))
 
 
-def answer_sentences(cells: Sequence[GateCell], metric: str = "rouge_l") -> list[str]:
+def answer_sentences(cells: Sequence[GateCell], metric: str = ROUGE) -> list[str]:
     """What the data say about `A` over `B`, a sentence for each mode: over all targets where there are several.
 
     The verdict is that over seeds, for these sequences; that over seeds and sequences together, for others too, follows.
     """
     sentences = []
-    decimals, unit = (2, "points") if metric in POINTS else (3, "")
+    decimals, unit = (2, "points") if metric == ROUGE else (3, "")
     for pairs in _by_mode(pairs_of(cells, A, B, metric)):
         pair = _overall(pairs)
         told, both = verdict_sentence(_over_seeds(pair), unit, decimals), _over_sequences(pair).two_way
@@ -190,7 +190,7 @@ def _controller_cells(cell: GateCell, full: GateCell | None) -> Cells:
         "cost_percent": 100 * cell.cost,
         "flops_percent": _flops_percent(cell, full, "decode_flops", "decide_flops"),
         "flops_head_percent": _flops_percent(cell, full, "decode_flops", "decide_flops", "head_flops"),
-        "rouge_l_points": cell.interval("rouge_l"),
+        "rouge_l_points": cell.interval(ROUGE),
         "nll": cell.interval("nll"),
         "agreement": cell.interval("agreement"),
         "step_percent": None if step is None else 100 * step,

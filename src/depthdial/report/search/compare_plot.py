@@ -77,11 +77,10 @@ def draw_kept_layers(comparison: Comparison) -> Figure:
         figure = new_figure(1.0 + len(sizes) * (0.35 + 0.17 * n_methods))
         panels = np.atleast_1d(figure.subplots(len(sizes), 1, sharex=True))
         for axes, size in zip(panels, sizes, strict=True):
-            at = comparison.at(size)
             grid = np.zeros((n_methods, comparison.n_layers))
-            for row, one in enumerate(at.values()):
-                grid[row, list(one.route.layers)] = 1
-            _heat_map(axes, grid, at)
+            for row, one in enumerate(comparison.at[size].values()):
+                grid[row, one.share_run > 0] = 1
+            _heat_map(axes, grid, comparison.at[size])
             axes.set_title(f"{size} layers")
         panels[-1].set_xlabel("layer")
         shade_key(figure, [(1.0, "runs"), (0.0, "skipped")])
@@ -98,7 +97,7 @@ def draw_kl_by_method(comparison: Comparison) -> Figure:
         axes = figure.add_subplot()
         for number, method in enumerate(methods):
             shift = spread * (number / max(1, len(methods) - 1) - 0.5)
-            points = [(size + shift, comparison.at(size)[method].interval("kl")) for size in comparison.sizes]
+            points = [(size + shift, comparison.at[size][method].interval("kl")) for size in comparison.sizes]
             look = found[method]
             draw_intervals(axes, points, **look.drawn, **EDGE, linewidth=1.2, elinewidth=0.9, label=look.label)
         log_heights(axes)

@@ -32,35 +32,18 @@ _AGAIN = "run `depthdial search-study` again"
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One method at one number of layers.
-
-    Attributes:
-        method: the family's name, searched or not.
-        rows: the measured rows of its route, which another method may have found too.
-    """
-
-    method: str
-    route: Route
-    rows: RouteRows
-
-    def interval(self, column: str) -> Interval | None:
-        return self.rows.interval(column)
-
-
-@dataclass(frozen=True)
 class Comparison:
     """A search study, read.
 
     Attributes:
         families: searched families by name, in the study's order; the first is the one to compare with.
-        compared: by number of layers (the most first), then by method.
+        at: by number of layers (the most first) and by method, searched or not, the measured rows of its route.
         table: all measured rows.
     """
 
     study: Mapping[str, Any]
     families: Mapping[str, RouteFamily]
-    compared: tuple[Compared, ...]
+    at: Mapping[int, Mapping[str, RouteRows]]
     table: Any
 
     @property
@@ -69,19 +52,15 @@ class Comparison:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return tuple(dict.fromkeys(len(one.route) for one in self.compared))
+        return tuple(self.at)
 
     @property
     def methods(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(one.method for one in self.compared))
-
-    def at(self, size: int) -> dict[str, Compared]:
-        """By method."""
-        return {one.method: one for one in self.compared if len(one.route) == size}
+        return tuple(dict.fromkeys(method for routes in self.at.values() for method in routes))
 
     def known_kl(self, size: int) -> dict[str, Interval]:
         """KL to the full model by method, where it was measured."""
-        return {name: kl for name, one in self.at(size).items() if (kl := one.interval("kl"))}
+        return {method: kl for method, route in self.at[size].items() if (kl := route.interval("kl"))}
 
     def rows(self) -> list[Cells]:
         """The comparison as a table of the report's.
@@ -90,19 +69,20 @@ class Comparison:
         sequences; `search_sec`, what the whole search took (prompts, answers and all sizes); `passes` over its texts.
         """
         table: list[Cells] = []
-        for size in self.sizes:
-            at, kl = self.at(size), self.known_kl(size)
-            first, uls = next(iter(at.values())), kl["uls"].mean if "uls" in kl else 0.0
-            for one in at.values():
+        for size, routes in self.at.items():
+            kl, first = self.known_kl(size), next(iter(routes))
+            uls = kl["uls"].mean if "uls" in kl else 0.0
+            for method, route in routes.items():
+                skipped = np.flatnonzero(route.share_run == 0)
                 table.append(
                     {
-                        "method": one.method,
+                        "method": method,
                         "layers": size,
-                        **{name: one.interval(name) for name in ("kl", "agreement", "nll", "rouge_l")},
-                        "kl_share": 100 * kl[one.method].mean / uls if one.method in kl and uls else None,
-                        "kl_more": None if one is first else paired(one.rows, first.rows, "kl"),
-                        **search_effort(self.families.get(one.method)),
-                        "skipped": ", ".join(map(str, one.route.skipped)),
+                        **{name: route.interval(name) for name in ("kl", "agreement", "nll", "rouge_l")},
+                        "kl_share": 100 * kl[method].mean / uls if method in kl and uls else None,
+                        "kl_more": None if method == first else paired(route, routes[first], "kl"),
+                        **search_effort(self.families.get(method)),
+                        "skipped": ", ".join(map(str, skipped)),
                     }
                 )
         return finished(table, COLUMNS, keep=("method", "layers", "kl"))
@@ -132,14 +112,14 @@ def read_comparison(folder: Path | str) -> Comparison:
         raise InputError(f"{folder / 'study.json'} names no method: {_AGAIN}.")
     table = load_rows(folder / "sweep")
     measured = {route.fixed_layers: route for route in gather(table)}
-    compared = []
-    for size in sizes:
+    at: dict[int, dict[str, RouteRows]] = {size: {} for size in sizes}
+    for size, found in at.items():
         routes = {name: route for name, family in families.items() for route in family.routes if len(route) == size}
         for method, route in {**routes, **unsearched_routes(size, next(iter(families.values())).n_layers)}.items():
             if route.layers not in measured:
                 raise InputError(f"{folder / 'sweep'} has no rows of {method}'s route of {size} layers: {_AGAIN}.")
-            compared.append(Compared(method, route, measured[route.layers]))
-    return Comparison(study, families, tuple(compared), table)
+            found[method] = measured[route.layers]
+    return Comparison(study, families, at, table)
 
 
 def unsearched_routes(size: int, n_layers: int) -> dict[str, Route]:
@@ -149,16 +129,14 @@ def unsearched_routes(size: int, n_layers: int) -> dict[str, Route]:
 
 def paired(one: RouteRows, other: RouteRows, column: str) -> Interval | None:
     """95% interval over sequences of the difference of two routes on the same sequences; None where there is none."""
-    theirs = dict(zip(other.columns["sequence_id"].tolist(), other.columns[column].tolist(), strict=True))
-    mine = zip(one.columns["sequence_id"].tolist(), one.columns[column].tolist(), strict=True)
-    return known_interval(np.array([value - theirs.get(sequence, np.nan) for sequence, value in mine]))
+    theirs = other.by_sequence(column)
+    differences = [value - theirs.get(sequence, np.nan) for sequence, value in one.by_sequence(column).items()]
+    return known_interval(np.array(differences))
 
 
 def search_effort(family: RouteFamily | None) -> Cells:
     """Seconds and passes over the calibration texts that a whole search took; None for a family that needs none."""
-    if family is None:
-        return {"search_sec": None, "passes": None}
-    about = family.made_by
+    about = {} if family is None else family.made_by
     search_sec, calibration_sec = about.get("seconds"), about.get("calibration", {}).get("seconds")
     whole = None if search_sec is None or calibration_sec is None else search_sec + calibration_sec
     return {"search_sec": whole, "passes": about.get("passes")}

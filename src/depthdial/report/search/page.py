@@ -47,7 +47,7 @@ def answer_sentences(comparison: Comparison) -> list[str]:
 
 def _answer(comparison: Comparison) -> Section:
     first = next(iter(comparison.families))
-    n_sequences = comparison.compared[0].rows.n_sequences
+    n_sequences = comparison.at[comparison.sizes[0]][first].n_sequences
     notes = [
         "KL: divergence of the route's next-token predictions from the full model's, in nats per token, on the full model's "
         "own greedy answers. Agreement: share of those tokens that the route would have chosen too. NLL: of the reference "
