@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from depthdial.files import write_json
-from depthdial.oracles.exact.knapsack import solve_budget_bounded
-from depthdial.oracles.oracle import oracle_curve
+from depthdial.oracles.exact.knapsack import prepare, solve_budget_bounded
+from depthdial.oracles.oracle import WholeCurve, read_off
 from depthdial.provenance import environment
 
 T = TypeVar("T")
@@ -51,6 +51,10 @@ def timed(work: Callable[[], T], n_repeats: int) -> tuple[float, T]:
         seconds.append(time.perf_counter() - start)
         if len(seconds) >= n_repeats:
             return float(np.median(seconds)), result
+
+
+def oracle_curve(values: np.ndarray, costs: np.ndarray) -> WholeCurve:
+    return read_off(prepare(values, costs))
 
 
 def plain_dynamic_programme(values: np.ndarray, layers: np.ndarray) -> np.ndarray:

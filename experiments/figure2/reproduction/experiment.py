@@ -14,14 +14,20 @@ import depthdial as dd
 from depthdial.data.tasks import Task
 from depthdial.errors import InputError
 from depthdial.files import claim, read_json
+from depthdial.hf.adapter import CARD_FILE
 from depthdial.hf.architectures import count_layers
-from depthdial.train.artefact import is_finished
+from depthdial.train.artefact import RECORD_FILE
 from reproduction.settings import Settings
 
 UNTOUCHED, SPECIALIST, ELASTIC, ELASTIC_COMPUTE = "untouched", "specialist", "elastic", "elastic_compute"
 # The column `weights` of the rows. T, the whole model fine-tuned, is the specialist of the full route.
 KINDS = (UNTOUCHED, SPECIALIST, ELASTIC, ELASTIC_COMPUTE)
 FULL = "full"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a training has left everything."""
+    return (folder / CARD_FILE).exists() and (folder / RECORD_FILE).exists()
 
 
 @dataclass(frozen=True)
