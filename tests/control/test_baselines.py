@@ -30,7 +30,7 @@ def test_each_seed_leaves_another_tenth_out(fitted):
     # Its own kind is not its rival.
     assert list(learned) == ["controller", "mean instead", LENGTH_ONLY, NO_STEPS, NO_QUALITY]
     for one in learned.values():
-        assert [calibration.quality.shape for calibration in one.calibrations] == [(35, 3)] * 3
+        assert [fit.calibration.quality.shape for fit in one.fits] == [(35, 3)] * 3
         assert quality(one, measured.features).shape == (3, 38, 3)
         assert (quality(one, measured.features)[:, :, 2] == 1).all()
     values = measured.values("agreement", controller.routes)
@@ -56,7 +56,7 @@ def test_what_is_ignored_is_the_same_for_all_prompts(fitted):
     own, blind, deaf = (learned[name] for name in ("controller", NO_STEPS, NO_QUALITY))
     assert np.array_equal(quality(own, measured.features), quality(blind, measured.features))
     assert np.array_equal(steps(own, measured.features), steps(deaf, measured.features))
-    for number, known in enumerate(own.calibrations):
+    for number, known in enumerate(own.known()):
         assert np.allclose(steps(blind, measured.features)[number], known.steps.mean(axis=0))
         assert np.allclose(quality(deaf, measured.features)[number], known.quality.mean(axis=0))
         assert np.allclose(blind.known()[number].steps, known.steps.mean(axis=0))
@@ -71,7 +71,7 @@ def test_of_the_least_rows_none_is_left_out(fitted):
     keep = [one in ids for one in measured.table.column("sequence_id").to_pylist()]
     few = replace(few, table=measured.table.filter(keep))
     learned = learn_again(controller, few, rivals=(), seeds=2)
-    assert [len(calibration) for calibration in learned["controller"].calibrations] == [32, 32]
+    assert [len(known) for known in learned["controller"].known()] == [32, 32]
 
 
 def test_the_prompts_length_is_all_that_one_of_them_sees(fitted):
@@ -103,7 +103,7 @@ def test_a_family_of_deep_routes_needs_no_budget_of_80_percent():
         }
     )
     learned = learn_again(controller, MeasuredRows(ids, ids, features, table), rivals=(), seeds=1)
-    assert learned["controller"].calibrations[0].quality.shape == (36, 2)
+    assert learned["controller"].known()[0].quality.shape == (36, 2)
 
 
 def test_an_unknown_rival_is_told(fitted):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from depthdial.control.controller import SequenceController
 from depthdial.control.fit import FitSettings, fit_rows
 from depthdial.control.fitted import FittedController
-from depthdial.control.judge.headroom import CONTROLLER
-from depthdial.control.prediction import LAYERS, Prediction, predict_with
-from depthdial.control.predictors.base import LEAST_ROWS, Predictor
+from depthdial.control.judge.inputs import CONTROLLER
+from depthdial.control.prediction import LAYERS, Prediction
+from depthdial.control.predictors.base import LEAST_ROWS
 from depthdial.control.rows import MeasuredRows
 
 LENGTH_ONLY = "prompt length only"
@@ -26,28 +27,22 @@ class Learned:
     """One way of predicting, fitted once for each seed.
 
     Attributes:
-        predictors: of each seed one of quality and one of steps (see `SequenceController`).
-        calibrations: of each seed what was predicted for the rows of the fit, by predictors that had not seen them; prices
-            are set on these.
-        sees: the columns of (n, n_features) features that the predictors are given.
-        max_steps: decoding steps of the longest answer.
+        fits: of each seed; prices are set on their calibrations.
+        sees: the columns of (n, n_features) features that they are given.
         ignores: `steps` or `quality`, of which the mean over the rows of the fit is then taken for every sequence.
     """
 
-    predictors: tuple[tuple[Predictor, Predictor], ...]
-    calibrations: tuple[Prediction, ...]
+    fits: tuple[FittedController, ...]
     sees: Callable[[np.ndarray], np.ndarray]
-    max_steps: int
     ignores: str | None = None
 
     def predict(self, features: np.ndarray) -> tuple[Prediction, ...]:
         """Of each seed, for (n, n_features) features."""
-        found = (predict_with(*both, self.sees(features), self.max_steps) for both in self.predictors)
-        return tuple(self._seen(one, known) for one, known in zip(found, self.calibrations, strict=True))
+        return tuple(self._seen(one.predict(self.sees(features)), one.calibration) for one in self.fits)
 
     def known(self) -> tuple[Prediction, ...]:
-        """`calibrations`, without what is ignored."""
-        return tuple(self._seen(one, one) for one in self.calibrations)
+        """The calibration of each seed, without what is ignored."""
+        return tuple(self._seen(one.calibration, one.calibration) for one in self.fits)
 
     def _seen(self, predicted: Prediction, known: Prediction) -> Prediction:
         quality, steps = predicted.quality, predicted.steps
@@ -72,30 +67,22 @@ def learn_again(
     Raises:
         InputError: if a kind is unknown, or cannot be fitted here.
     """
-    card, own = controller.card, controller.predictor.kind
+    card, own, n = controller.card, controller.predictor.kind, len(fitted.features)
     kinds = {CONTROLLER: own, **{f"{kind} instead": kind for kind in rivals if kind != own}}
-    n = len(fitted.features)
-    n_folds = min(card.fitted_on["n_folds"], max(n - int(_LEFT_OUT * n), LEAST_ROWS))
-    length = _length_columns(fitted.features)
-    ways = {name: (kind, fitted, None) for name, kind in kinds.items()}
+    n_kept = max(n - int(_LEFT_OUT * n), LEAST_ROWS)
+    n_folds = min(card.fitted_on["n_folds"], n_kept)
+    short = replace(fitted, features=_length_columns(fitted.features))
     found: dict[str, list[FittedController]] = {name: [] for name in (*kinds, LENGTH_ONLY)}
     for number in range(seeds):
-        rng = np.random.default_rng([seed, number])
-        keep = np.sort(rng.permutation(n)[: max(n - int(_LEFT_OUT * n), LEAST_ROWS)])
-        alone = "ridge" if _varies(length[keep, 0], n_folds) else "mean"
-        short = (alone, replace(fitted, features=length), (slice(0, length.shape[1]),))
-        for name, (kind, rows, groups) in {**ways, LENGTH_ONLY: short}.items():
-            # The price of this fit is not used, and 100% is a budget that every family keeps.
-            again = FitSettings("100%", card.metric, predictor=kind, n_folds=n_folds, seed=number)
-            found[name].append(fit_rows(rows, card, again, keep, groups))
+        keep = np.sort(np.random.default_rng([seed, number]).permutation(n)[:n_kept])
+        # The price of these fits is not used, and 100% is a budget that every family keeps.
+        again = partial(FitSettings, "100%", card.metric, n_folds=n_folds, seed=number)
+        for name, kind in kinds.items():
+            found[name].append(fit_rows(fitted, card, again(predictor=kind), keep))
+        alone = again(predictor="ridge" if _varies(short.features[keep, 0], n_folds) else "mean")
+        found[LENGTH_ONLY].append(fit_rows(short, card, alone, keep, (slice(0, short.features.shape[1]),)))
     learned = {
-        name: Learned(
-            tuple((one.predictor, one.steps_predictor) for one in each),
-            tuple(one.calibration for one in each),
-            _length_columns if name == LENGTH_ONLY else _all_columns,
-            card.max_steps,
-        )
-        for name, each in found.items()
+        name: Learned(tuple(each), _length_columns if name == LENGTH_ONLY else _all_columns) for name, each in found.items()
     }
     if card.cost_unit != LAYERS:  # of layers by sequence the length of answers is ignored anyway
         learned[NO_STEPS] = replace(learned[CONTROLLER], ignores="steps")

@@ -22,7 +22,6 @@ from depthdial.provenance import digest, environment
 if TYPE_CHECKING:
     from depthdial.control.rows import MeasuredRows
 
-_SAFEST = "full"
 # Near the full model a small step already costs quality, so the grid is finer there: shares of the greatest saving.
 _GRID = 24
 
@@ -30,15 +29,11 @@ _GRID = 24
 def certification_plan(
     controller: FittedController, epsilon: float, *, delta: float | None = 0.05, method: str = "betting", seed: int = 0
 ) -> CertificationPlan:
-    """What will be tested: the full model, then prices from the safest to that of the cheapest routes. No row is needed.
-
-    Raises:
-        InputError: epsilon, delta or method are out of range.
-    """
+    """What will be tested: the full model, then prices from the safest to that of the cheapest routes. No row is needed."""
     card = controller.card
     prices = price_grid(controller)
     return CertificationPlan(
-        settings=(_SAFEST, *(f"price {i}: {price:.4g}" for i, price in enumerate(prices, start=1))),
+        settings=("full", *(f"price {i}: {price:.4g}" for i, price in enumerate(prices, start=1))),
         epsilon=epsilon,
         delta=None if method == CONFORMAL else delta,
         method=method,
@@ -87,10 +82,14 @@ def certify_rows(
     controller: FittedController, plan: CertificationPlan, rows: MeasuredRows, provenance: dict[str, Any]
 ) -> Certificate:
     """Test a plan on measured rows."""
-    card = controller.card
+    card, full = controller.card, controller.card.full
     values, predicted = rows.values(card.metric, card.routes), controller.predict(rows.features)
-    steps, full, n = rows.steps(card.routes), card.full, np.arange(len(values))
-    expected, costs = controller.expected_costs(predicted), measured_costs(controller, steps)
+    steps = rows.steps(card.routes)
+    mean_steps, n = float(steps[:, full].mean()), np.arange(len(values))
+    if not mean_steps:
+        raise InputError("None of the full model's answers takes a decoding step, so nothing can be saved: give other rows.")
+    # Full answers cost the full route's cost on average on these very rows.
+    expected, costs = controller.expected_costs(predicted), cost_table(card.cost_unit, controller.costs, steps, mean_steps)
     losses, spent, chosen = [np.zeros(len(values))], [costs[:, full]], [np.full(len(values), full)]
     for price in plan.about["prices"]:
         chosen.append(choose_routes(predicted.quality, expected, price))
@@ -103,25 +102,8 @@ def certify_rows(
     return replace(certificate, provenance={**certificate.provenance, **beside})
 
 
-def measured_costs(controller: FittedController, steps: np.ndarray) -> np.ndarray:
-    """(n, n_routes) costs of measured answers, of which full ones cost the full route's cost on average on these very rows.
-
-    Raises:
-        InputError: if no full answer takes a decoding step.
-    """
-    card = controller.card
-    mean_steps = float(steps[:, card.full].mean())
-    if not mean_steps:
-        raise InputError("None of the full model's answers takes a decoding step, so nothing can be saved: give other rows.")
-    return cost_table(card.cost_unit, controller.costs, steps, mean_steps)
-
-
 def certified_price(controller: FittedController, certificate: Certificate) -> float:
-    """The price of a certificate of this controller's.
-
-    Raises:
-        InputError: if it certifies nothing, or is another controller's.
-    """
+    """The price of a certificate; InputError if it certifies nothing, or is another controller's."""
     if certificate.certified is None:
         raise InputError(certificate.reason or "Nothing is certified.")
     if certificate.plan.about.get("controller") != identity_of(controller):

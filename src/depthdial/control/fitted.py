@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from depthdial.control.card import ControllerCard
-from depthdial.control.prediction import Prediction, predict_with
+from depthdial.control.prediction import Prediction, likely_steps
 from depthdial.control.predictors.base import Predictor
 from depthdial.errors import InputError
 from depthdial.hf.adapter import adapter_card, compare_weights
@@ -66,7 +66,8 @@ class FittedController:
 
     def predict(self, features: np.ndarray) -> Prediction:
         """Quality and decoding steps of every route for (n, n_features) features, by `measure.features`."""
-        return predict_with(self.predictor, self.steps_predictor, features, self.card.max_steps)
+        quality, shares = self.predictor.predict(features), self.steps_predictor.predict(features)
+        return Prediction(quality, likely_steps(shares, self.card.max_steps, quality.shape[1]))
 
     def expected_costs(self, predicted: Prediction) -> np.ndarray:
         """(n, n_routes) predicted costs, in the controller's unit."""

@@ -11,7 +11,6 @@ import numpy as np
 
 from depthdial.control.controller import SequenceController
 from depthdial.data.tasks import EncodedExample
-from depthdial.engine.decode import Decoded
 from depthdial.engine.prefill import clock_sec
 from depthdial.engine.session import Session
 from depthdial.errors import InputError
@@ -86,24 +85,18 @@ def time_choosing(
         choosing_sec = clock_sec(session.device) - started
         if number < len(warm):
             continue
-        answer = _answer(session, example, prefilled if spec.is_full else None, max_new_tokens)
+        ready = prefilled if spec.is_full else session.prefill_ids([example.prompt_ids])
+        answer = session.decode(session.full, ready, max_new_tokens)
         pooled.append(watched.prefill_sec - (prefilled.prefill_sec if spec.is_full else 0.0))
         chosen.append(choosing_sec)
-        plain.append(prefilled.prefill_sec if spec.is_full else answer[1])
-        tokens.append(len(answer[0].tokens[0]))
-        if answer[0].steps:
-            steps.append(answer[0].decode_sec / answer[0].steps)
+        plain.append(ready.prefill_sec)
+        tokens.append(len(answer.tokens[0]))
+        if answer.steps:
+            steps.append(answer.decode_sec / answer.steps)
     if not steps:
         raise InputError(
             f"None of the full model's {len(examples)} answers is longer than one token, so no decoding step could be "
             "timed: give other prompts, or fit with more response_tokens."
         )
-    median = {name: 1000 * statistics.median(found) for name, found in (("p", pooled), ("c", chosen), ("f", plain))}
-    step_ms = 1000 * statistics.median(steps)
-    return ChoosingTime(max(median["p"], 0.0), median["c"], median["f"], step_ms, float(np.mean(tokens)), len(tokens))
-
-
-def _answer(session: Session, example: EncodedExample, prefilled: Any, max_new_tokens: int) -> tuple[Decoded, float]:
-    """The full model's answer, and how long its prompt's pass took where `prefilled` is not it."""
-    ready = prefilled or session.prefill_ids([example.prompt_ids])
-    return session.decode(session.full, ready, max_new_tokens), ready.prefill_sec
+    pool_ms, choose_ms, prompt_ms, step_ms = (1000 * statistics.median(sec) for sec in (pooled, chosen, plain, steps))
+    return ChoosingTime(max(pool_ms, 0.0), choose_ms, prompt_ms, step_ms, float(np.mean(tokens)), len(tokens))

@@ -6,13 +6,11 @@ conditional mean is what a budget on a sum of costs needs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from depthdial.control.predictors.base import Predictor
 from depthdial.errors import InputError
 from depthdial.oracles.costs import LAYER_STEPS, LAYERS, MS
 
@@ -46,9 +44,6 @@ class Prediction:
         """Some of the sequences, by a slice, a mask or indices."""
         return Prediction(self.quality[rows], self.steps[rows])
 
-    def __iter__(self) -> Iterator[Prediction]:
-        return (self[i : i + 1] for i in range(len(self)))
-
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.quality, dtype=dtype, copy=True if copy is None else copy)
 
@@ -65,12 +60,6 @@ def cost_table(unit: str, step_costs: np.ndarray, steps: np.ndarray, mean_steps:
     if unit == LAYERS:
         return np.broadcast_to(step_costs, steps.shape)
     return step_costs * steps / mean_steps
-
-
-def predict_with(predictor: Predictor, steps_predictor: Predictor, features: np.ndarray, max_steps: int) -> Prediction:
-    """Predictions of a predictor of quality and one of the share of `max_steps` that answers take."""
-    quality = predictor.predict(features)
-    return Prediction(quality, likely_steps(steps_predictor.predict(features), max_steps, quality.shape[1]))
 
 
 def likely_steps(shares: np.ndarray, max_steps: int, n_routes: int) -> np.ndarray:

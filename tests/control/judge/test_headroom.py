@@ -240,8 +240,7 @@ def test_it_comes_back_from_json_as_it_was(example: ControllerScore) -> None:
     assert json.dumps(restored.to_dict()) == text
     assert restored.gaps[0].text() == example.gaps[0].text()
     np.testing.assert_array_equal(restored.methods[1].seed_gains, example.methods[1].seed_gains)
-    controller = restored.method("controller")
-    assert controller is restored.controller and restored.method("nobody") is None
+    assert restored.controller is restored.methods[0]
 
 
 def test_missing_gaps_come_back_as_missing() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from depthdial.control.judge.headroom import score_controller
-from depthdial.control.judge.inputs import checked_predictions
+from depthdial.control.judge.inputs import checked_alike, checked_predictions
 from depthdial.errors import InputError
 
 ROUTES, LAYERS, BUDGETS = ("a:15", "a:20", "a:25", "full"), np.array([15.0, 20.0, 25.0, 30.0]), [18.0, 21.0, 24.0]
@@ -16,10 +16,12 @@ ROUTES, LAYERS, BUDGETS = ("a:15", "a:20", "a:25", "full"), np.array([15.0, 20.0
 
 def test_the_controller_comes_first_and_rivals_may_have_other_seeds() -> None:
     predicted = {"rival": np.zeros((1, 5, 2)), "controller": np.zeros((3, 5, 2))}
-    prices = {"controller": np.zeros((3, 2)), "rival": [[0.1, 0.2]]}
-    guesses, checked = checked_predictions(predicted, prices, 5, 2, 2)
+    guesses = checked_predictions(predicted, 5, 2)
     assert list(guesses) == ["controller", "rival"] and len(guesses["controller"]) == 3
-    assert checked["rival"].tolist() == [[0.1, 0.2]]
+    checked = checked_alike(
+        {"controller": np.zeros((3, 2)), "rival": [[0, 1]]}, "prices", {"rival": (1, 2), "controller": (3, 2)}
+    )
+    assert checked["rival"].tolist() == [[0.0, 1.0]]
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ from depthdial.control.judge.inputs import (
     PREDICTABLE,
     RANDOM,
     check_options,
+    checked_alike,
     checked_numbers,
     checked_predictions,
-    expected_costs,
 )
 from depthdial.control.judge.reliability import RouteCalibration, calibrated
 from depthdial.errors import InputError
@@ -154,10 +154,6 @@ class ControllerScore:
     def controller(self) -> MethodScore:
         return self.methods[0]
 
-    def method(self, name: str) -> MethodScore | None:
-        """One of the methods by its name; None if it was not scored."""
-        return next((method for method in self.methods if method.name == name), None)
-
     def gap(self, name: str = PREDICTABLE) -> GapScore | None:
         """The gap to one of the oracles; None if it was not scored."""
         return next((gap for gap in self.gaps if gap.name == name), None)
@@ -227,13 +223,16 @@ def score_controller(
     check_options(n, n_folds, n_bootstrap, confidence)
     if len(routes) != n_routes:
         raise InputError(f"There are {len(routes)} names of routes for {n_routes} columns of values; give one for each.")
-    guesses, set_prices = checked_predictions(predicted, prices, n, n_routes, len(points))
+    guesses = checked_predictions(predicted, n, n_routes)
+    set_prices = checked_alike(prices, "prices", {name: (len(guess), len(points)) for name, guess in guesses.items()})
     number("overhead", overhead, 0)
     resampling, folding, tying = (np.random.default_rng([seed, stream]) for stream in range(3))
     base = None if bases is None else checked_weights(bases, n, "bases", _REMEDY)
     weight = None if counted is None else checked_weights(counted, n, remedy=_REMEDY)
     draws = Draws.of(table, spent, n_bootstrap, resampling, bases=base, counted=weight)
-    weighed = expected_costs(expected, guesses, spent)
+    shapes = {name: guess.shape for name, guess in guesses.items()}
+    before = {name: np.broadcast_to(spent, shape) for name, shape in shapes.items()} if expected is None else expected
+    weighed = checked_alike(before, "expected costs", shapes)
     choices = {name: _choices(guesses[name], weighed[name], set_prices[name]) for name in guesses}
     reached = {name: draws.chosen(choices[name], overhead if name == CONTROLLER else 0.0) for name in guesses}
     reached[RANDOM] = draws.blind(choices[CONTROLLER])

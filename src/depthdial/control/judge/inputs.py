@@ -17,32 +17,33 @@ _LEAST_RESAMPLES = 100
 
 
 def check_options(n: int, n_folds: int, n_bootstrap: int, confidence: float) -> None:
-    """InputError for options of `gap.score_controller` that are out of range on n sequences."""
+    """InputError for options of `headroom.score_controller` that are out of range on n sequences."""
     if n < 2:
         raise InputError(f"A score of {n} sequence says nothing about others: give at least two test sequences.")
-    for name, count, least, most in (("n_folds", n_folds, 2, n), ("n_bootstrap", n_bootstrap, _LEAST_RESAMPLES, None)):
-        whole(name, count, least, most)
+    whole("n_folds", n_folds, 2, n)
+    whole("n_bootstrap", n_bootstrap, _LEAST_RESAMPLES)
     number("confidence", confidence, above=0, below=1)
 
 
-def checked_predictions(
-    predicted: Mapping[str, ArrayLike], prices: Mapping[str, ArrayLike], n: int, n_routes: int, n_budgets: int
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Predictions and prices as arrays, the controller's first; InputError where they do not belong together."""
+def checked_predictions(predicted: Mapping[str, ArrayLike], n: int, n_routes: int) -> dict[str, np.ndarray]:
+    """(n_seeds, n, n_routes) predictions by name, the controller's first; InputError for other shapes or names."""
     if CONTROLLER not in predicted or {RANDOM, PREDICTABLE, ORACLE} & set(predicted):
         raise InputError(
             f"The predictions are of {', '.join(predicted) or 'nothing'}: give those of `{CONTROLLER}`, and rivals under "
             f"other names than {RANDOM}, {PREDICTABLE} or {ORACLE}."
         )
-    if set(prices) != set(predicted):
+    names = [CONTROLLER, *(name for name in predicted if name != CONTROLLER)]
+    return {name: checked_numbers(predicted[name], f"predictions of {name}", (None, n, n_routes)) for name in names}
+
+
+def checked_alike(given: Mapping[str, ArrayLike], what: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Arrays of the shapes under the names of the predictions; InputError for other shapes or names."""
+    if set(given) != set(shapes):
         raise InputError(
-            f"The prices are of {', '.join(prices) or 'nothing'} and the predictions of {', '.join(predicted)}: "
+            f"The {what} are of {', '.join(given) or 'nothing'} and the predictions of {', '.join(shapes)}: "
             "give both under the same names."
         )
-    names = [CONTROLLER, *(name for name in predicted if name != CONTROLLER)]
-    guesses = {name: checked_numbers(predicted[name], f"predictions of {name}", (None, n, n_routes)) for name in names}
-    shapes = {name: (len(guesses[name]), n_budgets) for name in names}
-    return guesses, {name: checked_numbers(prices[name], f"prices of {name}", shapes[name]) for name in names}
+    return {name: checked_numbers(given[name], f"{what} of {name}", shape) for name, shape in shapes.items()}
 
 
 def checked_numbers(given: ArrayLike, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -53,19 +54,3 @@ def checked_numbers(given: ArrayLike, name: str, shape: tuple[int | None, ...]) 
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise InputError(f"The {name} have shape {array.shape}; give ({wanted}).")
     return array
-
-
-def expected_costs(
-    expected: Mapping[str, ArrayLike] | None, guesses: Mapping[str, np.ndarray], spent: np.ndarray
-) -> dict[str, np.ndarray]:
-    """By name (n_seeds, n, n_routes) costs to choose by."""
-    if expected is None:
-        return {name: np.broadcast_to(spent, guess.shape) for name, guess in guesses.items()}
-    if set(expected) != set(guesses):
-        raise InputError(
-            f"The expected costs are of {', '.join(expected) or 'nothing'} and the predictions of {', '.join(guesses)}: "
-            "give both under the same names."
-        )
-    return {
-        name: checked_numbers(expected[name], f"expected costs of {name}", guess.shape) for name, guess in guesses.items()
-    }
