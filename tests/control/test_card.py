@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 import pytest
 
 from depthdial.control.card import ControllerCard, check_family
+from depthdial.control.controller import _FILE
 from depthdial.errors import InputError
 from depthdial.measure.features import FeatureSpec
 from depthdial.routes import Route
@@ -78,12 +79,17 @@ def test_parts_that_do_not_fit(card, changes, message):
         replace(card, **changes)
 
 
+def read(document, folder):
+    return _FILE.read(_FILE.write(folder / "controller.json", document), ControllerCard.from_dict)
+
+
 @pytest.mark.parametrize("name", [f.name for f in fields(ControllerCard)])
-def test_a_card_without_one_of_its_parts_is_damaged(card, name):
+def test_a_card_without_one_of_its_parts_is_damaged(card, name, tmp_path):
     document = card.to_dict()
+    assert read(document, tmp_path) == card
     del document[name]
-    with pytest.raises(InputError, match=f"The stored controller is damaged .*{name}.*: fit it again"):
-        ControllerCard.from_dict(document)
+    with pytest.raises(InputError, match=f"is a damaged controller file .*{name}.*: fit one"):
+        read(document, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +107,9 @@ def test_a_card_without_one_of_its_parts_is_damaged(card, name):
         {"metric": ["agreement"]},
     ],
 )
-def test_a_damaged_card_is_one_sentence(card, changes):
+def test_a_damaged_card_is_one_sentence(card, changes, tmp_path):
     with pytest.raises(InputError, match="damaged") as raised:
-        ControllerCard.from_dict({**json.loads(json.dumps(card.to_dict())), **changes})
+        read({**card.to_dict(), **changes}, tmp_path)
     assert "\n" not in str(raised.value)
 
 

@@ -100,11 +100,7 @@ class ControllerCard:
         return max(self.response_tokens - 1, 1)
 
     def budget(self, budget: Budget) -> float:
-        """A budget in the controller's unit: of layer-steps a number above 1 counts layers, of which a share runs.
-
-        Raises:
-            InputError: if it is neither a number above 0 nor a percentage.
-        """
+        """A budget in the controller's unit: of layer-steps a number above 1 counts layers, of which a share runs."""
         return budget_in(self.cost_unit, budget, full_cost=self.full_cost, n_layers=self.n_layers)
 
     def costs_of(self, steps: np.ndarray) -> np.ndarray:
@@ -123,27 +119,18 @@ class ControllerCard:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ControllerCard:
-        """The card that `to_dict` wrote; InputError if it cannot be one."""
-        try:
-            given = {f.name: document[f.name] for f in fields(cls)}
-            n_layers = given["n_layers"]
-            given["routes"] = restored_routes(given["routes"], n_layers)
-            given["features"] = FeatureSpec.restore(given["features"])
-            given["mean_steps"] = float(given["mean_steps"])
-            for name in ("route_costs", "r2", "steps_r2", "means"):
-                given[name] = tuple(None if x is None else float(x) for x in given[name])
-            return cls(**given)
-        except (KeyError, TypeError, ValueError) as error:
-            reason = str(error).rstrip(".") if isinstance(error, InputError) else repr(error)
-            raise InputError(f"The stored controller is damaged ({reason}): fit it again.") from error
+        """The card that `to_dict` wrote; KeyError, TypeError or ValueError for what is none."""
+        given = {f.name: document[f.name] for f in fields(cls)}
+        given["routes"] = restored_routes(given["routes"], given["n_layers"])
+        given["features"] = FeatureSpec.restore(given["features"])
+        given["mean_steps"] = float(given["mean_steps"])
+        for name in ("route_costs", "r2", "steps_r2", "means"):
+            given[name] = tuple(None if x is None else float(x) for x in given[name])
+        return cls(**given)
 
 
 def check_family(routes: Sequence[Any], n_layers: int) -> None:
-    """Refuse routes that a controller cannot choose among.
-
-    Raises:
-        InputError: for fewer than two routes, a random rule, two of one name, another depth, or no full route.
-    """
+    """Refuse fewer than two routes, a random rule, two of one name, another depth, or a family without the full route."""
     for route in routes:
         require_fixed(route)
     RouteFamily("controller", n_layers, tuple(routes))  # its rules are the rules here

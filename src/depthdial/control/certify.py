@@ -100,15 +100,3 @@ def certify_rows(
     saved = layers[full] - layers[chosen[certificate.certified or 0]]
     beside = {"layers_saved_per_sequence": float(saved.mean()), "n_layers": card.n_layers}
     return replace(certificate, provenance={**certificate.provenance, **beside})
-
-
-def certified_price(controller: FittedController, certificate: Certificate) -> float:
-    """The price of a certificate; InputError if it certifies nothing, or is another controller's."""
-    if certificate.certified is None:
-        raise InputError(certificate.reason or "Nothing is certified.")
-    if certificate.plan.about.get("controller") != identity_of(controller):
-        raise InputError(
-            f"The certificate {certificate.plan_digest} belongs to another controller, or its weights were changed since: "
-            "certify this one."
-        )
-    return float(certificate.plan.about["prices"][certificate.certified - 1])

@@ -9,13 +9,14 @@ price is set for a budget on rows of the fit, never on those that the controller
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from depthdial.control.card import ControllerCard
-from depthdial.control.certify import certification_plan, certified_price, certify_rows, identity_of
+from depthdial.control.certify import certification_plan, certify_rows, identity_of
 from depthdial.control.choosing import ChoosingDepth
 from depthdial.control.fit import FitSettings, fit_controller, measure_for
 from depthdial.control.fitted import CALIBRATION, CALIBRATION_STEPS, PREDICTOR, STEPS, FittedController
@@ -137,7 +138,15 @@ class SequenceController(FittedController, ChoosingDepth):
         Raises:
             InputError: if the certificate certifies nothing, or belongs to another controller.
         """
-        return replace(self, price=certified_price(self, certificate), certificate=certificate)
+        if certificate.certified is None:
+            raise InputError(certificate.reason or "Nothing is certified.")
+        about = certificate.plan.about
+        if about.get("controller") != identity_of(self):
+            raise InputError(
+                f"The certificate {certificate.plan_digest} belongs to another controller, or its weights were changed "
+                "since: certify this one."
+            )
+        return replace(self, price=float(about["prices"][certificate.certified - 1]), certificate=certificate)
 
     def save_pretrained(self, folder: Path | str) -> Path:
         """Write `controller.json` and `controller.safetensors` into a folder, each by atomic rename; the JSON's path."""
@@ -163,37 +172,33 @@ class SequenceController(FittedController, ChoosingDepth):
         Raises:
             InputError: if the folder holds no controller, or one that is damaged or of another version.
         """
-        path = Path(folder) / CONTROLLER_FILE
-        document = _FILE.read(path, dict)
-        card, arrays = ControllerCard.from_dict(document), _arrays(path.with_name(ARRAYS_FILE))
-        try:
-            calibration = Prediction(arrays.pop(CALIBRATION), arrays.pop(CALIBRATION_STEPS))
-            predictor = _restored(document["predictor"], arrays, PREDICTOR)
-            steps_predictor = _restored(document["steps_predictor"], arrays, STEPS)
-            if arrays:
-                raise KeyError(*arrays)
-            price, kept = float(document["price"]), document["certificate"]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"The controller in {folder} is damaged ({error!r}): fit it again.") from error
-        n_routes, n_features = len(card.routes), card.features.n_features
-        fits = calibration.quality.shape[1] == n_routes and all(
-            np.isfinite(part).all() for part in (calibration.quality, calibration.steps)
-        )
-        fits &= (predictor.n_routes, predictor.n_features) == (n_routes, n_features)
-        fits &= steps_predictor.n_routes in (1, n_routes) and steps_predictor.n_features == n_features
-        if not fits or not price >= 0:
-            raise InputError(f"The controller in {folder} is damaged (its parts do not fit each other): fit it again.")
-        controller = cls(card, predictor, steps_predictor, calibration, price)
-        certificate = None if kept is None else Certificate.from_dict(kept)
-        controller.certified_on.read(Path(folder), certificate)
+        folder = Path(folder)
+        controller, certificate = _FILE.read(folder / CONTROLLER_FILE, partial(cls._of, folder / ARRAYS_FILE))
+        controller.certified_on.read(folder, certificate)
         if certificate is None:
             return controller
         certified = controller.certified(certificate)
-        if certified.price != price:
+        if certified.price != controller.price:
             raise InputError(f"The controller in {folder} is at another price than its certificate: certify it again.")
         return certified
+
+    @classmethod
+    def _of(cls, path: Path, document: dict[str, Any]) -> tuple[SequenceController, Certificate | None]:
+        """The controller of a document and the arrays in a file, at its stored price, and its certificate."""
+        arrays = _arrays(path)
+        card, price, kept = ControllerCard.from_dict(document), float(document["price"]), document["certificate"]
+        calibration = Prediction(arrays.pop(CALIBRATION), arrays.pop(CALIBRATION_STEPS))
+        predictor = _restored(document["predictor"], arrays, PREDICTOR)
+        steps_predictor = _restored(document["steps_predictor"], arrays, STEPS)
+        n_routes, n_features = len(card.routes), card.features.n_features
+        fits = not arrays and price >= 0 and calibration.quality.shape[1] == n_routes
+        fits &= bool(np.isfinite([calibration.quality, calibration.steps]).all())
+        fits &= (predictor.n_routes, predictor.n_features) == (n_routes, n_features)
+        fits &= steps_predictor.n_routes in (1, n_routes) and steps_predictor.n_features == n_features
+        if not fits:
+            raise ValueError("its parts do not fit each other")
+        certificate = None if kept is None else Certificate.from_dict(kept)
+        return cls(card, predictor, steps_predictor, calibration, price), certificate
 
     @classmethod
     def fit(
@@ -266,6 +271,6 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except FileNotFoundError as error:
-        raise InputError(f"There is no {path}, which belongs to the controller beside it: fit it again.") from error
+        raise InputError(f"There is no {path} beside it") from error
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is not a readable safetensors file: fit the controller again.") from error
+        raise InputError(f"{path} is not a readable safetensors file") from error

@@ -87,11 +87,8 @@ class Draws:
     def blind(self, choices: np.ndarray) -> Reached:
         """The same shares of routes handed to the sequences at random (expected value), which costs no overhead."""
         fixed_values, fixed_costs = self.value(self.values), self.cost(self.costs)
-        value, cost = (np.zeros((len(self.weights), *choices.shape[1:])) for _ in range(2))
-        for route in range(self.values.shape[1]):
-            share = self.mean((choices == route).astype(float))
-            value += share * fixed_values[:, route, None, None]
-            cost += share * fixed_costs[:, route, None, None]
+        shares = self.mean((choices[..., None] == np.arange(self.values.shape[1])).astype(float))
+        value, cost = (np.einsum("dsbr,dr->dsb", shares, fixed) for fixed in (fixed_values, fixed_costs))
         return self._reached(value, cost)
 
     def mixture(self, costs: np.ndarray) -> np.ndarray:
