@@ -76,11 +76,7 @@ class AdapterCard:
 
     @classmethod
     def load(cls, folder: Path | str) -> AdapterCard:
-        """Read the card of a folder that `save` wrote to.
-
-        Raises:
-            InputError: if it has none, or one that is damaged, of something else, or of another version.
-        """
+        """Read the card of a folder that `save` wrote to; InputError for a damaged or foreign one."""
         return _FILE.read(Path(folder) / CARD_FILE, cls._of)
 
     @classmethod
@@ -88,13 +84,9 @@ class AdapterCard:
         texts = ("base_name", "base_weights_hash", "base_dtype", "prompt_depth")
         if not all(isinstance(document[name], str) for name in texts):
             raise TypeError(f"{', '.join(texts)} are texts")
-        return cls(
-            kind=document["kind"],
-            n_layers=document["n_layers"],
-            routes=restored_routes(document["routes"], document["n_layers"]),
-            training=dict(document.get("training", {})),
-            **{name: document[name] for name in texts},
-        )
+        told = {name: document[name] for name in ("kind", "n_layers", *texts)}
+        routes = restored_routes(document["routes"], document["n_layers"])
+        return cls(**told, routes=routes, training=dict(document.get("training", {})))
 
     def nearest(self, route: AnyRoute) -> Route:
         """The route of the family that stands in for another one.

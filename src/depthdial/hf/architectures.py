@@ -6,6 +6,7 @@ The only file that knows transformers' names of modules; `facts` reads the other
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -274,8 +275,6 @@ def _with_states(module: nn.Module, path: Sequence[str], states: torch.Tensor) -
 
 def accepts(model: nn.Module, argument: str) -> bool:
     """Whether the model's forward takes `argument` by name (`position_ids`, `logits_to_keep`, ..)."""
-    import inspect
-
     return argument in inspect.signature(type(model).forward).parameters
 
 

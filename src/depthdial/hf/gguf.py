@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +50,16 @@ def read_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     """
     from gguf import GGUFReader
 
-    facts = {key: field.contents for key, field in GGUFReader(file).fields.items() if key.startswith("tokenizer.")}
-    special = {
-        role: int(facts[key]()) for role, name in _SPECIAL.items() if (key := f"tokenizer.ggml.{name}_token_id") in facts
-    }
-    kind = facts["tokenizer.ggml.model"]() if "tokenizer.ggml.model" in facts else None
+    fields = GGUFReader(file).fields
+
+    def read(name: str, default: Any = None) -> Any:
+        field = fields.get(f"tokenizer.{name}")
+        return default if field is None else field.contents()
+
+    special = {role: int(i) for role, name in _SPECIAL.items() if (i := read(f"ggml.{name}_token_id")) is not None}
+    kind = read("ggml.model")
     if kind == "gpt2":
-        return _build_byte_level(file, {key: read() for key, read in facts.items()}, special)
+        return _build_byte_level(file, read, special)
     from transformers import AutoTokenizer
 
     # An absolute path: transformers looks a bare file name up in the current folder first.
@@ -63,11 +67,7 @@ def read_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     for role, i in special.items():
         setattr(tokenizer, role, tokenizer.convert_ids_to_tokens(i))
     if kind == "llama":  # llama.cpp begins a sentencepiece prompt with BOS unless the file says otherwise
-        add_bos, add_eos = (
-            bool(facts[key]()) if (key := f"tokenizer.ggml.add_{end}_token") in facts else default
-            for end, default in (("bos", True), ("eos", False))
-        )
-        set_ends(tokenizer, add_bos=add_bos, add_eos=add_eos)
+        set_ends(tokenizer, add_bos=bool(read("ggml.add_bos_token", True)), add_eos=bool(read("ggml.add_eos_token", False)))
     return tokenizer
 
 
@@ -83,26 +83,23 @@ def _split_of(file: Path, pre: str | None) -> Split:
     return DEFAULT
 
 
-def _build_byte_level(file: Path, facts: dict[str, Any], special: dict[str, int]) -> PreTrainedTokenizerBase:
+def _build_byte_level(file: Path, read: Callable[..., Any], special: dict[str, int]) -> PreTrainedTokenizerBase:
     from tokenizers import AddedToken, Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
-    split = _split_of(file, facts.get("tokenizer.ggml.pre"))
-    words: list[str] = facts["tokenizer.ggml.tokens"]
-    merges = [(line[: (at := line.index(" ", 1))], line[at + 1 :]) for line in facts["tokenizer.ggml.merges"]]
+    split = _split_of(file, read("ggml.pre"))
+    words: list[str] = read("ggml.tokens")
+    merges = [(line[: (at := line.index(" ", 1))], line[at + 1 :]) for line in read("ggml.merges")]
     vocabulary = {word: i for i, word in enumerate(words)}
     inner = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=split.whole_words))
     inner.pre_tokenizer = split.pre_tokenizer()
     inner.decoder = decoders.ByteLevel()
-    for word, kind in zip(words, facts.get("tokenizer.ggml.token_type", ()), strict=False):
+    for word, kind in zip(words, read("ggml.token_type", ()), strict=False):
         if word and kind in (_UNKNOWN, _CONTROL, _USER_DEFINED):
             inner.add_tokens([AddedToken(word, normalized=False, special=kind != _USER_DEFINED)])
     names = {role: words[i] for role, i in special.items() if 0 <= i < len(words)}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, clean_up_tokenization_spaces=False, **names)
-    tokenizer.chat_template = facts.get("tokenizer.chat_template")
-    set_ends(
-        tokenizer,
-        add_bos=bool(facts.get("tokenizer.ggml.add_bos_token", split.add_bos)),
-        add_eos=bool(facts.get("tokenizer.ggml.add_eos_token", False)),
-    )
+    tokenizer.chat_template = read("chat_template")
+    add_bos, add_eos = read("ggml.add_bos_token", split.add_bos), read("ggml.add_eos_token", False)
+    set_ends(tokenizer, add_bos=bool(add_bos), add_eos=bool(add_eos))
     return tokenizer

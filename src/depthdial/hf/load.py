@@ -200,17 +200,15 @@ def _placement(device: str | torch.device | None, device_map: DeviceMap | None) 
         raise InputError(f"Unknown device {device!r}: known are auto, cpu, cuda, cuda:N, mps.") from error
     if wanted.type == "cpu":
         return None
-    if wanted.type == "cuda":
-        n_devices = torch.cuda.device_count()
-        if n_devices == 0:
-            raise InputError(f"Device {wanted} is asked for, but PyTorch finds no CUDA device: use cpu.")
-        if (wanted.index or 0) >= n_devices:
-            raise InputError(f"There is no device {wanted}: PyTorch finds {n_devices} CUDA device(s), counted from 0.")
-    elif wanted.type == "mps":
-        if not torch.backends.mps.is_available():
-            raise InputError("Device mps is asked for, but PyTorch finds no Apple GPU: use cpu.")
-    else:
+    if wanted.type not in ("cuda", "mps"):
         raise InputError(f"Unknown device {wanted}: known are auto, cpu, cuda, cuda:N, mps.")
+    if wanted.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("Device mps is asked for, but PyTorch finds no Apple GPU: use cpu.")
+    n_devices = torch.cuda.device_count()
+    if wanted.type == "cuda" and n_devices == 0:
+        raise InputError(f"Device {wanted} is asked for, but PyTorch finds no CUDA device: use cpu.")
+    if wanted.type == "cuda" and (wanted.index or 0) >= n_devices:
+        raise InputError(f"There is no device {wanted}: PyTorch finds {n_devices} CUDA device(s), counted from 0.")
     return {"": str(wanted)}
 
 
@@ -227,19 +225,18 @@ def _load_folder(
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust, local_files_only=True)
         _check_decoder(config, label, options)
         _check_options(config, label, options)
-        named: dict[str, Any] = {} if weights.variant is None else {"variant": weights.variant}
-        prefix = wrapper_prefix(folder, weights.files(folder)) if weights.format == "safetensors" else None
-        if prefix is not None:
-            named["key_mapping"] = {f"^{re.escape(prefix)}": ""}
+        is_safe = weights.format == "safetensors"
+        prefix = wrapper_prefix(folder, weights.files(folder)) if is_safe else None
         with refusing(label, "cannot be loaded"):
             # weights_only concerns .bin files alone; torch's reader then builds tensors and refuses everything else
             loaded = (auto_class(config) or AutoModelForCausalLM).from_pretrained(
                 source,
-                use_safetensors=weights.format == "safetensors",
+                use_safetensors=is_safe,
+                variant=weights.variant,
+                key_mapping=None if prefix is None else {f"^{re.escape(prefix)}": ""},
                 weights_only=True,
                 local_files_only=True,
                 output_loading_info=True,
-                **named,
                 **options.keywords(),
             )
         model = check_complete(loaded, label)
@@ -279,11 +276,8 @@ def _convert(gguf: Path, out: Path) -> None:
     from transformers import GenerationConfig
 
     model, tokenizer = _load_gguf(gguf, _Options(torch.float32, None, None, trust_remote_code=False))
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    model.generation_config = GenerationConfig(**{name: getattr(tokenizer, name) for name in names})
     with quiet_transformers():
         model.save_pretrained(out, max_shard_size="4GB")
         tokenizer.save_pretrained(out)
