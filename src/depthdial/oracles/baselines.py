@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,17 +33,12 @@ def fixed_routes(
     return tuple(FixedRoute(name, cost, value, low, high) for name, cost, value, (low, high) in columns)
 
 
-@dataclass(frozen=True)
-class Bootstrap:
-    """Statistics of resampled sets of sequences, one row per resample.
+class Bootstrap(NamedTuple):
+    """Statistics of resampled sets of sequences, one row per resample; a match that is never reached is infinite."""
 
-    `curve`: (n_bootstrap, n_budgets), `fixed`: (n_bootstrap, n_routes), `matches_full_at`: (n_bootstrap,), infinite where
-    the curve never reaches the full route; None without one.
-    """
-
-    curve: np.ndarray
-    fixed: np.ndarray
-    matches_full_at: np.ndarray | None
+    curve: np.ndarray  # (n_bootstrap, n_budgets)
+    fixed: np.ndarray  # (n_bootstrap, n_routes)
+    matches_full_at: np.ndarray | None  # (n_bootstrap,); None without full route
 
 
 def mixture_curve(costs: np.ndarray, values: np.ndarray, budgets: np.ndarray) -> np.ndarray:
@@ -90,10 +86,8 @@ def permuted_curves(
     """The oracle on values shuffled over the sequences, independently within each route.
 
     Every route keeps its mean and spread, but a sequence's scores no longer belong together: what such an oracle gains
-    over the mixture of fixed routes is the luck of taking the best of several independent draws.
-
-    Returns:
-        (n_permutations, n_budgets) best mean values, and the budget at which each shuffle reaches the target.
+    over the mixture of fixed routes is the luck of taking the best of several independent draws. Returns (n_permutations,
+    n_budgets) best mean values, and the budget at which each shuffle reaches the target.
     """
     curves = np.empty((n_permutations, len(budgets)))
     crossings = []

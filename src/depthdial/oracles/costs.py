@@ -102,7 +102,7 @@ class CostReader:
             return None
         tokens = _per_cell(tokens)
         found = tokens.mean(axis=1) if self.full is None else tokens[:, self.full]
-        return found if np.isfinite(found).all() else None
+        return found if np.isfinite(found).all() and found.sum() > 0 else None
 
     def _layer_steps(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         layers = self.pivot(LAYERS_COLUMN)

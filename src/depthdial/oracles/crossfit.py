@@ -16,13 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depthdial.oracles.baselines import Bootstrap, bootstrap_curves
 from depthdial.oracles.exact.knapsack import BudgetProblem, prepare
 from depthdial.oracles.score_table import ScoreTable
 
 _LEAST_NOISE = 1e-9
-# Resampled curves are read off at so many points of each allocation.
-_BOOTSTRAP_POINTS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +125,6 @@ def mean_paid(fitted: Sequence[Fitted], budgets: np.ndarray) -> np.ndarray:
     return np.mean([allocations.paid(paid, budgets) for allocations, paid in fitted], axis=0)
 
 
-def random_curve(fitted: Sequence[Fitted], budgets: np.ndarray) -> np.ndarray:
-    """The same with the choices handed to the sequences at random (expected value): every sequence pays the mean."""
-    blind = [(allocations, np.broadcast_to(paid.mean(axis=0), paid.shape)) for allocations, paid in fitted]
-    return mean_paid(blind, budgets)
-
-
 def permuted_held_out_curve(
     values: np.ndarray,
     spending: ScoreTable,
@@ -156,24 +147,3 @@ def permuted_held_out_curve(
         shuffled = values[shuffle, np.arange(n_routes)]
         curves.append(mean_paid(fitted(shuffled, spending, sets, rng, shrink=shrink), budgets))
     return np.mean(curves, axis=0)
-
-
-def bootstrap_held_out(
-    fitted: Sequence[Fitted],
-    means: np.ndarray,
-    spending: ScoreTable,
-    budgets: np.ndarray,
-    full: int | None,
-    rng: np.random.Generator,
-    n_bootstrap: int,
-) -> Bootstrap:
-    """`bootstrap_curves` of the held-out curve, each sequence with all of its samples.
-
-    The splits and what the guesses are drawn to stay those of the sample. `means`, (n_sequences, n_routes) over all samples,
-    are for the fixed routes.
-    """
-    rows, chosen = np.arange(len(means))[:, None], []
-    for allocations, paid in fitted:
-        choices = allocations.choices(_BOOTSTRAP_POINTS)
-        chosen.append((spending.costs[rows, choices], paid[rows, choices]))
-    return bootstrap_curves(chosen, means, spending.bases, budgets, full, rng, n_bootstrap=n_bootstrap)

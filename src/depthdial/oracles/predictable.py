@@ -19,13 +19,15 @@ import numpy as np
 from depthdial.errors import InputError
 from depthdial.metrics import higher_is_better as direction
 from depthdial.oracles import crossfit
-from depthdial.oracles.baselines import crossing, fixed_routes, mixture_curve
+from depthdial.oracles.baselines import bootstrap_curves, crossing, fixed_routes, mixture_curve
 from depthdial.oracles.costs import LAYER_STEPS
 from depthdial.oracles.curve import HEADLINE_SHARES, BudgetCurve, check_options, ends, place_of_full
 from depthdial.oracles.score_table import Rows, ScoreTable, read_samples
 from depthdial.stats.bootstrap import percentiles
 
 _EVEN_BUDGETS = 200
+# Resampled curves are read off at so many points of each allocation.
+_BOOTSTRAP_POINTS = 100
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -205,7 +207,13 @@ def predictable_oracle(
         permuted = sign * crossfit.permuted_held_out_curve(
             values, scores, budgets, shuffling, n_permutations=n_permutations, shrink=shrink
         )
-    resampled = crossfit.bootstrap_held_out(fitted[sizes[-1]], means, scores, budgets, full, resampling, n_bootstrap)
+    most = fitted[sizes[-1]]
+    # Who is handed a choice at random is paid the mean over the sequences.
+    blind = [(allocations, np.broadcast_to(paid.mean(axis=0), paid.shape)) for allocations, paid in most]
+    # On a resample the splits and what the guesses are drawn to stay those of the sample.
+    each, choices = np.arange(len(values))[:, None], [allocations.choices(_BOOTSTRAP_POINTS) for allocations, _ in most]
+    chosen = [(scores.costs[each, routes], paid[each, routes]) for routes, (_, paid) in zip(choices, most, strict=True)]
+    resampled = bootstrap_curves(chosen, means, scores.bases, budgets, full, resampling, n_bootstrap=n_bootstrap)
     mixture = mixture_curve(route_costs, route_values, budgets)
     target = None if full is None else float(route_values[full])
     fixed_values, fixed_draws = sign * route_values, sign * resampled.fixed
@@ -226,7 +234,7 @@ def predictable_oracle(
         plug_in=sign * plug_in + 0.0,
         plug_in_matches_full_at=tuple(_star(budgets, curve, target) for curve in plug_in),
         permuted=permuted,
-        random=sign * crossfit.random_curve(fitted[sizes[-1]], budgets),
+        random=sign * crossfit.mean_paid(blind, budgets),
         mixture=sign * mixture + 0.0,
         mixture_matches_full_at=_star(budgets, mixture, target),
         fixed=fixed_routes(scores.routes, route_costs, fixed_values, fixed_draws, confidence),

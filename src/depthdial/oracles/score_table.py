@@ -33,7 +33,7 @@ class ScoreTable:
         routes: in order of mean cost (as the rows first name them where equal).
         values: (n_sequences, n_routes) of the metric; of sampled answers (n_sequences, n_routes, n_samples), in the order of
             their numbers.
-        costs: (n_sequences, n_routes), the cost as `costs.RouteCosts` has it; of sampled answers the mean over a cell's
+        costs: (n_sequences, n_routes), of layer-steps the counts themselves; of sampled answers the mean over a cell's
             samples, taken for the expected cost, and for known before the answer.
         weights: (n_sequences,), what a sequence's cost weighs in the mean; None for equal weights.
         cost: the name of what `costs` count.
@@ -84,27 +84,23 @@ class ScoreTable:
                 return None
             return float(np.average(table[np.arange(len(choice)), choice], weights=weights))
 
-        tokens = self.tokens if self.tokens is not None and self.tokens.sum() > 0 else None
         return {
             "layers": mean(self.layers),
             "ms": mean(self.ms),
             "mean_over_sequences": mean(self.values),
-            "by_tokens": None if tokens is None else mean(self.values, tokens),
+            "by_tokens": None if self.tokens is None else mean(self.values, self.tokens),
         }
 
     def value_weights(self, quality: str) -> np.ndarray | None:
         """(n_sequences,) what a sequence's value weighs in a mean: None for `sequences`, else full answers' tokens."""
-        choice("quality", quality, QUALITIES)
+        choice("quality", quality, ("sequences", "tokens"))
         if quality == "sequences":
             return None
-        if self.tokens is None or not self.tokens.sum() > 0:
+        if self.tokens is None:
             raise InputError(
                 "The rows do not say how many tokens the full model's answers have (new_tokens): give quality='sequences'."
             )
         return self.tokens
-
-
-QUALITIES = ("sequences", "tokens")
 
 
 def read_scores(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,12 +27,9 @@ def share_work(
     for is_patient in (False, True):
         for item in list(left):
             try:
-                if folder is None:
-                    run(item)
-                else:
-                    with work_lock(folder, name(item), timeout_sec=-1 if is_patient else 0):
-                        if not is_done(item):
-                            run(item)
+                with nullcontext() if folder is None else work_lock(folder, name(item), -1 if is_patient else 0):
+                    if folder is None or not is_done(item):
+                        run(item)
             except Timeout:
                 continue
             left.remove(item)

@@ -47,7 +47,7 @@ class Options:
         """Positions of the options of each open sequence; those that can change the cost most come first."""
         order = np.argsort(self.sequence, kind="stable")
         groups = np.split(order, np.flatnonzero(np.diff(self.sequence[order])) + 1)
-        return sorted(groups, key=lambda group: -float(np.abs(self.change[group]).max()))
+        return sorted(filter(len, groups), key=lambda group: -float(np.abs(self.change[group]).max()))
 
 
 class Found(NamedTuple):
@@ -80,10 +80,8 @@ def search(options: Options, residual: float, slope: float, tolerance: float, gr
             break
         opened = options.take(options.loss <= ceiling + tolerance)
         narrow = _needed_options(opened, int(residual)) if integral else opened
-        if integral and _fits_dense(narrow, int(residual)):
-            positions, shortfall, complete = *_search_dense(narrow, int(residual), slope, tolerance), True
-        else:
-            positions, shortfall, complete = _search_sparse(narrow, residual, slope, ceiling, tolerance)
+        exact = _search_dense(narrow, int(residual), slope, tolerance) if integral else None
+        positions, shortfall, complete = exact or _search_sparse(narrow, residual, slope, ceiling, tolerance)
         if shortfall < best - tolerance:
             moves, best = narrow.take(np.array(positions, dtype=np.intp)), shortfall
         if complete:
@@ -135,30 +133,18 @@ def _needed_options(options: Options, residual: int) -> Options:
     return kept.take(order[rank < n_moves])
 
 
-def _window(options: Options, residual: int) -> tuple[int, int]:
-    """The lowest and highest sum of changes that the dense programme has to hold (at most 0, at least residual)."""
+def _search_dense(options: Options, residual: int, slope: float, tolerance: float) -> tuple[list[int], float, bool] | None:
+    """The moves, their shortfall, True, by the least loss for every sum of changes in the window; None if that is wide."""
     rise, fall = _reach(options, residual)
     limit = rise * fall + residual
     # More than a sequence can move the sum is not needed either; the sums are upper estimates, which is enough.
-    falls = -int(options.change[options.change < 0].sum())
-    rises = int(options.change[options.change > 0].sum())
-    return -min(limit, falls), max(min(limit, rises), residual)
-
-
-def _fits_dense(options: Options, residual: int) -> bool:
-    low, high = _window(options, residual)
-    width = high - low + 1
-    n_sequences = len(np.unique(options.sequence))
-    return 2 * n_sequences * width <= _MAX_DENSE_CELLS and len(options) * width <= _MAX_DENSE_WORK
-
-
-def _search_dense(options: Options, residual: int, slope: float, tolerance: float) -> tuple[list[int], float]:
-    """The moves and their shortfall, by the least loss for every sum of changes in the window; exact."""
-    low, high = _window(options, residual)
-    width = high - low + 1
+    low = max(-limit, int(options.change[options.change < 0].sum()))
+    high = max(min(limit, int(options.change[options.change > 0].sum())), residual)
+    width, groups = high - low + 1, options.by_sequence()
+    if 2 * len(groups) * width > _MAX_DENSE_CELLS or len(options) * width > _MAX_DENSE_WORK:
+        return None
     loss = np.full(width, np.inf)
     loss[-low] = 0.0
-    groups = options.by_sequence() if len(options) else []
     taken = np.zeros((len(groups), width), dtype=np.int16)
     n_done = 0
     for group in groups:
@@ -184,7 +170,7 @@ def _search_dense(options: Options, residual: int, slope: float, tolerance: floa
         if number:
             moves.append(groups[stage][number - 1])
             at -= int(options.change[moves[-1]])
-    return moves, float(shortfalls[total])
+    return moves, float(shortfalls[total]), True
 
 
 # Any changes: the undominated (cost, value) pairs within the ceiling. ------------------------------------------------
@@ -194,7 +180,7 @@ def _search_sparse(
     options: Options, residual: float, slope: float, ceiling: float, tolerance: float
 ) -> tuple[list[int], float, bool]:
     """The moves, their shortfall, and False where undominated states grew too many for the work allowed and were thinned."""
-    groups = options.by_sequence() if len(options) else []
+    groups = options.by_sequence()
     can_fall, can_rise = _still_possible(options, groups)
     n_moves = max(len(options) + len(groups), 1)
     max_states = int(np.clip(_MAX_SPARSE_WORK / n_moves, _MIN_STATES, _MAX_STATES))
