@@ -33,6 +33,7 @@ from depthdial.errors import InputError
 
 Row = Mapping[str, Any]
 
+_CONVERSATIONS = ("messages", "conversations", "conversation", "chosen")
 _FORMS: dict[str, Form] = {  # by the field that holds the main text; the first that the rows have counts
     "instruction": "instruction",
     "article": "article",
@@ -43,13 +44,9 @@ _FORMS: dict[str, Form] = {  # by the field that holds the main text; the first 
     "problem": "instruction",
     "document": "article",
     "inputs": "prompt",
-    "messages": "prompt",
-    "conversations": "prompt",
-    "conversation": "prompt",
-    "chosen": "prompt",
+    **dict.fromkeys(_CONVERSATIONS, "prompt"),
     "text": "prompt",
 }
-_CONVERSATIONS = ("messages", "conversations", "conversation", "chosen")
 _INPUTS = ("input", "context")
 _REFERENCES = (
     *("output", "response", "highlights", "summary", "completion", "answer", "reference", "answers", "references"),

@@ -16,7 +16,7 @@ from depthdial.data.tasks import Example, Task
 from depthdial.errors import InputError
 from depthdial.hf.trained import trained_on
 
-SEARCHED = "to search the routes"
+SEARCHED, _GATED = "to search the routes", "to train the gates"
 _ELSEWHERE = "take rows that were not, from another split"
 _ALLOWING = "take rows that were not, or allow_searched_rows=True (--allow-searched-rows) for a number that is too good"
 
@@ -59,13 +59,11 @@ def seen_before(routes: Iterable[object] = (), model: Any = None) -> dict[str, f
             controllers (`seen`, by what they were used for).
         model: its weights and its adapter know what they were trained on, if Depthdial trained them.
     """
-    routes = list(routes)
-    searched = frozenset().union(*(getattr(route, "searched_on", ()) for route in routes))
-    gates = frozenset().union(*(getattr(route, "trained_on", ()) for route in routes))
-    found = {SEARCHED: searched, "to train the gates": gates, **({} if model is None else trained_on(model))}
+    found = {SEARCHED: frozenset(), _GATED: frozenset(), **({} if model is None else trained_on(model))}
     for route in routes:
-        for purpose, prompts in getattr(route, "seen", {}).items():
-            found[purpose] = found.get(purpose, frozenset()) | prompts
+        own = {SEARCHED: getattr(route, "searched_on", ()), _GATED: getattr(route, "trained_on", ())}
+        for purpose, prompts in (*own.items(), *getattr(route, "seen", {}).items()):
+            found[purpose] = found.get(purpose, frozenset()).union(prompts)
     return {purpose: prompts for purpose, prompts in found.items() if prompts}
 
 

@@ -49,7 +49,7 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
     Raises:
         InputError: if the folder holds no data, two files for one split, or several configurations, or a shard is missing.
     """
-    here = [path for path in _inside(folder) if path.is_file()]
+    here = sorted(path for path in folder.iterdir() if _is_rows(path, folder))
     parts = [_part(path, folder) for path in here or sorted(path for path in folder.rglob("*") if _is_rows(path, folder))]
     if not parts:
         raise InputError(f"Folder '{folder}' holds no {kinds()} file: put in test.jsonl, or name a file.")
@@ -58,10 +58,8 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
         raise InputError(
             f"Folder '{folder}' holds several sets ({', '.join(name or '.' for name in configs)}): give the folder of one."
         )
-    files: dict[str, list[Path]] = {}
-    for split in dict.fromkeys(part.split for part in parts):
-        files[split] = _in_order([part for part in parts if part.split == split], split, folder)
-    return files
+    splits = dict.fromkeys(part.split for part in parts)
+    return {split: _in_order([part for part in parts if part.split == split], split, folder) for split in splits}
 
 
 def find_split(split: str, known: Iterable[str]) -> str | None:
@@ -71,10 +69,6 @@ def find_split(split: str, known: Iterable[str]) -> str | None:
         return split
     found = [name for name in known if _keyword(name) == split]
     return found[0] if len(found) == 1 else None
-
-
-def _inside(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if _is_rows(path, folder))
 
 
 def _is_rows(path: Path, folder: Path) -> bool:

@@ -80,7 +80,6 @@ class EncodedExample:
     """One sequence as token ids.
 
     Attributes:
-        id: that of the example.
         prompt_ids: ends with the cue for the response, which follows directly.
         reference_ids: tokenised apart from the prompt, without special tokens, within the budget; empty if there is none.
         reference: its whole text, for ROUGE; None if there is none.

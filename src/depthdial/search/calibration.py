@@ -107,7 +107,9 @@ class Calibration:
         total = 0.0
         for batch in self.batches:
             logits = forced_logits(self.session.model, route, batch.prefilled, batch.tokens, batch.mask)
-            total += sum(_batch_harm(batch, logits))
+            for i, text in enumerate(batch.texts):
+                own = logits[i, : len(text)]
+                total += batch.full[i].fidelity(own)[0] if batch.full else nll(own, batch.tokens[i, : len(text)])
         mean = total / self.n_sequences
         if not math.isfinite(mean):
             raise InputError(
@@ -121,13 +123,6 @@ class Calibration:
         for batch in self.batches[start:]:
             texts = [(*prompt, *text) for prompt, text in zip(batch.prompts, batch.texts, strict=True)]
             yield text_states(self.session, texts)
-
-
-def _batch_harm(batch: _Batch, logits: torch.Tensor) -> Iterator[float]:
-    """KL of each sequence where the full model's predictions are known, else NLL of its text."""
-    for i, (row, text) in enumerate(zip(logits, batch.texts, strict=True)):
-        own = row[: len(text)]
-        yield batch.full[i].fidelity(own)[0] if batch.full else nll(own, batch.tokens[i, : len(text)])
 
 
 def _run(

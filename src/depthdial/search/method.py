@@ -74,30 +74,28 @@ class Found:
 
 
 class Method(Protocol):
-    """One way to search. Its fields are its options, which a route family's record repeats."""
+    """One way to search. Its fields are its options, which a route family's record repeats.
+
+    Attributes:
+        name: of the family that it finds, without what it costs: `greedy-kl`.
+        source: where the method is from, for the record.
+        metric: what `Problem.harm` is to measure: kl or nll; None for a method that does not ask.
+    """
 
     @property
-    def name(self) -> str:
-        """Of the family that it finds, without what it costs: `greedy-kl`."""
-        ...
+    def name(self) -> str: ...
 
     @property
-    def source(self) -> str:
-        """Where the method is from, for the record."""
-        ...
+    def source(self) -> str: ...
 
     @property
-    def metric(self) -> str | None:
-        """What `Problem.harm` is to measure: kl or nll; None for a method that does not ask."""
-        ...
+    def metric(self) -> str | None: ...
 
     def pieces(self, problem: Problem, memory: Memory) -> int:
         """How many pieces of work are left, for a progress bar."""
-        ...
 
     def find(self, problem: Problem, memory: Memory, advance: Callable[[float], None]) -> Found:
         """Search; `memory` is updated after every finished step; a stopped search resumes from it."""
-        ...
 
 
 @dataclass

@@ -125,12 +125,14 @@ def search_routes(
     memory = Memory.open(None if out is None else Path(f"{out}.unfinished"), settings)
     calibration = Calibration.of(session, plan.examples, chosen.metric, answer_tokens, batch_size, reference)
     memory.start_clock()
+    # The KL of the full route is 0, except with adapters on, as the full model is then the untouched one.
+    is_harmed = chosen.metric == "nll" or (chosen.metric == "kl" and has_adapters_on(model))
     problem = Problem(
         n_layers,
         stop,
         _layer_costs(cost, plan, calibration, memory),
         calibration.harm,
-        _start_harm(calibration, model),
+        calibration.harm(session.full) if is_harmed else 0.0,
         calibration.states,
         len(calibration.batches),
     )
@@ -184,13 +186,6 @@ def options_of(name: str) -> dict[str, Any]:
 def family_name(name: str) -> str:
     """The name in full: `greedy` is `greedy-kl`."""
     return make_method(**options_of(name)).name
-
-
-def _start_harm(calibration: Calibration, model: Any) -> float:
-    """Harm of the full route. Its KL is 0, except with adapters on, as the full model is then the untouched one."""
-    if calibration.metric is None or (calibration.metric == "kl" and not has_adapters_on(model)):
-        return 0.0
-    return calibration.harm(calibration.session.full)
 
 
 def _layer_costs(cost: str, plan: Plan, calibration: Calibration, memory: Memory) -> LayerCosts:

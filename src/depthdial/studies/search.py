@@ -6,7 +6,7 @@ where it stood.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,8 @@ def search_study(
     task, calibration = as_task(task), as_task(calibration, held_out=True)
     require_apart(task, prompt_hashes(calibration), "to search the routes")
     require_unsearched(task, model=model, can_allow=False)
-    names, sizes = settings.names(calibration.has_references), settings.sizes(count_layers(model))
+    n_layers = count_layers(model)
+    names, sizes = settings.names(calibration.has_references), settings.sizes(n_layers)
     identity = ModelIdentity.of(model, name)
     about = {
         "kind": KIND,
@@ -191,7 +192,11 @@ def search_study(
             )
         families.append(RouteFamily.load(path))
         require_unsearched(task, families[-1].routes, can_allow=False)  # it may be of an earlier start, on other prompts
-    routes = routes_to_measure(families, sizes)
+    routes = [Route.parse("full", n_layers)]  # what several found is run once
+    for size in sizes:
+        routes += [route for family in families for route in family.routes if len(route) == size]
+        routes += unsearched_routes(size, n_layers).values()
+    routes = list(dict.fromkeys(routes))
     say(f"measuring {len(task.examples)} sequences x {len(routes)} routes")
     sweep(
         model,
@@ -209,13 +214,3 @@ def search_study(
     comparison = read_comparison(folder)
     write_json(folder / "comparison.json", comparison.to_dict())
     return SearchStudyResult(write_search_report(folder), comparison)
-
-
-def routes_to_measure(families: Sequence[RouteFamily], sizes: Sequence[int]) -> list[Route]:
-    """The full model, and each family's and each fixed family's routes of these sizes; what several found is run once."""
-    n_layers = families[0].n_layers
-    found = [Route(tuple(range(n_layers)), n_layers, "full")]
-    for size in sizes:
-        found += [route for family in families for route in family.routes if len(route) == size]
-        found += unsearched_routes(size, n_layers).values()
-    return list(dict.fromkeys(found))
