@@ -83,6 +83,8 @@ def draw_inputs(cells: Sequence[GateCell], target: float) -> Figure:
 
     Where several inputs were trained at one target only, their points cover each other on the curves.
     """
+    from matplotlib.lines import Line2D
+
     at_target = [cell for cell in cells if cell.target == target]
     controllers = [name for name in _LOOKS if any(cell.controller == name for cell in at_target)]
     metrics = metrics_of(at_target)
@@ -97,7 +99,14 @@ def draw_inputs(cells: Sequence[GateCell], target: float) -> Figure:
         panels[0].set_yticks(range(len(controllers)), [_LOOKS[name].label for name in controllers])
         panels[0].set_ylim(len(controllers) - 0.5, -0.5)
         headed(figure, f"All controllers at a target of {100 * target:g}% of the layers: means with 95% intervals")
-        _mode_key(figure, {cell.mode for cell in at_target})
+        modes = {"sampled": GRAY, "argmax": "white", "none": BLACK}
+        labels = {"none": "no chance (interval over sequences)"}
+        handles = [
+            Line2D([], [], marker="o", linestyle="none", color=GRAY, markerfacecolor=color, label=labels.get(mode, mode))
+            for mode, color in modes.items()
+            if any(cell.mode == mode for cell in at_target)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -142,7 +151,7 @@ def draw_differences(table: Sequence[Cells], metric: str) -> Figure:
 
 
 def _panel(axes: Axes, cells: Sequence[GateCell], metric: str) -> None:
-    for controller in [name for name in _LOOKS if any(cell.controller == name for cell in cells)]:
+    for controller in _LOOKS:
         mine = [c for c in cells if c.controller == controller and c.interval(metric) and np.isfinite(c.cost)]
         if mine:
             _series(axes, controller, sorted(mine, key=lambda cell: cell.cost), metric)
@@ -163,14 +172,11 @@ def _series(axes: Axes, controller: str, points: Sequence[GateCell], metric: str
     axes.plot(costs, means, **look.drawn, linewidth=width, markersize=size, zorder=order, **EDGE)
 
 
-_DODGE = {"sampled": -0.15, "argmax": 0.15, "none": 0.0}
-
-
 def _dot(axes: Axes, cell: GateCell, metric: str, row: int) -> None:
     interval = cell.interval(metric)
     if interval is None:
         return
-    look, height = _LOOKS[cell.controller], row + _DODGE[cell.mode]
+    look, height = _LOOKS[cell.controller], row + {"sampled": -0.15, "argmax": 0.15, "none": 0.0}[cell.mode]
     filling = "white" if cell.mode == "argmax" else look.color
     means, reach = means_and_reach([interval])
     axes.errorbar(means, [height], xerr=reach, fmt="none", ecolor=look.color, elinewidth=1.1)
@@ -178,26 +184,10 @@ def _dot(axes: Axes, cell: GateCell, metric: str, row: int) -> None:
     axes.plot(interval.mean, height, marker=look.marker, **style)
 
 
-def _mode_key(figure: Figure, modes: set[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    fillings = {"sampled": GRAY, "argmax": "white", "none": BLACK}
-    labels = {"sampled": "sampled", "argmax": "argmax", "none": "no chance (interval over sequences)"}
-    handles = [
-        Line2D([], [], marker="o", linestyle="none", color=GRAY, markerfacecolor=fillings[mode], label=labels[mode])
-        for mode in labels
-        if mode in modes
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
-
-
 def _fit_heights(axes: Axes, cells: Sequence[GateCell], metric: str) -> None:
     """Heights by the means and the intervals over seeds: those over sequences are far wider and would flatten the curves."""
-    heights: list[float] = []
-    for cell in cells:
-        interval = cell.interval(metric)
-        if interval is not None:
-            heights += [interval.mean, *((interval.low, interval.high) if len(cell.seeds) > 1 else ())]
+    known = [(interval, len(cell.seeds) > 1) for cell in cells if (interval := cell.interval(metric))]
+    heights = [height for i, is_over_seeds in known for height in ((i.mean, i.low, i.high) if is_over_seeds else (i.mean,))]
     finite = np.array(heights)[np.isfinite(heights)]
     room = 0.08 * (finite.max() - finite.min()) or 0.05 * abs(finite.max()) or 0.05
     axes.set_ylim(finite.min() - room, finite.max() + room)

@@ -28,6 +28,7 @@ class GateCell:
     Attributes:
         target: fraction of the layers that was asked for; None for the full model.
         seeds: of the trainings, ascending; (None,) where nothing was trained.
+        sequence_ids: of all cells, in one order.
         columns: (n_seeds, n_sequences) by name, NaN where a row or its number is missing; ROUGE in points (x 100).
     """
 
@@ -39,14 +40,10 @@ class GateCell:
     sequence_ids: tuple[str, ...]
     columns: Mapping[str, np.ndarray]
 
-    def by_seed(self, column: str) -> np.ndarray:
-        """(n_seeds,) means over the sequences that have a number; NaN for a seed without any."""
-        return _row_means(self.columns[column])
-
     def interval(self, column: str) -> Interval | None:
         """Mean and 95% interval: over the seeds' means, or over sequences where there is one seed; None without a number."""
-        means = self.by_seed(column)
-        return known_interval(means if len(self.seeds) > 1 else self.columns[column][0])
+        values = self.columns[column]
+        return known_interval(_row_means(values) if len(self.seeds) > 1 else values[0])
 
     def mean(self, column: str) -> float | None:
         return found.mean if (found := self.interval(column)) else None
@@ -68,11 +65,7 @@ class GateCell:
 
         None unless sequences were decoded in batches of the same size.
         """
-        mine, theirs = self._step_sec(), full._step_sec()
-        places = {sequence: i for i, sequence in enumerate(full.sequence_ids)}
-        where = [places.get(sequence, -1) for sequence in self.sequence_ids]
-        sizes = np.append(full.columns["batch_size"][0], np.nan)[where]
-        ratios = np.where(self.columns["batch_size"] == sizes, mine / np.append(theirs[0], np.nan)[where], np.nan)
+        ratios = (self._step_sec() / full._step_sec())[self.columns["batch_size"] == full.columns["batch_size"]]
         ratios = ratios[np.isfinite(ratios)]
         return float(np.median(ratios)) if len(ratios) else None
 
@@ -94,11 +87,11 @@ def gather_gates(rows: Any) -> list[GateCell]:
     numbers[ROUGE] = 100 * numbers[ROUGE]
     n_layers, found = int(rows["n_layers"][0].as_py()), []
     labels, codes = coded(zip(keys["controller"], targets, keys["mode"], strict=True))
+    sequences, across = coded(keys["sequence_id"])
     for place, (controller, target, mode) in enumerate(labels):
         at = np.flatnonzero(codes == place)
         seeds = sorted({keys["train_seed"][i] for i in at}, key=lambda seed: (seed is not None, seed))
-        sequences, across = coded(keys["sequence_id"][i] for i in at)
-        where = [seeds.index(keys["train_seed"][i]) for i in at], across
+        where = [seeds.index(keys["train_seed"][i]) for i in at], across[at]
         columns = {}
         for name, values in numbers.items():
             columns[name] = np.full((len(seeds), len(sequences)), np.nan)
@@ -162,22 +155,18 @@ def pairs_of(cells: Sequence[GateCell], a: str, b: str, metric: str) -> list[Pai
 def _paired(first: GateCell, second: GateCell, metric: str) -> Pair | None:
     is_untrained = second.seeds == (None,)
     seeds = [seed for seed in first.seeds if is_untrained or seed in second.seeds]
-    sequences = [sequence for sequence in first.sequence_ids if sequence in set(second.sequence_ids)]
 
-    def chosen(cell: GateCell, column: str) -> np.ndarray:
-        rows = [0 if cell is second and is_untrained else cell.seeds.index(seed) for seed in seeds]
-        places = {sequence: i for i, sequence in enumerate(cell.sequence_ids)}
-        return cell.columns[column][np.ix_(rows, [places[s] for s in sequences])]
+    def chosen(column: str) -> list[np.ndarray]:
+        rows = [first.seeds.index(s) for s in seeds], [0 if is_untrained else second.seeds.index(s) for s in seeds]
+        return [cell.columns[column][of] for cell, of in zip((first, second), rows, strict=True)]
 
-    if not seeds or not sequences:
+    complete = np.isfinite(chosen(metric)).all(axis=(0, 1))  # a sequence without a reference has no score
+    if not seeds or not complete.any() or first.target is None:
         return None
-    a, b = chosen(first, metric), chosen(second, metric)
-    complete = np.isfinite(a).all(axis=0) & np.isfinite(b).all(axis=0)  # a sequence without a reference has no score
-    if not complete.any() or first.target is None:
-        return None
-    cost_a, cost_b = (_row_means(chosen(cell, "layers_run")[:, complete]) / cell.n_layers for cell in (first, second))
-    ids, scores = tuple(sequences[i] for i in np.flatnonzero(complete)), (a[:, complete], b[:, complete])
-    return Pair(metric, first.target, first.mode, tuple(seeds), ids, *scores, cost_a, cost_b)
+    a, b = (scores[:, complete] for scores in chosen(metric))
+    cost_a, cost_b = (_row_means(layers[:, complete]) / first.n_layers for layers in chosen("layers_run"))
+    ids = tuple(first.sequence_ids[i] for i in np.flatnonzero(complete))
+    return Pair(metric, first.target, first.mode, tuple(seeds), ids, a, b, cost_a, cost_b)
 
 
 def _row_means(values: np.ndarray) -> np.ndarray:
