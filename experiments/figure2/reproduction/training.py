@@ -16,10 +16,9 @@ from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
 from depthdial.measure.cost import model_cost
-from depthdial.train.compute import training_flops
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.rows import TrainingRow, training_rows
-from depthdial.train.schedule import Schedule, make_schedule
+from depthdial.train.schedule import Schedule, make_schedule, training_flops
 from reproduction.answers import evaluate, sample
 from reproduction.experiment import Experiment, Subject, is_finished, say
 

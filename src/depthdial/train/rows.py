@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from depthdial.data.tasks import EncodedExample, Task, encode
 from depthdial.data.templates import resolve_template
@@ -21,8 +21,7 @@ from depthdial.hf.ends import turn_end
 from depthdial.progress import progress_bar
 from depthdial.rows.store import unit_name
 
-Answers = Literal["reference", "model", "both"]
-ANSWERS: tuple[Answers, ...] = get_args(Answers)
+ANSWERS = ("reference", "model", "both")
 
 # Fewer rows than this teach a model nothing but themselves.
 MIN_ROWS = 8

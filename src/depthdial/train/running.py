@@ -27,20 +27,15 @@ from depthdial.progress import progress_bar
 from depthdial.provenance import environment
 from depthdial.routes import Route
 from depthdial.train.artefact import CHECKPOINTS, FINAL, RECORD_FILE, bring_weights
-from depthdial.train.compute import training_flops
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.rows import training_rows
-from depthdial.train.schedule import Schedule, make_schedule
+from depthdial.train.schedule import Schedule, make_schedule, training_flops
 from depthdial.train.trainer import CarefulTrainer, ProgressSteps, ScheduledPasses, last_checkpoint
 
-# TrainingArguments that the schedule and the settings decide; the others are the user's.
-_OWN_ARGUMENTS = frozenset(
-    (
-        *("output_dir", "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
-        *("learning_rate", "weight_decay", "max_grad_norm", "seed", "data_seed", "remove_unused_columns", "disable_tqdm"),
-        *("train_sampling_strategy", "gradient_checkpointing", "resume_from_checkpoint", "save_steps", "save_strategy"),
-        *("eval_strategy", "dataloader_drop_last", "auto_find_batch_size", "label_smoothing_factor", "use_cpu"),
-    )
+# TrainingArguments that would change the schedule, beside those that follow from it; the others are the user's.
+_REFUSED_ARGUMENTS = (
+    *("num_train_epochs", "data_seed", "gradient_checkpointing", "resume_from_checkpoint", "eval_strategy"),
+    *("dataloader_drop_last", "auto_find_batch_size", "label_smoothing_factor"),
 )
 
 
@@ -181,17 +176,29 @@ def training_arguments(
     folder: Path,
     options: Mapping[str, Any],
 ) -> Any:
-    """TrainingArguments of a run in `folder`; `options` are further ones.
-
-    Raises:
-        InputError: for an option that transformers does not know, or that the settings decide.
-    """
+    """TrainingArguments of a run in `folder`; InputError for `options` that are unknown, or that the settings decide."""
     from transformers import TrainingArguments
 
-    owned = sorted(_OWN_ARGUMENTS & options.keys())
+    on_cpu = session.device.type == "cpu"
+    own = {
+        "output_dir": str(folder / CHECKPOINTS),
+        "max_steps": schedule.n_steps,
+        "per_device_train_batch_size": 1,  # a pass of the schedule is a batch already
+        "gradient_accumulation_steps": schedule.per_step,
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "learning_rate": settings.rate,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "seed": settings.seed,
+        "save_strategy": "steps",
+        "save_steps": min(settings.save_every, schedule.n_steps),
+        "use_cpu": on_cpu,
+    }
+    owned = sorted(options.keys() & {*own, *_REFUSED_ARGUMENTS})
     if owned:
         raise InputError(f"{owned[0]} follows from the settings of the run: leave it out of the trainer's options.")
-    on_cpu = session.device.type == "cpu"
     usual = {
         "report_to": "none",
         "logging_steps": 10,
@@ -201,23 +208,7 @@ def training_arguments(
         "bf16": not on_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
     }
     try:
-        return TrainingArguments(
-            output_dir=str(folder / CHECKPOINTS),
-            max_steps=schedule.n_steps,
-            per_device_train_batch_size=1,  # a pass of the schedule is a batch already
-            gradient_accumulation_steps=schedule.per_step,
-            train_sampling_strategy="sequential",
-            remove_unused_columns=False,
-            disable_tqdm=True,
-            learning_rate=settings.rate,
-            weight_decay=settings.weight_decay,
-            max_grad_norm=settings.max_grad_norm,
-            seed=settings.seed,
-            save_strategy="steps",
-            save_steps=min(settings.save_every, schedule.n_steps),
-            use_cpu=on_cpu,
-            **{**usual, **options},
-        )
+        return TrainingArguments(**own, **{**usual, **options})
     except (TypeError, ValueError) as error:
         raise InputError(f"The trainer's options cannot be used: {str(error).splitlines()[0].rstrip('.')}.") from error
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from depthdial.errors import InputError
+from depthdial.measure.cost import ModelCost
 from depthdial.routes import Route
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.rows import TrainingRow
@@ -63,11 +64,7 @@ class Schedule:
 def make_schedule(
     rows: Sequence[TrainingRow], routes: Sequence[Route], settings: FinetuneSettings, *, world_size: int = 1
 ) -> Schedule:
-    """Draw a run from the settings' seed alone.
-
-    Raises:
-        InputError: if the emphasis names a route that is not in the family, or leaves none to draw.
-    """
+    """Draw a run from the settings' seed alone; InputError if the emphasis names a route that is not in the family."""
     names = [route.name for route in routes]
     unknown = next((name for name in settings.emphasis if name not in names), None)
     if unknown is not None:
@@ -120,3 +117,32 @@ def _drawn_routes(step: int, routes: Sequence[Route], settings: FinetuneSettings
     # A route of no weight takes the place of one that cannot be drawn, so that all steps have as many passes.
     spare = [i for i in order if i not in (*ends, *drawn)][: per_step - len(ends) - n_drawn]
     return sorted((*ends, *map(int, drawn), *spare), key=order.index)
+
+
+def training_flops(
+    cost: ModelCost, schedule: Schedule, rows: Sequence[TrainingRow], routes: Sequence[Route], settings: FinetuneSettings
+) -> float:
+    """FLOPs of a run in theory, to compare runs at equal compute: forward, backward, prompts and teacher; paddings, the
+    adapter's own and the optimizer left out.
+
+    A backward pass counts as two forward ones, or as one where the weights are frozen under an adapter.
+    """
+    passes = 3 if settings.method == "full" else 2
+    full = Route(tuple(range(len(cost.layers))), len(cost.layers))
+    total, seen = 0.0, set[int]()
+    for one in schedule.passes:
+        route = routes[one.route]
+        on_cache = settings.prompt_depth == "full" and not route.is_full
+        for i in one.rows:
+            prompt, response = len(rows[i].prompt_ids), len(rows[i].response_ids)
+            own = cost.of(route, prompt_tokens=prompt, new_tokens=response, prompt_route=None if on_cache else route)
+            total += passes * (own.decode_flops + own.head_flops)
+            if not on_cache or settings.prompt_gradient:
+                total += passes * own.prompt_flops
+            elif one.group not in seen:
+                total += own.prompt_flops
+            if settings.distill and one.group not in seen:
+                taught = cost.of(full, prompt_tokens=prompt, new_tokens=response)
+                total += taught.prompt_flops + taught.decode_flops + taught.head_flops
+        seen.add(one.group)
+    return total

@@ -22,13 +22,8 @@ def linear_targets(base: Any, skipped: Sequence[int], without: Collection[str] =
 
     Only modules that are called as linear ones: a router that gives its choice of experts beside the scores, or a weight
     that a block reads past the module, would fail in training or stay as it was. Experts that are held as one tensor have
-    no module. Found by running a few tokens, and by class alone where the model cannot run (on the meta device).
-
-    Args:
-        without: places (paths with their numbers left out) that are not to be adapted.
-
-    Raises:
-        InputError: if there are none.
+    no module. Found by running a few tokens, and by class alone where the model cannot run (on the meta device). Places
+    (paths with their numbers left out) in `without` are not adapted. InputError if there are none.
     """
     stack = decoder_stack(base)
     prefix = ".".join(stack.path)
@@ -43,7 +38,10 @@ def linear_targets(base: Any, skipped: Sequence[int], without: Collection[str] =
     ]
     if not found:
         raise InputError("The model's layers hold no linear modules that an adapter could be put on: use method='full'.")
-    is_part = len(found) < _ends_with(base, {name for _, name in found})  # a vision tower has modules of these names too
+    ends = tuple({f".{name}" for _, name in found})
+    is_part = len(found) < sum(
+        f".{whole}".endswith(ends) for whole, _ in base.named_modules()
+    )  # a vision tower has them too
     return sorted({whole if skipped or is_part else name for whole, name in found})
 
 
@@ -53,13 +51,10 @@ def place_of(name: str) -> str:
 
 
 def unloadable(adapted: Any, base: Any) -> set[str]:
-    """Places whose adapters a folder of `adapted` (PEFT's wrapper) would lose on the way to a model like `base`.
+    """Places whose adapters a folder of `adapted` (PEFT's wrapper) would lose; InputError if it cannot be loaded at all.
 
     transformers renames some modules when a checkpoint is loaded, and PEFT renames those of an adapter along, sometimes to
     names that are not there. Saves and loads the adapter as it is before training, onto a view of the base.
-
-    Raises:
-        InputError: if it cannot be loaded at all.
     """
     from peft import PeftModel
 
@@ -107,10 +102,6 @@ def _called(base: Any) -> set[str] | None:
     except Exception:
         return None
     return right - wrong
-
-
-def _ends_with(base: Any, names: set[str]) -> int:
-    return sum(any(whole == name or whole.endswith(f".{name}") for name in names) for whole, _ in base.named_modules())
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -88,11 +88,7 @@ def _check_cache(owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
 
 
 def empty(cache: Any, model: Any) -> None:
-    """Make a cache an empty one for a model: of the same kind, and rolled back where it could be.
-
-    Raises:
-        InputError: if its layers are of several kinds that a configuration does not give.
-    """
+    """Make a cache an empty one for a model, of the same kind; InputError if no configuration gives its kinds of layers."""
     from transformers.cache_utils import DynamicCache
 
     records = any(getattr(layer, "record_past", False) for layer in cache.layers)

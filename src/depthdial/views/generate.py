@@ -17,10 +17,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from depthdial.checks import whole
 from depthdial.errors import InputError
 from depthdial.hf.cache_name import cache_in, cache_name, renamed
 from depthdial.views.cache import check_kind, check_layers, empty, held, n_cached
-from depthdial.views.passes import check_prompt_columns
 
 # The view that generates, and how many columns are its prompt's: a variable of the thread, so that threads may share one.
 _PROMPT: ContextVar[tuple[Any, int] | None] = ContextVar("depthdial_prompt_columns", default=None)
@@ -137,9 +137,7 @@ def _prepare(view: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
 def _ready(asked: Asked, reuse: Reuse) -> int:
     """The prompt's columns; a cache that was passed is made ready to continue on."""
     said, cache = asked.given.get("prompt_columns"), cache_in(asked.given)
-    if said is not None:
-        check_prompt_columns(said)
-    n_prompt = asked.n_columns if said is None else said
+    n_prompt = asked.n_columns if said is None else whole("prompt_columns", said, 0)
     check_kind(cache)
     n_past = n_cached(cache)
     if n_past == 0:

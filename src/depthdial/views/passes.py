@@ -38,11 +38,7 @@ def setting(model: Any, given: Mapping[str, Any], name: str, default: bool = Tru
 
 
 def tokens_of(given: Mapping[str, Any]) -> torch.Tensor:
-    """(n_sequences, n_tokens) of a pass: its ids, or one number of each embedding.
-
-    Raises:
-        InputError: if there are none.
-    """
+    """(n_sequences, n_tokens) of a pass: its ids, or one number of each embedding; InputError without any."""
     if given.get("input_ids") is not None:
         return given["input_ids"]
     if given.get("inputs_embeds") is None:
@@ -52,21 +48,11 @@ def tokens_of(given: Mapping[str, Any]) -> torch.Tensor:
 
 def n_prompt(prompt_columns: int, n_past: int, n_tokens: int) -> int:
     """How many columns of a pass of `n_tokens` behind `n_past` cached ones are the prompt's."""
-    check_prompt_columns(prompt_columns)
-    return min(max(prompt_columns - n_past, 0), n_tokens)
-
-
-def check_prompt_columns(prompt_columns: Any) -> None:
-    """InputError unless it is a number of columns."""
-    whole("prompt_columns", prompt_columns, 0)
+    return min(max(whole("prompt_columns", prompt_columns, 0) - n_past, 0), n_tokens)
 
 
 def split(given: Mapping[str, Any], n_first: int, n_past: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of one pass as those of two: its first `n_first` columns, and the rest behind them.
-
-    Raises:
-        InputError: if an argument cannot be split.
-    """
+    """The arguments of a pass as those of two, its first `n_first` columns and the rest; InputError if one has no parts."""
     first, rest = dict(given), dict(given)
     n_tokens = tokens_of(given).shape[1]
     for name, value in given.items():
@@ -83,7 +69,9 @@ def split(given: Mapping[str, Any], n_first: int, n_past: int) -> tuple[dict[str
                 f"The argument {name} cannot be split between the prompt and the response of one pass: leave it out, or run "
                 "the prompt in a pass of its own."
             )
-    first["logits_to_keep"], rest["logits_to_keep"] = _logits_of_parts(given.get("logits_to_keep"), n_tokens - n_first)
+    keep, n_rest = given.get("logits_to_keep"), n_tokens - n_first
+    is_some = isinstance(keep, int) and keep > 0  # else all of them, or some by their places, picked afterwards
+    first["logits_to_keep"], rest["logits_to_keep"] = (max(keep - n_rest, 1), min(keep, n_rest)) if is_some else (0, 0)
     return first, rest
 
 
@@ -94,12 +82,6 @@ def join_logits(first: torch.Tensor, rest: torch.Tensor, given: Mapping[str, Any
         return rest
     logits = torch.cat([first.to(rest), rest], dim=1)
     return logits[:, keep] if isinstance(keep, torch.Tensor) else logits
-
-
-def _logits_of_parts(keep: Any, n_rest: int) -> tuple[Any, Any]:
-    if not isinstance(keep, int) or keep == 0:  # all of them, or some by their places, picked afterwards
-        return 0, 0
-    return max(keep - n_rest, 1), min(keep, n_rest)
 
 
 def positions(attention_mask: torch.Tensor, n_last: int | None = None) -> torch.Tensor:

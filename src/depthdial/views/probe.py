@@ -48,10 +48,16 @@ def check_places(base: Any, stack: DecoderStack, layers: Sequence[int], cut: Cut
     if len(layers) == stack.n_layers or base in _passed or not _can_run(base):
         return
     kind = _kind(base, stack)
-    if _verdict(kind, base, canonical_layers(stack.n_layers), cut) is None:
+
+    def verdict(tried: tuple[int, ...]) -> str | None:
+        if (kind, tried) not in _seen:
+            _seen[kind, tried] = _compare(base, tried, cut)
+        return _seen[kind, tried]
+
+    if verdict(canonical_layers(stack.n_layers)) is None:
         _passed.add(base)
         return
-    reason = _verdict(kind, base, tuple(layers), cut)
+    reason = verdict(tuple(layers))
     if reason is not None:
         raise InputError(
             f"A view of layers {', '.join(map(str, layers))} of this {type(base).__name__} would not be right, since it "
@@ -65,13 +71,6 @@ def canonical_layers(n_layers: int) -> tuple[int, ...]:
     if n_layers < 5:
         return tuple(range(1, n_layers)) or (0,)
     return tuple(i for i in range(1, n_layers - 1) if i != n_layers // 2)
-
-
-def _verdict(kind: tuple[Any, ...], base: Any, layers: tuple[int, ...], cut: Cut) -> str | None:
-    key = (kind, layers)
-    if key not in _seen:
-        _seen[key] = _compare(base, layers, cut)
-    return _seen[key]
 
 
 @torch.no_grad()

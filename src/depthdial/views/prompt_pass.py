@@ -47,7 +47,9 @@ def prompted_forward(shallow: Any, switch: Switch, *args: Any, prompt_columns: i
     if n_full == 0:
         if is_whole:
             cut(cache, route.layers, n_past)
-        return _shallow(shallow, given)
+        if given.get("use_cache") is None and cache is not None:
+            given["use_cache"] = True  # a configuration may say that there is no cache, where one was passed
+        return type(shallow).forward(shallow, **given)
     if n_past and not is_whole and not route.is_full:
         raise InputError(
             f"The KV cache is of route {route.name!r} alone, and {n_full} more columns of the prompt must run every layer: "
@@ -86,12 +88,6 @@ def _known(switch: Switch, given: dict[str, Any]) -> dict[str, Any]:
     return given if is_known else {name: value for name, value in given.items() if name != "logits_to_keep"}
 
 
-def _shallow(shallow: Any, given: dict[str, Any]) -> Any:
-    if given.get("use_cache") is None and cache_in(given) is not None:
-        given = {**given, "use_cache": True}  # a configuration may say that there is no cache, where one was passed
-    return type(shallow).forward(shallow, **given)
-
-
 def _whole(switch: Switch, given: dict[str, Any], n_after: int) -> Any:
     """The pass of the whole model, whose cache holds `n_after` columns afterwards."""
     cache = cache_in(given)
@@ -108,7 +104,11 @@ def _whole(switch: Switch, given: dict[str, Any], n_after: int) -> Any:
 
 def _refuse(given: dict[str, Any], prompt_columns: int | None) -> None:
     cache: Any = cache_in(given)
-    _refuse_batching(given, cache)
+    paged = next((name for name in ("read_index", "block_table") if given.get(name) is not None), None)
+    if type(cache).__name__ == "PagedAttentionCache":
+        paged = "PagedAttentionCache"
+    if paged is not None:
+        raise InputError(f"A prompted view cannot tell prompts in continuous batching, with its {paged}: use generate().")
     check_kind(cache)
     if getattr(cache, "is_compileable", False):
         raise InputError(
@@ -120,14 +120,6 @@ def _refuse(given: dict[str, Any], prompt_columns: int | None) -> None:
             "A pass with use_cache=False does not say where the response starts, which runs the route alone: leave it out "
             "for a dynamic KV cache, or pass prompt_columns, the number of columns that are the prompt's."
         )
-
-
-def _refuse_batching(given: dict[str, Any], cache: Any) -> None:
-    paged = next((name for name in ("read_index", "block_table") if given.get(name) is not None), None)
-    if type(cache).__name__ == "PagedAttentionCache":
-        paged = "PagedAttentionCache"
-    if paged is not None:
-        raise InputError(f"A prompted view cannot tell prompts in continuous batching, with its {paged}: use generate().")
 
 
 def _refuse_in_prompt(shallow: Any, given: dict[str, Any], n_rest: int) -> None:

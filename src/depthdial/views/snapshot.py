@@ -21,13 +21,10 @@ if TYPE_CHECKING:
 
 
 def snapshot(model: Any, *, adapters: bool = True) -> PreTrainedModel:
-    """A view of all layers in evaluation mode.
-
-    Args:
-        adapters: False for the untouched model: the view's adapters are off for good.
+    """A view of all layers in evaluation mode; without `adapters` the untouched model's, whose adapters are off for good.
 
     Raises:
-        InputError: for a model that cannot be viewed; without adapters also where they cannot be switched off exactly.
+        InputError: for a model that cannot be viewed, and for adapters that cannot be switched off exactly.
     """
     base = unwrap(model)
     if not adapters:
@@ -42,10 +39,7 @@ def snapshot(model: Any, *, adapters: bool = True) -> PreTrainedModel:
 def as_is(device: torch.device) -> Iterator[None]:
     """What is measured is the model as it is: inside, neither autocast nor a default device of the caller's is in force.
 
-    Gradients are off. All three are this thread's own and come back afterwards.
-
-    Args:
-        device: the model's.
+    Gradients are off. All three are this thread's own and come back afterwards. `device` is the model's.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())

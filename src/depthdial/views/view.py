@@ -229,9 +229,8 @@ class _Copier:
 
 
 def _wraps_method_of(module: nn.Module, function: Any) -> bool:
-    """Whether an attribute is a wrapped method of the base: what `compile()` and compiled decoding leave on a model, and
-    accelerate's `to`. Kept, it would run the whole base in the view's place; without it the class's own method serves.
-    """
+    # What `compile()` and compiled decoding leave on a model, and accelerate's `to`: kept, it would run the whole base in
+    # the view's place; without it the class's own method serves.
     wrapped = getattr(function, "__wrapped__", None)
     return isinstance(function, types.FunctionType) and getattr(wrapped, "__self__", None) is module
 
@@ -251,10 +250,9 @@ def _rebind(function: Any, old: nn.Module, new: nn.Module) -> Any:
 def _save(top: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
     """`save_pretrained` of a view: a plain folder of its layers, or InputError where that would not be the same model."""
     # With an adapter added to the view itself, transformers writes that adapter alone, and no layers.
-    if not getattr(top, "_hf_peft_config_loaded", False):
-        reason = why_not_saved(top)
-        if reason is not None:
-            raise InputError(f"This view of {type(top).__name__} cannot be saved: {reason}.")
+    reason = None if getattr(top, "_hf_peft_config_loaded", False) else why_not_saved(top)
+    if reason is not None:
+        raise InputError(f"This view of {type(top).__name__} cannot be saved: {reason}.")
     type(top).save_pretrained(top, *args, **kwargs)
 
 

@@ -67,14 +67,8 @@ class Shared:
         self._theirs.update((id(parameter), parameter) for parameter in parameters.values() if parameter is not None)
 
     def own(self, module: nn.Module, *, copies: bool, only_flags: bool = False) -> None:
-        """Give the view parameters of its own where `module` has the base's; tied ones stay tied.
-
-        Args:
-            copies: on memory of their own too.
-            only_flags: what is about to change is whether they need gradients, and no number.
-
-        Raises:
-            InputError: if this view cannot have other weights than its base.
+        """Give the view parameters of its own where `module` has the base's, in memory of their own if `copies`; tied ones
+        stay tied. InputError if this view cannot have other weights, unless all that changes is whether they need gradients.
         """
         if self.top is None:
             return

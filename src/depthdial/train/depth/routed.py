@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthdial.engine.prefill import Prefill, prefill
+from depthdial.engine.prefill import Prefill, prefill, prompt_inputs
 from depthdial.engine.teacher_forcing import continued_logits
 from depthdial.errors import InputError
-from depthdial.hf.architectures import accepts, count_layers, unwrap
+from depthdial.hf.architectures import count_layers, unwrap
 from depthdial.routes import Route
-from depthdial.views.passes import positions
 from depthdial.views.view import quiet_view
 
 
@@ -34,9 +33,7 @@ class RoutedModel(nn.Module):
 
     def __init__(self, model: Any, *, prompt_depth: str = "full", prompt_gradient: bool = False) -> None:
         super().__init__()
-        self.model = model
-        self.prompt_depth = prompt_depth
-        self.prompt_gradient = prompt_gradient
+        self.model, self.prompt_depth, self.prompt_gradient = model, prompt_depth, prompt_gradient
         self._prompts: tuple[int, Prefill] | None = None
 
     def forward(
@@ -87,30 +84,20 @@ def whole_logits(
     response_mask: torch.Tensor,
     **options: Any,
 ) -> torch.Tensor:
-    """Logits that predict each of `response_ids`, by one pass of `running` over prompt and response together.
+    """Logits that predict each of `response_ids`, (n_sequences, n_tokens, vocabulary), by one pass over prompt and response.
 
-    Args:
-        options: passed on to `running`.
-
-    Returns:
-        (n_sequences, n_tokens, vocabulary).
+    `options` are further arguments of `running`.
     """
-    mask = torch.cat([prompt_mask, response_mask[:, :-1]], dim=1)
-    inputs: dict[str, Any] = {"input_ids": torch.cat([prompt_ids, response_ids[:, :-1]], dim=1), "attention_mask": mask}
-    base = unwrap(running)
-    if accepts(base, "position_ids"):
-        inputs["position_ids"] = positions(mask)
-    n_tokens = response_ids.shape[1]
-    if accepts(base, "logits_to_keep"):
-        return running(**inputs, use_cache=False, logits_to_keep=n_tokens, **options).logits
+    pairs = ((prompt_ids, response_ids), (prompt_mask, response_mask))
+    ids, mask = (torch.cat([of_prompt, of_response[:, :-1]], dim=1) for of_prompt, of_response in pairs)
+    inputs, n_tokens = prompt_inputs(unwrap(running), ids, mask), response_ids.shape[1]
+    if "logits_to_keep" in inputs:
+        inputs["logits_to_keep"] = n_tokens
     return running(**inputs, use_cache=False, **options).logits[:, -n_tokens:]
 
 
 def refuse_checkpointing(model: Any, routes: Any, prompt_depth: str) -> None:
-    """InputError if the model recomputes activations (gradient checkpointing) where a route continues on a cache.
-
-    transformers drops the cache of a layer that is checkpointed, and the response would not see its prompt.
-    """
+    """InputError if the model recomputes activations where a route continues on a cache, which transformers then drops."""
     on_cache = prompt_depth == "full" and not all(route.is_full for route in routes)
     if on_cache and any(getattr(module, "gradient_checkpointing", False) for module in unwrap(model).modules()):
         raise InputError(

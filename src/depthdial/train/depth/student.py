@@ -38,11 +38,7 @@ def student(model: Any, routes: Sequence[Route], settings: FinetuneSettings, *, 
 
 @contextmanager
 def frozen(model: Any) -> Iterator[Any]:
-    """A view of the whole model with no weight that trains, for what is trained beside it.
-
-    Raises:
-        InputError: if the model has an adapter already.
-    """
+    """A view of the whole model with no weight that trains, for what is trained beside it."""
     with _unchanged(model) as base:
         yield quiet_view(base, range(decoder_stack(base).n_layers)).requires_grad_(False)
 

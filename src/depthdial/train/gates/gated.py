@@ -88,7 +88,7 @@ class GatedModel(nn.Module):
     def __init__(self, model: Any, gates: TokenGates, *, key_values: str = "project", prompt_depth: str = "full") -> None:
         super().__init__()
         self.model, self.gates = model, gates
-        self._options: dict[str, Any] = {"key_values": key_values, "prompt_depth": prompt_depth}
+        self._options: dict[str, Any] = {"key_values": key_values, "prompt_depth": prompt_depth, "execution": "dense"}
         self._policy = RelaxedGates(gates)
 
     def forward(
@@ -99,12 +99,7 @@ class GatedModel(nn.Module):
         response_mask: torch.Tensor,
         temperature: float,
     ) -> GatedOutput:
-        """One pass over prompt and response.
-
-        Args:
-            prompt_ids, prompt_mask: (n_sequences, n_prompt_tokens), left-padded.
-            response_ids, response_mask: (n_sequences, n_tokens), right-padded; two tokens or more.
-        """
+        """One pass over prompt and response, in tensors as those of `RoutedModel.forward`."""
         self._policy.temperature = temperature
         n_prompt = prompt_ids.shape[1]
         batch = (prompt_ids, prompt_mask, response_ids, response_mask)
@@ -129,5 +124,5 @@ class GatedModel(nn.Module):
         # Made late, when Trainer has put the model in training mode and on its device, and once: it shares the parameters
         # themselves. It is no sub-module, or they would be found twice.
         if "_routed" not in self.__dict__:
-            self.__dict__["_routed"] = token_view(self.model, self._policy, execution="dense", **self._options)
+            self.__dict__["_routed"] = token_view(self.model, self._policy, **self._options)
         return self.__dict__["_routed"]

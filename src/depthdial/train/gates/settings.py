@@ -8,13 +8,11 @@ from typing import Literal, get_args
 from depthdial.checks import also_named, choice, number, share
 from depthdial.errors import InputError
 from depthdial.train.depth.settings import FinetuneSettings
-from depthdial.views.tokens.cache import KEY_VALUES, KeyValues
+from depthdial.views.tokens.cache import KeyValues
 from depthdial.views.tokens.gates import GateConfig, GateInput, GateKind
 
 Backbone = Literal["lora", "full", "frozen"]
-BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
 Annealing = Literal["exponential", "linear"]
-ANNEALINGS: tuple[Annealing, ...] = get_args(Annealing)
 
 # Below the lowest a soft decision has no slope that float32 can hold, above the highest it has forgotten its logits.
 TEMPERATURES = (0.05, 100.0)
@@ -68,8 +66,8 @@ class GateSettings:
     run: FinetuneSettings = field(default_factory=FinetuneSettings)
 
     def __post_init__(self) -> None:
-        for name, known in (("backbone", BACKBONES), ("annealing", ANNEALINGS), ("key_values", KEY_VALUES)):
-            choice(name, getattr(self, name), known)
+        for name, known in (("backbone", Backbone), ("annealing", Annealing), ("key_values", KeyValues)):
+            choice(name, getattr(self, name), get_args(known))
         if (self.alpha is None) == (self.target is None):
             raise InputError("Say what skipping is worth: either target, a budget such as 0.6, or alpha, a weight.")
         if self.alpha is not None:
@@ -90,11 +88,7 @@ class GateSettings:
         return replace(self, run=self.run.resolved)
 
     def config(self, n_layers: int, width: int) -> GateConfig:
-        """The gates for a model.
-
-        Raises:
-            InputError: if controlled layers lie outside the model, or cannot bring the fraction to the target.
-        """
+        """The gates for a model; InputError if controlled layers lie outside it, or cannot bring it to the target."""
         config = GateConfig(
             n_layers, width, self.input, self.kind, self.hidden_width, self.controlled, self.run_bias, self.run.seed
         )

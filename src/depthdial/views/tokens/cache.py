@@ -134,19 +134,14 @@ class TokenCacheLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the keys and values of the planned tokens, (n_rows, n_heads, n_taken, width).
-
-        Returns:
-            Keys and values of all slots of the planned rows.
+        """Write keys and values of the planned tokens, (n_rows, n_heads, n_taken, width); those of all slots of their rows.
 
         Raises:
             KeysWritten: where the plan is for the keys alone.
         """
         plan = self.plan
-        if torch.is_grad_enabled():
-            self._write_apart(key_states, value_states, plan)
-        else:
-            self._write_in_place(key_states, value_states, plan)
+        write = self._write_apart if torch.is_grad_enabled() else self._write_in_place
+        write(key_states, value_states, plan)
         self._is_written = True
         if plan.only_keys:
             raise KeysWritten
@@ -239,7 +234,8 @@ class TokenCacheLayer(DynamicLayer):
     def _write_nothing(self) -> None:
         like = self._source if self.copies else self
         assert like is not None and like._held is not None
-        (self._open_block if torch.is_grad_enabled() else self._make_room)(*like._held)
+        open_slots = self._open_block if torch.is_grad_enabled() else self._make_room
+        open_slots(*like._held)
 
     def _copied(self, keys: torch.Tensor) -> Pair:
         assert self._source is not None and self._source._held is not None

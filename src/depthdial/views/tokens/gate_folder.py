@@ -7,7 +7,7 @@ from typing import Any
 
 from depthdial.errors import InputError
 from depthdial.hf.adapter import compare_weights
-from depthdial.hf.architectures import count_layers, unwrap
+from depthdial.hf.architectures import unwrap
 from depthdial.hf.facts import ModelFacts
 from depthdial.hf.load import with_adapter
 from depthdial.hf.untouched import adapter_modules
@@ -45,29 +45,15 @@ def load_gates(folder: Path | str, model: Any, *, weights_hash: str | None = Non
     has_adapter = (folder / _ADAPTER_FILE).is_file()
     if has_adapter and adapter_modules(base):
         raise InputError(f"The gates {folder} bring an adapter of their own: load the model without one.")
-    _check_weights(gates, model, folder, weights_hash)
-    if has_adapter:
-        model = _adapted(base, folder)
+    if gates.base is not None and weights_hash != gates.base.weights_hash:
+        is_same, held = compare_weights(model, gates.base.weights_hash, gates.base.dtype)
+        if not is_same:
+            raise InputError(
+                f"The gates of {folder / GATES_FILE} are for {gates.base.name} ({gates.base.dtype}, weights "
+                f"{gates.base.weights_hash[:12]}), and this model holds others ({held}): load that model, or train gates "
+                "for this one."
+            )
+    if has_adapter:  # on a view: PEFT puts its layers into the very modules that it is given
+        model = with_adapter(quiet_view(base, range(facts.n_layers)), folder, facts.name).eval()
     gates.to(next(base.get_input_embeddings().parameters()).device)
     return model, gates.eval().requires_grad_(False)
-
-
-def _adapted(base: Any, folder: Path) -> Any:
-    """The adapter on a view: PEFT puts its layers into the very modules that it is given, and freezes their weights."""
-    needed_gradient = [(parameter, parameter.requires_grad) for parameter in base.parameters()]
-    adapted = with_adapter(quiet_view(base, range(count_layers(base))), folder, ModelFacts.of(base).name)
-    for parameter, flag in needed_gradient:
-        parameter.requires_grad_(flag)
-    return adapted.eval()
-
-
-def _check_weights(gates: TokenGates, model: Any, folder: Path, known_hash: str | None) -> None:
-    if gates.base is None or known_hash == gates.base.weights_hash:
-        return
-    is_same, held = compare_weights(model, gates.base.weights_hash, gates.base.dtype)
-    if not is_same:
-        raise InputError(
-            f"The gates of {folder / GATES_FILE} are for {gates.base.name} ({gates.base.dtype}, weights "
-            f"{gates.base.weights_hash[:12]}), and this model holds others ({held}): load that model, or train gates for "
-            "this one."
-        )

@@ -213,7 +213,7 @@ class TokenGates(nn.Module):
         """Write `gates.safetensors`; of `state_dict` where the gates' own tensors are in shards."""
         from safetensors.torch import save_file
 
-        held = state_dict or self.state_dict()
+        held = self.state_dict() if state_dict is None else state_dict
         tensors = {name: tensor.contiguous().cpu() for name, tensor in held.items()}
         write_atomically(folder / GATE_WEIGHTS_FILE, lambda path: save_file(tensors, path))
 

@@ -95,8 +95,7 @@ class StockLayer:
 def run_layer(stock: StockLayer, index: int, now: TokenPass, hidden: torch.Tensor, arguments: dict[str, Any]) -> Any:
     """The layer's output, (n_sequences, n_tokens, width) or a tuple that starts with it, for one pass.
 
-    Args:
-        arguments: everything that it was called with beside the hidden states, by name.
+    `arguments` are all that it was called with beside the hidden states, by name.
     """
     decided = now.decision(index, hidden)
     runs = None if decided is None else decided if decided.dtype == torch.bool else decided.detach() > 0.5
@@ -124,11 +123,20 @@ class _Call:
     slots: TokenCacheLayer
 
     def whole(self, kept: torch.Tensor | None = None) -> Any:
-        """The layer on every token; `kept` are those whose own keys are written."""
+        """The layer on every token; `kept` are those whose own keys are written.
+
+        A query whose own slot holds nothing sees itself all the same: nobody asks for its output, but without any slot its
+        softmax would be NaN, and so would be gradients. So does a filler in `_mask`.
+        """
         self.slots.expect(Gathered(kept=kept))
         arguments, valid = self.arguments, self.slots.valid
         if valid is not None:
-            mask = _hide(self._whole_mask(), valid, valid.shape[1] - self.hidden.shape[1], None)
+            mask = self._whole_mask()
+            mask = mask.expand(valid.shape[0], *mask.shape[1:])
+            slots = torch.arange(mask.shape[3], device=mask.device)
+            visible = valid[:, None, None, :] | (slots == slots[valid.shape[1] - self.hidden.shape[1] :, None])
+            is_bool = mask.dtype == torch.bool
+            mask = mask & visible if is_bool else mask.masked_fill(~visible, torch.finfo(mask.dtype).min)
             arguments = {**arguments, _MASK: mask}
         return self.stock(self.hidden, **arguments)
 
@@ -175,10 +183,15 @@ class _Call:
         if n_tokens > 1:
             places = plan.columns[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3])
             mask = mask.gather(2, places)
-        if valid is None and plan.is_real is None:
-            return mask
-        seen = valid.index_select(0, plan.rows) if valid is not None else None
-        return _hide(mask, seen, n_slots - n_tokens, plan)
+        is_bool = mask.dtype == torch.bool
+        if valid is not None:
+            empty = ~valid.index_select(0, plan.rows)[:, None, None, :]
+            mask = mask.masked_fill(empty, False if is_bool else torch.finfo(mask.dtype).min)
+        if plan.is_real is not None:
+            slots = torch.arange(mask.shape[3], device=mask.device)
+            own = slots == (plan.columns + n_slots - n_tokens)[..., None]
+            mask = mask.masked_fill((own & ~plan.is_real[..., None])[:, None], True if is_bool else 0.0)
+        return mask
 
 
 def _dense(call: _Call, weights: torch.Tensor, runs: torch.Tensor | None) -> Any:
@@ -244,30 +257,6 @@ def _put_back(hidden: torch.Tensor, output: torch.Tensor, plan: Gathered) -> tor
         return hidden.index_copy(0, plan.rows, output)
     rows, columns, flat = plan.flat(output)
     return hidden.index_put((rows, columns), flat)
-
-
-def _hide(mask: torch.Tensor, valid: torch.Tensor | None, n_past: int, plan: Gathered | None) -> torch.Tensor:
-    """`mask`, (n_rows, n_heads or 1, n_queries, n_slots), without slots that hold nothing, (n_rows, n_slots).
-
-    A query whose own slot holds nothing sees itself all the same: nobody asks for its output, but without any slot its
-    softmax would be NaN, and so would be gradients.
-    """
-    slots = torch.arange(mask.shape[3], device=mask.device)
-    if plan is None:
-        assert valid is not None
-        mask = mask.expand(valid.shape[0], *mask.shape[1:])
-        own = slots == slots[n_past:, None]
-        visible = valid[:, None, None, :] | own
-        return mask & visible if mask.dtype == torch.bool else mask.masked_fill(~visible, torch.finfo(mask.dtype).min)
-    assert plan.columns is not None
-    if valid is not None:
-        empty = ~valid[:, None, None, :]
-        mask = mask.masked_fill(empty, False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min)
-    if plan.is_real is not None:
-        own = slots == (plan.columns + n_past)[..., None]
-        filler = (own & ~plan.is_real[..., None])[:, None]
-        mask = mask.masked_fill(filler, True if mask.dtype == torch.bool else 0.0)
-    return mask
 
 
 def _tensor(output: Any) -> torch.Tensor:

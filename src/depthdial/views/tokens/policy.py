@@ -292,15 +292,8 @@ def as_policy(policy: Any) -> TokenPolicy:
 
 
 def uniform_draws(seed: int, keys: torch.Tensor, positions: torch.Tensor, n_layers: int) -> torch.Tensor:
-    """Numbers in (0, 1) by counter: the same for a token however its sequence is batched, padded or cached.
-
-    Args:
-        seed: any integer.
-        keys: (n_sequences,) integers, one a sequence.
-        positions: (n_sequences, n_tokens).
-
-    Returns:
-        (n_layers, n_sequences, n_tokens) in float32.
+    """Numbers in (0, 1) by counter, (n_layers, n_sequences, n_tokens) in float32, for keys (n_sequences,) and positions
+    (n_sequences, n_tokens): the same for a token however its sequence is batched, padded or cached.
     """
     layers = torch.arange(n_layers, device=positions.device)
     mixed = _mix(torch.full_like(keys, seed % _BITS31) + (keys & _BITS31))
