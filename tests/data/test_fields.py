@@ -134,6 +134,7 @@ TALK = (("system", "S"), ("user", "U"), ("assistant", "A"))
         ({"messages": chat(*TALK[1:])}, Example("", "U", "", "A")),  # one user message is a plain prompt
         ({"id": "7", "conversations": [{"from": "human", "value": "U"}]}, Example("7", "U", "", None)),
         ({"prompt": chat(*TALK[:2]), "completion": chat(TALK[2])}, Example("", "U", "", "A", (), TALK[:2])),
+        ({"prompt": chat(*TALK), "completion": " "}, Example("", "U", "", "A", (), TALK[:2])),  # the reply it ends with
         ({"prompt": "U", "chosen": chat(*TALK[1:]), "rejected": chat(("assistant", "B"))}, Example("", "U", "", "A")),
         ({"chosen": chat(*TALK[1:]), "rejected": chat(("assistant", "B"))}, Example("", "U", "", "A")),
         ({"prompt": "P", "messages": chat(*TALK)}, Example("", "U", "", "A", (), TALK[:2])),

@@ -93,9 +93,11 @@ class Method(Protocol):
 
     def pieces(self, problem: Problem, memory: Memory) -> int:
         """How many pieces of work are left, for a progress bar."""
+        ...
 
     def find(self, problem: Problem, memory: Memory, advance: Callable[[float], None]) -> Found:
         """Search; `memory` is updated after every finished step; a stopped search resumes from it."""
+        ...
 
 
 @dataclass
