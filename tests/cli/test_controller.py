@@ -279,7 +279,7 @@ def test_a_fit_that_the_model_does_not_fit(refused, places, arguments, complaint
         ({"controller.json": "{"}, "is not a readable controller file"),
         ({"controller.json": "[]"}, "is not a controller file"),
         ({"controller.json": '{"format": "depthdial-controller", "version": 9}'}, "is of version 9"),
-        ({"controller.json": '{"format": "depthdial-controller", "version": 2}'}, "is damaged"),
+        ({"controller.json": '{"format": "depthdial-controller", "version": 2}'}, "is a damaged controller file"),
         ({"controller.json": None}, "There is no"),
         ({"controller.json": None, "controller.safetensors": "x"}, "is not a readable safetensors file"),
     ],

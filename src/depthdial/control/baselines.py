@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -28,17 +28,18 @@ class Learned:
 
     Attributes:
         fits: of each seed; prices are set on their calibrations.
-        sees: the columns of (n, n_features) features that they are given.
+        length_only: they are given the prompt's length in place of all features.
         ignores: `steps` or `quality`, of which the mean over the rows of the fit is then taken for every sequence.
     """
 
     fits: tuple[FittedController, ...]
-    sees: Callable[[np.ndarray], np.ndarray]
+    length_only: bool = False
     ignores: str | None = None
 
     def predict(self, features: np.ndarray) -> tuple[Prediction, ...]:
         """Of each seed, for (n, n_features) features."""
-        return tuple(self._seen(one.predict(self.sees(features)), one.calibration) for one in self.fits)
+        given = _length_columns(features) if self.length_only else features
+        return tuple(self._seen(one.predict(given), one.calibration) for one in self.fits)
 
     def known(self) -> tuple[Prediction, ...]:
         """The calibration of each seed, without what is ignored."""
@@ -62,10 +63,7 @@ def learn_again(
 
     Args:
         fitted: the rows that the controller was fitted to.
-        rivals: kinds of predictors; the controller's own is not its rival.
-
-    Raises:
-        InputError: if a kind is unknown, or cannot be fitted here.
+        rivals: kinds of predictors, refused where they cannot be fitted here; the controller's own is not its rival.
     """
     card, own, n = controller.card, controller.predictor.kind, len(fitted.features)
     kinds = {CONTROLLER: own, **{f"{kind} instead": kind for kind in rivals if kind != own}}
@@ -81,9 +79,7 @@ def learn_again(
             found[name].append(fit_rows(fitted, card, again(predictor=kind), keep))
         alone = again(predictor="ridge" if _varies(short.features[keep, 0], n_folds) else "mean")
         found[LENGTH_ONLY].append(fit_rows(short, card, alone, keep, (slice(0, short.features.shape[1]),)))
-    learned = {
-        name: Learned(tuple(each), _length_columns if name == LENGTH_ONLY else _all_columns) for name, each in found.items()
-    }
+    learned = {name: Learned(tuple(each), length_only=name == LENGTH_ONLY) for name, each in found.items()}
     if card.cost_unit != LAYERS:  # of layers by sequence the length of answers is ignored anyway
         learned[NO_STEPS] = replace(learned[CONTROLLER], ignores="steps")
         learned[NO_QUALITY] = replace(learned[CONTROLLER], ignores="quality")
@@ -100,7 +96,3 @@ def _length_columns(features: np.ndarray) -> np.ndarray:
     """The logarithm of the prompt's length and its square."""
     length = features[:, :1].astype(float)
     return np.concatenate([length, length**2], axis=1)
-
-
-def _all_columns(features: np.ndarray) -> np.ndarray:
-    return features

@@ -38,11 +38,7 @@ class ChoosingDepth(Depth):
         return self.controller.card.n_layers
 
     def pick(self, predicted: Prediction) -> np.ndarray:
-        """(n,) places of the routes that are worth their price, of n sequences in order of arrival.
-
-        Raises:
-            InputError: for a bare array: what a route costs depends on the steps that it is predicted to take.
-        """
+        """(n,) places of the routes that are worth their price, of n sequences in order of arrival."""
         return self.pick_at(predicted)[0]
 
     def prepare(self, session: Session, asked: Asked) -> None:

@@ -185,8 +185,8 @@ class SequenceController(FittedController, ChoosingDepth):
     @classmethod
     def _of(cls, path: Path, document: dict[str, Any]) -> tuple[SequenceController, Certificate | None]:
         """The controller of a document and the arrays in a file, at its stored price, and its certificate."""
-        arrays = _arrays(path)
         card, price, kept = ControllerCard.from_dict(document), float(document["price"]), document["certificate"]
+        arrays = _arrays(path)
         calibration = Prediction(arrays.pop(CALIBRATION), arrays.pop(CALIBRATION_STEPS))
         predictor = _restored(document["predictor"], arrays, PREDICTOR)
         steps_predictor = _restored(document["steps_predictor"], arrays, STEPS)

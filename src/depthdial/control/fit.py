@@ -55,9 +55,6 @@ class FitSettings:
         batch_size: sequences run together.
         n_folds: of cross-validation.
         allow_searched_rows: also take rows that routes were searched on, or the model trained on.
-
-    Raises:
-        InputError: for an invalid value.
     """
 
     budget: Budget = "80%"
@@ -142,11 +139,7 @@ def measure_for(
     identity: ModelIdentity | None,
     progress: bool,
 ) -> MeasuredRows:
-    """Rows to judge a controller by, measured as those that it was fitted to.
-
-    Raises:
-        InputError: if the task shares a prompt with the fit, its prompts are made otherwise, or the model is another one.
-    """
+    """Rows to judge a controller by, measured as those that it was fitted to, and none of them; on its own model alone."""
     controller.check(model)
     require_unseen(controller, task, model)
     card, template = controller.card, resolve_template(task.template, tokenizer)
@@ -178,10 +171,9 @@ def fit_rows(
 
     `card` says what it is for; its scores are filled in here.
     """
-    values, steps = rows.values(card.metric, card.routes), rows.steps(card.routes)
-    features = rows.features
-    if keep is not None:
-        values, steps, features = values[keep], steps[keep], features[keep]
+    kept = slice(None) if keep is None else keep
+    tables = rows.values(card.metric, card.routes), rows.steps(card.routes), rows.features
+    values, steps, features = (table[kept] for table in tables)
     mean_steps = float(steps[:, card.full].mean())
     if not mean_steps:
         raise InputError(

@@ -65,8 +65,7 @@ class CertifiedRows:
     def require_untried(self, plans: Sequence[CertificationPlan], prompts: Collection[str]) -> None:
         """Refuse plans on rows that their controller was certified on by another plan, or together with other rows.
 
-        Raises:
-            InputError: with how many rows there are; or if the controller's folder, where they are kept, is read-only.
+        A controller's folder, where they are kept, must not be read-only.
         """
         if plans and self.folder is not None and self.folder.is_dir() and not os.access(self.folder, os.W_OK):
             raise InputError(

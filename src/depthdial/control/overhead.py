@@ -69,8 +69,7 @@ def time_choosing(
 ) -> ChoosingTime:
     """Time a controller on some prompts, one by one; the first two warm the machine up and do not count.
 
-    Raises:
-        InputError: if there is no prompt, or no answer is longer than the one token that comes out of the prompt's pass.
+    One answer at least must be longer than the one token that comes out of the prompt's pass.
     """
     session, spec = Session.of(model, tokenizer).untouched, controller.card.features
     pooled, chosen, plain, steps, tokens = [], [], [], [], []

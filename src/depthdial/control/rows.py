@@ -108,11 +108,7 @@ def measure_rows(
 
 
 def read_measured(folder: Path, spec: FeatureSpec, prompts: Sequence[str]) -> MeasuredRows:
-    """The rows that `measure_rows` left in a folder; `prompts` are their hashes, in order.
-
-    Raises:
-        InputError: if they are gone, or are not those of these prompts.
-    """
+    """The rows that `measure_rows` left in a folder; InputError if they are gone, or not of the prompts of these hashes."""
     try:
         features = read_features(load_rows(folder / FEATURES), spec)
         table = load_rows(folder / SCORES)

@@ -8,6 +8,7 @@ mixtures, what each way costs and is worth, and the oracles at that cost.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -79,6 +80,11 @@ class Draws:
         """(n_draws, ..) cost of what (n, ..) was spent."""
         return ratios(self.weights, table, self.bases)
 
+    @cached_property
+    def fixed(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n_draws, n_routes) values and costs of each route for every sequence."""
+        return self.value(self.values), self.cost(self.costs)
+
     def chosen(self, choices: np.ndarray, overhead: float) -> Reached:
         """What choices (n, n_seeds, n_budgets) reach, where choosing itself costs `overhead` per sequence."""
         rows = np.arange(len(choices))[:, None, None]
@@ -86,18 +92,14 @@ class Draws:
 
     def blind(self, choices: np.ndarray) -> Reached:
         """The same shares of routes handed to the sequences at random (expected value), which costs no overhead."""
-        fixed_values, fixed_costs = self.value(self.values), self.cost(self.costs)
         shares = self.mean((choices[..., None] == np.arange(self.values.shape[1])).astype(float))
-        value, cost = (np.einsum("dsbr,dr->dsb", shares, fixed) for fixed in (fixed_values, fixed_costs))
-        return self._reached(value, cost)
+        return self._reached(*(np.einsum("dsbr,dr->dsb", shares, fixed) for fixed in self.fixed))
 
     def mixture(self, costs: np.ndarray) -> np.ndarray:
         """The static mixture at costs (n_draws, ..) of each draw; below the cheapest route that route itself."""
-        fixed_values, fixed_costs = self.value(self.values), self.cost(self.costs)
-        hull = merge_increments(fixed_values, fixed_costs).hull.astype(np.intp)
-        return interpolated(
-            costs, np.take_along_axis(fixed_costs, hull, axis=1), np.take_along_axis(fixed_values, hull, axis=1)
-        )
+        hull = merge_increments(*self.fixed).hull.astype(np.intp)
+        values, at = (np.take_along_axis(fixed, hull, axis=1) for fixed in self.fixed)
+        return interpolated(costs, at, values)
 
     def oracle(self, guesses: np.ndarray, costs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """What the budgeted oracle on guesses (n, n_routes) is paid at costs (n_draws, ..) of each draw.

@@ -154,10 +154,6 @@ class ControllerScore:
     def controller(self) -> MethodScore:
         return self.methods[0]
 
-    def gap(self, name: str = PREDICTABLE) -> GapScore | None:
-        """The gap to one of the oracles; None if it was not scored."""
-        return next((gap for gap in self.gaps if gap.name == name), None)
-
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, ready for JSON; `from_dict` restores the score."""
         return dump(self)
@@ -165,9 +161,10 @@ class ControllerScore:
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ControllerScore:
         """The score that `to_dict` wrote; InputError if fields are missing or unknown."""
-        if document.get("mixed") is not None:  # scores of before had this field
-            raise InputError("This is not a stored score of a controller of today: its mixture was decided on other rows.")
-        return load(cls, {name: part for name, part in document.items() if name != "mixed"}, "score of a controller")
+        known = {
+            name: part for name, part in document.items() if (name, part) != ("mixed", None)
+        }  # an empty field of before
+        return load(cls, known, "score of a controller")
 
 
 def score_controller(
@@ -241,7 +238,7 @@ def score_controller(
         others = checked_numbers(known, "known", (n, n_routes, None))
         oracles[PREDICTABLE] = guessed_values(table, others, n_folds, folding)
     oracles[ORACLE] = table
-    own, fixed_values = reached[CONTROLLER], draws.value(draws.values)
+    own, (fixed_values, fixed_costs) = reached[CONTROLLER], draws.fixed
     gaps = [_gap_score(name, own, draws.oracle(guess, own.costs, tying), confidence) for name, guess in oracles.items()]
     return ControllerScore(
         metric=metric,
@@ -253,7 +250,7 @@ def score_controller(
         methods=tuple(_method_score(name, reached[name], own, confidence) for name in reached),
         gaps=tuple(gaps),
         shares=np.stack([(choices[CONTROLLER] == route).mean(axis=(0, 1)) for route in range(n_routes)], axis=1),
-        fixed=fixed_routes(routes, draws.cost(draws.costs)[0], fixed_values[0], fixed_values[1:], confidence),
+        fixed=fixed_routes(routes, fixed_costs[0], fixed_values[0], fixed_values[1:], confidence),
         curves=_curves(draws, oracles, confidence, tying),
         calibration=calibrated(tuple(routes), guesses[CONTROLLER], table),
         n_sequences=n,
@@ -318,7 +315,7 @@ def _gap_score(name: str, own: Reached, paid: np.ndarray, confidence: float) -> 
 
 
 def _curves(draws: Draws, oracles: Mapping[str, np.ndarray], confidence: float, rng: np.random.Generator) -> Curves:
-    means = draws.cost(draws.costs)[0]
+    means = draws.fixed[1][0]
     at = np.unique(np.concatenate([np.linspace(means.min(), means.max(), _DRAWN_POINTS), means]))
     everywhere = np.tile(at, (len(draws.weights), 1))
     paid = {name: draws.oracle(guess, everywhere, rng) for name, guess in oracles.items()}

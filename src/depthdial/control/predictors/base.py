@@ -55,11 +55,7 @@ class Predictor(ABC):
         return self.sizes["n_routes"]
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """(n, r) predicted values, float64, of (n, f) features.
-
-        Raises:
-            InputError: for another number of features than were fitted on, or features that are not finite.
-        """
+        """(n, r) predicted values, float64, of (n, f) finite features, which are as many as were fitted on."""
         table = _numbers(features, "Features")
         if table.shape[1] != self.n_features:
             raise InputError(
@@ -78,11 +74,7 @@ class Predictor(ABC):
 
     @classmethod
     def restore(cls, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
-        """The predictor that `settings()` and `arrays()` were taken of: it predicts the same, bit for bit.
-
-        Raises:
-            InputError: if they do not belong together or are damaged.
-        """
+        """The predictor that `settings()` and `arrays()` were taken of, bit for bit; InputError if they are damaged."""
         return cls(**cls.stored_arrays(settings, arrays))
 
     @classmethod
@@ -105,11 +97,7 @@ class Predictor(ABC):
 def checked_tables(
     features: np.ndarray, values: np.ndarray, groups: Sequence[slice] | None
 ) -> tuple[np.ndarray, np.ndarray, tuple[slice, ...]]:
-    """Features and values to learn from, as float64, and the groups that the columns fall into (by default one).
-
-    Raises:
-        InputError: for tables that do not fit each other, too few rows, or groups that do not part the columns.
-    """
+    """Features and values to learn from, as float64, and the groups that the columns fall into (by default one)."""
     table, targets = _numbers(features, "Features"), _numbers(values, "Values")
     if len(table) != len(targets):
         raise InputError(f"Features have {len(table)} rows but values have {len(targets)}: give one row of each a sequence.")

@@ -58,11 +58,7 @@ def fit_predictor(
 
 
 def restore_predictor(kind: str, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Predictor:
-    """The predictor whose kind, `settings()` and `arrays()` were stored; it predicts the same, bit for bit.
-
-    Raises:
-        InputError: for an unknown kind, or settings and arrays that are damaged.
-    """
+    """The predictor whose kind, `settings()` and `arrays()` were stored; it predicts the same, bit for bit."""
     return _class_of(kind).restore(settings, arrays)
 
 
@@ -79,9 +75,6 @@ def cross_validated(
 
     Everything that is learned, standardising, components and hyperparameters too, is learned anew inside each fold. Folds
     depend on n, n_folds and seed alone: kinds and feature sets are compared on the same ones.
-
-    Raises:
-        InputError: as `fit_predictor`, and for a number of folds that cannot be.
     """
     learner = _class_of(kind)
     table, targets, parts = checked_tables(features, values, groups)

@@ -64,9 +64,6 @@ class Projection(NamedTuple):
 
         The components' variances are 1 on average and keep their ratios: blowing them up to 1 each (whitening) would give
         directions of mere noise the weight of the strongest.
-
-        Raises:
-            InputError: if every column is constant.
         """
         standard = Standardiser.of(features)
         wide = np.zeros(features.shape[1], dtype=bool)
