@@ -219,6 +219,7 @@ def study(
     from depthdial.report.study.tables import headline
     from depthdial.routes import split_routes
     from depthdial.studies.study import study as run
+    from depthdial.views.adapted import adapted_view
 
     # The built-in texts are this project's own.
     texts = {"keep_text": True} if source.is_builtin else {}
@@ -239,7 +240,7 @@ def study(
     result = run(
         loaded,
         tokenizer,
-        adapted=loading.load()[0] if loading.adapter else None,
+        adapted=adapted_view(loaded, loading.adapter, loading.model) if loading.adapter else None,
         task=sequences,
         calibration=prompts,
         controller_rows=learned,

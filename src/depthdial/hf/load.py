@@ -129,7 +129,7 @@ def load(
     )
     label = os.fspath(name)
     if adapter is not None:
-        adapter = check_adapter(shipped_adapter(label) if adapter == "elastic" else Path(adapter).expanduser())
+        adapter = resolve_adapter(adapter, label)
     kind = resolve_name(name)
     if revision is not None and kind != "hub":
         raise InputError(f"The option revision= is for Hub ids, and {label} is not one: leave it out.")
@@ -210,6 +210,15 @@ def _placement(device: str | torch.device | None, device_map: DeviceMap | None) 
     if wanted.type == "cuda" and (wanted.index or 0) >= n_devices:
         raise InputError(f"There is no device {wanted}: PyTorch finds {n_devices} CUDA device(s), counted from 0.")
     return {"": str(wanted)}
+
+
+def resolve_adapter(adapter: str | os.PathLike[str], label: str) -> Path:
+    """The folder of an adapter: `elastic` is the one that ships for the model of that label.
+
+    Raises:
+        InputError: if there is none, or it is damaged.
+    """
+    return check_adapter(shipped_adapter(label) if adapter == "elastic" else Path(adapter).expanduser())
 
 
 def _load_folder(

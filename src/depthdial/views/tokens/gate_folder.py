@@ -9,10 +9,9 @@ from depthdial.errors import InputError
 from depthdial.hf.adapter import compare_weights
 from depthdial.hf.architectures import unwrap
 from depthdial.hf.facts import ModelFacts
-from depthdial.hf.load import with_adapter
 from depthdial.hf.untouched import adapter_modules
+from depthdial.views.adapted import adapted_view
 from depthdial.views.tokens.gates import GATES_FILE, TokenGates
-from depthdial.views.view import quiet_view
 
 _ADAPTER_FILE = "adapter_config.json"
 
@@ -53,7 +52,7 @@ def load_gates(folder: Path | str, model: Any, *, weights_hash: str | None = Non
                 f"{gates.base.weights_hash[:12]}), and this model holds others ({held}): load that model, or train gates "
                 "for this one."
             )
-    if has_adapter:  # on a view: PEFT puts its layers into the very modules that it is given
-        model = with_adapter(quiet_view(base, range(facts.n_layers)), folder, facts.name).eval()
+    if has_adapter:
+        model = adapted_view(base, folder, facts.name)
     gates.to(next(base.get_input_embeddings().parameters()).device)
     return model, gates.eval().requires_grad_(False)
