@@ -31,7 +31,7 @@ def oracle(
     from depthdial.oracles.costs import LAYER_STEPS
     from depthdial.oracles.oracle import oracle as choose
     from depthdial.oracles.predictable import predictable_oracle
-    from depthdial.report.study.tables import oracle_table, predictable_table
+    from depthdial.report.study.tables import oracle_table
     from depthdial.rows.store import count_samples
     from depthdial.studies.study import keep_oracle, keep_predictable, one_row_each, read_study_rows
 
@@ -59,6 +59,6 @@ def oracle(
     typer.echo(f"curve: {keep_oracle(folder, curve, weight_by)}")
     if predictable is not None:
         told = f"chosen on {predictable.chosen_on[-1]} of {n_samples} samples, judged by the others"
-        print_rows(f"Predictable oracle by {metric}: {told}", predictable_table(predictable))
+        print_rows(f"Predictable oracle by {metric}: {told}", oracle_table(predictable))
         typer.echo(f"curve: {keep_predictable(folder, predictable)}")
     say_next("report", folder)

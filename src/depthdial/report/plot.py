@@ -38,14 +38,12 @@ def plot(result: Any, path: Path | str | None = None) -> Figure:
     Raises:
         InputError: if there is no figure of such a result, or the path has another ending or cannot be written.
     """
-    draw = _DRAW.get(type(result))
-    if draw is None:
-        columns = getattr(result, "column_names", None) or getattr(result, "columns", ())
-        if "cosine_final" not in columns:
-            raise InputError(f"Cannot plot {type(result).__name__}: give an oracle's curve or the rows of dd.similarity.")
+    if type(result) in _DRAW:
+        figure = _DRAW[type(result)](result)
+    elif "cosine_final" in (getattr(result, "column_names", None) or getattr(result, "columns", ())):
         figure = draw_similarity(gather(result))
     else:
-        figure = draw(result)
+        raise InputError(f"Cannot plot {type(result).__name__}: give an oracle's curve or the rows of dd.similarity.")
     if path is not None:
         save_figure(figure, Path(path))
     return figure

@@ -18,7 +18,7 @@ import pytest
 from depthdial.errors import InputError
 from depthdial.report.kit.tables import cell_text
 from depthdial.report.pages import write_report
-from depthdial.report.study.tables import headline, predictable_table, similarity_table
+from depthdial.report.study.tables import headline, oracle_table, similarity_table
 from depthdial.report.study.verdict import decide
 from depthdial.rows.store import UnitStore
 
@@ -230,7 +230,7 @@ def test_sampled_answers_have_a_section_of_their_own(sampled: Any) -> None:
     read = _Reader(write_report(sampled.folder).read_text())
     assert "Sequences: 20, 4 sampled answers to each." in read.text
     assert "F-measure of the sampled answers (their mean)" in read.text and "the first of 4 samples" in read.text
-    expected = [[cell_text(name, value) for name, value in row.items()] for row in predictable_table(sampled.curve)]
+    expected = [[cell_text(name, value) for name, value in row.items()] for row in oracle_table(sampled.curve)]
     assert expected in [table[1:] for table in read.tables]
     assert any(row[0].startswith("★ predictable oracle") for row in read.tables[0])
     assert (sampled.folder / "figures" / "predictable-rouge_l.png").exists()

@@ -38,9 +38,8 @@ COST_NAMES = {
 
 def short_name(metric: str) -> str:
     """A metric's name for a title."""
-    return {"kl": "KL", "nll": "NLL", "agreement": "Agreement"}.get(
-        metric, METRIC_NAMES.get(metric, metric).partition(" (")[0]
-    )
+    short = {"kl": "KL", "nll": "NLL", "agreement": "Agreement"}
+    return short.get(metric, METRIC_NAMES.get(metric, metric).partition(" (")[0])
 
 
 def label_cost(axes: Axes, cost: str, suffix: str = "") -> None:
@@ -78,7 +77,7 @@ def draw_fixed(axes: Axes, fixed: Sequence[FixedRoute], colors: Sequence[Any] = 
         look: dict[str, Any] = {"marker": styles[family_of(route.route)].marker, "markersize": 6}
         axes.plot(route.cost, route.value, **look, color=color, markeredgecolor=BLACK, linestyle="none", zorder=5)
     named = [route for route in fixed if route.route != unnamed] if len(fixed) <= LABELLED_ROUTES else []
-    place_labels(axes, [(route.cost, route.value) for route in named], [shortened(route.route) for route in named])
+    place_labels(axes, [(route.cost, route.value) for route in named], [route.route for route in named])
 
 
 def fill_shares(figure: Figure, axes: Axes, routes: Sequence[str], budgets: np.ndarray, shares: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from depthdial.report.kit.style import GRAY
+from depthdial.report.kit.style import GRAY, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def place_labels(axes: Axes, points: Sequence[tuple[float, float]], texts: Seque
     frame, marks = np.array(axes.get_window_extent(renderer).extents), axes.transData.transform(np.array(points))
     thin, ties, labels = _drawn(axes), np.empty((0, 2)), np.empty((0, 4))
     for own, point, text in zip(marks, points, texts, strict=True):
-        note = axes.annotate(text, point, xytext=(0, 0), textcoords="offset points", fontsize=8, zorder=6)
+        note = axes.annotate(shortened(text), point, xytext=(0, 0), textcoords="offset points", fontsize=8, zorder=6)
         extent = note.get_window_extent(renderer)
         size = np.array([extent.width, extent.height])
         others = marks[np.abs(marks - own).sum(axis=1) > _SAME_PIXELS]
@@ -93,5 +93,4 @@ def _overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 def _inside(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """(n_points, n_boxes): whether a point lies in a box."""
-    inside = (points[:, None] >= boxes[None, :, :2]) & (points[:, None] <= boxes[None, :, 2:])
-    return inside[:, :, 0] & inside[:, :, 1]
+    return ((points[:, None] >= boxes[:, :2]) & (points[:, None] <= boxes[:, 2:])).all(axis=2)

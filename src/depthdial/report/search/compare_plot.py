@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +25,9 @@ from depthdial.report.kit.style import (
 )
 from depthdial.report.search.comparison import Comparison, first_drops
 from depthdial.report.search.plot import draw_intervals
-from depthdial.report.study.routes_plot import fill_cells, shade, shade_key, tick_numbers
+from depthdial.report.study.routes_plot import layer_rows, shade_key
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # In the study's order. The fixed families keep the looks that they have everywhere.
@@ -57,7 +55,7 @@ def draw_importance_by_method(comparison: Comparison) -> Figure:
     with figure_style():
         figure = new_figure(1.15 + 0.26 * len(ranks))
         axes = figure.add_subplot()
-        _heat_map(axes, grid, comparison.families)
+        layer_rows(axes, comparison.families, grid)
         axes.set_xlabel("layer (number: how many layers the first route without it drops)")
         for row, places in enumerate(ranks):
             for layer, rank in enumerate(places):
@@ -80,7 +78,7 @@ def draw_kept_layers(comparison: Comparison) -> Figure:
             grid = np.zeros((n_methods, comparison.n_layers))
             for row, one in enumerate(comparison.at[size].values()):
                 grid[row, one.share_run > 0] = 1
-            _heat_map(axes, grid, comparison.at[size])
+            layer_rows(axes, comparison.at[size], grid)
             axes.set_title(f"{size} layers")
         panels[-1].set_xlabel("layer")
         shade_key(figure, [(1.0, "runs"), (0.0, "skipped")])
@@ -107,14 +105,6 @@ def draw_kl_by_method(comparison: Comparison) -> Figure:
         headed(figure, _kl_title(comparison))
         figure.legend(loc="outside lower center", ncols=3, handlelength=3)
     return figure
-
-
-def _heat_map(axes: Axes, grid: np.ndarray, names: Iterable[str]) -> None:
-    """Shades (n_names, n_layers), a row for each name."""
-    fill_cells(axes, grid.T, np.arange(grid.shape[1] + 1) - 0.5, shade)
-    axes.invert_yaxis()
-    axes.set_yticks(range(len(grid)), [shortened(name) for name in names])
-    tick_numbers(axes, "x", list(range(grid.shape[1])))
 
 
 def _method_looks(comparison: Comparison) -> dict[str, Look]:

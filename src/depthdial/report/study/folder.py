@@ -88,7 +88,10 @@ def read_folder(folder: Path | str, keep: float = KEEP) -> ResultFolder:
         if not (place / "rows.parquet").exists() or (not kind and "sweep" in rows):
             continue
         table = load_study_rows(path) if kind == "sweep" else load_rows(place)
-        kind = _kind(table, place)
+        columns = set(table.column_names)
+        if "route" not in columns or not {"cosine_final", "rouge_l", "agreement", "kl", "nll"} & columns:
+            raise InputError(f"{place / 'rows.parquet'} holds no result rows: give the --out folder of a sweep or a study.")
+        kind = "similarity" if "cosine_final" in columns else "sweep"
         if table.num_rows == 0:
             raise InputError(f"{place / 'rows.parquet'} holds no row: run the measurement again, on one sequence at least.")
         rows.setdefault(kind, table)
@@ -107,13 +110,6 @@ def read_folder(folder: Path | str, keep: float = KEEP) -> ResultFolder:
         _read(path / "timing.json", "timing"),
         keep,
     )
-
-
-def _kind(table: Any, place: Path) -> str:
-    names = set(table.column_names)
-    if "route" not in names or not {"cosine_final", "rouge_l", "agreement", "kl", "nll"} & names:
-        raise InputError(f"{place / 'rows.parquet'} holds no result rows: give the --out folder of a sweep or a study.")
-    return "similarity" if "cosine_final" in names else "sweep"
 
 
 def _read(path: Path, what: str) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,14 +85,11 @@ def draw_routes(names: Sequence[str], share_run: np.ndarray, title: str) -> Figu
     Args:
         share_run: (n_routes, n_layers) the share of sequences on which each layer runs.
     """
-    n_routes, n_layers = share_run.shape
+    n_routes = len(names)
     with figure_style():
         figure = new_figure(1.1 + 0.21 * n_routes)
         axes = figure.add_subplot()
-        fill_cells(axes, share_run.T, np.arange(n_layers + 1) - 0.5, shade)
-        axes.invert_yaxis()
-        tick_numbers(axes, "x", list(range(n_layers)))
-        axes.set_yticks(range(n_routes), [shortened(name) for name in names])
+        layer_rows(axes, names, share_run)
         counts = axes.secondary_yaxis("right")
         counts.set_yticks(range(n_routes), [f"{layers:g}" for layers in share_run.sum(axis=1)])
         counts.set_ylabel("layers run")
@@ -102,6 +99,14 @@ def draw_routes(names: Sequence[str], share_run: np.ndarray, title: str) -> Figu
         axes.set_title(title)
         shade_key(figure, _RUNS_OR_NOT if np.isin(share_run, (0, 1)).all() else _RUNS_AT_TIMES)
     return figure
+
+
+def layer_rows(axes: Axes, names: Iterable[str], shades: np.ndarray) -> None:
+    """Shades (n_names, n_layers), a row for each name."""
+    fill_cells(axes, shades.T, np.arange(shades.shape[1] + 1) - 0.5, shade)
+    axes.invert_yaxis()
+    axes.set_yticks(range(len(shades)), [shortened(name) for name in names])
+    tick_numbers(axes, "x", list(range(shades.shape[1])))
 
 
 def fill_cells(axes: Axes, grid: np.ndarray, edges: np.ndarray, color_of: Callable[[float], Color]) -> None:

@@ -90,7 +90,7 @@ def _sure(files: ResultFolder) -> Section | None:
     told += [f"Layers were searched on {n_searched} other sequences."] if n_searched else []
     if files.timed:
         repeats = max(one.speed.repeats for one in files.timed)
-        noisy = [one.route.name for one in files.timed if one.speed.repeats > 1 and one.speed.is_noisy]
+        noisy = [one.route.name for one in files.timed if one.speed.is_noisy]
         told.append(
             f"Time: {repeats} {'batches of the sweep itself' if full.times is None else 'rounds in turns'} at "
             f"batch {full.batch}. A speed is against the full model, its range over these repeats."
@@ -172,7 +172,7 @@ def _predictable(files: ResultFolder) -> Section | None:
             "sequence's routes no longer belong together. Points: one route for all sequences. Below: both bounds at a "
             f"budget of {budget_text(curve, shown_budget(curve))}, by the number of samples chosen on."
         )
-        rows = tables.predictable_table(curve)
+        rows = tables.oracle_table(curve)
         alt = "Two panels: quality of the predictable and the paper's oracle by budget; the two bounds by number of samples."
         pictures.append(Picture(f"predictable-{file_name(name)}", draw_predictable(curve), caption, alt))
         held.append(as_table(f"Predictable oracle by {name}: budgets and baselines", rows))

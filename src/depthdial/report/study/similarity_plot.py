@@ -16,46 +16,49 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COST_LABEL = "cost (% of the layers run)"
+# By column the title of its panel and what its axis counts.
+_PANELS = {
+    "cosine_final": ("final hidden states", "cosine similarity"),
+    "cosine_intermediate": ("intermediate hidden states, mean", "cosine similarity"),
+    "kl": ("KL divergence (log scale)", "KL (nats per token)"),
+    "agreement": ("greedy agreement", "share of tokens"),
+}
 
 
 def draw_similarity(routes: Sequence[RouteRows]) -> Figure:
     """Cosine similarity of the final and of the intermediate hidden states against cost, with 95% bands."""
-    panels = (("cosine_final", "final hidden states"), ("cosine_intermediate", "intermediate hidden states, mean"))
     told = _finding(routes, "cosine_final")
-    title = (
-        f"Cosine similarity of the final states{told}" if told else "Hidden states: cosine similarity to the full model's"
-    )
-    return _draw(routes, panels, "cosine similarity", title)
+    plain = "Hidden states: cosine similarity to the full model's"
+    title = f"Cosine similarity of the final states{told}" if told else plain
+    return _draw(routes, ("cosine_final", "cosine_intermediate"), title)
 
 
 def draw_fidelity(routes: Sequence[RouteRows]) -> Figure:
     """KL divergence from the full model's predictions (log scale) and greedy agreement, against cost."""
-    panels = (("kl", "KL divergence (log scale)"), ("agreement", "greedy agreement"))
     told = _finding(routes, "agreement")
     title = f"Agreement with the full model{told}" if told else "Predictions: distance from the full model's"
-    return _draw(routes, panels, None, title)
+    return _draw(routes, ("kl", "agreement"), title)
 
 
-def _draw(routes: Sequence[RouteRows], panels: Sequence[tuple[str, str]], label: str | None, title: str) -> Figure:
+def _draw(routes: Sequence[RouteRows], columns: Sequence[str], title: str) -> Figure:
     lines = family_lines(routes)
     styles = looks(lines)
     with figure_style():
         figure = new_figure(3.5)
-        axes_row = figure.subplots(1, len(panels), sharex=True)
-        for axes, (column, name) in zip(axes_row, panels, strict=True):
+        panels = figure.subplots(1, len(columns), sharex=True)
+        for axes, column in zip(panels, columns, strict=True):
             for family, points in lines.items():
                 costs = [100 * group[0].cost for group in points.values()]
                 _line(axes, costs, [pooled(group, column) for group in points.values()], styles[family], column == "kl")
-            axes.set_title(name, fontsize=9)
-            axes.set_xlabel(_COST_LABEL)
-            axes.set_ylabel(label or {"kl": "KL (nats per token)", "agreement": "share of tokens"}[column])
+            axes.set_title(_PANELS[column][0], fontsize=9)
+            axes.set_xlabel("cost (% of the layers run)")
+            axes.set_ylabel(_PANELS[column][1])
             if column == "kl":
                 log_heights(axes)
             else:
                 keep_to_range(axes, column)
         headed(figure, title)
-        handles, labels = axes_row[0].get_legend_handles_labels()
+        handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), handlelength=3.2)
     return figure
 

@@ -20,7 +20,6 @@ _ORDER = ("full", "elastic", "", "uls", "unified", "rls", "rls-wo1", "ee", "list
 # What `timing.json` calls the seconds of the rows.
 _TIMES = {"step_sec": "step_ms", "batch_prefill_sec": "ttft_ms"}
 HEADLINE_METRICS = ("rouge_l", "agreement", "kl", "nll")
-_NAMES = ("sequence_id", "route", "route_layers")
 
 
 @dataclass(frozen=True)
@@ -180,11 +179,12 @@ def gather(rows: Any, timing: Mapping[str, Any] | None = None) -> list[RouteRows
     Args:
         rows: a pyarrow.Table, a pandas.DataFrame or a dict of arrays, with the columns of a sweep or a similarity run.
         timing: a study's `timing.json`; of its batch sizes the smallest is taken.
-
-    Raises:
-        InputError: if a column is missing, there is no row, or rows of different models are mixed.
     """
-    columns = _columns(rows)
+    names = list(rows.column_names if hasattr(rows, "column_names") else rows.keys())
+    for name in ("sequence_id", "route", "route_layers", "n_layers"):
+        if name not in names:
+            raise InputError(f"The table has no column {name!r}: give the rows of `depthdial sweep` or `similarity`.")
+    columns = {name: _as_array(rows[name]) for name in names}
     if count_samples(rows):
         columns = mean_over_samples(columns)
     if not len(columns["route"]):
@@ -246,14 +246,6 @@ def _also_in(route: RouteRows, family: str) -> bool:
 def _rank(route: RouteRows) -> tuple[int, str, float]:
     is_known = route.family in _ORDER
     return _ORDER.index(route.family if is_known else ""), "" if is_known else route.family, -route.cost_layers
-
-
-def _columns(rows: Any) -> dict[str, np.ndarray]:
-    names = list(rows.column_names if hasattr(rows, "column_names") else rows.keys())
-    missing = [name for name in (*_NAMES, "n_layers") if name not in names]
-    if missing:
-        raise InputError(f"The table has no column {missing[0]!r}: give the rows of `depthdial sweep` or `similarity`.")
-    return {name: _as_array(rows[name]) for name in names}
 
 
 def _as_array(column: Any) -> np.ndarray:

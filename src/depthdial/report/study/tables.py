@@ -43,16 +43,21 @@ _HALF_LAYER = 0.5
 # What a headline may spend: layers, by decoding steps or by sequences.
 _DEPTH_COSTS = (LAYER_STEPS, LAYERS)
 # Of a curve's table the points, the columns and what the headline calls them.
-_CURVE_LINES: dict[type, tuple[tuple[str, str, str], ...]] = {
-    OracleCurve: (
+_CURVE_LINES = {
+    "oracle": (
         ("matches full", "oracle", "★ oracle, as good as full"),
         ("50%", "oracle", "oracle at 50%"),
         ("50%", "mixture", "best mixture at 50%"),
     ),
-    PredictableCurve: (
+    "predictable": (
         ("predictable matches full", "predictable", "★ predictable oracle, as good as full"),
         ("50%", "predictable", "predictable oracle at 50%"),
     ),
+}
+# What a curve's table holds beside it, in the order of a report's.
+_BESIDE = {
+    "oracle": ("best_fixed", "best_fixed_value", "mixture", "random", "permuted", "full"),
+    "predictable": ("plug_in", "plug_in_all", "permuted", "random", "mixture", "full"),
 }
 # Up to so many routes are listed one by one, more only at SIMILARITY_COSTS.
 _LISTED_ROUTES = 12
@@ -104,43 +109,21 @@ def similarity_table(rows: Any, costs: Sequence[float] | None = None) -> list[Ce
     return finished(table, COLUMNS, keep=("route", "layers", "cost_percent"))
 
 
-def oracle_table(curve: OracleCurve) -> list[Cells]:
-    """The oracle, and what it is held against, at the star and at 25, 50 and 75% of the full cost where that can be met."""
-    table, other = [], "mean_over_sequences" if curve.quality == "tokens" else "by_tokens"
-    for row in (row for row in curve.table() if row["oracle"] is not None):
-        star, n = row["point"] == "matches full", len(curve.sequence_ids)
-        budget = _with_ends(row, "budget", n)
-        table.append(
-            {
-                "point": "★ as good as full" if star else f"{row['point']} of full",
-                "budget": None if curve.cost == LAYER_STEPS else budget,
-                "cost_percent": _spent(budget, row["share_of_full"]),
-                "layers": None if curve.cost == LAYERS else row["layers"],
-                "ms": None if curve.cost == MS else row["ms"],
-                "oracle": _with_ends(row, "oracle", n),
-                "best_fixed": row["best_fixed"],
-                **{name: row[name] for name in ("best_fixed_value", "mixture", "random", "permuted", "full")},
-                **{other: row[other]},
-            }
-        )
-    return finished(table, COLUMNS, keep=("point", "cost_percent", "oracle"))
-
-
-def predictable_table(curve: PredictableCurve) -> list[Cells]:
-    """The predictable oracle and what it is held against, at the stars and at 25, 50 and 75% of the full cost."""
-    table = []
-    for row in curve.table():
-        budget = _with_ends(row, "budget", curve.n_sequences)
-        table.append(
-            {
-                "point": f"★ {row['point']}" if "matches" in row["point"] else f"{row['point']} of full",
-                "budget": None if curve.cost == LAYER_STEPS else budget,
-                "cost_percent": _spent(budget, row["share_of_full"]),
-                "predictable": _with_ends(row, "predictable", curve.n_sequences),
-                **{name: row[name] for name in ("plug_in", "plug_in_all", "permuted", "random", "mixture", "full")},
-            }
-        )
-    return finished(table, COLUMNS, keep=("point", "cost_percent", "predictable"))
+def oracle_table(curve: OracleCurve | PredictableCurve) -> list[Cells]:
+    """An oracle and what it is held against, at its stars and at 25, 50 and 75% of the full cost where that can be met."""
+    table, name = [], _name(curve)
+    for row in (row for row in curve.table() if row[name] is not None):
+        point, budget = row["point"], _with_ends(curve, row, "budget")
+        star = "★ as good as full" if point == "matches full" else f"★ {point}"
+        cells: Cells = {"point": star if "matches" in point else f"{point} of full"}
+        cells["budget"] = None if curve.cost == LAYER_STEPS else budget
+        cells["cost_percent"] = _spent(budget, row["share_of_full"])
+        cells["layers"] = None if curve.cost == LAYERS else row.get("layers")
+        cells["ms"] = None if curve.cost == MS else row.get("ms")
+        cells[name] = _with_ends(curve, row, name)
+        other = "mean_over_sequences" if getattr(curve, "quality", "") == "tokens" else "by_tokens"
+        table.append(cells | {beside: row[beside] for beside in _BESIDE[name]} | {other: row.get(other)})
+    return finished(table, COLUMNS, keep=("point", "cost_percent", name))
 
 
 def timing_table(timing: Mapping[str, Any] | None) -> list[Cells]:
@@ -158,16 +141,11 @@ def timing_table(timing: Mapping[str, Any] | None) -> list[Cells]:
 def importance_table(made_by: Mapping[str, Any]) -> list[Cells]:
     """Layer by layer: the KL of dropping it alone, and in which round the search dropped it."""
     importance, order, kl = (list(made_by.get(name) or []) for name in ("importance", "drop_order", "kl"))
-    n_layers = max(len(importance), max(order, default=-1) + 1)
-    rounds = {layer: i for i, layer in enumerate(order)}
-    table = [
-        {
-            "layer": str(layer),
-            "kl_alone": importance[layer] if layer < len(importance) else None,
-            "dropped": rounds[layer] + 1 if layer in rounds else None,
-            "kl_then": kl[rounds[layer]] if layer in rounds and rounds[layer] < len(kl) else None,
-        }
-        for layer in range(n_layers)
+    alone, rounds = dict(enumerate(importance)), {layer: i + 1 for i, layer in enumerate(order)}
+    then = dict(zip(order, kl, strict=False))
+    table: list[Cells] = [
+        {"layer": str(i), "kl_alone": alone.get(i), "dropped": rounds.get(i), "kl_then": then.get(i)}
+        for i in range(max([*alone, *order], default=-1) + 1)
     ]
     return finished(table, COLUMNS)
 
@@ -187,21 +165,25 @@ def _route_cells(route: RouteRows, metric: str | None, full: RouteRows | None) -
 def _curve_cells(curve: OracleCurve | PredictableCurve | None) -> list[Cells]:
     if curve is None or curve.cost not in _DEPTH_COSTS:
         return []
-    n = len(curve.sequence_ids) if isinstance(curve, OracleCurve) else curve.n_sequences
     rows, cells = {row["point"]: row for row in curve.table()}, []
-    for point, name, label in _CURVE_LINES[type(curve)]:
+    for point, name, label in _CURVE_LINES[_name(curve)]:
         row = rows.get(point, {})
-        value = _with_ends(row, name, n)
+        value = _with_ends(curve, row, name)
         if value is not None:
-            budget = _with_ends(row, "budget", n)
+            budget = _with_ends(curve, row, "budget")
             layers = budget if curve.cost == LAYERS else None if point == "50%" else row.get("layers")
             spent = _spent(budget, row["share_of_full"])
             cells.append({"route": label, "layers": layers, "cost_percent": spent, curve.metric: value})
     return cells
 
 
-def _with_ends(row: Mapping[str, Any], name: str, n: int) -> Interval | float | None:
+def _name(curve: OracleCurve | PredictableCurve) -> str:
+    return "oracle" if isinstance(curve, OracleCurve) else "predictable"
+
+
+def _with_ends(curve: OracleCurve | PredictableCurve, row: Mapping[str, Any], name: str) -> Interval | float | None:
     """A number of a curve's table as an interval, where the table has its ends."""
+    n = len(curve.sequence_ids) if isinstance(curve, OracleCurve) else curve.n_sequences
     mean, low, high = (row.get(key) for key in (name, f"{name}_low", f"{name}_high"))
     if mean is None or math.isnan(mean):
         return None
@@ -225,11 +207,8 @@ def _near(routes: Sequence[RouteRows], costs: Sequence[float]) -> list[RouteRows
     """For each cost, costliest first, the nearest route of each family, if it is near enough."""
     found: list[RouteRows] = []
     for cost in sorted(costs, reverse=True):
-        nearest: dict[str, RouteRows] = {}
-        for route in (route for route in routes if not route.is_full):
-            distance = abs(route.cost - cost)
-            is_near = distance <= max(0.05, _HALF_LAYER / route.n_layers) + 1e-9
-            if is_near and (route.family not in nearest or distance < abs(nearest[route.family].cost - cost)):
-                nearest[route.family] = route
-        found += [route for route in nearest.values() if route not in found]
+        shallow = sorted((route for route in routes if not route.is_full), key=lambda route: abs(route.cost - cost))
+        near = [route for route in shallow if abs(route.cost - cost) <= max(0.05, _HALF_LAYER / route.n_layers) + 1e-9]
+        nearest = {route.family: route for route in reversed(near)}
+        found += [route for route in routes if nearest.get(route.family) is route and route not in found]
     return found

@@ -10,17 +10,7 @@ import numpy as np
 
 from depthdial.report.kit.curves import METRIC_NAMES, short_name
 from depthdial.report.kit.labels import place_labels
-from depthdial.report.kit.style import (
-    GRAY,
-    Look,
-    figure_style,
-    headed,
-    keep_to_range,
-    look_key,
-    looks,
-    new_figure,
-    shortened,
-)
+from depthdial.report.kit.style import GRAY, Look, figure_style, headed, keep_to_range, look_key, looks, new_figure
 from depthdial.report.study.summary import RouteRows, Speed, full_of
 from depthdial.report.study.verdict import Verdict
 
@@ -58,10 +48,6 @@ class Timed:
     @property
     def ms(self) -> float:
         return self.yardstick_ms / self.speed.ratio
-
-    @property
-    def range_ms(self) -> tuple[float, float]:
-        return self.yardstick_ms / self.speed.high, self.yardstick_ms / self.speed.low
 
 
 def timed_routes(routes: Sequence[RouteRows]) -> list[Timed]:
@@ -117,7 +103,7 @@ def draw_quality_time(timed: Sequence[Timed], metric: str, verdict: Verdict | No
         _legend(figure, axes, styles.values())
         shown = [one for one in scored if one.route.name in named or len(scored) <= 4]
         points = [(100 / one.speed.ratio, one.route.mean(metric) or 0.0) for one in shown]
-        place_labels(axes, points, [shortened(one.route.name) for one in shown])
+        place_labels(axes, points, [one.route.name for one in shown])
     return figure
 
 
@@ -130,7 +116,8 @@ def draw_time_layers(timed: Sequence[Timed]) -> Figure:
         for one in timed:
             layers, look = one.route.cost_layers, styles[one.route.family]
             if not one.speed.is_noisy:
-                axes.plot([layers, layers], one.range_ms, color=GRAY, linewidth=1, zorder=3)
+                ends = [one.yardstick_ms / speed for speed in (one.speed.high, one.speed.low)]
+                axes.plot([layers, layers], ends, color=GRAY, linewidth=1, zorder=3)
             # Hollow, so that routes of equal depth, which take about the same time, do not hide each other.
             axes.plot(layers, one.ms, marker=look.marker, color=look.color, zorder=4, **_HOLLOW)
         fit, n_layers = affine_fit(timed), timed[0].route.n_layers

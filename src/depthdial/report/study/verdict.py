@@ -20,7 +20,7 @@ from depthdial.routes import Route
 from depthdial.stats.intervals import Interval, mean_interval
 
 KEEP = 0.95
-NAMES = {"rouge_l": "ROUGE-L", "agreement": "agreement"}
+_NAMES = {"rouge_l": "ROUGE-L", "agreement": "agreement"}
 # A route that keeps less than this is no choice, however fast.
 _FLOOR = 0.5
 _SHIPPED = ("smollm2-135m", "elastic")  # of other adapters the rows do not know the folder
@@ -56,7 +56,7 @@ class Choice:
     def speed_text(self) -> str:
         if self.speed is None:
             return "not timed"
-        if self.speed.repeats > 1 and self.speed.is_noisy:
+        if self.speed.is_noisy:
             return f"too noisy to tell ({self.speed.low:.2f}–{self.speed.high:.2f}×)"
         return f"{self.speed.ratio:.2f}× ({self.speed.range_text})"
 
@@ -110,26 +110,23 @@ def decide(
         keep: share of the full model's quality to keep, above 0 and at most 1.
         prompt_depth: of the sweep, for the command.
         timing: a study's `timing.json`, in place of the rows' own times.
-
-    Raises:
-        InputError: if `keep` is no such share, or rows are no sweep's.
     """
     share("keep", keep)
     routes = rows if isinstance(rows, list) else gather(rows, timing)
     full = full_of(routes)
     if full is None:
         return Verdict("No verdict: the full model is not among the routes, so sweep `full` beside them.")
-    metric = next((name for name in NAMES if (full.mean(name) or 0.0) > 0), None)
+    metric = next((name for name in _NAMES if (full.mean(name) or 0.0) > 0), None)
     if metric is None:
         return Verdict("No verdict: the rows score no answer, so sweep with the metrics rouge_l or agreement.")
-    found = [_choice(route, full, metric, prompt_depth) for route in routes if not route.is_full]
-    known = [choice for choice in found if choice is not None]
+    dropping = [route for route in routes if not route.is_full]
+    known = [choice for route in dropping if (choice := _choice(route, full, metric, prompt_depth)) is not None]
     where = f"On these {full.n_sequences} prompts" if full.n_sequences > 1 else "On this one prompt"
     if not known:
         return Verdict(f"{where} no route that drops layers was measured.", metric, keep)
     sure = [choice for choice in known if choice.kept.low >= keep]
     chosen = _cheapest(sure or [choice for choice in known if choice.kept.mean >= keep])
-    model, what = _loaded(full)[0] or "the model", f"the full model's {NAMES[metric]}"
+    model, what = _loaded(full)[0] or "the model", f"the full model's {_NAMES[metric]}"
     if chosen is None:
         best = max(known, key=lambda choice: choice.kept.mean)
         closest = f"{best.route.name} with {best.layers}, keeps {_told(best, metric)}"
@@ -201,7 +198,7 @@ def _told(choice: Choice, metric: str, what: str = "") -> str:
         told += f" and {percent(choice.agreement)} of its next tokens"
     if choice.speed is None:
         return f"{told}; its time was not measured beside the full model's"
-    if choice.speed.repeats > 1 and choice.speed.is_noisy:
+    if choice.speed.is_noisy:
         return f"{told}; measured times are {choice.speed_text}"
     return f"{told}, and decodes {choice.speed_text} as fast"
 
