@@ -30,17 +30,11 @@ _ANSWER_BATCH = 32
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """One sequence to train on.
-
-    Attributes:
-        id: that of the example.
-        prompt_ids: ends with the cue for the response.
-        response_ids: what is learned, with the end token unless the text was cut; at least one token.
-    """
+    """One sequence to train on: an example's prompt, which ends with the cue for the response, and what is learned."""
 
     id: str
     prompt_ids: tuple[int, ...]
-    response_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]  # at least one token; with the end token unless the text was cut
 
     @property
     def n_tokens(self) -> int:

@@ -18,15 +18,10 @@ _MARK = "depthdial_held"
 
 @dataclass(frozen=True)
 class Held:
-    """What a cache holds that a view has written to.
+    """What a cache holds that a view has written to."""
 
-    Attributes:
-        layers: those whose keys and values it holds, as the whole model numbers them.
-        n_full: how many columns, from the first on, have run every layer.
-    """
-
-    layers: tuple[int, ...]
-    n_full: int
+    layers: tuple[int, ...]  # as the whole model numbers them
+    n_full: int  # columns, from the first on, that have run every layer
 
 
 def mark(cache: Any, layers: Sequence[int], n_full: int) -> None:

@@ -44,15 +44,7 @@ def prompted_view(model: Any, route: Route | str) -> PreTrainedModel:
         >>> shallow = dd.prompted_view(model, "uls:50%")
         >>> _ = shallow.generate(**tokenizer("the cat", return_tensors="pt", return_token_type_ids=False), max_new_tokens=4)
     """
-    route = as_route(route, count_layers(model))
-    shallow = quiet_prompted_view(model, route)
-    warn_if_outside(model, route)
-    return shallow
-
-
-def quiet_prompted_view(model: Any, route: Route) -> PreTrainedModel:
-    """`prompted_view` without its warning."""
-    base = unwrap(model)
+    route, base = as_route(route, count_layers(model)), unwrap(model)
     shallow = quiet_view(base, route)
     if adapter_modules(base):  # a snapshot as well: whether adapters are on may change before the prompt comes
         base = quiet_view(base, range(route.n_layers))
@@ -66,4 +58,5 @@ def quiet_prompted_view(model: Any, route: Route) -> PreTrainedModel:
         "or a copy of it, and make the view after."
     )
     tell_prompts(shallow, functools.partial(reuse_for_route, route.layers, route.n_layers))
+    warn_if_outside(model, route)
     return shallow

@@ -41,18 +41,12 @@ _WRITERS = {
 
 
 class Shared:
-    """What the modules of one view share with its base.
-
-    Attributes:
-        top: the view; None for a copy of one, which shares nothing.
-        refusal: why the view cannot have other weights than its base: an error's sentence; None where it can.
-        has_tables: whether its modules have tables of parameters of their own (not where FSDP swaps what is in them).
-    """
+    """What the modules of one view share with its base."""
 
     def __init__(self) -> None:
-        self.top: nn.Module | None = None
-        self.refusal: str | None = None
-        self.has_tables = True
+        self.top: nn.Module | None = None  # the view; a copy of one shares nothing
+        self.refusal: str | None = None  # why the view cannot have other weights than its base
+        self.has_tables = True  # of parameters of its modules' own: not where FSDP swaps what is in them
         self._theirs: dict[int, nn.Parameter] = {}  # the base's own
         self._aliases: dict[int, nn.Parameter] = {}  # the view's own, on the base's memory
 

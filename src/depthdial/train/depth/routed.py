@@ -55,9 +55,6 @@ class RoutedModel(nn.Module):
             response_ids, response_mask: (n_sequences, n_tokens), right-padded; two tokens or more.
             layers: the route's.
             group: number of the batch; passes of one group have the same prompts and the same weights.
-
-        Returns:
-            (n_sequences, n_tokens, vocabulary), or n_tokens - 1 in the middle.
         """
         route = Route(layers, count_layers(self.model))
         if route.is_full or self.prompt_depth == "route":

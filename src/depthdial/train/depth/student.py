@@ -24,9 +24,6 @@ def student(model: Any, routes: Sequence[Route], settings: FinetuneSettings, *, 
 
     Only layers that some route runs are trained. An adapter (`lora`) is put on a view of the whole model: it shares the
     frozen weights, and the model itself has no adapter. With `full` the weights are copied, in float32.
-
-    Raises:
-        InputError: if the model has an adapter already.
     """
     with _unchanged(model) as base:
         skipped = sorted(set(range(decoder_stack(base).n_layers)).difference(*(route.layers for route in routes)))
@@ -64,23 +61,21 @@ def _trainable(model: Any, skipped: Sequence[int]) -> Any:
     if model.dtype in (torch.float16, torch.bfloat16):
         model.float()  # an update is often smaller than a half's rounding; mixed precision still computes in halves
     model.requires_grad_(True)
-    layers = decoder_stack(model).layers
     for i in skipped:
-        layers[i].requires_grad_(False)
+        decoder_stack(model).layers[i].requires_grad_(False)
     return model
 
 
 def _with_lora(base: Any, skipped: Sequence[int], settings: FinetuneSettings) -> Any:
-    adapted = _adapted(base, linear_targets(base, skipped), settings)
-    lost = unloadable(adapted, base)
-    if lost:  # before training, and not after it
+    lost: set[str] = set()
+    for _ in range(2):  # before training, and not after it
         adapted = _adapted(base, linear_targets(base, skipped, without=lost), settings)
-        still = unloadable(adapted, base)
-        if still:
-            raise InputError(
-                f"An adapter of {type(base).__name__} would not load again (PEFT loses {min(still)}): use method='full'."
-            )
-    return adapted
+        lost = unloadable(adapted, base)
+        if not lost:
+            return adapted
+    raise InputError(
+        f"An adapter of {type(base).__name__} would not load again (PEFT loses {min(lost)}): use method='full'."
+    )
 
 
 def _adapted(base: Any, targets: Sequence[str], settings: FinetuneSettings) -> Any:
@@ -96,8 +91,6 @@ def _adapted(base: Any, targets: Sequence[str], settings: FinetuneSettings) -> A
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing that a user can change
-        warnings.filterwarnings(
-            "ignore", "The following (rank|alpha)_pattern keys"
-        )  # PEFT's own, of experts that are not adapted
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys")  # of experts that are not adapted
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # of Conv1D, which PEFT then does right
         return get_peft_model(shell, config)

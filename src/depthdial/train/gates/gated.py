@@ -19,12 +19,10 @@ from depthdial.views.tokens.view import token_view
 
 
 class RelaxedGates(TokenPolicy):
-    """Gates that learn. Unlike other policies it keeps what it decided in the last pass, for the loss to look at.
+    """Gates that learn, at a `temperature` that is set before each pass.
 
-    Attributes:
-        temperature: of the soft decision; set it before a pass.
-        hard, odds: of the last pass, a layer at a time: (n_sequences, n_tokens) decisions without gradient, and log-odds of
-            running with one.
+    Unlike other policies it keeps, for the loss, what it decided in the last pass, a layer at a time:
+    (n_sequences, n_tokens) decisions without gradient (`hard`), and log-odds of running with one (`odds`).
     """
 
     name = "gates:training"
@@ -74,12 +72,9 @@ class GatedOutput(NamedTuple):
 
 
 class GatedModel(nn.Module):
-    """Teacher-forced logits of a response whose tokens go through the layers that gates choose.
+    """Teacher-forced logits of a response whose tokens go through the layers that gates choose; both are trained in place.
 
-    Args:
-        model: a PreTrainedModel or PEFT's wrapper of one; trained in place.
-        gates: trained with it.
-        key_values, prompt_depth: see `token_view`.
+    `model` may be PEFT's wrapper; `key_values` and `prompt_depth` are those of `token_view`.
     """
 
     # Says to Trainer that the loss is a mean over one batch, and accumulated as such.

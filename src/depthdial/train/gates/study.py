@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from depthdial.checks import also_named, share, whole
+from depthdial.checks import also_named, choice, share, whole
 from depthdial.errors import InputError
 from depthdial.rows.gates import TRAINED_CONTROLLERS
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.gates.settings import GateSettings
 from depthdial.views.tokens.cache import KeyValues
 
-_POSITIVE = (*("seeds", "tokens", "batch_size", "r", "exit_rows", "max_new_tokens", "eval_batch_size", "fidelity_tokens"),)
+_POSITIVE = ("seeds", "tokens", "batch_size", "r", "exit_rows", "max_new_tokens", "eval_batch_size", "fidelity_tokens")
 
 
 @also_named(rank="r")
@@ -76,9 +76,8 @@ class GatesStudySettings:
             raise InputError("A study needs at least 2 seeds, better 5: one training says nothing about the next.")
         for budget in (*self.budgets, self.other_budget):
             share("budget", budget)
-        unknown = next((name for name in (*self.inputs, *self.other_inputs) if name not in TRAINED_CONTROLLERS), None)
-        if unknown is not None:
-            raise InputError(f"Unknown gate input {unknown!r}: use some of {', '.join(TRAINED_CONTROLLERS)}.")
+        for name in (*self.inputs, *self.other_inputs):
+            choice("gate input", name, TRAINED_CONTROLLERS)
         if not self.budgets or not self.inputs:
             raise InputError("A study needs at least one budget and one gate input.")
         for name in ("budgets", "inputs", "other_inputs"):

@@ -65,19 +65,13 @@ class Gathered:
 
 
 class TokenCacheLayer(DynamicLayer):
-    """Keys and values of one layer.
-
-    Attributes:
-        n_slots: positions seen so far, whether or not their tokens left anything.
-        valid: (n_sequences, n_slots), the slots that may be attended to; None where all may.
-        plan: what the next `update` is about: see `expect`.
-    """
+    """Keys and values of one layer."""
 
     def __init__(self, layer: Any = None) -> None:
         super().__init__()
-        self.n_slots = 0
-        self.valid: torch.Tensor | None = None
-        self.plan = Gathered()
+        self.n_slots = 0  # positions seen so far, whether or not their tokens left anything
+        self.valid: torch.Tensor | None = None  # (n_sequences, n_slots), those that may be attended to; None where all may
+        self.plan = Gathered()  # what the next `update` is about
         self._room: Pair | None = None
         self._block: Pair | None = None
         self._past: Pair | None = None

@@ -272,11 +272,7 @@ class ConfidenceExit(TokenPolicy):
 
 
 def as_policy(policy: Any) -> TokenPolicy:
-    """A policy from a policy, a Route (or several), or a function of (layer, hidden states).
-
-    Raises:
-        InputError: for anything else.
-    """
+    """A policy from a policy, a Route (or several), or a function of (layer, hidden states); else InputError."""
     if isinstance(policy, TokenPolicy):
         return policy
     if isinstance(policy, Route) or (isinstance(policy, Sequence) and policy and all(isinstance(p, Route) for p in policy)):
