@@ -12,7 +12,7 @@ from depthdial.cli.console import spelled
 
 SHOW = (
     "from depthdial.cli.console import prepare_console; import typer, sys; prepare_console();"
-    "from depthdial.cli.options import print_table;"
+    "from depthdial.cli.console import print_table;"
     "typer.echo('█··█ ★ café – 10 × 2 \\udcff 你'); typer.echo('│ … →', err=True); print('★');"
     "print_table('T', ['a'], [['–']])"
 )

@@ -12,27 +12,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from depthdial.cli.console import prepare_console, show_notices
+from depthdial.cli import options
+from depthdial.cli.console import prepare_console, print_rows, say_next, show_notices
 from depthdial.cli.controller import app as controller
 from depthdial.cli.controller import print_scores, rows_to_fit, unsearched
 from depthdial.cli.gates import gate_depths, gates_study
 from depthdial.cli.generate import generate
-from depthdial.cli.options import (
-    CalibrationLimit,
-    CalibrationSplit,
-    ControllerLimit,
-    DataOptions,
-    Keep,
-    Limit,
-    ModelOptions,
-    OutFolder,
-    Routes,
-    RowsFolder,
-    out_file,
-    print_rows,
-    say_next,
-    with_bundles,
-)
 from depthdial.cli.oracle import oracle
 from depthdial.cli.rows import made_on, tell_rows, trained_rows
 from depthdial.cli.search import search, search_study
@@ -63,7 +48,7 @@ def routes(
     family: Annotated[str | None, typer.Option(help="ee, uls, rls, rls-wo1 or unified: every cost of it.")] = None,
     routes: Annotated[str | None, typer.Option(help="Routes, or a route family file, instead of a family.")] = None,
     seed: Annotated[int, typer.Option(help="Of a random family.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Also draw them: a .png or .svg file.", callback=out_file)] = None,
+    out: Annotated[Path | None, typer.Option(help="Also draw them: a .png or .svg file.", callback=options.out_file)] = None,
 ) -> None:
     """Print and plot which layers run (the paper's Figure 3)."""
     from depthdial.report.study.routes_plot import family_text, plot_family
@@ -93,14 +78,14 @@ SweepOptions = options_of(
 )
 
 
-@with_bundles
+@options.with_bundles
 def similarity(
-    loading: ModelOptions,
-    out: OutFolder,
-    source: DataOptions,
+    loading: options.ModelOptions,
+    out: options.OutFolder,
+    source: options.DataOptions,
     how: Annotated[Given, SimilarityOptions],
-    routes: Routes = None,
-    limit: Limit = None,
+    routes: options.Routes = None,
+    limit: options.Limit = None,
 ) -> None:
     """How close a route's hidden states stay to the full model's (Figures 1a, 4, 5); default: every cost of all families."""
     from depthdial.engine.depth import read_depths
@@ -128,17 +113,17 @@ def similarity(
     say_next("sweep", *loading.words, *source.words, "--depth", routes or "full,uls:80%,ee:80%", "--out", f"{out}-sweep")
 
 
-@with_bundles
+@options.with_bundles
 def sweep(
-    loading: ModelOptions,
-    out: OutFolder,
-    source: DataOptions,
+    loading: options.ModelOptions,
+    out: options.OutFolder,
+    source: options.DataOptions,
     how: Annotated[Given, SweepOptions],
-    routes: Routes = None,
+    routes: options.Routes = None,
     gates: Annotated[Path | None, typer.Option(help="Folder of train-gates: sweep its gates, sampled and argmax.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Default: rouge_l,nll,kl,agreement; of samples rouge_l.")] = None,
-    limit: Limit = None,
-    keep: Keep = 0.95,
+    limit: options.Limit = None,
+    keep: options.Keep = 0.95,
 ) -> None:
     """Run every sequence on every route: quality, theoretical cost and measured time, one row each."""
     from depthdial.engine.depth import read_depths
@@ -175,7 +160,7 @@ def sweep(
     say_next("oracle" if len(chosen) > 1 else "report", out)
 
 
-def report(folder: RowsFolder, keep: Keep = 0.95) -> None:
+def report(folder: options.RowsFolder, keep: options.Keep = 0.95) -> None:
     """Draw the figures of a folder's rows and write one self-contained page."""
     from depthdial.report.pages import kind_of, write_report
     from depthdial.report.study.folder import read_folder
@@ -198,17 +183,17 @@ StudyOptions = options_of(
 )
 
 
-@with_bundles
+@options.with_bundles
 def study(
-    loading: ModelOptions,
-    out: OutFolder,
-    source: DataOptions,
+    loading: options.ModelOptions,
+    out: options.OutFolder,
+    source: options.DataOptions,
     how: Annotated[Given, StudyOptions],
-    calibration_split: CalibrationSplit = None,
-    limit: Limit = None,
-    calibration_limit: CalibrationLimit = 16,
-    controller_limit: ControllerLimit = 0,
-    keep: Keep = 0.95,
+    calibration_split: options.CalibrationSplit = None,
+    limit: options.Limit = None,
+    calibration_limit: options.CalibrationLimit = 16,
+    controller_limit: options.ControllerLimit = 0,
+    keep: options.Keep = 0.95,
 ) -> None:
     """Search, similarity, sweep, oracle and report, in one folder; started again, it goes on.
 

@@ -1,4 +1,4 @@
-"""What the command line prints to: consoles that know few characters, and what the library says to its user.
+"""What the command line prints, and to what: tables, what to run next, what the library says; consoles of few characters.
 
 A console may know ASCII alone (`LC_ALL=C`), or a code page without bars and stars (Windows), and an argument may hold bytes
 that are no text. None of that may stop a command: characters are spelled with those that the console knows.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import io
 import logging
+import shlex
 import sys
 import unicodedata
 import warnings
@@ -31,6 +32,7 @@ _SPELLED = str.maketrans(
     }
 )
 _ERRORS = "depthdial-spelled"
+_WIDE = 130  # columns that a table with intervals needs
 
 
 def prepare_console() -> None:
@@ -92,3 +94,37 @@ class _Ascii(io.TextIOWrapper):
     def write(self, text: str) -> int:
         super().write(spelled(text))
         return len(text)
+
+
+def say_next(*words: object, err: bool = False) -> None:
+    """The command that a reader would run next, to be copied."""
+    typer.echo(f"Next: depthdial {shlex.join(map(str, words))}", err=err)
+
+
+def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    """A table of the report's rows, under the report's names; in a narrow terminal without the intervals."""
+    from depthdial.report.kit.tables import Column, cell_parts
+
+    parts = 1 if _console().width < _WIDE else 2
+    if rows:
+        cells = [[" ".join(filter(None, cell_parts(name, value)[:parts])) for name, value in row.items()] for row in rows]
+        print_table(title, [Column(name).label for name in rows[0]], cells)
+
+
+def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """A table on standard output; outside a terminal as wide as it needs to be."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    _console().print(table)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=200)

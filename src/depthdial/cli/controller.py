@@ -9,19 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from depthdial.cli.options import (
-    BatchSize,
-    CalibrationLimit,
-    DataOptions,
-    Limit,
-    ModelOptions,
-    OutFolder,
-    Routes,
-    print_rows,
-    print_table,
-    say_next,
-    with_bundles,
-)
+from depthdial.cli import options
+from depthdial.cli.console import print_rows, print_table, say_next
 from depthdial.cli.rows import made_on, tell_rows
 from depthdial.cli.settings import Given, options_of
 from depthdial.errors import InputError
@@ -43,14 +32,14 @@ EvaluationOptions = options_of(
 
 
 @app.command()
-@with_bundles
+@options.with_bundles
 def fit(
-    loading: ModelOptions,
-    out: OutFolder,
-    source: DataOptions,
+    loading: options.ModelOptions,
+    out: options.OutFolder,
+    source: options.DataOptions,
     how: Annotated[Given, FitOptions],
-    routes: Routes = None,
-    limit: Limit = None,
+    routes: options.Routes = None,
+    limit: options.Limit = None,
 ) -> None:
     """Learn from train rows how good each route's answer will be, and set a price for the budget."""
     from depthdial.control.controller import SequenceController
@@ -91,19 +80,19 @@ def fit(
 
 
 @app.command()
-@with_bundles
+@options.with_bundles
 def certify(
     folder: Folder,
-    loading: ModelOptions,
-    out: OutFolder,
-    source: DataOptions,
+    loading: options.ModelOptions,
+    out: options.OutFolder,
+    source: options.DataOptions,
     epsilon: Epsilon = 0.02,
     delta: Delta = 0.05,
     method: Annotated[
         str, typer.Option(help="betting, empirical_bernstein, hoeffding_bentkus, hoeffding, conformal_risk_control.")
     ] = "betting",
-    limit: Limit = None,
-    batch_size: BatchSize = 16,
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = 16,
 ) -> None:
     """Find a price at which the controller surely loses little, on rows that it has not seen, and save it at that price."""
     from depthdial.control.certify import certification_plan
@@ -136,18 +125,18 @@ def certify(
 
 
 @app.command()
-@with_bundles
+@options.with_bundles
 def evaluate(
     folder: Folder,
-    loading: ModelOptions,
-    out: OutFolder,
-    source: DataOptions,
+    loading: options.ModelOptions,
+    out: options.OutFolder,
+    source: options.DataOptions,
     how: Annotated[Given, EvaluationOptions],
     calibration_split: Annotated[
         str | None, typer.Option(help="Rows for certificates; default: validation, of a folder that has it.")
     ] = None,
-    limit: Limit = None,
-    calibration_limit: CalibrationLimit = 500,
+    limit: options.Limit = None,
+    calibration_limit: options.CalibrationLimit = 500,
 ) -> None:
     """Judge a controller on test rows: its gain at equal cost, its rivals, the oracles, certificates, and a report."""
     from depthdial.control.controller import SequenceController
@@ -194,7 +183,7 @@ def print_scores(scores: Any) -> None:
         typer.echo(certificate.statement)
 
 
-def _calibration_rows(source: DataOptions, split: str | None, limit: int) -> Any:
+def _calibration_rows(source: options.DataOptions, split: str | None, limit: int) -> Any:
     """The split that was asked for; the validation rows of a folder that has them; else none."""
     from depthdial.data.sources import has_split
 
@@ -206,7 +195,7 @@ def _calibration_rows(source: DataOptions, split: str | None, limit: int) -> Any
     return replace(source, split=split or "validation").read(limit)
 
 
-def rows_to_fit(source: DataOptions, n: int, used: Collection[str]) -> Any:
+def rows_to_fit(source: options.DataOptions, n: int, used: Collection[str]) -> Any:
     """The first `n` train sequences whose prompts' hashes are not in `used`, by a search or a training; None for 0."""
     if n == 0:
         return None

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from depthdial.cli.options import DataOptions, Limit, ModelOptions, OutFolder, print_rows, say_next, with_bundles
+from depthdial.cli.console import print_rows, say_next
+from depthdial.cli.options import DataOptions, Limit, ModelOptions, OutFolder, with_bundles
 from depthdial.cli.rows import made_on, tell_rows
 from depthdial.cli.settings import Given, options_of
 

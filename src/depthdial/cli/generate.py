@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from depthdial.cli.options import ModelOptions, NewTokens, PromptDepth, TemplateName, named_files, say_next, with_bundles
+from depthdial.cli.console import say_next
+from depthdial.cli.options import ModelOptions, NewTokens, PromptDepth, TemplateName, named_files, with_bundles
 from depthdial.errors import InputError
 
 _DEPTH = (

@@ -1,4 +1,4 @@
-"""Options that verbs share, in bundles, and tables on the screen.
+"""Options that verbs share, in bundles.
 
 A verb that takes a bundle (a dataclass of options) gets its fields as options of its own: see `with_bundles`.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -21,9 +20,6 @@ from depthdial.files import check_out_file, check_out_folder
 
 if TYPE_CHECKING:
     from depthdial.data.tasks import Task
-
-# A table with intervals needs so many columns.
-_WIDE = 130
 
 
 def _in(panel: str) -> Callable[..., Any]:
@@ -210,37 +206,3 @@ def _parameters(of: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 def _given(options: options_of, **values: Any) -> Given:
     return Given(options, values)
-
-
-def say_next(*words: object, err: bool = False) -> None:
-    """The command that a reader would run next, to be copied."""
-    typer.echo(f"Next: depthdial {shlex.join(map(str, words))}", err=err)
-
-
-def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    """A table of the report's rows, under the report's names; in a narrow terminal without the intervals."""
-    from depthdial.report.kit.tables import Column, cell_parts
-
-    parts = 1 if _console().width < _WIDE else 2
-    if rows:
-        cells = [[" ".join(filter(None, cell_parts(name, value)[:parts])) for name, value in row.items()] for row in rows]
-        print_table(title, [Column(name).label for name in rows[0]], cells)
-
-
-def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """A table on standard output; outside a terminal as wide as it needs to be."""
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(str, row))
-    _console().print(table)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=200)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from depthdial.cli.options import print_rows, say_next, with_bundles
+from depthdial.cli.console import print_rows, say_next
+from depthdial.cli.options import with_bundles
 from depthdial.cli.settings import Given, options_of
 from depthdial.errors import InputError
 

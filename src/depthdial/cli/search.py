@@ -8,19 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from depthdial.cli.options import (
-    CalibrationLimit,
-    CalibrationSplit,
-    DataOptions,
-    Limit,
-    ModelOptions,
-    OutFolder,
-    out_file,
-    print_rows,
-    print_table,
-    say_next,
-    with_bundles,
-)
+from depthdial.cli import options
+from depthdial.cli.console import print_rows, print_table, say_next
 from depthdial.cli.rows import made_on, tell_rows
 from depthdial.cli.settings import Given, options_of
 from depthdial.errors import InputError
@@ -34,13 +23,13 @@ SearchOptions = options_of(
 )
 
 
-@with_bundles
+@options.with_bundles
 def search(
-    loading: ModelOptions,
-    out: Annotated[Path, typer.Option(help="The route family file to write (.json).", callback=out_file)],
-    source: DataOptions,
+    loading: options.ModelOptions,
+    out: Annotated[Path, typer.Option(help="The route family file to write (.json).", callback=options.out_file)],
+    source: options.DataOptions,
     how: Annotated[Given, SearchOptions],
-    limit: Limit = 24,
+    limit: options.Limit = 24,
 ) -> None:
     """Find which layers a model can do without: a route for each number of layers, on calibration prompts."""
     from depthdial.search.run import make_method, search_routes
@@ -77,20 +66,20 @@ SearchStudyOptions = options_of(
 )
 
 
-@with_bundles
+@options.with_bundles
 def search_study(
-    loading: ModelOptions,
-    out: OutFolder,
-    source: DataOptions,
-    options: Annotated[Given, SearchStudyOptions],
-    calibration_split: CalibrationSplit = None,
-    limit: Limit = None,
-    calibration_limit: CalibrationLimit = 32,
+    loading: options.ModelOptions,
+    out: options.OutFolder,
+    source: options.DataOptions,
+    how: Annotated[Given, SearchStudyOptions],
+    calibration_split: options.CalibrationSplit = None,
+    limit: options.Limit = None,
+    calibration_limit: options.CalibrationLimit = 32,
 ) -> None:
     """Which search finds the better routes? All methods on the same prompts, judged on rows that none saw."""
     from depthdial.studies.search import search_study as run
 
-    settings = options.settings()
+    settings = how.settings()
     sequences = source.read(limit, split="test")
     prompts = replace(source, split=calibration_split or source.held_out_split or "train").read(calibration_limit)
     loaded, tokenizer = loading.load()

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from depthdial.cli.options import DataOptions, Limit, ModelOptions, OutFolder, print_table, say_next, with_bundles
+from depthdial.cli.console import print_table, say_next
+from depthdial.cli.options import DataOptions, Limit, ModelOptions, OutFolder, with_bundles
 from depthdial.cli.settings import Given, options_of, pairs_of
 from depthdial.errors import InputError
 
