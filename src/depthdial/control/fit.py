@@ -183,11 +183,11 @@ def fit_rows(
     known = ("ridge", "mlp", "trees") if find_spec("lightgbm") else ("ridge", "mlp")
     kinds = known if settings.predictor == AUTO else (settings.predictor,)
     options: dict[str, Any] = {"groups": groups or card.features.groups, "seed": settings.seed}
-    chosen = choose_kind(features, values, kinds, n_folds=settings.n_folds, **options)
+    kind, mse, predictions = choose_kind(features, values, kinds, n_folds=settings.n_folds, **options)
     # Shares of the most steps that there can be: one column where all routes are scored on one answer.
     shares = (steps[:, :1] if (steps == steps[:, :1]).all() else steps) / card.max_steps
-    likely = cross_validated(chosen.kind, features, shares, n_folds=settings.n_folds, **options)
-    quality = chosen.predictions[chosen.kind]
+    likely = cross_validated(kind, features, shares, n_folds=settings.n_folds, **options)
+    quality = predictions[kind]
     calibration = Prediction(quality, likely_steps(likely, card.max_steps, values.shape[1]))
     scored = replace(
         card,
@@ -195,10 +195,10 @@ def fit_rows(
         r2=explained(quality, values),
         steps_r2=explained(likely, shares) * (len(card.routes) // shares.shape[1]),
         means=tuple(values.mean(axis=0).tolist()),
-        fitted_on={**card.fitted_on, "cross_validated_mse": dict(chosen.mse)},
+        fitted_on={**card.fitted_on, "cross_validated_mse": mse},
     )
     price = price_for_budget(quality, scored.costs_of(calibration.steps), scored.budget(settings.budget))
-    qualities, steps = (fit_predictor(chosen.kind, features, table, **options) for table in (values, shares))
+    qualities, steps = (fit_predictor(kind, features, table, **options) for table in (values, shares))
     return FittedController(scored, qualities, steps, calibration, price)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,21 +18,6 @@ _CLASSES: dict[str, type[Predictor]] = {
     cls.kind: cls for cls in (RidgePredictor, TreesPredictor, MlpPredictor, MeanPredictor)
 }
 KINDS = tuple(_CLASSES)
-
-
-@dataclass(frozen=True, eq=False)
-class KindChoice:
-    """The kind with the least cross-validated error.
-
-    Attributes:
-        kind: the chosen one.
-        mse: by kind, in the order in which they were given, the mean squared error over rows and routes.
-        predictions: by kind, (n, r) out-of-fold predictions.
-    """
-
-    kind: str
-    mse: Mapping[str, float]
-    predictions: Mapping[str, np.ndarray]
 
 
 def fit_predictor(
@@ -88,15 +72,20 @@ def cross_validated(
     return predicted
 
 
-def choose_kind(features: np.ndarray, values: np.ndarray, kinds: Sequence[str], **options: Any) -> KindChoice:
+def choose_kind(
+    features: np.ndarray, values: np.ndarray, kinds: Sequence[str], **options: Any
+) -> tuple[str, dict[str, float], dict[str, np.ndarray]]:
     """The kind with the least cross-validated squared error; of equal ones the one that was given first.
 
     Args:
         options: as `cross_validated` takes them, with its errors.
+
+    Returns:
+        The kind, and of every kind the mean squared error over rows and routes, and its (n, r) out-of-fold predictions.
     """
     predictions = {kind: cross_validated(kind, features, values, **options) for kind in kinds}
     mse = {kind: float(np.mean((one - values) ** 2, axis=0).mean()) for kind, one in predictions.items()}
-    return KindChoice(min(mse, key=mse.__getitem__), mse, predictions)
+    return min(mse, key=mse.__getitem__), mse, predictions
 
 
 def explained(predicted: np.ndarray, values: np.ndarray) -> tuple[float | None, ...]:
