@@ -63,7 +63,7 @@ class SequenceController(FittedController, ChoosingDepth):
         return f"controller:{identity_of(self)[:12]} at price {self.price!r}"
 
     @property
-    def controller(self) -> Self:
+    def controller(self) -> Self:  # type: ignore[override]
         return self
 
     def pick_at(self, predicted: Prediction) -> tuple[np.ndarray, tuple[float, ...]]:

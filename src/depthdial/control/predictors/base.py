@@ -84,7 +84,7 @@ class Predictor(ABC):
         """The arrays by name; InputError unless they are finite and of `shapes` in the stored sizes, and `texts` bytes."""
         sizes = {size: stored_size(settings, size) for shape in cls.shapes.values() for size in shape}
         expected = {name: (np.dtype(float), tuple(sizes[size] for size in shape)) for name, shape in cls.shapes.items()}
-        expected |= {name: (np.dtype(np.uint8), np.shape(arrays.get(name))[:1]) for name in texts}
+        expected |= {name: (np.dtype(np.uint8), np.shape(arrays.get(name, ()))[:1]) for name in texts}
         found = {name: (array.dtype, array.shape) for name, array in arrays.items()}
         for name in sorted({*found, *expected}):
             if found.get(name) != expected.get(name):
