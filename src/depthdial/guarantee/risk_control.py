@@ -25,11 +25,8 @@ def fixed_sequence(p_values: np.ndarray, delta: float) -> np.ndarray:
 def conformal_bounds(losses: np.ndarray, most: float) -> np.ndarray:
     """What conformal risk control compares with epsilon: n / (n + 1) * mean monotone loss + most / (n + 1), (..., m).
 
-    The monotone loss of a sequence is its largest so far along the grid. (arXiv 2208.02814, equation 4.)
-
-    Args:
-        losses: (..., n, m).
-        most: the greatest loss that there can be.
+    Losses are (..., n, m), and `most` is the greatest that there can be. The monotone loss of a sequence is its largest so
+    far along the grid. (arXiv 2208.02814, equation 4.)
     """
     return (np.maximum.accumulate(losses, axis=-1).sum(axis=-2) + most) / (losses.shape[-2] + 1)
 

@@ -42,11 +42,9 @@ class Bootstrap(NamedTuple):
 
 
 def mixture_curve(costs: np.ndarray, values: np.ndarray, budgets: np.ndarray) -> np.ndarray:
-    """Best value of drawing each sequence's route at random from one distribution, at each mean cost.
+    """Best value of drawing each sequence's route at random from one distribution, at each of the ascending budgets.
 
-    Args:
-        costs, values: (n_routes,), means of the fixed routes. Their upper concave hull is what mixing two can reach.
-        budgets: (n_budgets,), ascending. NaN where a budget is below the cheapest fixed route.
+    It is the upper concave hull of the fixed routes' mean costs and values (n_routes,), NaN below the cheapest route.
     """
     hull = merge_increments(values[None, :], costs[None, :])
     mixed = np.interp(budgets, hull.total_costs, hull.total_values)

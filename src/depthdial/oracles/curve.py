@@ -106,11 +106,7 @@ class BudgetCurve:
 
 
 def place_of_full(routes: tuple[str, ...], full_route: str | None) -> int | None:
-    """The full route's place; None where it goes by the usual name and there is none.
-
-    Raises:
-        InputError: if it was named and no row has it.
-    """
+    """The full route's place; None where it goes by the usual name and there is none, InputError if it was named."""
     if full_route in routes:
         return routes.index(full_route)
     if full_route not in (None, "full"):
@@ -120,8 +116,9 @@ def place_of_full(routes: tuple[str, ...], full_route: str | None) -> int | None
 
 def check_options(confidence: float, *, n_splits: int = 1, **counts: int) -> None:
     """InputError for a count that is no whole number of at least 0 (of splits 1), or no confidence."""
-    for name, count, least in (("n_splits", n_splits, 1), *((name, count, 0) for name, count in counts.items())):
-        whole(name, count, least)
+    whole("n_splits", n_splits, 1)
+    for name, count in counts.items():
+        whole(name, count, 0)
     number("confidence", confidence, above=0, below=1)
 
 

@@ -29,10 +29,7 @@ Budget = float | int | str
 def choose_routes(predicted: np.ndarray, costs: np.ndarray, price: float) -> np.ndarray:
     """(n,) the route with the greatest predicted - price * cost of each sequence; of equal ones the cheapest.
 
-    Args:
-        predicted: (n, n_routes) predicted quality, more is better.
-        costs: (n, n_routes) or (n_routes,), at least 0.
-        price: quality per unit of cost, at least 0.
+    Predicted qualities are (n, n_routes), costs too or (n_routes,); the price is quality per unit of cost, at least 0.
     """
     number("price", price, 0)
     costs = np.broadcast_to(costs, predicted.shape)
@@ -112,19 +109,18 @@ class OnlineBudget:
             number(f"{name} of an online budget", getattr(self, name), 0)
 
     @classmethod
-    def start(cls, predicted: ArrayLike, costs: ArrayLike, budget: float, *, rate: float | None = None) -> OnlineBudget:
+    def start(cls, predicted: ArrayLike, costs: ArrayLike, budget: float) -> OnlineBudget:
         """Begin at the price that keeps the budget on calibration rows; arguments and errors as in `prices_for_budgets`.
 
-        The slack is the difference between the costliest and the cheapest route of these rows. Without a `rate`, the
-        greatest step of the price is the median slope of the rows' hulls over the square root of their number: the
-        theory's rate for a stream as long as the calibration.
+        The slack is the difference between the costliest and the cheapest route of these rows. The greatest step of the
+        price is the median slope of the rows' hulls over the square root of their number: the theory's rate for a stream as
+        long as the calibration.
         """
         problem = prepare(predicted, costs)
         spread = float(problem.costs.max() - problem.costs.min())
-        if rate is None:
-            slopes = merge_increments(problem.values, problem.costs).slope
-            scale = float(np.median(slopes)) if len(slopes) else 1.0
-            rate = scale / (spread * math.sqrt(len(problem.values))) if spread > 0 else 0.0
+        slopes = merge_increments(problem.values, problem.costs).slope
+        scale = float(np.median(slopes)) if len(slopes) else 1.0
+        rate = scale / (spread * math.sqrt(len(problem.values))) if spread > 0 else 0.0
         return cls(float(budget), price_for_budget(predicted, costs, budget), rate, spread)
 
     @property

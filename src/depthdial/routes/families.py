@@ -197,8 +197,7 @@ def distinct_routes(routes: Iterable[Any]) -> tuple[Any, ...]:
 def stored_routes(routes: Iterable[Route], known: Iterable[str] = ()) -> list[dict[str, Any]]:
     """JSON-ready entries, of which `restored_routes` makes the routes again: names, layers, what they were searched on.
 
-    Args:
-        known: hashes of prompts that the document tells of all the routes elsewhere.
+    Hashes of prompts that are `known`, for the document tells them of all the routes elsewhere, are left out.
     """
     entries: list[dict[str, Any]] = []
     for route in routes:

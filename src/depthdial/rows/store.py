@@ -125,7 +125,7 @@ class UnitStore:
         else:
             write_atomically(self._path(unit), lambda part: pq.write_table(table, part))
 
-    def collect(self, units: Sequence[str], name: str = "rows.parquet", *, keep_others: bool = False) -> pa.Table:
+    def collect(self, units: Sequence[str], *, keep_others: bool = False) -> pa.Table:
         """All rows of `units`, in order; in a folder also written there as one file.
 
         Args:
@@ -140,7 +140,7 @@ class UnitStore:
         # One process at a time lists the units and writes their rows, so that the last one to write has seen them all.
         with FileLock(self._path("rows").with_suffix(".lock")) if keep_others else nullcontext():
             whole = self._joined([table, *self._others(units, table)]) if keep_others else table
-            write_atomically(self.folder / name, lambda part: pq.write_table(whole, part))
+            write_atomically(self.folder / "rows.parquet", lambda part: pq.write_table(whole, part))
         return table
 
     def _joined(self, tables: Sequence[pa.Table]) -> pa.Table:
@@ -190,14 +190,14 @@ def unit_name(sequence_ids: Iterable[str], route_key: str) -> str:
     return f"{chunk}-{legible}-{hashlib.sha256(route_key.encode()).hexdigest()[:8]}"
 
 
-def load_rows(path: Path | str, name: str = "rows.parquet") -> pa.Table:
+def load_rows(path: Path | str) -> pa.Table:
     """The rows in a Parquet file or in a folder that holds one.
 
     Raises:
         InputError: if there are none.
     """
     path = Path(path)
-    file = path / name if path.is_dir() else path
+    file = path / "rows.parquet" if path.is_dir() else path
     if not file.exists():
         raise InputError(f"There are no result rows at {file}: run `depthdial sweep` with --out {path} first.")
     return _read(file)

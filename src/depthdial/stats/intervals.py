@@ -60,13 +60,9 @@ def coded(entries: Iterable[Hashable]) -> tuple[list[Any], np.ndarray]:
 def mean_over_samples(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One row for each (sequence, route) of a table that may hold several samples of it, in order of appearance.
 
-    Samples of one sequence are no independent sequences: an interval over sequences is taken on their means.
-
-    Args:
-        columns: (n_rows,) arrays by name, `sequence_id` and `route` among them.
-
-    Returns:
-        Numbers as their means (NaN where one is), texts as those of the first sample; no column `sample`.
+    Samples of one sequence are no independent sequences: an interval over sequences is taken on their means. Of (n_rows,)
+    columns, `sequence_id` and `route` among them, numbers become their means (NaN where one is), texts those of the first
+    sample, and `sample` is dropped.
     """
     codes = coded(zip(columns["sequence_id"].tolist(), columns["route"].tolist(), strict=True))[1]
     _, first, counts = np.unique(codes, return_index=True, return_counts=True)
