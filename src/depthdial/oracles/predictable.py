@@ -200,7 +200,7 @@ def predictable_oracle(
     predictable = np.stack([crossfit.mean_paid(fitted[k], budgets) for k in sizes])
     # In expectation no less than the best choice that knows every expected score: a maximum of means lies above the maximum
     # of their expectations (Jensen). The more samples, the closer.
-    own = [crossfit.fitted(values, scores, chosen, splitting, held_out=False) for chosen in sets.values()]
+    own = (crossfit.fitted(values, scores, chosen, splitting, held_out=False) for chosen in sets.values())
     plug_in = np.stack([crossfit.mean_paid(each, budgets) for each in own])
     permuted = None
     if n_permutations:
