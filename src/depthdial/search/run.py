@@ -121,7 +121,8 @@ def search_routes(
     stop = n_layers // 2 if min_layers is None else whole("min_layers", min_layers, 1)
     if stop >= n_layers:
         raise InputError(f"The argument min_layers is {stop} but the model has {n_layers}: search down to fewer layers.")
-    settings = {**plan.run.settings, "batch_size": batch_size, "sequences": [e.id for e in plan.examples]}
+    # What is kept of a stopped search has another form since beams and greedy share one: `states` tells them apart.
+    settings = {**plan.run.settings, "batch_size": batch_size, "sequences": [e.id for e in plan.examples], "states": "sets"}
     memory = Memory.open(None if out is None else Path(f"{out}.unfinished"), settings)
     calibration = Calibration.of(session, plan.examples, chosen.metric, answer_tokens, batch_size, reference)
     memory.start_clock()

@@ -128,6 +128,8 @@ def test_the_command_loads_the_adapter_and_keeps_the_prompts_depth() -> None:
     for model, told in (("smollm2-135m + elastic", "--adapter elastic"), ("m + specialist", "--adapter ADAPTER")):
         rows = _rows({"full": FULL, "ee:8": FULL}, model=lambda name, i, model=model: model)
         assert decide(rows, prompt_depth="route").choices[0].command.endswith(f"--depth ee:8 {told} --prompt-depth route")
+    rows = _rows({"full": FULL, "elastic:8": FULL}, model=lambda name, i: "smollm2-135m + elastic")
+    assert decide(rows).choices[0].command.endswith("--depth searched:8 --adapter elastic")  # of the adapter's family
 
 
 @pytest.mark.parametrize(

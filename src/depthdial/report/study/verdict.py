@@ -141,10 +141,10 @@ def decide(
 
 
 def _choice(route: RouteRows, full: RouteRows, metric: str, prompt_depth: str | None) -> Choice | None:
-    kept, depth = _kept(route, full, metric), _depth(route)
+    model, adapter = _loaded(route)
+    kept, depth = _kept(route, full, metric), _depth(route, bool(adapter))
     if kept is None or depth is None:
         return None
-    model, adapter = _loaded(route)
     parts = ["depthdial generate", shlex.quote(model or "MODEL"), '"your prompt"', f"--depth {depth}"]
     parts += [f"--adapter {adapter if (model, adapter) == _SHIPPED else 'ADAPTER'}"] if adapter else []
     parts += ["--prompt-depth route"] if prompt_depth == "route" else []
@@ -209,8 +209,11 @@ def percent(interval: Interval) -> str:
     return f"{interval.mean:.0%}{ends}"
 
 
-def _depth(route: RouteRows) -> str | None:
-    """The depth as `generate` takes it: the route's name where the grammar knows it, else its layers."""
+def _depth(route: RouteRows, is_adapted: bool) -> str | None:
+    """The depth as `generate` takes it: the route's name where the grammar knows it, else its layers.
+
+    A route that an adapter was trained for goes by its number of layers in the adapter's family: `elastic:24`.
+    """
     try:
         Route.parse(route.name, route.n_layers)
         return route.name
@@ -218,6 +221,8 @@ def _depth(route: RouteRows) -> str | None:
         layers = route.fixed_layers
         if not layers:
             return None
+        if is_adapted and route.name.endswith(f":{len(layers)}"):
+            return f"searched:{len(layers)}"
         return f"{layers[0]}-{layers[0]}" if len(layers) == 1 else str(Route(layers, route.n_layers))
 
 
