@@ -70,8 +70,10 @@ def split(given: Mapping[str, Any], n_first: int, n_past: int) -> tuple[dict[str
                 "the prompt in a pass of its own."
             )
     keep, n_rest = given.get("logits_to_keep"), n_tokens - n_first
-    is_some = isinstance(keep, int) and keep > 0  # else all of them, or some by their places, picked afterwards
-    first["logits_to_keep"], rest["logits_to_keep"] = (max(keep - n_rest, 1), min(keep, n_rest)) if is_some else (0, 0)
+    if isinstance(keep, int) and keep:
+        first["logits_to_keep"], rest["logits_to_keep"] = max(keep - n_rest, 1), min(keep, n_rest)
+    else:  # all of them, or some by their places, picked afterwards
+        first["logits_to_keep"] = rest["logits_to_keep"] = 0
     return first, rest
 
 
