@@ -65,13 +65,14 @@ def star(axes: Axes, x: float, y: float, label: str | None, reach: Sequence[floa
     axes.plot(x, y, marker="*", linestyle="none", zorder=8, label=label, **look)
 
 
-def draw_fixed(axes: Axes, fixed: Sequence[FixedRoute], colors: Sequence[Any] = (), unnamed: str | None = None) -> None:
+def draw_fixed(axes: Axes, fixed: Sequence[FixedRoute], unnamed: str | None = None, *, is_colored: bool = False) -> None:
     """Each route for every sequence as a point with its interval; of few routes all but `unnamed` are labelled.
 
     To be called last, for labels keep away from what is drawn.
     """
     styles = looks(family_of(route.route) for route in fixed)
-    for route, color in zip(fixed, colors or [GRAY] * len(fixed), strict=True):
+    colors = route_colors(len(fixed)) if is_colored else [GRAY] * len(fixed)
+    for route, color in zip(fixed, colors, strict=True):
         if route.low is not None and route.high is not None:
             axes.plot([route.cost, route.cost], [route.low, route.high], color=GRAY, linewidth=1, zorder=4)
         look: dict[str, Any] = {"marker": styles[family_of(route.route)].marker, "markersize": 6}

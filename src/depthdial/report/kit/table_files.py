@@ -40,18 +40,14 @@ def csv_table(table: Sequence[Cells]) -> str:
     for row in table:
         cells: list[Any] = []
         for name, value in row.items():
-            parts = (value.mean, value.low, value.high) if isinstance(value, Interval) else (value,)
-            cells += [*parts, None, None][:3] if name in spread else parts
+            parts = (value.mean, value.low, value.high) if isinstance(value, Interval) else (value, None, None)
+            cells += parts if name in spread else parts[:1]
         writer.writerow(["" if cell is None or (isinstance(cell, float) and math.isnan(cell)) else cell for cell in cells])
     return text.getvalue()
 
 
 def write_table(table: Sequence[Cells], folder: Path, name: str) -> tuple[Path, Path]:
-    """Write NAME.md and NAME.csv.
-
-    Raises:
-        InputError: if the folder cannot be written.
-    """
+    """Write NAME.md and NAME.csv."""
     return write_text(folder / f"{name}.md", markdown_table(table)), write_text(folder / f"{name}.csv", csv_table(table))
 
 

@@ -8,16 +8,7 @@ import numpy as np
 
 from depthdial.oracles.costs import LAYER_STEPS
 from depthdial.oracles.oracle import OracleCurve
-from depthdial.report.kit.curves import (
-    METRIC_NAMES,
-    band,
-    draw_fixed,
-    fill_shares,
-    label_cost,
-    route_colors,
-    short_name,
-    star,
-)
+from depthdial.report.kit.curves import METRIC_NAMES, band, draw_fixed, fill_shares, label_cost, short_name, star
 from depthdial.report.kit.style import BLACK, BLUE, GRAY, ORANGE, PURPLE, figure_style, new_figure, titled_key
 
 if TYPE_CHECKING:
@@ -35,7 +26,7 @@ def draw_oracle(curve: OracleCurve) -> Figure:
         titled_key(figure, *top.get_legend_handles_labels(), _title(curve), ncols=3)
         fill_shares(figure, bottom, curve.routes, curve.budgets, curve.shares)
         label_cost(bottom, curve.cost, ", weighted" if curve.scores.weights is not None else "")
-        draw_fixed(top, curve.fixed, route_colors(len(curve.routes)), curve.full_route)
+        draw_fixed(top, curve.fixed, curve.full_route, is_colored=True)
     return figure
 
 

@@ -24,7 +24,7 @@ def draw_predictable(curve: PredictableCurve) -> Figure:
         _by_budget(top, curve)
         _by_samples(bottom, curve)
         titled_key(figure, *top.get_legend_handles_labels(), _title(curve))
-        draw_fixed(top, curve.fixed, unnamed=curve.full_route)
+        draw_fixed(top, curve.fixed, curve.full_route)
     return figure
 
 
@@ -81,17 +81,19 @@ def _by_samples(axes: Axes, curve: PredictableCurve) -> None:
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
     budget = shown_budget(curve)
-    plug_in, predictable = (_values_at(curves, curve.budgets, budget) for curves in (curve.plug_in, curve.predictable))
+
+    def at_budget(values: np.ndarray) -> float:
+        return float(np.interp(budget, curve.budgets, values))
+
+    plug_in, predictable = (list(map(at_budget, curves)) for curves in (curve.plug_in, curve.predictable))
     between = np.column_stack([predictable, plug_in[: len(predictable)]])
     band(axes, curve.chosen_on, between, color=GRAY, alpha=0.15, zorder=0)
     axes.plot(curve.plugged_in, plug_in, color=GREEN, marker="v", linestyle=(0, (5, 1)))
     axes.plot(curve.chosen_on, predictable, color=BLUE, marker="^", linewidth=2.2)
     if curve.predictable_interval is not None:
-        low, high = (float(np.interp(budget, curve.budgets, end)) for end in curve.predictable_interval.T)
-        axes.plot(2 * [curve.chosen_on[-1]], [low, high], color=BLUE, linewidth=1)
-    mixture = _values_at([curve.mixture], curve.budgets, budget)[0]
-    if np.isfinite(mixture):
-        axes.axhline(mixture, color=ORANGE, linestyle="--", zorder=1)
+        axes.plot(2 * [curve.chosen_on[-1]], list(map(at_budget, curve.predictable_interval.T)), color=BLUE, linewidth=1)
+    if np.isfinite(at_budget(curve.mixture)):
+        axes.axhline(at_budget(curve.mixture), color=ORANGE, linestyle="--", zorder=1)
     if curve.full_value is not None:
         axes.axhline(curve.full_value, color=BLACK, linewidth=0.8, zorder=1)
     axes.set_xscale("log", base=2)
@@ -105,12 +107,7 @@ def _by_samples(axes: Axes, curve: PredictableCurve) -> None:
     at: dict[str, Any] = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": 8, "bbox": backed}
     axes.annotate("paid the samples chosen on", (curve.plugged_in[-1], plug_in[-1]), color=GREEN, **at)
     axes.annotate("paid the others", (curve.chosen_on[-1], predictable[-1]), color=BLUE, **at)
-    room = curve.plugged_in[-1] ** 0.45  # a fixed share of the width, for the names
-    axes.set_xlim(0.92, curve.plugged_in[-1] * room)
-
-
-def _values_at(curves: Any, budgets: np.ndarray, budget: float) -> list[float]:
-    return [float(np.interp(budget, budgets, one)) for one in curves]
+    axes.set_xlim(0.92, curve.plugged_in[-1] ** 1.45)  # a fixed share of the width is left to the names
 
 
 def _title(curve: PredictableCurve) -> str:

@@ -72,9 +72,7 @@ def draw_family(routes: Sequence[AnyRoute], title: str) -> Figure:
         fill_cells(axes, grid, np.arange(len(grid) + 1) - 0.5, shade)
         tick_numbers(axes, "x", [len(route) for route in ordered])
         tick_numbers(axes, "y", list(range(n_layers)))
-        axes.set_xlabel("cost (layers run)")
-        axes.set_ylabel("layer")
-        axes.set_title(title)
+        axes.set(xlabel="cost (layers run)", ylabel="layer", title=title)
         shade_key(figure, _RUNS_OR_NOT)
     return figure
 
@@ -95,8 +93,7 @@ def draw_routes(names: Sequence[str], share_run: np.ndarray, title: str) -> Figu
         counts.set_ylabel("layers run")
         counts.tick_params(length=0)
         counts.spines[:].set_visible(False)
-        axes.set_xlabel("layer")
-        axes.set_title(title)
+        axes.set(xlabel="layer", title=title)
         shade_key(figure, _RUNS_OR_NOT if np.isin(share_run, (0, 1)).all() else _RUNS_AT_TIMES)
     return figure
 

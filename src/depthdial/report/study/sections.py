@@ -217,16 +217,12 @@ def _time(files: ResultFolder) -> Section | None:
     if not files.timed:
         return None
     fit = affine_fit(files.timed)
+    line = ", and the least-squares line. What it leaves at zero layers (embeddings, head, overhead) no route can save."
+    no_line = ". The times follow no straight line closely enough to draw one."
     caption = (
         "Time of a decoding step of a batch against the number of layers run, by the speeds above, with a bar over their "
-        "repeats where that tells more than noise"
+        f"repeats where that tells more than noise{no_line if fit is None else line}"
     )
-    if fit is None:
-        caption += ". The times follow no straight line closely enough to draw one."
-    else:
-        caption += (
-            ", and the least-squares line. What it leaves at zero layers (embeddings, head, overhead) no route can save."
-        )
     alt = "Measured time per decoding step against layers run." + (f" {fit}." if fit is not None else "")
     picture = Picture("time-layers", draw_time_layers(files.timed), caption, alt)
     by_batch = tables.timing_table(files.timing)
@@ -251,10 +247,9 @@ def _importance(files: ResultFolder) -> Section | None:
             "KL(full || route) in nats per token as layers are dropped one after the other, each time the one whose loss "
             "adds least. Calibration prompts are never among the evaluation sequences; answers compared may be shorter."
         )
-        alt = (
-            f"KL rises from {kl[0]:.3g} with {family.n_layers - 1} layers to {kl[-1]:.3g} with {family.n_layers - len(kl)}."
-        )
-        pictures.append(Picture("search", draw_search(made_by, family.n_layers, measured), caption, alt))
+        n_layers = family.n_layers
+        alt = f"KL rises from {kl[0]:.3g} with {n_layers - 1} layers to {kl[-1]:.3g} with {n_layers - len(kl)}."
+        pictures.append(Picture("search", draw_search(made_by, n_layers, measured), caption, alt))
     table = as_table("Layer by layer", tables.importance_table(made_by))
     return Section("importance", "Layer importance", pictures=pictures, tables=[table]) if pictures else None
 

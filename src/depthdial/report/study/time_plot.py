@@ -124,10 +124,8 @@ def draw_time_layers(timed: Sequence[Timed]) -> Figure:
         if fit is not None:
             x = np.array([0.0, n_layers])
             axes.plot(x, fit.base_ms + fit.layer_ms * x, color=GRAY, linestyle="--", linewidth=1.2, zorder=2)
-        axes.set_xlim(0, n_layers * 1.03)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("layers run for a response token")
-        axes.set_ylabel("measured time per decoding step (ms)")
+        axes.set(xlim=(0, n_layers * 1.03), ylim=(0, None))
+        axes.set(xlabel="layers run for a response token", ylabel="measured time per decoding step (ms)")
         headed(figure, "Measured time of a decoding step, by layers run" if fit is None else str(fit))
         _legend(figure, axes, styles.values())
     return figure

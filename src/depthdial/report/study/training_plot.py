@@ -32,9 +32,8 @@ def draw_training(record: Mapping[str, Any]) -> Figure:
         if axes.lines:
             log_heights(axes)
             figure.legend(loc="outside lower center", ncols=min(5, len(axes.lines)))
-        axes.set_xlabel("optimizer step")
         what = "KL to the full model" if record["settings"]["distill"] else "cross-entropy"
-        axes.set_ylabel(f"{what} (nats per token)")
+        axes.set(xlabel="optimizer step", ylabel=f"{what} (nats per token)")
         tokens = record["response_tokens"]
         headed(figure, f"Training loss by route: {record['steps']:,} steps, {tokens:,} response tokens over all routes")
     return figure
