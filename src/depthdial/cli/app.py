@@ -97,17 +97,8 @@ def similarity(
     loaded, tokenizer = loading.load()
     chosen = None if routes is None else read_depths(routes, loaded, count_layers(loaded))
     tell_rows(source, [*made_on(chosen or (), loaded), ("to judge", sequences)])
-    rows = compare(
-        loaded,
-        tokenizer,
-        task=sequences,
-        routes=chosen,
-        out=out,
-        max_response_tokens=source.max_response_tokens,
-        identity=loading.identity(loaded),
-        progress=True,
-        **how.read(),
-    )
+    given = {**how.read(), **loading.measuring(loaded, out), "max_response_tokens": source.max_response_tokens}
+    rows = compare(loaded, tokenizer, task=sequences, routes=chosen, **given)
     print_rows("Similarity to the full model (mean and 95% interval over sequences)", similarity_table(rows))
     typer.echo(f"rows: {out / 'rows.parquet'}")
     say_next("sweep", *loading.words, *source.words, "--depth", routes or "full,uls:80%,ee:80%", "--out", f"{out}-sweep")
@@ -143,17 +134,8 @@ def sweep(
     loaded, depths = (loaded, []) if gates is None else gate_depths(gates, loaded, source.seed)
     chosen = [*(read_depths(routes, loaded, count_layers(loaded)) if routes else ()), *depths]
     tell_rows(source, [*made_on(chosen, loaded), ("to judge", sequences)])
-    rows = run(
-        loaded,
-        tokenizer,
-        task=sequences,
-        routes=chosen,
-        metrics=parts_of(metrics),
-        out=out,
-        identity=loading.identity(loaded),
-        progress=True,
-        **how.read(),
-    )
+    given = {**how.read(), **loading.measuring(loaded, out), "metrics": parts_of(metrics)}
+    rows = run(loaded, tokenizer, task=sequences, routes=chosen, **given)
     print_rows(f"{sequences.name}: {len(sequences.examples)} sequences", headline(rows))
     typer.echo(f"rows: {out / 'rows.parquet'}")
     typer.echo(decide(rows, keep, how.values["prompt_depth"]).sentence)

@@ -58,16 +58,8 @@ def fit(
     given = fixed_routes(read_depths(routes, loaded, n_layers), n_layers) if routes else None
     known = given or (() if card is None else card.routes)
     tell_rows(source, [*made_on(known, loaded), ("to fit a controller", rows)], source.held_out_split)
-    controller = SequenceController.fit(
-        loaded,
-        tokenizer,
-        task=rows,
-        routes=given,
-        out=out,
-        identity=loading.identity(loaded),
-        progress=True,
-        **vars(chosen),
-    )
+    measuring = loading.measuring(loaded, out)
+    controller = SequenceController.fit(loaded, tokenizer, task=rows, routes=given, **measuring, **vars(chosen))
     card = controller.card
     table = [
         [route.name, f"{cost:.4g}", f"{mean:.3f}", "–" if r2 is None else f"{r2:.2f}"]
@@ -100,24 +92,16 @@ def certify(
     from depthdial.data.leakage import require_no_test_split
 
     controller = SequenceController.from_pretrained(folder)
-    certification_plan(controller, epsilon, delta=delta, method=method)  # refuses what is out of range
+    plan: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "method": method}
+    certification_plan(controller, **plan)  # refuses what is out of range
     split = None if source.is_whole else "validation"
     rows = source.read(limit, split=split)
     require_no_test_split(rows, "certify")
     loaded, tokenizer = loading.load()
     tell_rows(source, [*_seen_by(controller, loaded), ("to certify", rows)], split)
-    certificate = controller.certify(
-        loaded,
-        tokenizer,
-        task=rows,
-        epsilon=epsilon,
-        delta=delta,
-        method=method,
-        batch_size=batch_size,
-        out=out / "certification",  # not where the rows of the fit are, which an evaluation looks for
-        identity=loading.identity(loaded),
-        progress=True,
-    )
+    apart = out / "certification"  # not where the rows of the fit are, which an evaluation looks for
+    measuring = {**loading.measuring(loaded, apart), "batch_size": batch_size}
+    certificate = controller.certify(loaded, tokenizer, task=rows, **plan, **measuring)
     typer.echo(certificate.statement)
     controller.certified(certificate).save_pretrained(out)
     typer.echo(f"controller: {out}")

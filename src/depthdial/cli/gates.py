@@ -47,17 +47,8 @@ def gates_study(
     training = replace(source, split=training_split or source.held_out_split or "train").read(training_limit)
     loaded, tokenizer = loading.load()
     tell_rows(source, [*made_on(model=loaded), ("to train on", training), ("to judge", sequences)], "test")
-    result = run(
-        merged(loaded),
-        tokenizer,
-        task=sequences,
-        training=training,
-        out=out,
-        settings=settings,
-        name=loading.label,
-        say=lambda line: typer.echo(line, err=True),
-        progress=True,
-    )
+    studying = loading.studying(out)
+    result = run(merged(loaded), tokenizer, task=sequences, training=training, settings=settings, **studying)
     cells = gather_gates(result.rows)
     print_rows(f"{loading.model} on {sequences.name}: {len(sequences.examples)} sequences", controllers_table(cells))
     print_rows("ROUGE-L, hidden minus fixed", differences_table(cells))

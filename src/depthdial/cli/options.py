@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from depthdial.cli.settings import Given, options_of
+from depthdial.cli.settings import options_of
 from depthdial.errors import InputError
 from depthdial.files import check_out_file, check_out_folder
 
@@ -95,11 +95,15 @@ class ModelOptions:
 
         return load(self.model, **{name: value for name, value in vars(self).items() if name != "model"})
 
-    def identity(self, loaded: Any) -> Any:
-        """The ModelIdentity of what was loaded."""
+    def measuring(self, loaded: Any, out: Path) -> dict[str, Any]:
+        """What all that measures takes: where results go, what was loaded, and that progress is shown."""
         from depthdial.measure.plan import ModelIdentity
 
-        return ModelIdentity.of(loaded, self.model)
+        return {"out": out, "identity": ModelIdentity.of(loaded, self.model), "progress": True}
+
+    def studying(self, out: Path) -> dict[str, Any]:
+        """What a study takes: where results go, the model's name, and that steps and progress are told."""
+        return {"out": out, "name": self.label, "say": lambda line: typer.echo(line, err=True), "progress": True}
 
 
 @dataclass(frozen=True)
@@ -157,16 +161,9 @@ class DataOptions:
 
         if self.data is not None and self.task is not None:
             raise InputError("--data and --task both say what to measure on: give one of them.")
-        return task(
-            self.origin,
-            split=self.split or split,
-            limit=limit,
-            seed=self.seed,
-            template=self.template,
-            fields=None if self.fields is None else parse_fields(self.fields),
-            max_prompt_tokens=self.max_prompt_tokens,
-            max_response_tokens=self.max_response_tokens,
-        )
+        given = {name: value for name, value in vars(self).items() if name not in ("data", "task")}
+        fields = None if self.fields is None else parse_fields(self.fields)
+        return task(self.origin, limit=limit, **{**given, "split": self.split or split, "fields": fields})
 
 
 def with_bundles(verb: Callable[..., None]) -> Callable[..., None]:
@@ -183,7 +180,7 @@ def with_bundles(verb: Callable[..., None]) -> Callable[..., None]:
             flat.append(parameter)
             continue
         own = _parameters(kind) if found is None else found.parameters()
-        bundles[name] = list(own), kind if found is None else functools.partial(_given, found)
+        bundles[name] = list(own), found or kind
         flat += own.values()
 
     @functools.wraps(verb)
@@ -202,7 +199,3 @@ def _parameters(of: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     hints = get_type_hints(of, include_extras=True)
     found = inspect.signature(of).parameters.items()
     return {name: one.replace(annotation=hints[name], kind=one.KEYWORD_ONLY) for name, one in found}
-
-
-def _given(options: options_of, **values: Any) -> Given:
-    return Given(options, values)

@@ -40,16 +40,8 @@ def search(
     prompts = source.read(limit, split=source.held_out_split)
     loaded, tokenizer = loading.load()
     tell_rows(source, [*made_on(model=loaded), ("to search", prompts)], source.held_out_split)
-    search_routes(
-        loaded,
-        tokenizer,
-        task=prompts,
-        out=out,
-        on_found=_print_family,
-        identity=loading.identity(loaded),
-        progress=True,
-        **given,
-    )
+    given |= loading.measuring(loaded, out)
+    search_routes(loaded, tokenizer, task=prompts, on_found=_print_family, **given)
     typer.echo(f"routes: {out}")
     say_next("sweep", *loading.words, *source.other_words, "--depth", out, "--out", out.with_suffix(""))
 
@@ -84,17 +76,8 @@ def search_study(
     prompts = replace(source, split=calibration_split or source.held_out_split or "train").read(calibration_limit)
     loaded, tokenizer = loading.load()
     tell_rows(source, [*made_on(model=loaded), ("to search", prompts), ("to judge", sequences)], "test")
-    result = run(
-        loaded,
-        tokenizer,
-        task=sequences,
-        calibration=prompts,
-        out=out,
-        settings=settings,
-        name=loading.label,
-        say=lambda line: typer.echo(line, err=True),
-        progress=True,
-    )
+    studying = loading.studying(out)
+    result = run(loaded, tokenizer, task=sequences, calibration=prompts, settings=settings, **studying)
     print_rows(f"{loading.model} on {sequences.name}: {len(sequences.examples)} sequences", result.comparison.rows())
     typer.echo(f"report: {result.report}")
     family = out / "families" / f"{next(iter(result.comparison.families))}.json"

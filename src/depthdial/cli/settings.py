@@ -99,6 +99,10 @@ class options_of:  # noqa: N801 (called as what it does: Annotated[Given, option
         names = [name for name in (known if self.only is None else self.only) if name not in (*self.skip, "seed")]
         return {name: known[name] for name in sorted(names, key=lambda name: name not in self.common)}
 
+    def __call__(self, **values: Any) -> Given:
+        """What the options were given."""
+        return Given(self, values)
+
     def parameters(self) -> dict[str, inspect.Parameter]:
         """For typer, by field."""
         return {name: self._parameter(name, one) for name, one in self.fields.items()}
