@@ -53,7 +53,7 @@ def draw_controller(score: ControllerScore) -> Figure:
         named = dict(zip(*top.get_legend_handles_labels()[::-1], strict=True))
         places = {name: i for i, start in enumerate(_FIRST_NAMED) for name in named if name.startswith(start)}
         order = sorted(named, key=lambda name: places.get(name, len(_FIRST_NAMED)))
-        titled_key(figure, [named[name] for name in order], order, _title(score), handlelength=2.8)
+        titled_key(figure, ([named[name] for name in order], order), _title(score), handlelength=2.8)
         draw_fixed(top, score.fixed)
     return figure
 

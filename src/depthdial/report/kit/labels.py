@@ -93,4 +93,5 @@ def _overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 def _inside(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """(n_points, n_boxes): whether a point lies in a box."""
-    return ((points[:, None] >= boxes[:, :2]) & (points[:, None] <= boxes[:, 2:])).all(axis=2)
+    inside = (points[:, None] >= boxes[:, :2]) & (points[:, None] <= boxes[:, 2:])
+    return inside[:, :, 0] & inside[:, :, 1]

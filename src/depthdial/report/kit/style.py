@@ -149,13 +149,13 @@ def headed(figure: Figure, title: str) -> None:
     figure.suptitle(wrapped(title), x=0.01, ha="left")
 
 
-def titled_key(figure: Figure, handles: Sequence[Any], labels: Sequence[str], title: str, **look: Any) -> None:
-    """A legend over the whole figure, under the figure's title.
+def titled_key(figure: Figure, named: tuple[Sequence[Any], Sequence[str]], title: str, **look: Any) -> None:
+    """A legend of the handles and labels `named` over the whole figure, under the figure's title.
 
     The title is the legend's own: the layout would put a title of the figure over the legend.
     """
     look = {"ncols": 2, "handlelength": 2.6, "columnspacing": 1.4, "title_fontsize": 10, "alignment": "left", **look}
-    figure.legend(handles, labels, loc="outside upper left", title=wrapped(title), **look)
+    figure.legend(*named, loc="outside upper left", title=wrapped(title), **look)
 
 
 def look_key(figure: Figure, looks: Sequence[Look], *, also: Sequence[Any] = (), n_columns: int = 4, **options: Any) -> None:

@@ -23,7 +23,7 @@ def draw_predictable(curve: PredictableCurve) -> Figure:
         top, bottom = figure.subplots(2, 1, height_ratios=(5, 3))
         _by_budget(top, curve)
         _by_samples(bottom, curve)
-        titled_key(figure, *top.get_legend_handles_labels(), _title(curve))
+        titled_key(figure, top.get_legend_handles_labels(), _title(curve))
         draw_fixed(top, curve.fixed, curve.full_route)
     return figure
 

@@ -89,7 +89,7 @@ def draw_quality_time(timed: Sequence[Timed], metric: str, verdict: Verdict | No
             axes.plot([time, time], [interval.low, interval.high], **bar)
             if not one.speed.is_noisy:
                 axes.plot([100 / one.speed.high, 100 / one.speed.low], [interval.mean] * 2, **bar)
-            filling = _HOLLOW if one.speed.is_noisy else {"markersize": 7}
+            filling: dict[str, Any] = _HOLLOW if one.speed.is_noisy else {"markersize": 7}
             axes.plot(time, interval.mean, marker=look.marker, color=look.color, zorder=4, **filling)
         value = None if full is None else full.mean(metric)
         if verdict is not None and value is not None and metric == verdict.metric:
