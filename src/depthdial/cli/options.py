@@ -176,7 +176,7 @@ def with_bundles(verb: Callable[..., None]) -> Callable[..., None]:
     for name, parameter in _parameters(verb).items():
         kind = parameter.annotation
         found = next((one for one in getattr(kind, "__metadata__", ()) if isinstance(one, options_of)), None)
-        if found is None and not is_dataclass(kind):
+        if found is None and not (isinstance(kind, type) and is_dataclass(kind)):
             flat.append(parameter)
             continue
         own = _parameters(kind) if found is None else found.parameters()

@@ -76,20 +76,19 @@ def certificate_table(certificates: Sequence[Certificate]) -> list[Cells]:
     rows: list[Cells] = []
     for certificate in certificates:
         plan = certificate.plan
-        is_given = certificate.certified is not None
+        at = certificate.certified
+        saved = _interval(certificate.saving, certificate.saving_interval, certificate.n_rows)
         rows.append(
             {
                 "epsilon": f"{plan.epsilon:g}",
                 "certainty": "on average" if plan.delta is None else f"{1 - plan.delta:.4g}",
                 "setting": certificate.setting or "none but the full model",
-                "saved": _interval(certificate.saving, certificate.saving_interval, certificate.n_rows)
-                if is_given
-                else None,
+                "saved": None if at is None else saved,
                 "unit": plan.cost_unit.replace("_", "-"),
                 "layers_saved": certificate.provenance.get("layers_saved_per_sequence"),
                 "metric": plan.metric,
                 "answer_tokens": plan.answer_tokens,
-                "loss_measured": certificate.risks[certificate.certified] if is_given else None,
+                "loss_measured": None if at is None else certificate.risks[at],
                 "rows": certificate.n_rows,
                 "test": plan.method.replace("_", " "),
                 "plan": certificate.plan_digest,

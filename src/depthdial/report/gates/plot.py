@@ -152,14 +152,15 @@ def draw_differences(table: Sequence[Cells], metric: str) -> Figure:
 
 def _panel(axes: Axes, cells: Sequence[GateCell], metric: str) -> None:
     for controller in _LOOKS:
-        mine = [c for c in cells if c.controller == controller and c.interval(metric) and np.isfinite(c.cost)]
-        if mine:
-            _series(axes, controller, sorted(mine, key=lambda cell: cell.cost), metric)
+        mine = [(100 * cell.cost, cell.interval(metric)) for cell in cells if cell.controller == controller]
+        known = [(cost, interval) for cost, interval in mine if interval is not None and np.isfinite(cost)]
+        if known:
+            _series(axes, controller, sorted(known, key=lambda point: point[0]))
 
 
-def _series(axes: Axes, controller: str, points: Sequence[GateCell], metric: str) -> None:
+def _series(axes: Axes, controller: str, points: Sequence[tuple[float, Interval]]) -> None:
     look, is_compared = _LOOKS[controller], controller in (A, B)  # with bands, above the others
-    costs, (means, reach) = [100 * cell.cost for cell in points], means_and_reach([c.interval(metric) for c in points])
+    costs, (means, reach) = [cost for cost, _ in points], means_and_reach([interval for _, interval in points])
     # A lone point may lie on the lines of the two compared, and is smaller than their marks.
     order = 6 if len(points) == 1 else 5 if is_compared else 3
     if is_compared and len(points) > 1:
