@@ -709,6 +709,7 @@ def test_a_study_of_a_file_leaves_out_what_the_adapter_was_trained_on(model: Pat
     with (
         mock.patch("depthdial.studies.study.study", side_effect=dd.InputError("Seen.")) as run,
         mock.patch("depthdial.hf.load.load", return_value=(None, None)),
+        mock.patch("depthdial.views.adapted.adapted_view"),
     ):
         out = depthdial(*arguments, "--adapter", tmp_path / "four").out
         assert "rows: 4 trained on, 3 to search, 7 to judge, 0 unused" in out

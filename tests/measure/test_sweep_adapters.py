@@ -126,7 +126,7 @@ def test_a_killed_sweep_goes_on_with_the_same_reference(tmp_path, adapted, token
     assert has_adapters_on(adapted)
     monkeypatch.setattr(UnitStore, "write", real)
     assert scores(run(adapted, tokenizer, small_task, out=tmp_path)) == scores(whole)
-    with untouched(adapted), pytest.raises(InputError, match=r"model: 'LlamaForCausalLM . adapter' then"):
+    with untouched(adapted), pytest.raises(InputError, match=r"another model \('LlamaForCausalLM . adapter' then"):
         run(adapted, tokenizer, small_task, out=tmp_path)
 
 
