@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from depthdial.engine.prefill import Prefill, continue_on, continuing
+from depthdial.engine.prefixes import SharedPrefixes
 from depthdial.hf.architectures import accepts, decoder_stack
 from depthdial.routes import Route
 from depthdial.views.snapshot import as_is
@@ -68,8 +69,18 @@ class Predictions:
         return kl.clamp(min=0).mean().item(), (self.greedy == logits.argmax(-1)).float().mean().item()
 
 
-def forced_logits(model: Any, route: Depth, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def forced_logits(
+    model: Any,
+    route: Depth,
+    prefilled: Prefill,
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    prefixes: SharedPrefixes | None = None,
+) -> torch.Tensor:
     """Logits that predict each of `tokens`, (n_sequences, n_tokens) and right-padded by `mask`, behind prefilled prompts.
+
+    Args:
+        prefixes: of this model, these prompts and these tokens: what other routes have computed of them.
 
     Returns:
         (n_sequences, n_tokens, vocabulary).
@@ -77,7 +88,11 @@ def forced_logits(model: Any, route: Depth, prefilled: Prefill, tokens: torch.Te
     if tokens.shape[1] == 1:
         return prefilled.logits
     with as_is(tokens.device):
-        logits = continued_logits(model, route, prefilled, tokens, mask)
+        if prefixes is None or not isinstance(route, Route):
+            logits = continued_logits(model, route, prefilled, tokens, mask)
+        else:  # the last token predicts nothing that is asked for
+            few = (prefilled, tokens[:, :-1], mask[:, :-1])
+            logits = prefixes.run(model, route, lambda view: _run(view, prefilled.cache_for(route), *few)).logits
     return torch.cat([prefilled.logits.to(logits), logits], dim=1)
 
 
@@ -91,15 +106,30 @@ def continued_logits(model: Any, route: Depth, prefilled: Prefill, tokens: torch
     return _run(running, cache, prefilled, tokens[:, :-1], mask[:, :-1]).logits
 
 
-def forced_states(model: Any, route: Route, prefilled: Prefill, tokens: torch.Tensor, mask: torch.Tensor) -> HiddenStates:
-    """Hidden states at each of `tokens`, (n_sequences, n_tokens) and right-padded by `mask`, behind prefilled prompts."""
-    running = known_view(model, route)
+def forced_states(
+    model: Any,
+    route: Route,
+    prefilled: Prefill,
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    prefixes: SharedPrefixes | None = None,
+) -> HiddenStates:
+    """Hidden states at each of `tokens`, (n_sequences, n_tokens) and right-padded by `mask`, behind prefilled prompts.
+
+    Args:
+        prefixes: of this model, these prompts and these tokens: what other routes have computed of them.
+    """
     last_layer: list[torch.Tensor] = []
-    # The last of transformers' hidden states is after the final norm; the view's layers are its own to hook.
-    hook = decoder_stack(running).layers[-1].register_forward_hook(lambda _, __, out: last_layer.append(_tensor(out)))
-    few_logits = {"logits_to_keep": 1} if accepts(running, "logits_to_keep") else {}
-    with as_is(tokens.device), hook:
-        output = _run(running, prefilled.cache_for(route), prefilled, tokens, mask, output_hidden_states=True, **few_logits)
+
+    def forward(running: Any) -> Any:
+        # The last of transformers' hidden states is after the final norm; the view's layers are its own to hook.
+        hook = decoder_stack(running).layers[-1].register_forward_hook(lambda _, __, out: last_layer.append(_tensor(out)))
+        options = {"logits_to_keep": 1} if accepts(running, "logits_to_keep") else {}
+        with hook:
+            return _run(running, prefilled.cache_for(route), prefilled, tokens, mask, output_hidden_states=True, **options)
+
+    with as_is(tokens.device):
+        output = forward(known_view(model, route)) if prefixes is None else prefixes.run(model, route, forward)
     return HiddenStates((*output.hidden_states[:-1], last_layer[0]), output.hidden_states[-1])
 
 

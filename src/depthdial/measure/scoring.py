@@ -18,6 +18,7 @@ from depthdial.data.tasks import EncodedExample
 from depthdial.engine.decode import Decoded
 from depthdial.engine.depth import Asked, Batch, Depth
 from depthdial.engine.prefill import Prefill
+from depthdial.engine.prefixes import SharedPrefixes
 from depthdial.engine.sampling import GREEDY, DecodingPolicy, sweep_draws
 from depthdial.engine.session import Session
 from depthdial.engine.teacher_forcing import Predictions, by_route, forced_logits, nll, right_padded, row_slices
@@ -185,15 +186,22 @@ class Lane:
         assert not isinstance(route, TokenDepth)
         return session.prefill([self.prompts.examples[i] for i in rows], route)
 
+    def shared(self, prefixes: SharedPrefixes, route: Running, members: Sequence[int]) -> SharedPrefixes | None:
+        """What lanes have in common on some rows: the model that runs, and a full pass over the prompts."""
+        if self.subject.asked.prompt_depth != "full":
+            return None
+        return prefixes.on(id(self.running(route).model), id(self.prompts.prefilled), tuple(members))
+
     def forced(
-        self, route: Running, rows: Sequence[int], texts: Texts
+        self, route: Running, rows: Sequence[int], texts: Texts, prefixes: SharedPrefixes
     ) -> Iterator[tuple[int, torch.Tensor, dict[str, Any]]]:
         """(row, logits of its own text, what a token-wise depth ran) of some rows, a slice of them in memory at a time."""
         session, lengths = self.running(route), {i: len(text) for i, text in texts.items()}
         for members in row_slices(rows, lengths, self.vocabulary):
             tokens, mask = right_padded([texts[i] for i in members], session.pad_token_id, session.device)
             depth = _for_batch(route, [self.prompts.examples[i].id for i in members])
-            logits = forced_logits(session.model, depth, self.ready(route, members), tokens, mask)
+            shared = self.shared(prefixes, route, members)
+            logits = forced_logits(session.model, depth, self.ready(route, members), tokens, mask, shared)
             # A text's first token is the prompt's; its last one predicts nothing, and runs beside longer texts alone.
             steps = [lengths[i] - 1 for i in members]
             means = depth.mean_layers(steps) if isinstance(depth, TokenDepth) else [None] * len(steps)
@@ -210,9 +218,10 @@ def reference_scores(lanes: Mapping[K, Lane], batch: Sequence[EncodedExample]) -
     """NLL of the references under every lane, where there are any."""
     texts = {i: example.reference_ids for i, example in enumerate(batch) if example.reference_ids}
     found: dict[K, Scores] = {key: {} for key in lanes}
+    prefixes = SharedPrefixes()
     for key, lane in lanes.items():
         for route, members in lane.groups.items():
-            for i, logits, ran in lane.forced(route, [i for i in members if i in texts], texts):
+            for i, logits, ran in lane.forced(route, [i for i in members if i in texts], texts, prefixes):
                 found[key][i] = {**ran, "nll": nll(logits, torch.tensor(texts[i], device=logits.device))}
     return found
 
@@ -223,7 +232,8 @@ def fidelity_scores(teacher: Lane, lanes: Mapping[K, Lane], texts: Texts) -> dic
     lengths, full = {i: len(text) for i, text in texts.items()}, teacher.routes[0]
     # The reference's logits of a slice serve all lanes.
     for rows in row_slices(range(len(texts)), lengths, teacher.vocabulary):
-        own = {i: logits for i, logits, _ in teacher.forced(full, rows, texts)}
+        prefixes = SharedPrefixes()
+        own = {i: logits for i, logits, _ in teacher.forced(full, rows, texts, prefixes)}
         predictions = {i: Predictions.of(logits) for i, logits in own.items()}
         for key, lane in lanes.items():
             for route, members in lane.groups.items():
@@ -232,7 +242,7 @@ def fidelity_scores(teacher: Lane, lanes: Mapping[K, Lane], texts: Texts) -> dic
                     route.is_full and lane.full is teacher.full and lane.prompts.prefilled is teacher.prompts.prefilled
                 )
                 known = ((i, own[i], {}) for i in members) if is_teacher and len(members) == len(own) else None
-                for i, logits, ran in known or lane.forced(route, members, texts):
+                for i, logits, ran in known or lane.forced(route, members, texts, prefixes):
                     kl, agreement = predictions[i].fidelity(logits)
                     found[key][i] = {**ran, "kl": kl, "agreement": agreement}
     return found

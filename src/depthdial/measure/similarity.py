@@ -18,6 +18,7 @@ import torch
 from depthdial.checks import whole
 from depthdial.data.tasks import EncodedExample, Task, as_task
 from depthdial.engine.depth import Depth, TokenwiseDepth
+from depthdial.engine.prefixes import SharedPrefixes
 from depthdial.engine.session import FIDELITY_TOKENS
 from depthdial.engine.teacher_forcing import HiddenStates, forced_states, right_padded, row_slices
 from depthdial.errors import InputError
@@ -169,14 +170,15 @@ def _state_scores(teacher: Lane, lanes: dict[Depth, Lane], texts: Texts) -> dict
     found: dict[Depth, Scores] = {depth: {} for depth in lanes}
     lengths, full = {i: len(text) for i, text in texts.items()}, teacher.routes[0]
     for rows in row_slices(range(len(texts)), lengths, teacher.vocabulary):
-        base = _states(teacher, full, rows, texts)
+        prefixes = SharedPrefixes()
+        base = _states(teacher, full, rows, texts, prefixes)
         for depth, lane in lanes.items():
             for route, members in lane.groups.items():
                 assert isinstance(route, Route)  # token-wise depths were refused
                 members = [i for i in rows if i in set(members)]
                 if not members:
                     continue
-                shallow = _states(lane, route, members, texts)
+                shallow = _states(lane, route, members, texts, prefixes)
                 means = cosines(_select(base, [rows.index(i) for i in members], shallow), shallow, route)
                 for place, i in enumerate(members):
                     final, pre_norm, inner = (tokens[place, : lengths[i]].mean().item() for tokens in means)
@@ -188,10 +190,11 @@ def _state_scores(teacher: Lane, lanes: dict[Depth, Lane], texts: Texts) -> dict
     return found
 
 
-def _states(lane: Lane, route: Any, rows: Sequence[int], texts: Texts) -> HiddenStates:
+def _states(lane: Lane, route: Any, rows: Sequence[int], texts: Texts, prefixes: SharedPrefixes) -> HiddenStates:
     session = lane.running(route)
     tokens, mask = right_padded([texts[i] for i in rows], session.pad_token_id, session.device)
-    return forced_states(session.model, route, lane.ready(route, rows), tokens, mask)
+    shared = lane.shared(prefixes, route, rows)
+    return forced_states(session.model, route, lane.ready(route, rows), tokens, mask, shared)
 
 
 def _select(full: HiddenStates, places: list[int], like: HiddenStates) -> HiddenStates:

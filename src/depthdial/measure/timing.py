@@ -32,7 +32,7 @@ from depthdial.measure.latency import step_stamps, with_room
 from depthdial.routes import Route
 
 TIMING_FILE = "timing.json"
-BATCHES, N_REPEATS, N_STEPS = (1, 8), 5, 6
+BATCHES, N_REPEATS, N_STEPS = (1, 8), 5, 4
 
 
 def time_study(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from depthdial.data.tasks import EncodedExample
 from depthdial.engine.prefill import Prefill
+from depthdial.engine.prefixes import SharedPrefixes
 from depthdial.engine.session import Session
 from depthdial.engine.teacher_forcing import Predictions, forced_logits, nll, right_padded
 from depthdial.errors import InputError
@@ -33,6 +34,7 @@ class _Batch:
         prompts, texts: token ids; the texts are the full model's answers, or for NLL the references.
         tokens, mask: (n_sequences, n_tokens), the texts right-padded.
         full: the full model's predictions on each text, where KL is asked for.
+        prefixes: what routes that were tried have computed of their first layers.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -41,6 +43,7 @@ class _Batch:
     tokens: torch.Tensor
     mask: torch.Tensor
     full: tuple[Predictions, ...]
+    prefixes: SharedPrefixes = field(default_factory=SharedPrefixes)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Calibration:
         """
         total = 0.0
         for batch in self.batches:
-            logits = forced_logits(self.session.model, route, batch.prefilled, batch.tokens, batch.mask)
+            logits = forced_logits(self.session.model, route, batch.prefilled, batch.tokens, batch.mask, batch.prefixes)
             for i, text in enumerate(batch.texts):
                 own = logits[i, : len(text)]
                 total += batch.full[i].fidelity(own)[0] if batch.full else nll(own, batch.tokens[i, : len(text)])
@@ -138,6 +141,9 @@ def _run(
     texts = reference.answers(batch, own, answer_tokens).tokens
     tokens, mask = right_padded(texts, session.pad_token_id, session.device)
     if metric == "kl":
-        logits = forced_logits(teacher.model, session.full, own, tokens, mask)
+        prefixes = SharedPrefixes()
+        logits = forced_logits(teacher.model, session.full, own, tokens, mask, prefixes)
         full = tuple(Predictions.of(row[: len(text)]) for row, text in zip(logits, texts, strict=True))
+        if teacher is session:
+            return _Batch(prompts, texts, prefilled, tokens, mask, full, prefixes)
     return _Batch(prompts, texts, prefilled, tokens, mask, full)
