@@ -30,7 +30,6 @@ from depthdial.errors import InputError
 from depthdial.hf.architectures import unwrap
 from depthdial.routes import AnyRoute, Route
 from depthdial.views.passes import PROMPT_DEPTHS
-from depthdial.views.snapshot import as_is
 from depthdial.views.tokens.depth import Depth as Running
 from depthdial.views.tokens.depth import TokenDepth
 
@@ -297,17 +296,16 @@ class _Job:
         sampler, streamer = self._sampler(ready, places, limit), self.streamer
         if streamer is not None:
             streamer.put(ready.input_ids.cpu())
-        with as_is(session.device):
-            new = decode_tokens(
-                session.model,
-                route,
-                ready,
-                sampler,
-                max_new_tokens=limit,
-                pad_token_id=self.options.pad_token_id,
-                on_tokens=None if streamer is None else lambda tokens: streamer.put(tokens.cpu()),
-                guidance=self._guidance(session, ready),
-            )
+        new = decode_tokens(
+            session.model,
+            route,
+            ready,
+            sampler,
+            max_new_tokens=limit,
+            pad_token_id=self.options.pad_token_id,
+            on_tokens=None if streamer is None else lambda tokens: streamer.put(tokens.cpu()),
+            guidance=self._guidance(session, ready),
+        )
         if streamer is not None:
             streamer.end()
         return [sampler.cut(row, tokens) for row, tokens in enumerate(new)]

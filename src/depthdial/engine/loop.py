@@ -14,6 +14,7 @@ import torch
 
 from depthdial.engine.prefill import Prefill, continue_on, continuing
 from depthdial.engine.sampler import Sampler
+from depthdial.views.snapshot import as_is
 from depthdial.views.tokens.depth import Depth, TokenDepth
 
 
@@ -49,34 +50,35 @@ def decode_tokens(
     """Continue prefilled prompts at a depth; the first token comes out of the prompt's pass.
 
     Args:
-        model: in evaluation mode; call inside `as_is`.
+        model: in evaluation mode.
         sampler: of this batch, and used up by it.
         on_tokens: told the (n_sequences,) tokens of each step as they come.
 
     Returns:
         The tokens of each row, as many of each as the longest answer has; `sampler.cut` ends an answer.
     """
-    streams = [_Stream(model, depth, prefilled)]
-    if guidance is not None:
-        untraced = replace(depth, trace=None) if isinstance(depth, TokenDepth) else depth
-        streams.append(_Stream(model, untraced, guidance.unconditional))
-    ids = prefilled.input_ids
-    width = ids.shape[1]
-    is_over = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-    while True:
-        logits = streams[0].last_logits()
+    with as_is(prefilled.input_ids.device):
+        streams = [_Stream(model, depth, prefilled)]
         if guidance is not None:
-            logits = guidance.applied(logits, streams[1].last_logits())
-        tokens = sampler.next_tokens(ids, logits)
-        tokens = tokens.masked_fill(is_over, pad_token_id)
-        ids = torch.cat([ids, tokens[:, None]], dim=1)
-        if on_tokens is not None:
-            on_tokens(tokens)
-        is_over = is_over | sampler.ended(ids)
-        if ids.shape[1] - width >= max_new_tokens or bool(is_over.all()):
-            return ids[:, width:].tolist()
-        for stream in streams:
-            stream.step(tokens)
+            untraced = replace(depth, trace=None) if isinstance(depth, TokenDepth) else depth
+            streams.append(_Stream(model, untraced, guidance.unconditional))
+        ids = prefilled.input_ids
+        width = ids.shape[1]
+        is_over = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        while True:
+            logits = streams[0].last_logits()
+            if guidance is not None:
+                logits = guidance.applied(logits, streams[1].last_logits())
+            tokens = sampler.next_tokens(ids, logits)
+            tokens = tokens.masked_fill(is_over, pad_token_id)
+            ids = torch.cat([ids, tokens[:, None]], dim=1)
+            if on_tokens is not None:
+                on_tokens(tokens)
+            is_over = is_over | sampler.ended(ids)
+            if ids.shape[1] - width >= max_new_tokens or bool(is_over.all()):
+                return ids[:, width:].tolist()
+            for stream in streams:
+                stream.step(tokens)
 
 
 class _Stream:

@@ -138,17 +138,16 @@ class Session:
         for room, rows in groups.items():
             depth = route.of_rows(rows) if isinstance(route, TokenDepth) and len(groups) > 1 else route
             places = torch.tensor(rows, device=prefilled.input_ids.device)
-            with as_is(self.device):
-                one = decode(
-                    self.model,
-                    depth,
-                    prefilled.select(places),
-                    max_new_tokens=room,
-                    eos_token_ids=self.eos_token_ids,
-                    pad_token_id=self.pad_token_id,
-                    policy=policy,
-                    draws=None if draws is None else draws[places.cpu()],
-                )
+            one = decode(
+                self.model,
+                depth,
+                prefilled.select(places),
+                max_new_tokens=room,
+                eos_token_ids=self.eos_token_ids,
+                pad_token_id=self.pad_token_id,
+                policy=policy,
+                draws=None if draws is None else draws[places.cpu()],
+            )
             parts.append((rows, one))
         return joined(parts)
 

@@ -17,7 +17,6 @@ from depthdial.engine.session import Session
 from depthdial.hf.architectures import decoder_stack
 from depthdial.measure.cost import model_cost
 from depthdial.routes import Route
-from depthdial.views.snapshot import as_is
 from depthdial.views.view import quiet_view
 
 COSTS = ("layers", "flops", "ms")
@@ -111,16 +110,15 @@ def step_stamps(model: Any, session: Session, route: Route, prefilled: Prefill, 
         model: the session's, or a view of it with hooks.
     """
     stamps: list[float] = []
-    with as_is(session.device):
-        decode_tokens(
-            model,
-            route,
-            prefilled,
-            Sampler(prefilled.input_ids.shape[1], ()),
-            max_new_tokens=n_steps + 1,
-            pad_token_id=session.pad_token_id,
-            on_tokens=lambda _: stamps.append(clock_sec(session.device)),
-        )
+    decode_tokens(
+        model,
+        route,
+        prefilled,
+        Sampler(prefilled.input_ids.shape[1], ()),
+        max_new_tokens=n_steps + 1,
+        pad_token_id=session.pad_token_id,
+        on_tokens=lambda _: stamps.append(clock_sec(session.device)),
+    )
     return stamps
 
 
