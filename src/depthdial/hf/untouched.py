@@ -65,7 +65,8 @@ def switch_off(view: nn.Module) -> None:
 
 def adapter_modules(model: nn.Module) -> list[Any]:
     """The modules of a model that PEFT has put in the place of others; none for a model without adapters."""
-    return [module for module in model.modules() if is_adapter_module(module)]
+    kinds = _adapter_kinds()  # every view asks: no walk where PEFT is not loaded
+    return [module for module in model.modules() if isinstance(module, kinds)] if kinds else []
 
 
 def has_adapters_on(model: Any) -> bool:
@@ -75,12 +76,16 @@ def has_adapters_on(model: Any) -> bool:
 
 
 def is_adapter_module(module: object) -> bool:
+    return isinstance(module, _adapter_kinds())
+
+
+def _adapter_kinds() -> tuple[type, ...]:
     if "peft" not in sys.modules:
-        return False
+        return ()
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    return isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+    return BaseTunerLayer, AuxiliaryTrainingWrapper
 
 
 def _has_adaption_prompts(model: nn.Module) -> bool:
