@@ -40,6 +40,7 @@ from depthdial.stats.serialize import dump, load
 NO_GAP = "no gap to close"
 _REMEDY = "give the steps or tokens of the full answers"
 _DRAWN_POINTS = 120
+_ROUNDING = 1e-12  # what is no larger than this was left by sums in another order
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,13 +296,13 @@ def _gap_score(name: str, own: Reached, paid: np.ndarray, confidence: float) -> 
     """`paid`: (n_draws, n_seeds, n_budgets), what the oracle gets at the controller's costs."""
     values, gaps = with_mean(paid.mean(axis=1)), with_mean((paid - own.mixture).mean(axis=1))
     gains, gap_intervals = with_mean(own.gains), _interval(gaps, confidence)
-    is_there = gap_intervals[:, 0] > 0
+    is_there = gap_intervals[:, 0] > _ROUNDING
     # Where a resample has no gap, its share is as extreme as can be: all or nothing, by the sign of what was gained.
     unbounded = np.where(gains > 0, np.inf, -np.inf)
-    ratios = np.divide(100 * gains, gaps, out=unbounded, where=gaps > 0)
+    ratios = np.divide(100 * gains, gaps, out=unbounded, where=gaps > _ROUNDING)
     ends = percentiles(ratios[1:], confidence, method="inverted_cdf")
     seed_gains, seed_gaps = with_mean(own.values[0] - own.mixture[0]), with_mean(paid[0] - own.mixture[0])
-    seed_closed = np.divide(100 * seed_gains, seed_gaps, out=np.full(seed_gains.shape, np.nan), where=seed_gaps > 0)
+    seed_closed = np.divide(100 * seed_gains, seed_gaps, out=np.full(seed_gains.shape, np.nan), where=seed_gaps > _ROUNDING)
     return GapScore(
         name=name,
         values=values[0],
