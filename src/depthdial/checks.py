@@ -71,15 +71,18 @@ def also_named(**words: str) -> Callable[[_Kind], _Kind]:
 
         @functools.wraps(build)
         def init(self: Any, *args: Any, **given: Any) -> None:
-            for word in words.keys() & given.keys():
-                value, (inside, _, name) = given.pop(word), words[word].rpartition(".")
-                if inside:
-                    default: Any = kind.__dataclass_fields__[inside].default_factory
-                    given[inside] = replace(given.get(inside) or default(), **{name: value})
-                    continue
-                if given.get(name, value) not in (value, getattr(kind, name)):  # a field's default stands in its class
-                    raise InputError(f"{word}={value!r} and {name}={given[name]!r} are the same setting: give {name}.")
-                given[name] = value
+            flat = {word: given.pop(word) for word in words if word in given}
+            inner: dict[str, dict[str, Any]] = {}
+            for word, value in flat.items():
+                inside, _, name = words[word].rpartition(".")
+                fields = inner.setdefault(inside, {}) if inside else given
+                neutral = () if inside else (getattr(kind, name),)  # a field's default stands in its class
+                if fields.get(name, value) not in (value, *neutral):
+                    raise InputError(f"{word}={value!r} and {name}={fields[name]!r} are the same setting: give {name}.")
+                fields[name] = value
+            for inside in {words[word].rpartition(".")[0] for word in words} - {""}:
+                default: Any = kind.__dataclass_fields__[inside].default_factory
+                given[inside] = replace(given.get(inside) or default(), **inner.get(inside, {}))
             build(self, *args, **given)
 
         kind.__init__ = init  # type: ignore[misc]

@@ -42,8 +42,12 @@ def count(monkeypatch):
 @pytest.mark.parametrize(
     "name", ["llama", "gpt2", "opt", "bloom", "mpt", "gemma2", "gemma3_text", "qwen3", "mixtral", "falcon"]
 )
-def test_known_prefixes_change_no_number(name: str) -> None:
+@pytest.mark.parametrize("asked", ["never", "before", "always"])
+def test_known_prefixes_change_no_number(name: str, asked: str) -> None:
     model = tiny(name)
+    if asked == "before":  # transformers hooks the layers for good
+        model(torch.tensor([[1, 2]]), output_hidden_states=True)
+    model.config.output_hidden_states = asked == "always"
     batch, prefixes = batch_of(model), SharedPrefixes()
     for route in ROUTES:
         assert torch.equal(forced_logits(model, route, *batch, prefixes), forced_logits(model, route, *batch)), route

@@ -14,10 +14,11 @@ from depthdial.hf.load import load
 from depthdial.hf.trained import note_training
 from depthdial.routes import Route
 from depthdial.routes.families import RouteFamily
+from depthdial.rows.store import load_study_rows
 from depthdial.studies import controller as controller_studies
 from depthdial.studies import study as studies
 from depthdial.studies.controller import EvaluationSettings
-from depthdial.studies.study import StudySettings, read_study_rows, similarity_routes, study, sweep_routes
+from depthdial.studies.study import StudySettings, similarity_routes, study, sweep_routes
 from depthdial.train.depth.finetune import finetune
 from depthdial.train.depth.settings import FinetuneSettings
 from tests.conftest import make_task
@@ -97,7 +98,7 @@ def test_an_adapters_routes_stand_beside_those_of_the_untouched_model(tmp_path, 
     assert rows.groupby("route").sequence_id.nunique().nunique() == 1
     own = rows.route.str.startswith("elastic")
     assert set(rows[own].weights_hash).isdisjoint(rows[~own].weights_hash)
-    assert result.rows.equals(read_study_rows(out)) and "elastic:5" in result.oracles["rouge_l"].routes
+    assert result.rows.equals(load_study_rows(out)) and "elastic:5" in result.oracles["rouge_l"].routes
     assert "elastic:5" in result.report.read_text()
     with pytest.raises(InputError, match="another adapted_weights_hash"):
         run(model, tokenizer, small_task, out)

@@ -33,10 +33,10 @@ def oracle(
     from depthdial.oracles.oracle import oracle as choose
     from depthdial.oracles.predictable import predictable_oracle
     from depthdial.report.study.tables import oracle_table
-    from depthdial.rows.store import count_samples
-    from depthdial.studies.study import keep_oracle, keep_predictable, one_row_each, read_study_rows
+    from depthdial.rows.store import count_samples, load_study_rows
+    from depthdial.studies.study import keep_oracle, keep_predictable, one_row_each
 
-    rows = read_study_rows(folder)
+    rows = load_study_rows(folder)
     names = rows.column("route").unique().to_pylist()
     if len(names) == 1:
         raise InputError(

@@ -93,7 +93,7 @@ class Assignment:
         reasons: one a prompt; empty where nothing was weighed.
         full_untouched: whether the full route runs without the model's adapters.
         session: what all run on; None: the caller's.
-        settle: to be told the decoding steps of the answers, once they are there; None where nobody keeps a running budget.
+        settle: to be told the decoding steps of the answers, once they are there; None where nobody asks for them.
     """
 
     routes: tuple[Running, ...]

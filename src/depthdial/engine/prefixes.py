@@ -48,11 +48,7 @@ class _Outputs:
 
 
 class SharedPrefixes:
-    """What layers gave after the prefixes of routes, for passes over the same texts behind the same prompts.
-
-    Args:
-        keep_bytes: of hidden states that are kept.
-    """
+    """What layers gave after the prefixes of routes, for passes over the same texts; `keep_bytes` of states are kept."""
 
     def __init__(self, keep_bytes: int = KEPT_BYTES) -> None:
         self._outputs, self._on = _Outputs(keep_bytes), cast(tuple[Any, ...], ())
@@ -73,13 +69,13 @@ class SharedPrefixes:
         shares = base.__dict__.get(_ATTRIBUTE)
         if shares is False:
             return forward(quiet_view(model, route))
-        found = forward(self._view(model, route, n_known)) if n_known == 0 or shares else None
-        if found is None:
-            found = forward(quiet_view(model, route))
-            try:
-                base.__dict__[_ATTRIBUTE] = torch.equal(found.logits, forward(self._view(model, route, n_known)).logits)
-            except Exception:
-                base.__dict__[_ATTRIBUTE] = False
+        if n_known == 0 or shares:
+            return forward(self._view(model, route, n_known))
+        found = forward(quiet_view(model, route))
+        try:
+            base.__dict__[_ATTRIBUTE] = torch.equal(found.logits, forward(self._view(model, route, n_known)).logits)
+        except Exception:
+            base.__dict__[_ATTRIBUTE] = False
         return found
 
     def _known(self, route: Route) -> int:
@@ -93,9 +89,13 @@ class SharedPrefixes:
         view = quiet_view(model, route)
         layers = decoder_stack(view).layers
         for i in range(n_known - 1, -1, -1):  # so that the longest prefix is the first to go
-            layers[i].forward = _Known(self._outputs.use((self._on, route.layers[: i + 1])))  # the view's own shell
-            layers[i]._forward_pre_hooks.clear()  # of the model's own hooks the output is the result already
-            layers[i]._forward_hooks.clear()
+            output = self._outputs.use((self._on, route.layers[: i + 1]))
+            layers[i].forward = functools.partial(_known, output)  # the view's own shell
+            # Of the model's own hooks the output is the result already; by some transformers collects hidden states.
+            for key, hook in list(layers[i]._forward_hooks.items()):
+                if not str(getattr(hook, "__module__", "")).startswith("transformers."):
+                    del layers[i]._forward_hooks[key]
+            layers[i]._forward_pre_hooks.clear()
         for i in range(n_known, len(route)):
             layers[i].register_forward_hook(functools.partial(self._keep, (self._on, route.layers[: i + 1])))
         return view
@@ -104,14 +104,9 @@ class SharedPrefixes:
         self._outputs.keep(key, output)
 
 
-class _Known:
-    """In place of a layer's forward: its output is known."""
-
-    def __init__(self, output: Any) -> None:
-        self._output = output
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        return self._output
+def _known(output: Any, *_: Any, **__: Any) -> Any:
+    """In place of a layer's forward, whose output is known."""
+    return output
 
 
 def _n_bytes(output: Any) -> int:

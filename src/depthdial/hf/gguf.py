@@ -88,6 +88,9 @@ def _build_byte_level(file: Path, read: Callable[..., Any], special: dict[str, i
     from transformers import PreTrainedTokenizerFast
 
     split = _split_of(file, read("ggml.pre"))
+    for name in ("ggml.tokens", "ggml.merges"):
+        if read(name) is None:
+            raise KeyError(f"tokenizer.{name}")
     words: list[str] = read("ggml.tokens")
     merges = [(line[: (at := line.index(" ", 1))], line[at + 1 :]) for line in read("ggml.merges")]
     vocabulary = {word: i for i, word in enumerate(words)}

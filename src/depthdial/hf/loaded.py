@@ -97,7 +97,7 @@ def _check_layers(
         if held != len(ours):
             raise InputError(
                 f"{label} holds {held} layers and its config.json names {len(ours)}: correct the config's number of layers"
-                " (a route can leave layers out)."
+                f"{' (a route can leave layers out)' if held > len(ours) else ''}."
             )
 
 

@@ -26,7 +26,8 @@ _RECORDS = (("depthdial.json", "training"), ("gates.json", "about"))
 def recorded_prompts(record: Any) -> frozenset[str]:
     """Hashes of the prompts in a training's record (`record["data"]["prompts"]`); none where it does not say."""
     try:
-        return frozenset(one for one in record["data"]["prompts"] if isinstance(one, str))
+        prompts = record["data"]["prompts"]
+        return frozenset(one for one in prompts if isinstance(one, str) and not isinstance(prompts, str))
     except (KeyError, TypeError):
         return frozenset()
 

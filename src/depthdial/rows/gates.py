@@ -82,7 +82,7 @@ class GateMap:
             of_tokens = {name: tuple(stored[name]) for name in ("tokens", "is_prompt")}
             ran = tuple(map(tuple, stored["ran"]))
             found = cls(**{**{one.name: stored[one.name] for one in fields(cls)}, **of_tokens, "ran": ran})
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"A gate map lacks a field or is damaged ({error}): run `{_STUDY_VERB}` again.") from error
         lengths = {len(found.tokens), len(found.is_prompt), len(ran)}
         if len(lengths) > 1 or lengths == {0} or {len(layers) for layers in ran} != {found.n_layers}:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -43,7 +43,7 @@ class _Batch:
     tokens: torch.Tensor
     mask: torch.Tensor
     full: tuple[Predictions, ...]
-    prefixes: SharedPrefixes = field(default_factory=SharedPrefixes)
+    prefixes: SharedPrefixes
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ class Calibration:
             raise InputError(f"Row {missing!r} has no reference, which NLL is taken on: search by kl, or leave the row out.")
         started = time.perf_counter()
         known, batches = reference or Reference(session), session.batches(examples, batch_size)
-        batches = tuple(_run(session, known, batch, metric, answer_tokens) for batch in batches)
+        prefixes = SharedPrefixes()  # one memory for all batches
+        each = ((batch, metric, answer_tokens, prefixes.on(i)) for i, batch in enumerate(batches))
+        batches = tuple(_run(session, known, *one) for one in each)
         return cls(session, metric, batches, time.perf_counter() - started)
 
     @property
@@ -129,21 +131,24 @@ class Calibration:
 
 
 def _run(
-    session: Session, reference: Reference, batch: Sequence[EncodedExample], metric: str | None, answer_tokens: int
+    session: Session,
+    reference: Reference,
+    batch: Sequence[EncodedExample],
+    metric: str | None,
+    answer_tokens: int,
+    prefixes: SharedPrefixes,
 ) -> _Batch:
     prompts, teacher = tuple(e.prompt_ids for e in batch), reference.untouched
     prefilled = reference.prefill(batch) if teacher is session else session.prefill(batch)
     if metric == "nll":
         texts = tuple(e.reference_ids[:answer_tokens] for e in batch)
-        return _Batch(prompts, texts, prefilled, *right_padded(texts, session.pad_token_id, session.device), ())
+        return _Batch(prompts, texts, prefilled, *right_padded(texts, session.pad_token_id, session.device), (), prefixes)
     own = prefilled if teacher is session else reference.prefill(batch)
     full: tuple[Predictions, ...] = ()
     texts = reference.answers(batch, own, answer_tokens).tokens
     tokens, mask = right_padded(texts, session.pad_token_id, session.device)
     if metric == "kl":
-        prefixes = SharedPrefixes()
-        logits = forced_logits(teacher.model, session.full, own, tokens, mask, prefixes)
+        shared = prefixes if teacher is session else None
+        logits = forced_logits(teacher.model, session.full, own, tokens, mask, shared)
         full = tuple(Predictions.of(row[: len(text)]) for row, text in zip(logits, texts, strict=True))
-        if teacher is session:
-            return _Batch(prompts, texts, prefilled, tokens, mask, full, prefixes)
-    return _Batch(prompts, texts, prefilled, tokens, mask, full)
+    return _Batch(prompts, texts, prefilled, tokens, mask, full, prefixes)

@@ -355,8 +355,3 @@ def _claim(folder: Path, settings: StudySettings, identity: ModelIdentity, task:
         **({} if adapted_hash is None else {"adapted_weights_hash": adapted_hash}),
     }
     claim(folder / "study.json", about, "study")
-
-
-def read_study_rows(folder: Path | str) -> Any:
-    """The sweeps' rows of a study folder or of a sweep's own folder."""
-    return load_study_rows(folder)

@@ -196,7 +196,7 @@ def _refuse(asked: Asked) -> None:
     kind = "A view that tells prompt from response"
     for name, remedy in _REFUSED.items():
         value = asked.option(name)
-        if value not in (None, False) and not (name in _OFF_AT_ZERO and value == 0):
+        if not (value is None or value is False or (name in _OFF_AT_ZERO and value == 0)):
             raise InputError(f"{kind} cannot honour {name}={reprlib.repr(value)}: leave it out, or {remedy}.")
     groups, custom = asked.option("num_beam_groups"), asked.given.get("custom_generate")
     if groups not in (None, 1):

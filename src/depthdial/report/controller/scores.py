@@ -43,7 +43,7 @@ class ControllerScores:
         if set(document) - {one.name for one in fields(cls)} or not isinstance(scores, Mapping) or not scores:
             raise InputError("It holds no scores of a controller: evaluate the controller again.")
         restored = {name: ControllerScore.from_dict(score) for name, score in scores.items()}
-        certificates = tuple(map(Certificate.from_dict, document.get("certificates", ())))
+        certificates = tuple(map(Certificate.from_dict, document.get("certificates") or ()))
         return cls(**{**document, "scores": restored, "certificates": certificates})
 
 

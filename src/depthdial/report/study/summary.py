@@ -189,6 +189,9 @@ def gather(rows: Any, timing: Mapping[str, Any] | None = None) -> list[RouteRows
         columns = mean_over_samples(columns)
     if not len(columns["route"]):
         raise InputError("The table has no rows: run `depthdial sweep` first.")
+    pairs = list(zip(columns["sequence_id"], columns["route"], strict=True))
+    if len(set(pairs)) < len(pairs):
+        raise InputError("The table has two rows of one sequence on one route: report on the rows of one run and model.")
     depths = sorted({int(n) for n in columns["n_layers"]})
     if len(depths) > 1:
         raise InputError(f"The rows are of models with {depths[0]} and {depths[-1]} layers: report on one model at a time.")

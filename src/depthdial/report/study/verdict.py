@@ -221,7 +221,7 @@ def _depth(route: RouteRows, is_adapted: bool) -> str | None:
         layers = route.fixed_layers
         if not layers:
             return None
-        if is_adapted and route.name.endswith(f":{len(layers)}"):
+        if is_adapted and route.name == f"elastic:{len(layers)}":  # as a study calls its adapter's own routes
             return f"searched:{len(layers)}"
         return f"{layers[0]}-{layers[0]}" if len(layers) == 1 else str(Route(layers, route.n_layers))
 

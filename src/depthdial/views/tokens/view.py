@@ -153,7 +153,7 @@ def _refuse_retraced(asked: Asked) -> None:
 
 def _checked_keys(keys: Sequence[int] | None) -> tuple[int, ...] | None:
     try:
-        return None if keys is None else tuple(array("q", keys))
+        return None if keys is None else tuple(array("q", list(keys)))
     except (TypeError, OverflowError):
         raise InputError(
             f"The keys are whole numbers of 64 bits, one a sequence, not {keys!r}: sequence_key(id) makes one."
