@@ -59,11 +59,8 @@ def gates_study(
 def gate_depths(folder: Path, model: Any, seed: int) -> tuple[Any, list[TokenDepth]]:
     """The model that gates were trained with, and their two ways of deciding, ready for a sweep."""
     from depthdial.hf.adapter import merged
-    from depthdial.views.tokens.depth import TokenDepth
-    from depthdial.views.tokens.gate_folder import load_gates
+    from depthdial.views.tokens.gate_folder import gates_depth, load_gates
     from depthdial.views.tokens.gates import GATE_MODES
 
     loaded, gates = load_gates(folder, merged(model))  # gates are trained on T as a whole model
-    key_values = gates.about.get("settings", {}).get("key_values", "project")
-    policies = [gates.policy(mode, seed) for mode in GATE_MODES]
-    return loaded, [TokenDepth(policy, gates.config.n_layers, key_values, policy.name) for policy in policies]
+    return loaded, [gates_depth(gates, mode, seed) for mode in GATE_MODES]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from typing import Any
 from depthdial.engine.depth import Asked, Assignment, Batch, TokenwiseDepth
 from depthdial.engine.session import Session
 from depthdial.views.snapshot import snapshot
-from depthdial.views.tokens.depth import TokenDepth
-from depthdial.views.tokens.gate_folder import load_gates
+from depthdial.views.tokens.gate_folder import gates_depth, load_gates
 from depthdial.views.tokens.gates import TokenGates
 
 
@@ -34,15 +32,12 @@ class GatesDepth(TokenwiseDepth):
         Raises:
             InputError: if it holds no gates, or damaged ones.
         """
-        gates = TokenGates.from_pretrained(folder)
-        key_values = gates.about.get("settings", {}).get("key_values", "project")
-        policy = gates.policy("sampled")
-        return cls(TokenDepth(policy, gates.config.n_layers, key_values, policy.name), Path(folder))
+        return cls(gates_depth(TokenGates.from_pretrained(folder), "sampled"), Path(folder))
 
     @property
-    def seen(self) -> Mapping[str, frozenset[str]]:
-        """Hashes of the prompts that the gates were trained on, by what they were used for."""
-        return {"to train the gates": self.depth.trained_on}
+    def trained_on(self) -> frozenset[str]:
+        """Hashes of the prompts that the gates were trained on."""
+        return self.depth.trained_on
 
     def prepare(self, session: Session, asked: Asked) -> None:
         """As `Depth.prepare`; the gates' weights and adapter are put on a view of the model."""
@@ -61,6 +56,6 @@ class GatesDepth(TokenwiseDepth):
         if found is None:
             model, gates = load_gates(self.folder, session.given)
             own = session if model is session.given else replace(session, given=model, model=snapshot(model))
-            found = own, TokenwiseDepth(replace(self.depth, policy=gates.policy("sampled")))
+            found = own, TokenwiseDepth(gates_depth(gates, "sampled"))
             self._sessions[session.given] = found
         return found

@@ -11,7 +11,8 @@ from depthdial.hf.architectures import unwrap
 from depthdial.hf.facts import ModelFacts
 from depthdial.hf.untouched import adapter_modules
 from depthdial.views.adapted import adapted_view
-from depthdial.views.tokens.gates import GATES_FILE, TokenGates
+from depthdial.views.tokens.depth import TokenDepth
+from depthdial.views.tokens.gates import GATES_FILE, GateMode, TokenGates
 
 _ADAPTER_FILE = "adapter_config.json"
 
@@ -56,3 +57,10 @@ def load_gates(folder: Path | str, model: Any, *, weights_hash: str | None = Non
         model = adapted_view(base, folder, facts.name)
     gates.to(next(base.get_input_embeddings().parameters()).device)
     return model, gates.eval().requires_grad_(False)
+
+
+def gates_depth(gates: TokenGates, mode: GateMode, seed: int = 0) -> TokenDepth:
+    """Gates at work, with the keys and values that they were trained with."""
+    policy = gates.policy(mode, seed)
+    key_values = gates.about.get("settings", {}).get("key_values", "project")
+    return TokenDepth(policy, gates.config.n_layers, key_values, policy.name)
