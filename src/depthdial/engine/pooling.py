@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from depthdial.hf.architectures import decoder_stack
+from depthdial.hf.architectures import decoder_stack, layer_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,7 +53,7 @@ class Pooling:
 
     def _hook(self, layer: int) -> Any:
         def pool(module: Any, arguments: Any, output: Any) -> None:
-            states = (output[0] if isinstance(output, tuple) else output).detach()
+            states = layer_states(output).detach()
             weight = self._mask.to(states.device, torch.float32)
             # One product with the mask: no fp32 copy of all tokens where the states are in half precision.
             weight = (weight / weight.sum(dim=1, keepdim=True)).to(states.dtype)

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 
-from depthdial.hf.architectures import decoder_stack, unwrap
+from depthdial.hf.architectures import decoder_stack, layer_states, unwrap
 from depthdial.routes import Route
 from depthdial.views.view import quiet_view
 
@@ -110,5 +110,5 @@ def _known(output: Any, *_: Any, **__: Any) -> Any:
 
 
 def _n_bytes(output: Any) -> int:
-    states = output[0] if isinstance(output, tuple) else output
+    states = layer_states(output)
     return int(states.numel() * states.element_size())

@@ -15,7 +15,7 @@ import torch
 
 from depthdial.engine.prefill import Prefill, continue_on, continuing
 from depthdial.engine.prefixes import SharedPrefixes
-from depthdial.hf.architectures import accepts, decoder_stack
+from depthdial.hf.architectures import accepts, decoder_stack, layer_states
 from depthdial.routes import Route
 from depthdial.views.snapshot import as_is
 from depthdial.views.tokens.depth import Depth
@@ -123,7 +123,9 @@ def forced_states(
 
     def forward(running: Any) -> Any:
         # The last of transformers' hidden states is after the final norm; the view's layers are its own to hook.
-        hook = decoder_stack(running).layers[-1].register_forward_hook(lambda _, __, out: last_layer.append(_tensor(out)))
+        hook = (
+            decoder_stack(running).layers[-1].register_forward_hook(lambda _, __, out: last_layer.append(layer_states(out)))
+        )
         options = {"logits_to_keep": 1} if accepts(running, "logits_to_keep") else {}
         with hook:
             return _run(running, prefilled.cache_for(route), prefilled, tokens, mask, output_hidden_states=True, **options)
@@ -170,7 +172,3 @@ def by_route(routes: Sequence[D]) -> dict[D, list[int]]:
     for row, route in enumerate(routes):
         groups.setdefault(route, []).append(row)
     return groups
-
-
-def _tensor(output: Any) -> torch.Tensor:
-    return output[0] if isinstance(output, tuple) else output

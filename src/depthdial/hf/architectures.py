@@ -98,6 +98,11 @@ def unwrap(model: Any) -> PreTrainedModel:
     return model
 
 
+def layer_states(output: Any) -> Any:
+    """The hidden states in what a decoder layer returns: some architectures return a tuple."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 def decoder_stack(model: PreTrainedModel) -> DecoderStack:
     """The one stack of decoder layers of a model; InputError where every layer is not a decoder's with attention."""
     config = model.config.get_text_config(decoder=True)

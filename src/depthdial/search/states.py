@@ -14,7 +14,7 @@ import torch
 from depthdial.engine.session import Session
 from depthdial.engine.teacher_forcing import right_padded
 from depthdial.errors import InputError
-from depthdial.hf.architectures import accepts, decoder_stack
+from depthdial.hf.architectures import accepts, decoder_stack, layer_states
 from depthdial.search.method import Memory, Problem
 from depthdial.views.passes import positions
 from depthdial.views.snapshot import as_is
@@ -39,9 +39,8 @@ def text_states(session: Session, texts: Sequence[Sequence[int]]) -> torch.Tenso
         inputs["logits_to_keep"] = 1
     with as_is(session.device):
         states = model(**inputs).hidden_states[:-1]
-    output = last[0][0] if isinstance(last[0], tuple) else last[0]
     is_token = mask.bool()
-    stacked = torch.stack([state[is_token].float() for state in (*states, output)])
+    stacked = torch.stack([state[is_token].float() for state in (*states, layer_states(last[0]))])
     if not torch.isfinite(stacked).all():
         raise InputError("The model's hidden states are not finite: try --dtype float32.")
     return torch.nn.functional.normalize(stacked, dim=-1)

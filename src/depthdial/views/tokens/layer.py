@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from depthdial.errors import InputError
-from depthdial.hf.architectures import PER_SEQUENCE_ARGUMENTS, PER_TOKEN_ARGUMENTS, SHARED_ARGUMENTS
+from depthdial.hf.architectures import PER_SEQUENCE_ARGUMENTS, PER_TOKEN_ARGUMENTS, SHARED_ARGUMENTS, layer_states
 from depthdial.views.tokens.cache import Gathered, KeysWritten, KeyValues, TokenCacheLayer
 from depthdial.views.tokens.policy import Decide
 
@@ -197,7 +197,7 @@ class _Call:
 def _dense(call: _Call, weights: torch.Tensor, runs: torch.Tensor | None) -> Any:
     """Every token through the layer; `weights`, 0 or 1, mix its output with its input."""
     output = call.whole(kept=runs if call.slots.copies else None)
-    mixed = weights[..., None] * _tensor(output) + (1 - weights[..., None]) * call.hidden
+    mixed = weights[..., None] * layer_states(output) + (1 - weights[..., None]) * call.hidden
     return _like(output, mixed)
 
 
@@ -217,7 +217,7 @@ def _routed(call: _Call, runs: torch.Tensor, now: TokenPass) -> Any:
     if plan is None:
         return call.untaken()
     output = call.some(plan)
-    return _like(output, _put_back(call.hidden, _tensor(output), plan))
+    return _like(output, _put_back(call.hidden, layer_states(output), plan))
 
 
 def gathered(chosen: torch.Tensor, *, only_keys: bool = False) -> Gathered | None:
@@ -257,10 +257,6 @@ def _put_back(hidden: torch.Tensor, output: torch.Tensor, plan: Gathered) -> tor
         return hidden.index_copy(0, plan.rows, output)
     rows, columns, flat = plan.flat(output)
     return hidden.index_put((rows, columns), flat)
-
-
-def _tensor(output: Any) -> torch.Tensor:
-    return output[0] if isinstance(output, tuple) else output
 
 
 def _like(output: Any, hidden: torch.Tensor) -> Any:
