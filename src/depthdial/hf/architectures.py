@@ -52,6 +52,8 @@ PER_TOKEN_ARGUMENTS = ("position_ids", "position_embeddings")
 PER_SEQUENCE_ARGUMENTS = ("alibi",)
 SHARED_ARGUMENTS = ("position_bias", "cache_position")
 _ROUTED_ATTENTION = ("sdpa", "eager")
+# The attention of Depthdial's own views, which takes what `sdpa` takes (`hf.attention`).
+OWN_ATTENTION = "depthdial"
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def check_token_routing(model: PreTrainedModel) -> None:
     """InputError if a model's layers cannot be run for some tokens of a pass."""
     config = model.config.get_text_config(decoder=True)
     attention = getattr(config, "_attn_implementation", None) or "eager"
-    if attention not in _ROUTED_ATTENTION:
+    if attention not in (*_ROUTED_ATTENTION, OWN_ATTENTION):
         raise InputError(
             f"Token routing needs masks of its own, which {attention} attention does not take: load the model with "
             f"attn_implementation={' or '.join(map(repr, _ROUTED_ATTENTION))}."
