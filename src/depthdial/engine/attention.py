@@ -11,15 +11,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from depthdial.hf.attention import stock_attention, use_attention
+from depthdial.hf.attention import WITHOUT_EFFECT, stock_attention, use_attention
 
-# What layers pass on without effect where there is a mask. Anything else that is not None is left to transformers.
-_WITHOUT_EFFECT = frozenset(
-    (
-        *("cache_position", "is_causal", "position_ids", "position_embeddings", "sliding_window", "use_cache"),
-        *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "logits_to_keep"),
-    )
-)
 # More tokens than these are prompts, where repeating keys takes no time and a longer mask would.
 _MOST_TOKENS = 16
 
@@ -80,7 +73,7 @@ def grouped_attention(
 
 
 def _is_known(query: torch.Tensor, mask: torch.Tensor | None, dropout: float, kwargs: dict[str, Any]) -> bool:
-    if dropout or any(value is not None and name not in _WITHOUT_EFFECT for name, value in kwargs.items()):
+    if dropout or any(value is not None and name not in WITHOUT_EFFECT for name, value in kwargs.items()):
         return False
     if mask is None:
         return query.shape[2] == 1  # more tokens would be masked by PyTorch, which is told so by transformers

@@ -17,6 +17,13 @@ from depthdial.hf.architectures import OWN_ATTENTION, decoder_stack
 
 # The implementation of transformers whose results and masks the own one has.
 STOCK_ATTENTION = "sdpa"
+# What layers pass on to it without effect where there is a mask. Anything else that is not None may have one.
+WITHOUT_EFFECT = frozenset(
+    (
+        *("cache_position", "is_causal", "position_ids", "position_embeddings", "sliding_window", "use_cache"),
+        *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "logits_to_keep"),
+    )
+)
 
 
 def stock_attention() -> Callable[..., Any]:
