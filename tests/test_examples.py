@@ -15,6 +15,7 @@ import pytest
 
 import depthdial as dd
 from tests.conftest import make_llama, make_tokenizer
+from tests.latencies import make_latency
 
 WORDS = (
     "the cat",
@@ -44,6 +45,7 @@ def namespace(folder: Path) -> dict[str, Any]:
     data, more = folder / "data.jsonl", folder / "more.jsonl"
     data.write_text("".join(json.dumps({"instruction": words, "output": "the cat sat on"}) + "\n" for words in WORDS[:4]))
     more.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    make_latency().save(folder / "bench.json")
     dd.TokenGates(dd.GateConfig(n_layers=6, width=32)).save_pretrained(folder / "gates")
     task = dd.task(data)
     draws = np.random.default_rng(0).random((4, 2, 4)).round(2)
@@ -101,7 +103,8 @@ def test_the_example_of_a_public_name(shared: dict[str, Any], name: str, monkeyp
 
 
 @pytest.mark.parametrize(
-    "name", ["metrics", "oracles.costs", "stats.bootstrap", "stats.intervals", "stats.serialize", "routes.route"]
+    "name",
+    ["metrics", "oracles.costs", "oracles.drafts", "stats.bootstrap", "stats.intervals", "stats.serialize", "routes.route"],
 )
 def test_the_examples_of_a_module_without_a_model(name: str) -> None:
     failed, tried = doctest.testmod(import_module(f"depthdial.{name}"), extraglobs={"dd": dd, "np": np})

@@ -59,6 +59,7 @@ FLOORS: tuple[tuple[Room, ...], ...] = (
     (
         _plain("routes"),
         _plain("stats", "numpy", "scipy"),
+        _plain("latency", "numpy", "scipy"),
         _plain("rows", "pyarrow", "filelock"),
         _plain("control.predictors", "numpy", "lightgbm", "torch"),  # torch and lightgbm inside functions alone
     ),

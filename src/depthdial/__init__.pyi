@@ -14,6 +14,7 @@ from .hf.adapter import AdapterCard as AdapterCard
 from .hf.adapter import adapter_card as adapter_card
 from .hf.load import load as load
 from .hf.untouched import untouched as untouched
+from .latency.model import LatencyModel as LatencyModel
 from .measure.cost import model_cost as model_cost
 from .measure.similarity import similarity as similarity
 from .measure.sweep import sweep as sweep
@@ -22,6 +23,8 @@ from .oracles.oracle import OracleCurve as OracleCurve
 from .oracles.oracle import oracle as oracle
 from .oracles.predictable import PredictableCurve as PredictableCurve
 from .oracles.predictable import predictable_oracle as predictable_oracle
+from .oracles.speculation import SpeculationForecast as SpeculationForecast
+from .oracles.speculation import speculation_forecast as speculation_forecast
 from .report.pages import write_report as write_report
 from .report.plot import plot as plot
 from .routes import RandomRoute as RandomRoute

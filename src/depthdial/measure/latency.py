@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,53 +14,13 @@ from depthdial.engine.prefill import Prefill, clock_sec
 from depthdial.engine.sampler import Sampler
 from depthdial.engine.session import Session
 from depthdial.hf.architectures import decoder_stack
+from depthdial.latency.costs import LayerCosts
 from depthdial.measure.cost import model_cost
 from depthdial.routes import Route
 from depthdial.views.view import quiet_view
 
 COSTS = ("layers", "flops", "ms")
 _WARM_STEPS, _TIMED_STEPS = 3, 15
-
-
-@dataclass(frozen=True)
-class LayerCosts:
-    """The cost of every layer in one unit.
-
-    Attributes:
-        unit: `layers`, `flops` (per response token) or `ms` (per decoding step, measured).
-        by_layer: (n_layers,), all above 0.
-        about: JSON-ready, how they were found.
-    """
-
-    unit: str
-    by_layer: tuple[float, ...]
-    about: Mapping[str, Any]
-
-    def of(self, route: Route) -> float:
-        return sum(self.by_layer[i] for i in route.layers)
-
-    def saved(self, dropped: Sequence[int]) -> float:
-        """What dropping these layers saves, in units of the costliest layer: their number, where all cost the same."""
-        most = max(self.by_layer)
-        return sum(self.by_layer[i] / most for i in dropped)
-
-    def rate(self, harm: float, dropped: Sequence[int]) -> float:
-        """Harm for each unit of cost that dropping these layers saves; to be ordered by, the smallest first.
-
-        A drop that does good (`harm` below 0) does the more of it the more it saves. Where all layers cost the same, it
-        orders sets of as many layers as `harm` does.
-        """
-        saved = self.saved(dropped)
-        return harm / saved if harm > 0 else harm * saved
-
-    def record(self, routes: Sequence[Route]) -> dict[str, Any]:
-        """For a family's `made_by`: the unit, the cost of each layer and of each route."""
-        return {
-            "unit": self.unit,
-            **self.about,
-            "by_layer": list(self.by_layer),
-            "routes": {route.name: self.of(route) for route in routes},
-        }
 
 
 def layers_alike(n_layers: int) -> LayerCosts:

@@ -165,7 +165,7 @@ def read_samples(rows: Rows, *, sample: str, **columns: Any) -> ScoreTable:
     Raises:
         InputError: as there, and for greedy rows, an odd number of samples or one alone (halves are needed).
     """
-    numbers = np.asarray(rows[sample]).tolist() if sample in _column_names(rows) else []
+    numbers = np.asarray(rows[sample]).tolist() if sample in column_names(rows) else []
     n_samples = len({number for number in numbers if number is not None and number == number})
     if not n_samples:
         raise InputError(
@@ -208,7 +208,7 @@ class _Grid:
     @classmethod
     def of(cls, rows: Rows, columns: Mapping[str, str]) -> _Grid:
         """With an axis for each of the named columns; InputError unless every cell has one row."""
-        coded = {axis: _coded(_column(rows, name), name) for axis, name in columns.items()}
+        coded = {axis: _coded(column_of(rows, name), name) for axis, name in columns.items()}
         if len({len(codes) for _, codes in coded.values()}) > 1:
             names = " and ".join(map(repr, columns.values()))
             raise InputError(f"The columns {names} differ in length; give one table.")
@@ -260,10 +260,10 @@ class _Grid:
 
     def gaps(self, name: str) -> np.ndarray | None:
         """A numeric column with its NaNs; None if there is no such column."""
-        return self._placed(name) if name in _column_names(self.rows) else None
+        return self._placed(name) if name in column_names(self.rows) else None
 
     def _placed(self, name: str) -> np.ndarray:
-        column = _column(self.rows, name)
+        column = column_of(self.rows, name)
         try:
             column = column.astype(float)
         except (TypeError, ValueError):
@@ -275,16 +275,16 @@ class _Grid:
         return column[self.order].reshape(self.shape)
 
 
-def _column(rows: Rows, name: str) -> np.ndarray:
+def column_of(rows: Rows, name: str) -> np.ndarray:
     try:
         return np.asarray(rows[name])
     except (KeyError, IndexError, TypeError, ValueError):
-        known = _column_names(rows)
+        known = column_names(rows)
         hint = f"it has {', '.join(known)}" if known else "give a dict of arrays, a pyarrow.Table or a pandas.DataFrame"
         raise InputError(f"The table has no column {name!r}; {hint}.") from None
 
 
-def _column_names(rows: Any) -> list[str]:
+def column_names(rows: Any) -> list[str]:
     names: Iterable[Any] = getattr(rows, "column_names", None) or (
         rows.keys() if isinstance(rows, Mapping) else getattr(rows, "columns", ())
     )
