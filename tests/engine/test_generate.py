@@ -138,9 +138,12 @@ def test_the_usual_arguments_of_transformers_are_taken(model, tokenizer):
     assert cut.tokens == plain.tokens[: plain.tokens.index(end) + 1] and cut.finish_reason == "eos"
 
 
-@pytest.mark.parametrize("option", [{"num_beams": 2}, {"return_dict_in_generate": True}])
-def test_more_than_one_answer_is_refused(model, tokenizer, option):
-    with pytest.raises(InputError, match=f"one answer to a prompt, token by token: leave {next(iter(option))} out"):
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [({"num_beams": 2}, "each answer token by token"), ({"return_dict_in_generate": True}, "one Generation")],
+)
+def test_beams_and_other_outputs_are_refused(model, tokenizer, option, why):
+    with pytest.raises(InputError, match=f"{why}.*: leave {next(iter(option))} out"):
         dd.generate(model, tokenizer, "the cat", **option)
 
 

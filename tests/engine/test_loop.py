@@ -20,7 +20,7 @@ N_TOKENS = 7
 
 def looped(model, route, policy=GREEDY, draws=None, ends=(), told=None):
     ready = prefill(model, *left_padded(PROMPTS, 0, "cpu"))
-    sampler = Sampler.from_draws(policy, draws, ends, ready.input_ids, N_TOKENS)
+    sampler = Sampler.from_draws(policy, draws, ends, len(PROMPTS), N_TOKENS)
     with torch.no_grad():
         return decode_tokens(
             model,

@@ -92,11 +92,11 @@ def decode(
     Raises:
         ValueError: if a policy that draws has no draws of that shape.
     """
-    sampler = Sampler.from_draws(policy, draws, eos_token_ids, prefilled.input_ids, max_new_tokens)
+    sampler = Sampler.from_draws(policy, draws, eos_token_ids, len(prefilled.input_ids), max_new_tokens)
     started = clock_sec(prefilled.input_ids.device)
     new = decode_tokens(model, route, prefilled, sampler, max_new_tokens=max_new_tokens, pad_token_id=pad_token_id)
     decode_sec = clock_sec(prefilled.input_ids.device) - started
-    answers = [sampler.cut(row, tokens) for row, tokens in enumerate(new)]
+    answers = [sampler.answer(row) for row in range(len(new))]
     return Decoded(
         tuple(tuple(tokens) for tokens, _ in answers),
         tuple(reason for _, reason in answers),

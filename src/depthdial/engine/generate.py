@@ -17,13 +17,15 @@ import torch
 from depthdial.checks import choice, whole
 from depthdial.data.templates import resolve_template
 from depthdial.engine.depth import Asked, Assignment, Batch, Depth, is_several, number_in, one_each, takes_routes
+from depthdial.engine.logprobs import TokenLogprob
 from depthdial.engine.loop import Guidance, decode_tokens
 from depthdial.engine.options import Options, read_options
 from depthdial.engine.prefill import Prefill, clock_sec
-from depthdial.engine.processors import Row
-from depthdial.engine.requests import Request, read_requests
+from depthdial.engine.processors import Row, processors_of
+from depthdial.engine.requests import Request, read_requests, repeated
+from depthdial.engine.row_sampler import RowSampler
 from depthdial.engine.sampler import Sampler
-from depthdial.engine.sampling import FinishReason, request_draws
+from depthdial.engine.sampling import Chance, FinishReason
 from depthdial.engine.session import Session
 from depthdial.engine.streams import check_streaming, streaming
 from depthdial.errors import InputError
@@ -51,6 +53,7 @@ class Generation:
         predicted_steps: decoding steps that it predicted of each route's answer, by name. None without a controller.
         price: what it asked of a route for each unit of cost, in quality. None without a controller.
         layers_run: layers that ran for a token after the first, in the mean; None where a token-wise answer has no such.
+        logprobs: one for each token, where `logprobs` asked for them.
 
     Example:
         >>> dd.generate(model, tokenizer, "the cat", depth="uls:50%", max_new_tokens=4)[0].route.layers
@@ -69,6 +72,7 @@ class Generation:
     predicted_steps: Mapping[str, float] | None = None
     price: float | None = None
     layers_run: float | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
     @property
     def new_tokens(self) -> int:
@@ -140,12 +144,17 @@ def generate(
             epsilon_cutoff, eta_cutoff, repetition_penalty, no_repeat_ngram_size, their encoder_ forms, bad_words_ids,
             sequence_bias, suppress_tokens, begin_suppress_tokens, min_length, min_new_tokens, max_length,
             forced_bos_token_id, forced_eos_token_id, exponential_decay_length_penalty, watermarking_config,
-            renormalize_logits, remove_invalid_values, eos_token_id, pad_token_id, guidance_scale and prefill_chunk_size.
-            As in transformers, what nobody gives is the model's own generation_config's; and greedy where that does not
-            sample.
+            renormalize_logits, remove_invalid_values, eos_token_id, pad_token_id, guidance_scale, prefill_chunk_size and
+            num_return_sequences (sampled answers of each prompt; `n` for short). As in transformers, what nobody gives is
+            the model's own generation_config's; and greedy where that does not sample.
+            And OpenAI's: presence_penalty and frequency_penalty (-2 to 2; subtracted from the logits of tokens that the
+            answer has already, the latter once for each time), logit_bias (a dict of token ids to -100 to 100, which is
+            added), and logprobs (how many of the likeliest tokens to tell for each generated one: log-probabilities of the
+            model itself, before all of the above).
 
     Returns:
-        One Generation for each prompt, in order.
+        One Generation for each prompt, in order; with num_return_sequences so many for each, one after the other, on one
+        route, drawn as those of a prompt that is repeated.
 
     Raises:
         InputError: for a route or controller that does not fit, an empty list, a prompt longer than the context, or an
@@ -161,7 +170,7 @@ def generate(
     """
     _check(model, prompt_depth, batch_size)
     requests = read_requests(prompts, messages, template, tokenizer)
-    check_streaming(streamer, on_text, len(requests))
+    n_prompts = len(requests)
     session = Session.of(model, tokenizer)
     chosen = read_options(
         getattr(unwrap(model), "generation_config", None),
@@ -173,6 +182,8 @@ def generate(
         seed=seed,
         given=options,
     )
+    check_streaming(streamer, on_text, n_prompts, chosen.n_answers)
+    requests = repeated(requests, chosen.n_answers)
     session = replace(session, chunk_tokens=chosen.prefill_chunk_size)
     job = _Job(
         session,
@@ -187,7 +198,8 @@ def generate(
     job.check()
     resolved = resolve_template(template, tokenizer)
     answers: dict[int, Generation] = {}
-    for one, own_routes, places in _by_depth(depth, model, routes, len(requests)):
+    for one, own_routes, prompt_places in _by_depth(depth, model, routes, n_prompts):
+        places = [place * chosen.n_answers + i for place in prompt_places for i in range(chosen.n_answers)]
         asked = Asked(prompt_depth, resolved, own_routes)
         one.prepare(session, asked)
         for start in range(0, len(places), batch_size):
@@ -242,36 +254,40 @@ class _Job:
     def check(self) -> None:
         """InputError for options whose values no processor takes, before anything runs."""
         embeddings: Any = unwrap(self.session.model).get_input_embeddings()
-        vocabulary = embeddings.weight.shape[0]
-        Sampler.from_options(
-            self.options, self.tokenizer, [self._row(0, vocabulary)], len(self.requests[0].ids), processors=self.processors
-        )
+        processors_of(self.options, self.processors, self._row(0, embeddings.weight.shape[0]))
 
     def answer(self, places: Sequence[int], depth: Depth, asked: Asked) -> dict[int, Generation]:
         answers: dict[int, Generation] = {}
-        batch = Batch([self.requests[place].ids for place in places], places)
+        # The answers to one prompt run on one route.
+        batch = Batch([self.requests[place].ids for place in places], [place // self.options.n_answers for place in places])
         assignment = depth.assign(self.session, batch, asked)
         # Rows of one length limit decode together, so that none reaches beyond its context while it waits for another.
         groups: dict[tuple[Running, int], list[int]] = {}
         for member, (place, route) in enumerate(zip(places, assignment.routes, strict=True)):
             groups.setdefault((route, self.limits[place]), []).append(member)
         for (route, limit), members in groups.items():
-            answers |= self._group(assignment, batch, members, route, limit)
+            answers |= self._group(assignment, batch, members, [places[i] for i in members], route, limit)
         if assignment.settle is not None:  # the first token of an answer comes out of the prompt's pass
             assignment.settle(np.array([max(len(answers[place].tokens) - 1, 0) for place in places]))
         return answers
 
     def _group(
-        self, assignment: Assignment, batch: Batch, members: Sequence[int], route: Running, limit: int
+        self,
+        assignment: Assignment,
+        batch: Batch,
+        members: Sequence[int],
+        chosen: Sequence[int],
+        route: Running,
+        limit: int,
     ) -> dict[int, Generation]:
-        chosen = [batch.keys[member] for member in members]
         session = assignment.running(self.session, route)
         ready = assignment.prefilled(session, batch, members, route)
         if isinstance(route, TokenDepth):
             route = route.for_batch((self.requests[i].ids, self.requests[i].repeat) for i in chosen)
         started = clock_sec(session.device)
-        rows = self._decode(session, route, ready, chosen, limit)
+        sampler = self._decode(session, route, ready, chosen, limit)
         decode_sec = clock_sec(session.device) - started
+        rows = [sampler.answer(row) for row in range(len(chosen))]
         n_steps = [len(tokens) - 1 for tokens, _ in rows]
         layers = route.mean_layers(n_steps) if isinstance(route, TokenDepth) else [float(len(route))] * len(rows)
         return {
@@ -285,18 +301,19 @@ class _Job:
                 decode_sec=decode_sec,
                 batch_size=len(chosen),
                 layers_run=ran,
+                logprobs=sampler.logprobs(row),
                 **(vars(assignment.reasons[member]) if assignment.reasons else {}),
             )
-            for member, place, (tokens, reason), ran in zip(members, chosen, rows, layers, strict=True)
+            for row, (member, place, (tokens, reason), ran) in enumerate(zip(members, chosen, rows, layers, strict=True))
         }
 
-    def _decode(
-        self, session: Session, route: Running, ready: Prefill, places: Sequence[int], limit: int
-    ) -> list[tuple[list[int], FinishReason]]:
-        sampler, streamer = self._sampler(ready, places, limit), self.streamer
+    def _decode(self, session: Session, route: Running, ready: Prefill, places: Sequence[int], limit: int) -> Sampler:
+        """The answers that come behind prompts; all of them when the sampler is returned."""
+        rows = [self._row_sampler(place, ready.logits.shape[-1]) for place in places]
+        sampler, streamer = Sampler(rows, n_logprobs=self.options.logprobs), self.streamer
         if streamer is not None:
             streamer.put(ready.input_ids.cpu())
-        new = decode_tokens(
+        decode_tokens(
             session.model,
             route,
             ready,
@@ -308,7 +325,7 @@ class _Job:
         )
         if streamer is not None:
             streamer.end()
-        return [sampler.cut(row, tokens) for row, tokens in enumerate(new)]
+        return sampler
 
     def _guidance(self, session: Session, ready: Prefill) -> Guidance | None:
         """As in transformers, away from what follows the prompt's last token alone."""
@@ -317,20 +334,15 @@ class _Job:
         last = [[token] for token in ready.input_ids[:, -1].tolist()]
         return Guidance(self.options.guidance_scale, session.prefill_ids(last, ready.route))
 
-    def _sampler(self, ready: Prefill, places: Sequence[int], limit: int) -> Sampler:
-        chance = None
-        if self.options.seed is not None:
-            asked = [self.requests[place] for place in places]
-            table = np.stack([request_draws(self.options.seed, one.ids, one.repeat, limit) for one in asked])
-            chance = torch.from_numpy(table).to(self.session.device)
-        return Sampler.from_options(
+    def _row_sampler(self, place: int, vocabulary: int) -> RowSampler:
+        asked, seed = self.requests[place], self.options.seed
+        return RowSampler.from_options(
             self.options,
             self.tokenizer,
-            [self._row(place, ready.logits.shape[-1]) for place in places],
-            ready.input_ids.shape[1],
+            self._row(place, vocabulary),
+            chance=None if seed is None else Chance.of_request(seed, asked.ids, asked.repeat),
             processors=self.processors,
             criteria=self.criteria,
-            chance=chance,
         )
 
     def _row(self, place: int, vocabulary: int) -> Row:

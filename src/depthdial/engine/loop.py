@@ -55,7 +55,7 @@ def decode_tokens(
         on_tokens: told the (n_sequences,) tokens of each step as they come.
 
     Returns:
-        The tokens of each row, as many of each as the longest answer has; `sampler.cut` ends an answer.
+        The tokens of each row, as many of each as the longest answer has; `sampler.answer` has a row's own.
     """
     with as_is(prefilled.input_ids.device):
         streams = [_Stream(model, depth, prefilled)]
@@ -69,12 +69,11 @@ def decode_tokens(
             logits = streams[0].last_logits()
             if guidance is not None:
                 logits = guidance.applied(logits, streams[1].last_logits())
-            tokens = sampler.next_tokens(ids, logits)
-            tokens = tokens.masked_fill(is_over, pad_token_id)
+            tokens = sampler.next_tokens(logits).masked_fill(is_over, pad_token_id)
             ids = torch.cat([ids, tokens[:, None]], dim=1)
             if on_tokens is not None:
                 on_tokens(tokens)
-            is_over = is_over | sampler.ended(ids)
+            is_over = torch.tensor(sampler.ended(tokens), device=ids.device)
             if ids.shape[1] - width >= max_new_tokens or bool(is_over.all()):
                 return ids[:, width:].tolist()
             for stream in streams:

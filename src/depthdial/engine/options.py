@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from depthdial.checks import whole
+from depthdial.engine.penalties import PENALTIES, read_penalties
+from depthdial.engine.refusals import REFUSED
 from depthdial.errors import InputError
-from depthdial.hf.cache_name import CACHE_NAMES
 
 DEFAULT_NEW_TOKENS = 64
 
@@ -34,73 +35,15 @@ LOGITS = (
 )
 ENDING = ("max_new_tokens", "max_length", "stop_strings", "eos_token_id")
 PASSES = ("guidance_scale", "prefill_chunk_size")
-HONOURED = frozenset((*SAMPLING, *LOGITS, *ENDING, *PASSES, "do_sample", "pad_token_id", "bos_token_id"))
+OUTPUT = ("num_return_sequences", "logprobs")
+# Not transformers', whose own generate passes over them in a model's generation_config.
+OTHERS = frozenset((*PENALTIES, "logprobs", "n"))
+HONOURED = OTHERS.union(SAMPLING, LOGITS, ENDING, PASSES, OUTPUT, ("do_sample", "pad_token_id", "bos_token_id"))
 
 # transformers' value of what nobody sets; the others' do nothing.
 _TOP_K = 50
 # Where a sampling option has no effect.
 _NEUTRAL_SAMPLING = {"temperature": (0, 1), "top_k": (0, _TOP_K), "top_p": (1,), "typical_p": (1,)}
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    """Why an option is not honoured.
-
-    Attributes:
-        neutral: values with which it asks for nothing; None does, and False unless True is one of them.
-        changes_answers: whether transformers would give other tokens with it.
-    """
-
-    why: str
-    neutral: tuple[Any, ...] = ()
-    changes_answers: bool = False
-
-
-_ONE = "and generate makes one answer to a prompt, token by token"
-_BEAMS = _Refusal(f"is for beam search, {_ONE}", (1,), True)
-_SPEED = _Refusal("is for assisted decoding, which takes transformers' own generate on the whole model")
-_OUTPUT = _Refusal(f"asks for another output, {_ONE}")
-_CACHE = _Refusal("is about the KV cache, which generate makes itself: a dynamic one, of the route's layers", ("dynamic",))
-_OTHERS = _Refusal("is not for decoder-only models")
-
-_REFUSED: dict[str, _Refusal] = {
-    **dict.fromkeys(("num_beams", "num_beam_groups"), _BEAMS),
-    **dict.fromkeys(("constraints", "force_words_ids"), _BEAMS),
-    **dict.fromkeys(("early_stopping", "diversity_penalty"), _Refusal(_BEAMS.why)),
-    "length_penalty": _Refusal(_BEAMS.why, (1,)),
-    "num_return_sequences": _Refusal(
-        "asks for several answers to a prompt (repeat the prompt in the list of prompts instead)", (1,), True
-    ),
-    "penalty_alpha": _Refusal("is for contrastive search, which looks at every layer's states", (0,), True),
-    "dola_layers": _Refusal("contrasts layers of the full model, which a route does not run", (), True),
-    "low_memory": _Refusal("is for contrastive search"),
-    "token_healing": _Refusal("changes the last tokens of the prompt", (), True),
-    "max_time": _Refusal(
-        "ends answers by the clock, so that they would depend on their neighbours (max_new_tokens does not)",
-        (),
-        True,
-    ),
-    **dict.fromkeys(
-        ("prompt_lookup_num_tokens", "max_matching_ngram_size", "assistant_model", "assistant_tokenizer"), _SPEED
-    ),
-    **dict.fromkeys(("assistant_early_exit", "assistant_confidence_threshold", "assistant_lookbehind"), _SPEED),
-    **dict.fromkeys(("target_lookbehind", "num_assistant_tokens", "num_assistant_tokens_schedule"), _SPEED),
-    **dict.fromkeys(("is_assistant", "use_mtp", "speculation_type", "assistant_ensemble_weight"), _SPEED),
-    "use_cache": _Refusal("is about the KV cache, without which a route cannot continue on its prompt", (True,)),
-    **dict.fromkeys((*CACHE_NAMES, "cache_implementation", "cache_config", "max_cache_len"), _CACHE),
-    **dict.fromkeys(
-        ("compile_config", "disable_compile", "continuous_batching_config"), _Refusal("is about compiled passes")
-    ),
-    "return_dict_in_generate": _OUTPUT,
-    **dict.fromkeys(("output_scores", "output_logits", "output_attentions", "output_hidden_states"), _OUTPUT),
-    "decoder_start_token_id": _OTHERS,
-    "prefix_allowed_tokens_fn": _Refusal("is for beam search (logits_processor takes a PrefixConstrainedLogitsProcessor)"),
-    "negative_prompt_ids": _Refusal("is another prompt to be guided away from (guidance_scale alone takes none)"),
-    "synced_gpus": _Refusal("is for transformers' own generate on sharded models"),
-    "custom_generate": _Refusal("replaces transformers' own generate, which is not what runs here"),
-    "tokenizer": _Refusal("is given already, as the second argument"),
-    **dict.fromkeys(("input_ids", "inputs", "attention_mask", "inputs_embeds"), _Refusal("is made of the prompts")),
-}
 
 
 @dataclass(frozen=True)
@@ -116,6 +59,8 @@ class Options:
         seed: of all chance; None for greedy answers.
         guidance_scale: of classifier-free guidance; None for none.
         prefill_chunk_size: most tokens of a prompt's pass; None for all of them.
+        n_answers: how many answers each prompt gets.
+        logprobs: how many of the likeliest tokens are told at each position; None for no log-probabilities at all.
     """
 
     values: Mapping[str, Any]
@@ -127,6 +72,8 @@ class Options:
     seed: int | None
     guidance_scale: float | None = None
     prefill_chunk_size: int | None = None
+    n_answers: int = 1
+    logprobs: int | None = None
 
     @property
     def is_sampled(self) -> bool:
@@ -186,7 +133,7 @@ def read_options(
     is_sampled = _flag(merged, "do_sample")
     _check_sampling(keywords, is_sampled)
     names = (*LOGITS, *SAMPLING) if is_sampled else LOGITS
-    values = {name: merged[name] for name in names if merged.get(name) is not None}
+    values = {name: merged[name] for name in names if merged.get(name) is not None} | read_penalties(merged)
     if is_sampled and "top_k" not in merged:
         values["top_k"] = _TOP_K
     new_tokens, max_length = _lengths(max_new_tokens, passed, keywords)
@@ -199,7 +146,9 @@ def read_options(
         _stop_strings(merged.get("stop_strings")),
         _seed(seed) if is_sampled else _checked_seed(seed),
         _guidance_scale(merged.get("guidance_scale")),
-        None if (size := merged.get("prefill_chunk_size")) is None else whole("prefill_chunk_size", size, 1),
+        _whole(merged, "prefill_chunk_size", 1),
+        _n_answers(merged, is_sampled),
+        _whole(merged, "logprobs", 0),
     )
 
 
@@ -228,7 +177,7 @@ def _fields(config: Any) -> dict[str, Any]:
 def _model_fields(own: Any) -> dict[str, Any]:
     """What a model's own generation_config sets of what its answers depend on; custom entries are not transformers'."""
     found = {} if own is None else _set(vars(own))
-    return {name: value for name, value in found.items() if name in HONOURED or name in _REFUSED}
+    return {name: value for name, value in found.items() if name in HONOURED - OTHERS or name in REFUSED}
 
 
 def _set(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,14 +200,14 @@ def _check_passed(passed: Mapping[str, Any], models: Mapping[str, Any]) -> None:
 
 def _check_own(models: Mapping[str, Any], over: Mapping[str, Any]) -> None:
     for name, value in models.items():
-        refusal = _REFUSED.get(name)
+        refusal = REFUSED.get(name)
         is_overridden = name in over and not _is_same(over[name], value)
         if refusal is not None and refusal.changes_answers and not is_overridden:
             _refuse(name, value, " of the model's generation_config", "give {name}=None to do without it")
 
 
 def _refuse(name: str, value: Any, origin: str, remedy: str) -> None:
-    refusal = _REFUSED.get(name)
+    refusal = REFUSED.get(name)
     if refusal is None:
         near = difflib.get_close_matches(name, HONOURED | _ARGUMENTS, n=1)
         instead = (
@@ -347,6 +296,27 @@ def _stop_strings(given: Any) -> tuple[str, ...]:
     if bad is not None:
         raise InputError(f"A stop string is a text of at least one character, not {_short(bad)}: leave it out.")
     return texts
+
+
+def _n_answers(merged: Mapping[str, Any], is_sampled: bool) -> int:
+    asked = {name: _whole(merged, name, 1) for name in ("num_return_sequences", "n")}
+    given = {name: n for name, n in asked.items() if n is not None}
+    if len(set(given.values())) > 1:
+        raise InputError(
+            f"num_return_sequences={asked['num_return_sequences']} and n={asked['n']} are the same setting: give one."
+        )
+    for name, n in given.items():
+        if n > 1 and not is_sampled:
+            raise InputError(
+                f"The option {name}={n} is for sampled answers, since greedy ones are all the same: give do_sample=True too."
+            )
+        return n
+    return 1
+
+
+def _whole(merged: Mapping[str, Any], name: str, least: int) -> int | None:
+    value = merged.get(name)
+    return None if value is None else whole(name, value, least)
 
 
 def _guidance_scale(given: Any) -> float | None:

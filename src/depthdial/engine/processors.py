@@ -1,4 +1,8 @@
-"""transformers' logits processors of the options that generate honours, in transformers' order, for one row or for all."""
+"""The logits processors of the options that generate honours, for one row or for all.
+
+They are transformers' and come in its order, with logit_bias before them, and presence_penalty and frequency_penalty right
+behind repetition_penalty.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 import torch
 
 from depthdial.engine.options import Options
+from depthdial.engine.penalties import CountPenalty, LogitBias
 from depthdial.errors import InputError
 
 Processor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -42,7 +47,7 @@ class Row:
 # in a padded batch they would read the padding too.
 _BLIND = frozenset(
     ("remove_invalid_values", "suppress_tokens", "renormalize_logits", "temperature", "top_h", "top_k", "top_p", "min_p")
-) | {"typical_p", "epsilon_cutoff", "eta_cutoff"}
+) | {"typical_p", "epsilon_cutoff", "eta_cutoff", "logit_bias"}
 
 
 def reads_tokens(options: Options, own: Sequence[Any]) -> bool:
@@ -131,11 +136,14 @@ def _ends(row: Row) -> torch.Tensor | None:
 
 
 _BUILDERS: dict[str, Callable[[Any, Any, Row], Any]] = {
+    "logit_bias": lambda p, v, row: LogitBias(v, row.vocabulary, row.device),
     "sequence_bias": lambda p, v, row: p.SequenceBiasLogitsProcessor(sequence_bias=v),
     "encoder_repetition_penalty": lambda p, v, row: (
         None if v == 1 else p.EncoderRepetitionPenaltyLogitsProcessor(penalty=v, encoder_input_ids=row.prompt)
     ),
     "repetition_penalty": lambda p, v, row: None if v == 1 else p.RepetitionPenaltyLogitsProcessor(v),
+    "presence_penalty": lambda p, v, row: CountPenalty(row.prompt_tokens, presence=v),
+    "frequency_penalty": lambda p, v, row: CountPenalty(row.prompt_tokens, frequency=v),
     "no_repeat_ngram_size": lambda p, v, row: p.NoRepeatNGramLogitsProcessor(v) if v != 0 else None,
     "encoder_no_repeat_ngram_size": lambda p, v, row: (
         p.EncoderNoRepeatNGramLogitsProcessor(v, row.prompt) if v != 0 else None
@@ -165,7 +173,8 @@ _BUILDERS: dict[str, Callable[[Any, Any, Row], Any]] = {
     "renormalize_logits": lambda p, v, row: p.LogitNormalization() if v is True else None,
 }
 _BEFORE = (
-    *("sequence_bias", "encoder_repetition_penalty", "repetition_penalty", "no_repeat_ngram_size"),
+    *("logit_bias", "sequence_bias", "encoder_repetition_penalty", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "no_repeat_ngram_size"),
     *("encoder_no_repeat_ngram_size", "bad_words_ids", "min_length", "min_new_tokens", "forced_bos_token_id"),
     *("forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens"),
     "begin_suppress_tokens",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from depthdial.data.chat import ChatTemplate, check_conversation
@@ -36,15 +36,23 @@ def read_requests(prompts: Any, messages: Any, template: str, tokenizer: Any) ->
     found = (
         _from_prompts(prompts, template, tokenizer) if messages is None else _from_messages(messages, template, tokenizer)
     )
-    seen: dict[tuple[int, ...], int] = {}
     requests = []
     for place, (text, ids) in enumerate(found):
         if not ids:
             which = "A prompt is empty" if len(found) == 1 else f"Prompt {place} of {len(found)} is empty"
             raise InputError(f"{which}: write something to answer.")
-        requests.append(Request(text, tuple(ids), seen.setdefault(tuple(ids), 0)))
-        seen[tuple(ids)] += 1
-    return requests
+        requests.append(Request(text, tuple(ids)))
+    return repeated(requests, 1)
+
+
+def repeated(requests: Sequence[Request], n_answers: int) -> list[Request]:
+    """Each request so many times, one after the other, as from a list that has its prompt so many times."""
+    seen: dict[tuple[int, ...], int] = {}
+    found = []
+    for request in (one for one in requests for _ in range(n_answers)):
+        found.append(replace(request, repeat=seen.setdefault(request.ids, 0)))
+        seen[request.ids] += 1
+    return found
 
 
 def _from_prompts(prompts: Any, template: str, tokenizer: Any) -> list[tuple[str, list[int]]]:

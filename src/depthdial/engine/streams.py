@@ -10,10 +10,13 @@ import torch
 from depthdial.errors import InputError
 
 
-def check_streaming(streamer: Any, on_text: Any, n_prompts: int) -> None:
-    """InputError for what cannot be streamed to, or more prompts than one."""
+def check_streaming(streamer: Any, on_text: Any, n_prompts: int, n_answers: int) -> None:
+    """InputError for what cannot be streamed to, more prompts than one, or more answers to it."""
     if on_text is not None and n_prompts > 1:
         raise InputError("Text can be streamed for one prompt at a time: leave on_text out, or give one prompt.")
+    if n_answers > 1 and (on_text is not None or streamer is not None):
+        name = "on_text" if streamer is None else "streamer"
+        raise InputError(f"One answer can be streamed, not {n_answers}: leave {name} out, or num_return_sequences.")
     if streamer is None:
         return
     if n_prompts > 1:

@@ -12,6 +12,7 @@ from depthdial.data.tasks import EncodedExample
 from depthdial.engine.loop import decode_tokens
 from depthdial.engine.prefill import Prefill, clock_sec
 from depthdial.engine.sampler import Sampler
+from depthdial.engine.sampling import GREEDY
 from depthdial.engine.session import Session
 from depthdial.hf.architectures import decoder_stack
 from depthdial.latency.costs import LayerCosts
@@ -73,7 +74,7 @@ def step_stamps(model: Any, session: Session, route: Route, prefilled: Prefill, 
         model,
         route,
         prefilled,
-        Sampler(prefilled.input_ids.shape[1], ()),
+        Sampler.from_draws(GREEDY, None, (), len(prefilled.input_ids), n_steps + 1),
         max_new_tokens=n_steps + 1,
         pad_token_id=session.pad_token_id,
         on_tokens=lambda _: stamps.append(clock_sec(session.device)),
