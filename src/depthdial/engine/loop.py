@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
+from depthdial.engine.batch import RowBatch, in_rows
 from depthdial.engine.prefill import Prefill, continue_on, continuing
 from depthdial.engine.sampler import Sampler
+from depthdial.routes import Route
 from depthdial.views.snapshot import as_is
 from depthdial.views.tokens.depth import Depth, TokenDepth
 
@@ -58,10 +60,10 @@ def decode_tokens(
         The tokens of each row, as many of each as the longest answer has; `sampler.answer` has a row's own.
     """
     with as_is(prefilled.input_ids.device):
-        streams = [_Stream(model, depth, prefilled)]
+        streams = [_stream(model, depth, prefilled, max_new_tokens)]
         if guidance is not None:
             untraced = replace(depth, trace=None) if isinstance(depth, TokenDepth) else depth
-            streams.append(_Stream(model, untraced, guidance.unconditional))
+            streams.append(_stream(model, untraced, guidance.unconditional, max_new_tokens))
         ids = prefilled.input_ids
         width = ids.shape[1]
         is_over = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
@@ -77,11 +79,39 @@ def decode_tokens(
             if ids.shape[1] - width >= max_new_tokens or bool(is_over.all()):
                 return ids[:, width:].tolist()
             for stream in streams:
-                stream.step(tokens)
+                stream.step(tokens, is_over)
+
+
+def _stream(model: Any, depth: Depth, prefilled: Prefill, max_new_tokens: int) -> _Rows | _Stream:
+    if isinstance(depth, TokenDepth) or max_new_tokens < 2 or not in_rows(model):
+        return _Stream(model, depth, prefilled)
+    return _Rows(model, depth, prefilled, max_new_tokens)
+
+
+class _Rows:
+    """A batch of answers in the making, of which rows that are over are run no longer; and the logits of the last step."""
+
+    def __init__(self, model: Any, route: Route, prefilled: Prefill, max_new_tokens: int) -> None:
+        n_rows = prefilled.n_sequences
+        self._batch = RowBatch(model, n_rows)
+        self._batch.join(prefilled, [route] * n_rows, keys=range(n_rows), new_tokens=max_new_tokens - 1)
+        self._logits = prefilled.logits[:, -1].float()
+
+    def last_logits(self) -> torch.Tensor:
+        return self._logits.clone()
+
+    def step(self, tokens: torch.Tensor, is_over: torch.Tensor) -> None:
+        over = is_over.tolist()
+        self._batch.leave([row for row in self._batch.keys if over[row]])
+        rows = list(self._batch.keys)
+        if rows == list(range(len(over))):
+            self._logits = self._batch.step(tokens).float()
+        else:  # those of rows that are over stay what they were, for nobody to read
+            self._logits[rows] = self._batch.step(tokens[rows]).float()
 
 
 class _Stream:
-    """A batch of answers in the making: a model, its cache, and the logits of the last step."""
+    """The same through transformers' own cache, every row until the last is over: for what cannot be run in rows."""
 
     def __init__(self, model: Any, depth: Depth, prefilled: Prefill) -> None:
         self._running, self._cache = continuing(model, depth, prefilled)
@@ -90,6 +120,6 @@ class _Stream:
     def last_logits(self) -> torch.Tensor:
         return self._logits[:, -1].to(torch.float32, copy=True)
 
-    def step(self, tokens: torch.Tensor) -> None:
+    def step(self, tokens: torch.Tensor, is_over: torch.Tensor) -> None:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
         self._logits = continue_on(self._running, self._cache, tokens[:, None], self._mask).logits

@@ -72,19 +72,23 @@ class Prefill:
             pooled=None if self.pooled is None else self.pooled.select(rows),
         )
 
+    def require_layers(self, route: Route) -> None:
+        """InputError if a layer of `route` did not see the prompt."""
+        missing = next((layer for layer in route.layers if layer not in self.route.layers), None)
+        if missing is not None:
+            raise InputError(
+                f"Layer {missing} of route {route.name!r} did not see the prompt, which ran {self.route.name!r}: "
+                "run the prompt at full depth or through the same route."
+            )
+
     def cache_for(self, route: Route) -> Cache:
         """A cache of `route`'s layers for a view to continue on; this prefill stays as it is.
 
         Raises:
             InputError: if a layer of `route` did not see the prompt.
         """
+        self.require_layers(route)
         place = {layer: i for i, layer in enumerate(self.route.layers)}
-        missing = next((layer for layer in route.layers if layer not in place), None)
-        if missing is not None:
-            raise InputError(
-                f"Layer {missing} of route {route.name!r} did not see the prompt, which ran {self.route.name!r}: "
-                "run the prompt at full depth or through the same route."
-            )
         cache = _fork(self.cache, [place[layer] for layer in route.layers])
         mark(cache, route.layers, self.input_ids.shape[1] if self.route.is_full else 0)
         return cache

@@ -42,6 +42,7 @@ class ModelFacts:
         width: of the hidden states.
         vocabulary: number of tokens.
         windows: tokens that a token sees at most, one entry a layer; None for all.
+        kinds: of attention as the configuration names them, one a layer.
         chunked: by layer, whether a token sees those of its own chunk of `windows` tokens, and not the latest.
         context: longest sequence that the model was made for; None where the configuration does not say.
         rope: kinds of rotary frequencies, such as `default`, `llama3`, `dynamic`; empty without any.
@@ -53,6 +54,7 @@ class ModelFacts:
     width: int
     vocabulary: int
     windows: tuple[int | None, ...]
+    kinds: tuple[str, ...]
     chunked: tuple[bool, ...]
     context: int | None
     rope: frozenset[str]
@@ -76,6 +78,7 @@ class ModelFacts:
             width=getattr(text, "hidden_size", None) or embeddings.weight.shape[1],
             vocabulary=getattr(text, "vocab_size", None) or embeddings.weight.shape[0],
             windows=tuple(getattr(one, _WINDOWS.get(kind, ""), None) for one, kind in zip(layers, kinds, strict=True)),
+            kinds=tuple(kinds),
             chunked=tuple(kind == "chunked_attention" for kind in kinds),
             context=_first(text, _CONTEXT),
             rope=frozenset(r["rope_type"] for r in (rope, *rope.values()) if isinstance(r, dict) and r.get("rope_type")),

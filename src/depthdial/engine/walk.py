@@ -1,0 +1,230 @@
+"""One pass of some tokens behind slabs of keys and values, layer by layer, each for the rows whose route has it.
+
+Embeddings, rotary frequencies, final norm and head are the model's own forward, run on a view of one layer of each kind
+whose layers only take down what they are called with. The last of them then walks the real layers, transformers' own
+modules, in order: a layer that no row runs is not touched, one that some rows run gets those rows alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from depthdial.engine.slabs import LayerCache, Slab, flat_places
+from depthdial.hf.architectures import (
+    PER_SEQUENCE_ARGUMENTS,
+    PER_TOKEN_ARGUMENTS,
+    accepts,
+    decoder_stack,
+    layer_states,
+)
+from depthdial.hf.cache_name import cache_argument
+from depthdial.hf.facts import ModelFacts
+from depthdial.views.view import quiet_view
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_BY_ROW = frozenset({*PER_TOKEN_ARGUMENTS, *PER_SEQUENCE_ARGUMENTS})
+
+
+class UnsupportedPassError(Exception):
+    """This architecture calls its layers with something that a walk does not know how to give."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Successive layers that the same rows run.
+
+    Attributes:
+        layers: their indices.
+        rows: of the batch, in the order of the layers' slabs: a slice where they are its first ones, else (n_rows,).
+    """
+
+    layers: tuple[int, ...]
+    rows: slice | torch.Tensor
+    n_rows: int
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a layer is called with beside hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def replaced(self, stand_in: Any, by: Any) -> _Call:
+        """The same with something else in a stand-in's place."""
+        return _Call(
+            tuple(by if value is stand_in else value for value in self.args),
+            {name: by if value is stand_in else value for name, value in self.kwargs.items()},
+        )
+
+    def has(self, stand_in: Any) -> bool:
+        return any(value is stand_in for value in (*self.args, *self.kwargs.values()))
+
+
+@dataclass
+class _Pass:
+    """What one pass works on."""
+
+    segments: Sequence[Segment]
+    slabs: Mapping[int, Slab]
+    positions: torch.Tensor
+    attended_tokens: int
+    cache: Any
+    mask: torch.Tensor
+    calls: dict[int, _Call] = field(default_factory=dict)
+
+
+class Walk:
+    """Runs passes of a model that is never changed; not to be used by two threads at once.
+
+    Args:
+        model: a view of all its layers, in evaluation mode.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._layers = list(decoder_stack(model).layers)
+        self._facts = ModelFacts.of(model)
+        kinds = list(dict.fromkeys(self._facts.kinds))
+        self._kind_of = [kinds.index(kind) for kind in self._facts.kinds]
+        self._host = quiet_view(model, [self._facts.kinds.index(kind) for kind in kinds], check=False)
+        stubs = decoder_stack(self._host).layers
+        for kind, stub in enumerate(stubs):
+            stub.__dict__["forward"] = functools.partial(self._called, kind, kind == len(stubs) - 1)
+        self._now: _Pass | None = None
+
+    @property
+    def n_layers(self) -> int:
+        return len(self._layers)
+
+    def logits(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        segments: Sequence[Segment],
+        slabs: Mapping[int, Slab],
+        attended_tokens: int,
+    ) -> torch.Tensor:
+        """Logits behind each token, (n_rows, n_tokens, vocabulary); keys and values go to the slabs.
+
+        Args:
+            tokens: (n_rows, n_tokens).
+            positions: (n_rows, n_tokens), by which a token is rotated and which are its slots.
+            attended_tokens: how many slots are looked at, from the first on; no position is beyond.
+
+        Raises:
+            UnsupportedPassError: if the architecture's forward does something that a walk cannot follow.
+        """
+        from transformers.cache_utils import DynamicCache
+
+        host = self._host
+        # Stand-ins, which the layers' calls are searched for; a mask of four dimensions is passed on as it is.
+        mask = torch.zeros(1, 1, 1, 1, device=tokens.device)
+        cache = DynamicCache()
+        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "use_cache": True}
+        if accepts(host, "position_ids"):
+            inputs["position_ids"] = positions
+        self._now = _Pass(segments, slabs, positions, attended_tokens, cache, mask)
+        try:
+            return host(**inputs, **cache_argument(host, cache)).logits
+        finally:
+            self._now = None
+
+    def _called(self, kind: int, is_last: bool, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        now = self._now
+        assert now is not None
+        now.calls[kind] = call = _Call(args, kwargs)
+        layer = self._layers[self._kind_of.index(kind)]
+        if type(layer) not in _tuples:
+            _tuples[type(layer)] = _returns_tuple(layer, hidden, call, now)
+        if is_last:
+            hidden = self._walk(hidden, now)
+        return (hidden,) if _tuples[type(layer)] else hidden
+
+    def _walk(self, hidden: torch.Tensor, now: _Pass) -> torch.Tensor:
+        hidden = hidden.clone()  # of which rows are replaced
+        sights: dict[tuple[int | None, bool], torch.Tensor] = {}
+        for segment in now.segments:
+            part, positions = hidden[segment.rows], now.positions[segment.rows]
+            places: torch.Tensor | None = None
+            calls: dict[tuple[int, Any], _Call] = {}
+            for layer in segment.layers:
+                slab, kind = now.slabs[layer], self._kind_of[layer]
+                sight = (self._facts.windows[layer], self._facts.chunked[layer])
+                if (kind, sight) not in calls:
+                    if sight not in sights:
+                        sights[sight] = _mask(now.positions, now.attended_tokens, *sight, hidden.dtype)
+                    calls[kind, sight] = _of_segment(now, kind, segment, sights[sight])
+                if places is None or len(places) != positions.numel() * slab.keys.shape[1]:
+                    places = flat_places(positions, slab.keys)
+                cache = LayerCache(slab.keys, slab.values, positions, places, now.attended_tokens)
+                call = calls[kind, sight].replaced(now.cache, cache)
+                part = layer_states(self._layers[layer](part, *call.args, **call.kwargs))
+            hidden[segment.rows] = part
+        return hidden
+
+
+def _of_segment(now: _Pass, kind: int, segment: Segment, mask: torch.Tensor) -> _Call:
+    """What a layer is called with for the rows of a segment."""
+    call = now.calls[kind]
+    if not call.has(now.cache):
+        raise UnsupportedPassError("its layers take no KV cache")
+    if not call.has(now.mask):
+        raise UnsupportedPassError("it makes masks of its own")
+    call = call.replaced(now.mask, mask := mask[segment.rows])
+    kwargs = dict(call.kwargs)
+    for name, value in kwargs.items():
+        if name in _BY_ROW:
+            kwargs[name] = _of_rows(value, segment.rows, len(now.positions))
+        else:
+            _refuse_unknown(name, value, mask)
+    for value in call.args:
+        _refuse_unknown("without a name", value, mask)
+    return _Call(call.args, kwargs)
+
+
+def _refuse_unknown(name: str, value: Any, mask: torch.Tensor) -> None:
+    if isinstance(value, torch.Tensor) and value.dim() and value is not mask:
+        raise UnsupportedPassError(f"its layers take a tensor {name}")
+
+
+def _of_rows(value: Any, rows: slice | torch.Tensor, n_rows: int) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value[rows] if value.dim() and value.shape[0] == n_rows else value
+    if isinstance(value, tuple | list):
+        return type(value)(_of_rows(one, rows, n_rows) for one in value)
+    return value
+
+
+def _mask(
+    positions: torch.Tensor, window_tokens: int, seen_tokens: int | None, is_chunked: bool, dtype: torch.dtype
+) -> torch.Tensor:
+    """What is added to attention, (n_rows, 1, n_tokens, window): a token sees its own slot and those before it.
+
+    Args:
+        seen_tokens: how many, of the latest or of its own chunk; None for all.
+    """
+    slots = torch.arange(window_tokens, device=positions.device)
+    own = positions[:, None, :, None]
+    seen = slots <= own
+    if seen_tokens is not None:
+        seen &= slots >= own // seen_tokens * seen_tokens if is_chunked else slots > own - seen_tokens
+    return torch.zeros(seen.shape, dtype=dtype, device=positions.device).masked_fill_(~seen, torch.finfo(dtype).min)
+
+
+# Whether a class of layers returns a tuple: asked once, by calling a layer.
+_tuples: dict[type[nn.Module], bool] = {}
+
+
+def _returns_tuple(layer: nn.Module, hidden: torch.Tensor, call: _Call, now: _Pass) -> bool:
+    from transformers.cache_utils import DynamicCache
+
+    call = call.replaced(now.cache, DynamicCache()).replaced(now.mask, None)
+    return isinstance(layer(hidden, *call.args, **call.kwargs), tuple)
