@@ -16,7 +16,8 @@ import torch
 
 from depthdial.checks import choice, whole
 from depthdial.data.templates import resolve_template
-from depthdial.engine.depth import Asked, Assignment, Batch, Depth, is_several, number_in, one_each, takes_routes
+from depthdial.engine.batch import in_rows
+from depthdial.engine.depth import Asked, Assignment, Batch, Depth, RouteDepth, is_several, number_in, one_each, takes_routes
 from depthdial.engine.logprobs import TokenLogprob
 from depthdial.engine.loop import Guidance, decode_tokens
 from depthdial.engine.options import Options, read_options
@@ -225,7 +226,32 @@ def _by_depth(depth: Any, model: Any, routes: Any, n_prompts: int) -> list[tuple
     for places in groups.values():
         one = given[places[0]]
         found.append((*_read(one, model, routes if takes_routes(one) else None), places))
+    if all(isinstance(one, RouteDepth) for one, _, _ in found):  # which share a pass over the prompts, and their steps
+        return [(_Listed({place: one for one, _, places in found for place in places}), None, list(range(n_prompts)))]
     return found
+
+
+@dataclass(frozen=True)
+class _Listed(Depth):
+    """Routes by the prompt's place."""
+
+    depths: Mapping[int, RouteDepth]
+
+    @property
+    def name(self) -> str:
+        return "listed"
+
+    @property
+    def n_layers(self) -> int:
+        return self.depths[0].n_layers
+
+    def prepare(self, session: Session, asked: Asked) -> None:
+        for one in dict.fromkeys(self.depths.values()):
+            one.prepare(session, asked)
+
+    def assign(self, session: Session, batch: Batch, asked: Asked) -> Assignment:
+        full = (batch.full or session.prefill_ids(batch.ids)) if asked.prompt_depth == "full" else None
+        return Assignment(tuple(self.depths[key].route.for_sequence(key) for key in batch.keys), full)
 
 
 def _read(depth: Any, model: Any, routes: Any) -> tuple[Depth, Any]:
@@ -261,41 +287,45 @@ class _Job:
         # The answers to one prompt run on one route.
         batch = Batch([self.requests[place].ids for place in places], [place // self.options.n_answers for place in places])
         assignment = depth.assign(self.session, batch, asked)
-        # Rows of one length limit decode together, so that none reaches beyond its context while it waits for another.
-        groups: dict[tuple[Running, int], list[int]] = {}
-        for member, (place, route) in enumerate(zip(places, assignment.routes, strict=True)):
-            groups.setdefault((route, self.limits[place]), []).append(member)
-        for (route, limit), members in groups.items():
-            answers |= self._group(assignment, batch, members, [places[i] for i in members], route, limit)
+        for members in self._together(assignment, places).values():
+            answers |= self._group(assignment, batch, members, [places[i] for i in members])
         if assignment.settle is not None:  # the first token of an answer comes out of the prompt's pass
             assignment.settle(np.array([max(len(answers[place].tokens) - 1, 0) for place in places]))
         return answers
 
+    def _together(self, assignment: Assignment, places: Sequence[int]) -> dict[Any, list[int]]:
+        """Members of a batch that decode together: all that continue on one pass of one model, where it runs in rows.
+
+        Elsewhere those of one route and one limit, so that none reaches beyond its context while it waits for another.
+        """
+        groups: dict[Any, list[int]] = {}
+        for member, (place, route) in enumerate(zip(places, assignment.routes, strict=True)):
+            model = assignment.running(self.session, route).model
+            is_row = isinstance(route, Route) and assignment.full is not None and in_rows(model)
+            groups.setdefault(id(model) if is_row else (id(model), route, self.limits[place]), []).append(member)
+        return groups
+
     def _group(
-        self,
-        assignment: Assignment,
-        batch: Batch,
-        members: Sequence[int],
-        chosen: Sequence[int],
-        route: Running,
-        limit: int,
+        self, assignment: Assignment, batch: Batch, members: Sequence[int], chosen: Sequence[int]
     ) -> dict[int, Generation]:
-        session = assignment.running(self.session, route)
-        ready = assignment.prefilled(session, batch, members, route)
-        if isinstance(route, TokenDepth):
-            route = route.for_batch((self.requests[i].ids, self.requests[i].repeat) for i in chosen)
+        routes: Any = [assignment.routes[member] for member in members]
+        session = assignment.running(self.session, routes[0])
+        ready = assignment.prefilled(session, batch, members, routes[0])
+        if isinstance(routes[0], TokenDepth):
+            routes = [routes[0].for_batch((self.requests[i].ids, self.requests[i].repeat) for i in chosen)] * len(routes)
         started = clock_sec(session.device)
-        sampler = self._decode(session, route, ready, chosen, limit)
+        sampler = self._decode(session, routes, ready, chosen)
         decode_sec = clock_sec(session.device) - started
         rows = [sampler.answer(row) for row in range(len(chosen))]
         n_steps = [len(tokens) - 1 for tokens, _ in rows]
-        layers = route.mean_layers(n_steps) if isinstance(route, TokenDepth) else [float(len(route))] * len(rows)
+        is_tokenwise = isinstance(routes[0], TokenDepth)
+        layers = routes[0].mean_layers(n_steps) if is_tokenwise else [float(len(route)) for route in routes]
         return {
             place: Generation(
                 prompt=self.requests[place].prompt,
                 text=self.tokenizer.decode(tokens, skip_special_tokens=True),
                 tokens=tuple(tokens),
-                route=route,
+                route=routes[row],
                 finish_reason=reason,
                 prefill_sec=ready.prefill_sec,
                 decode_sec=decode_sec,
@@ -307,18 +337,19 @@ class _Job:
             for row, (member, place, (tokens, reason), ran) in enumerate(zip(members, chosen, rows, layers, strict=True))
         }
 
-    def _decode(self, session: Session, route: Running, ready: Prefill, places: Sequence[int], limit: int) -> Sampler:
+    def _decode(self, session: Session, routes: Sequence[Running], ready: Prefill, places: Sequence[int]) -> Sampler:
         """The answers that come behind prompts; all of them when the sampler is returned."""
         rows = [self._row_sampler(place, ready.logits.shape[-1]) for place in places]
-        sampler, streamer = Sampler(rows, n_logprobs=self.options.logprobs), self.streamer
+        limits = [self.limits[place] for place in places]
+        sampler, streamer = Sampler(rows, limits=limits, n_logprobs=self.options.logprobs), self.streamer
         if streamer is not None:
             streamer.put(ready.input_ids.cpu())
         decode_tokens(
             session.model,
-            route,
+            routes[0] if len(set(routes)) == 1 else routes,
             ready,
             sampler,
-            max_new_tokens=limit,
+            max_new_tokens=max(limits),
             pad_token_id=self.options.pad_token_id,
             on_tokens=None if streamer is None else lambda tokens: streamer.put(tokens.cpu()),
             guidance=self._guidance(session, ready),

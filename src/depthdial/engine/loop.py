@@ -6,7 +6,7 @@ transformers' own; each step is one forward pass of one token a row, on the cach
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,7 +40,7 @@ class Guidance:
 
 def decode_tokens(
     model: Any,
-    depth: Depth,
+    depth: Depth | Sequence[Route],
     prefilled: Prefill,
     sampler: Sampler,
     *,
@@ -53,6 +53,7 @@ def decode_tokens(
 
     Args:
         model: in evaluation mode.
+        depth: of all rows, or a route for each (of a model that is decoded in rows, see `in_rows`).
         sampler: of this batch, and used up by it.
         on_tokens: told the (n_sequences,) tokens of each step as they come.
 
@@ -82,19 +83,20 @@ def decode_tokens(
                 stream.step(tokens, is_over)
 
 
-def _stream(model: Any, depth: Depth, prefilled: Prefill, max_new_tokens: int) -> _Rows | _Stream:
+def _stream(model: Any, depth: Depth | Sequence[Route], prefilled: Prefill, max_new_tokens: int) -> _Rows | _Stream:
+    if not isinstance(depth, Route | TokenDepth):
+        return _Rows(model, depth, prefilled, max_new_tokens)
     if isinstance(depth, TokenDepth) or max_new_tokens < 2 or not in_rows(model):
         return _Stream(model, depth, prefilled)
-    return _Rows(model, depth, prefilled, max_new_tokens)
+    return _Rows(model, [depth] * prefilled.n_sequences, prefilled, max_new_tokens)
 
 
 class _Rows:
     """A batch of answers in the making, of which rows that are over are run no longer; and the logits of the last step."""
 
-    def __init__(self, model: Any, route: Route, prefilled: Prefill, max_new_tokens: int) -> None:
-        n_rows = prefilled.n_sequences
-        self._batch = RowBatch(model, n_rows)
-        self._batch.join(prefilled, [route] * n_rows, keys=range(n_rows), new_tokens=max_new_tokens - 1)
+    def __init__(self, model: Any, routes: Sequence[Route], prefilled: Prefill, max_new_tokens: int) -> None:
+        self._batch = RowBatch(model, len(routes))
+        self._batch.join(prefilled, routes, keys=range(len(routes)), new_tokens=max_new_tokens - 1)
         self._logits = prefilled.logits[:, -1].float()
 
     def last_logits(self) -> torch.Tensor:

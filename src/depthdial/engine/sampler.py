@@ -22,11 +22,14 @@ class Sampler:
 
     Args:
         rows: of the batch, each without a token so far.
+        limits: most tokens of each row's answer; None where the loop's own limit is that of all.
         n_logprobs: how many likeliest tokens are told beside each generated one; None for no log-probabilities.
     """
 
-    def __init__(self, rows: Sequence[RowSampler], *, n_logprobs: int | None = None) -> None:
-        self._rows, self._n_logprobs = list(rows), n_logprobs
+    def __init__(
+        self, rows: Sequence[RowSampler], *, limits: Sequence[int] | None = None, n_logprobs: int | None = None
+    ) -> None:
+        self._rows, self._limits, self._n_logprobs = list(rows), limits, n_logprobs
         self._answers: list[list[int]] = [[] for _ in rows]
         self._reasons: list[FinishReason | None] = [None] * len(rows)
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in rows]
@@ -66,10 +69,14 @@ class Sampler:
         for row, token in enumerate(tokens.tolist()):
             if self._reasons[row] is None:
                 self._answers[row].append(token)
-                self._reasons[row] = self._rows[row].ended(self._answers[row])
+                self._reasons[row] = self._rows[row].ended(self._answers[row]) or self._at_limit(row)
                 if self._reasons[row] is not None:
                     self._rows[row] = _OVER
         return [reason is not None for reason in self._reasons]
+
+    def _at_limit(self, row: int) -> FinishReason | None:
+        is_full = self._limits is not None and len(self._answers[row]) >= self._limits[row]
+        return "length" if is_full else None
 
     def answer(self, row: int) -> tuple[list[int], FinishReason]:
         """The tokens of a row's answer, and why it ends there: for its length, where nothing else ended it."""

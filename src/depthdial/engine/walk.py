@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from depthdial.engine.attention import use_grouped_attention
 from depthdial.engine.slabs import LayerCache, Slab, flat_places
 from depthdial.hf.architectures import (
     PER_SEQUENCE_ARGUMENTS,
     PER_TOKEN_ARGUMENTS,
     accepts,
+    count_layers,
     decoder_stack,
     layer_states,
 )
 from depthdial.hf.cache_name import cache_argument
 from depthdial.hf.facts import ModelFacts
-from depthdial.views.view import quiet_view
+from depthdial.routes import Route
+from depthdial.views.view import known_view, quiet_view
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,6 +93,8 @@ class Walk:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
+        n_layers = count_layers(model)
+        model = known_view(model, Route(tuple(range(n_layers)), n_layers), made_by=_with_grouped_attention)
         self._layers = list(decoder_stack(model).layers)
         self._facts = ModelFacts.of(model)
         kinds = list(dict.fromkeys(self._facts.kinds))
@@ -169,6 +174,12 @@ class Walk:
                 part = layer_states(self._layers[layer](part, *call.args, **call.kwargs))
             hidden[segment.rows] = part
         return hidden
+
+
+def _with_grouped_attention(model: Any, route: Route) -> PreTrainedModel:
+    view = quiet_view(model, route)
+    use_grouped_attention(view)
+    return view
 
 
 def _of_segment(now: _Pass, kind: int, segment: Segment, mask: torch.Tensor) -> _Call:

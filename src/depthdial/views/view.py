@@ -16,7 +16,7 @@ import functools
 import numbers
 import types
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -121,16 +121,21 @@ def remember_views(model: PreTrainedModel) -> None:
     model.__dict__[_VIEWS_ATTRIBUTE] = {}
 
 
-def known_view(model: Any, route: Route) -> PreTrainedModel:
-    """A view that is not to be changed: the one that was made before, where the model remembers it."""
+def known_view(model: Any, route: Route, made_by: Callable[[Any, Route], PreTrainedModel] | None = None) -> PreTrainedModel:
+    """A view that is not to be changed: the one that was made before, where the model remembers it.
+
+    Args:
+        made_by: makes it, where it is more than a plain view; views by unlike makers are kept apart.
+    """
+    make = made_by or quiet_view
     made = model.__dict__.get(_VIEWS_ATTRIBUTE)
     if made is None:
-        return quiet_view(model, route)
-    if route not in made:
+        return make(model, route)
+    if (route, make) not in made:
         if len(made) >= _MOST_VIEWS:
             made.pop(next(iter(made)))
-        made[route] = quiet_view(model, route)
-    return made[route]
+        made[route, make] = make(model, route)
+    return made[route, make]
 
 
 def _cut(base: PreTrainedModel, layers: Sequence[int], *, share_parameters: bool = False) -> PreTrainedModel:
