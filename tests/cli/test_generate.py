@@ -68,6 +68,27 @@ def test_stop_system_temperature_and_seed(said, folder):
     assert cut == plain[: plain.index(plain[1]) + 1]
 
 
+def test_penalties_biases_and_log_probabilities(said, folder):
+    options = {"presence_penalty": 1.5, "frequency_penalty": -0.5, "logit_bias": {7: 3.0, 9: -100.0}}
+    asked = ("--presence-penalty", 1.5, "--frequency-penalty", -0.5, "--logit-bias", "7=3", "--logit-bias", "9=-100")
+    out, err = said("the cat", *asked, "--logprobs", 2)
+    assert out.strip() == expected(folder, "the cat", **options) != expected(folder, "the cat")
+    model, tokenizer = dd.load(str(folder))
+    (answer,) = dd.generate(model, tokenizer, "the cat", max_new_tokens=6, logprobs=2, **options)
+    for one in answer.logprobs:
+        (first, p), (second, q) = ((tokenizer.decode([token]), logprob) for token, logprob in one.top)
+        assert f"{tokenizer.decode([one.token])!r} {one.logprob:.3f} | {first!r} {p:.3f}  {second!r} {q:.3f}" in err
+
+
+def test_several_answers_are_numbered(said, folder):
+    model, tokenizer = dd.load(str(folder))
+    options = {"do_sample": True, "temperature": 5.0, "seed": 1, "num_return_sequences": 3}
+    answers = dd.generate(model, tokenizer, "the cat", max_new_tokens=6, **options)
+    out, err = said("the cat", "-n", 3, "--temperature", 5, "--seed", 1)
+    assert [line for line in out.splitlines() if line] == [f"[{i}/3] {a.text}" for i, a in enumerate(answers, 1)]
+    assert err.count("6 of 6 layers") == 3
+
+
 def test_a_prompt_from_standard_input(said, folder, monkeypatch, command_line):
     def stdin(content: bytes):
         monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(content)))
@@ -85,6 +106,12 @@ def test_a_prompt_from_standard_input(said, folder, monkeypatch, command_line):
         (("--depth", "24"), "asks for 24 of 6 layers"),
         (("--route", "3-1"), "runs backwards"),
         (("--temperature", "-1"), "temperature=-1.0 cannot be used"),
+        (("-n", "2"), "-n 2 is for sampled answers, since greedy ones are all the same: give --temperature too."),
+        (("-n", "0"), "Invalid n 0"),
+        (("--presence-penalty", "3"), "Invalid presence_penalty 3"),
+        (("--logit-bias", "cat"), "--logit-bias 'cat' is not a token id and a number: give such as 50=-100."),
+        (("--logit-bias", "cat=1"), "logit_bias is by token ids"),
+        (("--logprobs", "-1"), "Invalid logprobs -1"),
         (("--stop", ""), "A stop string is a text of at least one character"),
         (("--system", "in one", "--template", "plain"), "Messages need the tokenizer's chat template"),
     ],

@@ -32,6 +32,11 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be given several times.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Sample at this temperature; 0: greedy.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of a sampled answer.")] = None,
+    n: Annotated[int, typer.Option("-n", "--num-return-sequences", help="Sampled answers; above 1 they do not stream.")] = 1,
+    presence_penalty: Annotated[float | None, typer.Option(help="-2 to 2, against tokens that the answer has.")] = None,
+    frequency_penalty: Annotated[float | None, typer.Option(help="-2 to 2, for each time that it has them.")] = None,
+    logit_bias: Annotated[list[str] | None, typer.Option(metavar="ID=BIAS", help="-100 to 100; may be repeated.")] = None,
+    logprobs: Annotated[int | None, typer.Option(help="List tokens with log-probabilities, beside so many others.")] = None,
     template: TemplateName = None,
 ) -> None:
     """Answer one prompt on one route; the text streams, then layers run and tokens per second."""
@@ -44,8 +49,14 @@ def generate(
         given = {"messages": [{"role": "system", "content": system}, {"role": "user", "content": text}]}
     if temperature is not None:
         given |= {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    if n > 1 and not temperature:
+        raise InputError(f"-n {n} is for sampled answers, since greedy ones are all the same: give --temperature too.")
+    penalties = {"presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty, "logprobs": logprobs}
+    given |= {name: value for name, value in penalties.items() if value is not None}
+    if logit_bias:
+        given["logit_bias"] = dict(map(_bias, logit_bias))
     loaded, tokenizer = loading.load()
-    result = answer(
+    results = answer(
         loaded,
         tokenizer,
         depth=chosen,
@@ -55,9 +66,18 @@ def generate(
         template=template or "auto",
         stop_strings=stop or None,
         seed=seed,
-        on_text=lambda piece: typer.echo(piece, nl=False),
+        n=n,
+        on_text=None if n > 1 else lambda piece: typer.echo(piece, nl=False),
         **given,
-    )[0]
+    )
+    for number, result in enumerate(results, 1):
+        if n > 1:
+            typer.echo(f"[{number}/{n}] {result.text}")
+        _say_how(result, prompt_depth, tokenizer)
+    say_next("study", *loading.words, "--data", "PROMPTS.jsonl", "--out", "study", err=True)
+
+
+def _say_how(result: Any, prompt_depth: str, tokenizer: Any) -> None:
     speed = f"{result.tokens_per_sec:.1f} tokens/s" if result.new_tokens > 1 else "one token, from the prompt's pass"
     typer.echo(
         f"\n\n{result.layers_run:g} of {result.route.n_layers} layers · {result.new_tokens} tokens · {speed} · "
@@ -67,7 +87,17 @@ def generate(
     if result.predicted is not None:
         told = ", ".join(f"{name} {quality:.3f}" for name, quality in result.predicted.items())
         typer.echo(f"{result.route.name} · predicted: {told} · price {result.price:.4g}", err=True)
-    say_next("study", *loading.words, "--data", "PROMPTS.jsonl", "--out", "study", err=True)
+    for one in result.logprobs or ():
+        beside = "  ".join(f"{tokenizer.decode([token])!r} {logprob:.3f}" for token, logprob in one.top)
+        typer.echo(f"{tokenizer.decode([one.token])!r} {one.logprob:.3f}{' | ' * bool(beside)}{beside}", err=True)
+
+
+def _bias(text: str) -> tuple[str, float]:
+    token, _, value = text.partition("=")
+    try:
+        return token, float(value)
+    except ValueError:
+        raise InputError(f"--logit-bias {text!r} is not a token id and a number: give such as 50=-100.") from None
 
 
 def _depth(text: str | None, controller: Path | None, budget: str | None, routes: str | None) -> Any:

@@ -147,7 +147,7 @@ def read_options(
         _seed(seed) if is_sampled else _checked_seed(seed),
         _guidance_scale(merged.get("guidance_scale")),
         _whole(merged, "prefill_chunk_size", 1),
-        _n_answers(merged, is_sampled),
+        _n_answers({**passed, **keywords}, models, is_sampled),
         _whole(merged, "logprobs", 0),
     )
 
@@ -298,12 +298,14 @@ def _stop_strings(given: Any) -> tuple[str, ...]:
     return texts
 
 
-def _n_answers(merged: Mapping[str, Any], is_sampled: bool) -> int:
-    asked = {name: _whole(merged, name, 1) for name in ("num_return_sequences", "n")}
-    given = {name: n for name, n in asked.items() if n is not None}
+def _n_answers(asked: Mapping[str, Any], models: Mapping[str, Any], is_sampled: bool) -> int:
+    """What is asked for under either name; else the model's own setting."""
+    names = ("num_return_sequences", "n")
+    where = asked if any(name in asked for name in names) else models
+    given = {name: n for name in names if (n := _whole(where, name, 1)) is not None}
     if len(set(given.values())) > 1:
         raise InputError(
-            f"num_return_sequences={asked['num_return_sequences']} and n={asked['n']} are the same setting: give one."
+            f"num_return_sequences={given['num_return_sequences']} and n={given['n']} are the same setting: give one."
         )
     for name, n in given.items():
         if n > 1 and not is_sampled:
