@@ -14,6 +14,7 @@ import torch
 
 from depthdial.engine.options import Options
 from depthdial.engine.penalties import CountPenalty, LogitBias
+from depthdial.engine.truncation import TopP
 from depthdial.errors import InputError
 
 Processor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -164,7 +165,7 @@ _BUILDERS: dict[str, Callable[[Any, Any, Row], Any]] = {
     "temperature": lambda p, v, row: None if v == 1 else p.TemperatureLogitsWarper(float(v)),
     "top_h": lambda p, v, row: p.TopHLogitsWarper(top_h=v),
     "top_k": lambda p, v, row: None if v == 0 else p.TopKLogitsWarper(top_k=v),
-    "top_p": lambda p, v, row: None if v == 1 else p.TopPLogitsWarper(top_p=v),
+    "top_p": lambda p, v, row: None if v == 1 else TopP(v, p.TopPLogitsWarper(top_p=v)),
     "min_p": lambda p, v, row: p.MinPLogitsWarper(min_p=v),
     "typical_p": lambda p, v, row: None if v == 1 else p.TypicalLogitsWarper(mass=v),
     "epsilon_cutoff": lambda p, v, row: None if v == 0 else p.EpsilonLogitsWarper(epsilon=v),

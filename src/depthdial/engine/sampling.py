@@ -99,9 +99,12 @@ def token_probabilities(logits: torch.Tensor, policy: DecodingPolicy) -> torch.T
 def _kept(logits: torch.Tensor, policy: DecodingPolicy) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Probabilities, 0 outside the nucleus, and which tokens they are of where they had to be sorted."""
     logits = logits.float()
-    probabilities = ((logits - logits.amax(-1, keepdim=True)) / policy.temperature).softmax(-1)
-    if not probabilities.isfinite().all():
+    largest = logits.amax(-1, keepdim=True)  # not a number where any of them is not
+    if not largest.isfinite().all():
         raise InputError("The model's logits are not finite, so no token can be drawn: try --dtype float32.")
+    # At temperature 1 softmax does the same with fewer passes over the vocabulary.
+    at_temperature = logits if policy.temperature == 1 else (logits - largest) / policy.temperature
+    probabilities = at_temperature.softmax(-1)
     if policy.top_p >= 1:
         return probabilities, None
     probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
