@@ -73,3 +73,16 @@ def test_rows_that_are_over_are_padded_and_all_of_them_end_the_batch(model):
     assert found == by_transformers(model, route, ends=ends)
     assert [list(row) for row in torch.stack(told, dim=1).tolist()] == found
     assert len(found[0]) < N_TOKENS
+
+
+def test_a_prefill_is_left_as_it_was_also_where_an_answer_is_over_at_once(model):
+    ready = prefill(model, *left_padded(PROMPTS, 0, "cpu"))
+    before = ready.logits.clone()
+    ends = (int(ready.logits[1, -1].argmax()),)
+
+    def run():
+        sampler = Sampler.from_draws(GREEDY, None, ends, len(PROMPTS), N_TOKENS)
+        return decode_tokens(model, Route((0, 2, 3), 6), ready, sampler, max_new_tokens=N_TOKENS, pad_token_id=0)
+
+    first = run()
+    assert torch.equal(ready.logits, before) and run() == first

@@ -97,7 +97,7 @@ class _Rows:
     def __init__(self, model: Any, routes: Sequence[Route], prefilled: Prefill, max_new_tokens: int) -> None:
         self._batch = RowBatch(model, len(routes))
         self._batch.join(prefilled, routes, keys=range(len(routes)), new_tokens=max_new_tokens - 1)
-        self._logits = prefilled.logits[:, -1].float()
+        self._logits = prefilled.logits[:, -1].to(torch.float32, copy=True)  # a prefill may be decoded several times
 
     def last_logits(self) -> torch.Tensor:
         return self._logits.clone()
