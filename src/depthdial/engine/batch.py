@@ -17,7 +17,7 @@ import torch
 
 from depthdial.engine.prefill import Prefill, continue_on, left_padded, prefill
 from depthdial.engine.slabs import Slab, window_for
-from depthdial.engine.walk import Segment, UnsupportedPassError, Walk
+from depthdial.engine.walk import Prefix, Segment, UnsupportedPassError, Walk
 from depthdial.errors import InputError
 from depthdial.hf.architectures import count_layers
 from depthdial.hf.facts import ModelFacts, config_text
@@ -156,17 +156,30 @@ class RowBatch:
         self.advance([1] * len(self._rows))
         return logits
 
-    def run(self, tokens: torch.Tensor, *, ahead: int = 0, layers: frozenset[int] | None = None) -> torch.Tensor:
+    def run(
+        self,
+        tokens: torch.Tensor,
+        *,
+        ahead: int = 0,
+        layers: frozenset[int] | None = None,
+        keep: Prefix | None = None,
+        resume: Prefix | None = None,
+        walk: Walk | None = None,
+    ) -> torch.Tensor:
         """A pass over tokens behind the rows' lengths, which stay as they are: what is written counts once they `advance`.
 
         Args:
             tokens: (n_rows, n_tokens).
             ahead: tokens that lie between a row's length and the first of these, written by passes before this one.
             layers: run only these of a row's layers.
+            keep: put down the states behind the first layers of the pass, which every row runs.
+            resume: what such passes put down of the first of these tokens, which those layers are not run on again.
+            walk: of other weights in the same shape, such as with an adapter.
 
         Returns:
             Logits behind each token, (n_rows, n_tokens, vocabulary).
         """
+        walk = self._walk if walk is None else walk
         n_tokens = tokens.shape[1]
         window = window_for(max(self.lengths) + ahead + n_tokens)
         for slab in self._slabs.values():
@@ -174,7 +187,19 @@ class RowBatch:
         starts = torch.tensor(self.lengths, device=tokens.device) + ahead
         positions = starts[:, None] + torch.arange(n_tokens, device=tokens.device)
         with as_is(tokens.device):
-            return self._walk.logits(tokens, positions, self._plan(layers), self._slabs, window)
+            if resume is None or not resume.n_tokens:
+                return walk.logits(tokens, positions, self._plan(layers), self._slabs, window, keep=keep)
+            first, known = self._first_layers(layers, resume.n_layers), resume.n_tokens
+            rest = self._plan(frozenset(self._slabs if layers is None else layers) - first)
+            states = list(resume.states)
+            if known < n_tokens:
+                missing = tokens[:, known:], positions[:, known:]
+                states.append(walk.states(*missing, self._plan(first), self._slabs, window))
+            start = torch.cat(states, dim=1)
+            return walk.logits(tokens, positions, rest, self._slabs, window, start=start, keep=keep)
+
+    def _first_layers(self, layers: frozenset[int] | None, n_layers: int) -> frozenset[int]:
+        return frozenset(range(n_layers)).intersection(self._slabs if layers is None else layers)
 
     def advance(self, n_tokens: Sequence[int]) -> None:
         """Count tokens of the last passes as the rows' own, so many of each; a negative number takes tokens back."""

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
-from depthdial.engine.batch import RowBatch, in_rows
+from depthdial.engine.batch import in_rows
 from depthdial.engine.prefill import Prefill, continue_on, continuing
+from depthdial.engine.row_stream import RowStream
 from depthdial.engine.sampler import Sampler
+from depthdial.engine.speculation import Drafting, SpeculativeStream
 from depthdial.routes import Route
 from depthdial.views.snapshot import as_is
 from depthdial.views.tokens.depth import Depth, TokenDepth
@@ -48,6 +50,7 @@ def decode_tokens(
     pad_token_id: int,
     on_tokens: Callable[[torch.Tensor], None] | None = None,
     guidance: Guidance | None = None,
+    drafting: Drafting | None = None,
 ) -> list[list[int]]:
     """Continue prefilled prompts at a depth; the first token comes out of the prompt's pass.
 
@@ -55,61 +58,49 @@ def decode_tokens(
         model: in evaluation mode.
         depth: of all rows, or a route for each (of a model that is decoded in rows, see `in_rows`).
         sampler: of this batch, and used up by it.
-        on_tokens: told the (n_sequences,) tokens of each step as they come.
+        on_tokens: told the (n_sequences,) tokens of each place in the answers, as soon as all rows that go on have it.
+        drafting: of answers at full depth, whose tokens are the same with it.
 
     Returns:
         The tokens of each row, as many of each as the longest answer has; `sampler.answer` has a row's own.
     """
     with as_is(prefilled.input_ids.device):
-        streams = [_stream(model, depth, prefilled, max_new_tokens)]
+        sampler.limit(max_new_tokens)
+        streams: list[Any] = []
         if guidance is not None:
             untraced = replace(depth, trace=None) if isinstance(depth, TokenDepth) else depth
-            streams.append(_stream(model, untraced, guidance.unconditional, max_new_tokens))
-        ids = prefilled.input_ids
-        width = ids.shape[1]
-        is_over = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+            streams = [
+                _stream(model, one, behind, max_new_tokens)
+                for one, behind in ((depth, prefilled), (untraced, guidance.unconditional))
+            ]
+        elif drafting is not None and drafting.fits(model, depth, max_new_tokens):
+            streams = [SpeculativeStream(model, prefilled, max_new_tokens, sampler, drafting)]
+        else:
+            streams = [_stream(model, depth, prefilled, max_new_tokens)]
+        is_over = torch.zeros(prefilled.n_sequences, dtype=torch.bool, device=prefilled.input_ids.device)
+        n_told = 0
         while True:
             logits = streams[0].last_logits()
             if guidance is not None:
                 logits = guidance.applied(logits, streams[1].last_logits())
             tokens = sampler.next_tokens(logits).masked_fill(is_over, pad_token_id)
-            ids = torch.cat([ids, tokens[:, None]], dim=1)
+            is_over = torch.tensor(sampler.ended(tokens), device=tokens.device)
             if on_tokens is not None:
-                on_tokens(tokens)
-            is_over = torch.tensor(sampler.ended(tokens), device=ids.device)
-            if ids.shape[1] - width >= max_new_tokens or bool(is_over.all()):
-                return ids[:, width:].tolist()
+                for column in sampler.columns(n_told, pad_token_id):
+                    n_told += 1
+                    on_tokens(torch.tensor(column, device=tokens.device))
+            if bool(is_over.all()):
+                return sampler.padded(pad_token_id)
             for stream in streams:
                 stream.step(tokens, is_over)
 
 
-def _stream(model: Any, depth: Depth | Sequence[Route], prefilled: Prefill, max_new_tokens: int) -> _Rows | _Stream:
+def _stream(model: Any, depth: Depth | Sequence[Route], prefilled: Prefill, max_new_tokens: int) -> RowStream | _Stream:
     if not isinstance(depth, Route | TokenDepth):
-        return _Rows(model, depth, prefilled, max_new_tokens)
+        return RowStream(model, depth, prefilled, max_new_tokens)
     if isinstance(depth, TokenDepth) or max_new_tokens < 2 or not in_rows(model):
         return _Stream(model, depth, prefilled)
-    return _Rows(model, [depth] * prefilled.n_sequences, prefilled, max_new_tokens)
-
-
-class _Rows:
-    """A batch of answers in the making, of which rows that are over are run no longer; and the logits of the last step."""
-
-    def __init__(self, model: Any, routes: Sequence[Route], prefilled: Prefill, max_new_tokens: int) -> None:
-        self._batch = RowBatch(model, len(routes))
-        self._batch.join(prefilled, routes, keys=range(len(routes)), new_tokens=max_new_tokens - 1)
-        self._logits = prefilled.logits[:, -1].to(torch.float32, copy=True)  # a prefill may be decoded several times
-
-    def last_logits(self) -> torch.Tensor:
-        return self._logits.clone()
-
-    def step(self, tokens: torch.Tensor, is_over: torch.Tensor) -> None:
-        over = is_over.tolist()
-        self._batch.leave([row for row in self._batch.keys if over[row]])
-        rows = list(self._batch.keys)
-        if rows == list(range(len(over))):
-            self._logits = self._batch.step(tokens).float()
-        else:  # those of rows that are over stay what they were, for nobody to read
-            self._logits[rows] = self._batch.step(tokens[rows]).float()
+    return RowStream(model, [depth] * prefilled.n_sequences, prefilled, max_new_tokens)
 
 
 class _Stream:

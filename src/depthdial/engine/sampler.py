@@ -6,7 +6,7 @@ counted draws under a policy, `generate` from its options.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -29,7 +29,8 @@ class Sampler:
     def __init__(
         self, rows: Sequence[RowSampler], *, limits: Sequence[int] | None = None, n_logprobs: int | None = None
     ) -> None:
-        self._rows, self._limits, self._n_logprobs = list(rows), limits, n_logprobs
+        self._rows, self._n_logprobs = list(rows), n_logprobs
+        self._limits: list[int | None] = [None] * len(rows) if limits is None else list(limits)
         self._answers: list[list[int]] = [[] for _ in rows]
         self._reasons: list[FinishReason | None] = [None] * len(rows)
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in rows]
@@ -64,22 +65,77 @@ class Sampler:
                     told.append(one)
         return tokens
 
+    def limit(self, n_tokens: int) -> None:
+        """Have no answer be longer than this."""
+        self._limits = [n_tokens if mine is None else min(mine, n_tokens) for mine in self._limits]
+
     def ended(self, tokens: torch.Tensor) -> list[bool]:
         """Which answers are over, with the tokens that `next_tokens` chose or before."""
         for row, token in enumerate(tokens.tolist()):
             if self._reasons[row] is None:
-                self._answers[row].append(token)
-                self._reasons[row] = self._rows[row].ended(self._answers[row]) or self._at_limit(row)
-                if self._reasons[row] is not None:
-                    self._rows[row] = _OVER
+                self._append(row, token)
         return [reason is not None for reason in self._reasons]
 
-    def _at_limit(self, row: int) -> FinishReason | None:
-        is_full = self._limits is not None and len(self._answers[row]) >= self._limits[row]
-        return "length" if is_full else None
+    def room(self, row: int) -> int | None:
+        """How many more tokens a row's answer may have; None for any number."""
+        most = self._limits[row]
+        return None if most is None else most - len(self._answers[row])
+
+    def tokens_behind(self, rows: Sequence[int], drafts: Sequence[Sequence[int]], logits: torch.Tensor) -> torch.Tensor:
+        """The token of each of some rows that follows its answer and a draft, chosen as `next_tokens` would there.
+
+        A row may stand there several times, with drafts of unlike lengths.
+
+        Args:
+            drafts: tokens behind each of these rows' answers.
+            logits: (n, vocabulary).
+
+        Returns:
+            (n,) token ids.
+        """
+        answers = [[*self._answers[row], *draft] for row, draft in zip(rows, drafts, strict=True)]
+        return next_tokens([self._rows[row] for row in rows], answers, logits)
+
+    def accept(self, row: int, tokens: Sequence[int], logits: torch.Tensor) -> int:
+        """Take drafted tokens that the model chooses too, up to one that ends the answer.
+
+        Args:
+            logits: (n_tokens, vocabulary) of the model.
+
+        Returns:
+            How many tokens were taken.
+        """
+        n_top = self._n_logprobs
+        told = None if n_top is None else read_logprobs(logits, torch.tensor(tokens, device=logits.device), n_top)
+        for n, token in enumerate(tokens):
+            if self._reasons[row] is not None:
+                return n
+            if told is not None:
+                self._logprobs[row].append(told[n])
+            self._append(row, token)
+        return len(tokens)
+
+    def _append(self, row: int, token: int) -> None:
+        self._answers[row].append(token)
+        reason = self._rows[row].ended(self._answers[row])
+        if reason is None and self.room(row) == 0:
+            reason = "length"
+        if reason is not None:
+            self._reasons[row], self._rows[row] = reason, _OVER
+
+    def columns(self, start: int, pad_token_id: int) -> Iterator[list[int]]:
+        """The tokens of successive places in the answers: of each place that all rows have which are not over."""
+        going = [len(answer) for answer, reason in zip(self._answers, self._reasons, strict=True) if reason is None]
+        for place in range(start, min(going, default=max(map(len, self._answers)))):
+            yield [answer[place] if place < len(answer) else pad_token_id for answer in self._answers]
+
+    def padded(self, pad_token_id: int) -> list[list[int]]:
+        """The tokens of each row, as many of each as the longest answer has."""
+        width = max(map(len, self._answers))
+        return [answer + [pad_token_id] * (width - len(answer)) for answer in self._answers]
 
     def answer(self, row: int) -> tuple[list[int], FinishReason]:
-        """The tokens of a row's answer, and why it ends there: for its length, where nothing else ended it."""
+        """The tokens of a row's answer so far, and why it ends there: for its length, where nothing else ended it."""
         return self._answers[row], self._reasons[row] or "length"
 
     def logprobs(self, row: int) -> tuple[TokenLogprob, ...] | None:

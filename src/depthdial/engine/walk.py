@@ -73,8 +73,38 @@ class _Call:
 
 
 @dataclass
+class Prefix:
+    """Hidden states of tokens behind the first layers, which a draft and the full model have in common.
+
+    Attributes:
+        n_layers: how many, from layer 0 on.
+        states: (n_rows, n_tokens, width) of successive passes.
+    """
+
+    n_layers: int
+    states: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(one.shape[1] for one in self.states)
+
+
+class _StoppedError(Exception):
+    """Ends the model's forward behind its layers, before norm and head."""
+
+    def __init__(self, states: torch.Tensor) -> None:
+        self.states = states
+
+
+@dataclass
 class _Pass:
-    """What one pass works on."""
+    """What one pass works on.
+
+    Attributes:
+        start: hidden states in place of the embeddings'; None for these.
+        keep: where the states behind its first layers are put down; None for nowhere.
+        stops: whether the states behind the layers are all that is wanted.
+    """
 
     segments: Sequence[Segment]
     slabs: Mapping[int, Slab]
@@ -82,6 +112,9 @@ class _Pass:
     attended_tokens: int
     cache: Any
     mask: torch.Tensor
+    start: torch.Tensor | None = None
+    keep: Prefix | None = None
+    stops: bool = False
     calls: dict[int, _Call] = field(default_factory=dict)
 
 
@@ -116,6 +149,9 @@ class Walk:
         segments: Sequence[Segment],
         slabs: Mapping[int, Slab],
         attended_tokens: int,
+        *,
+        start: torch.Tensor | None = None,
+        keep: Prefix | None = None,
     ) -> torch.Tensor:
         """Logits behind each token, (n_rows, n_tokens, vocabulary); keys and values go to the slabs.
 
@@ -123,10 +159,38 @@ class Walk:
             tokens: (n_rows, n_tokens).
             positions: (n_rows, n_tokens), by which a token is rotated and which are its slots.
             attended_tokens: how many slots are looked at, from the first on; no position is beyond.
+            start: (n_rows, n_tokens, width) states to start from, where the segments begin behind the first layers.
+            keep: gets the states behind its first layers, of every row; a segment of all rows must have the last of them.
 
         Raises:
             UnsupportedPassError: if the architecture's forward does something that a walk cannot follow.
         """
+        return self._run(tokens, positions, segments, slabs, attended_tokens, start=start, keep=keep).logits
+
+    def states(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        segments: Sequence[Segment],
+        slabs: Mapping[int, Slab],
+        attended_tokens: int,
+    ) -> torch.Tensor:
+        """Hidden states behind the segments' layers, (n_rows, n_tokens, width): a pass as above, without norm and head."""
+        try:
+            self._run(tokens, positions, segments, slabs, attended_tokens, stops=True)
+        except _StoppedError as stopped:
+            return stopped.states
+        raise UnsupportedPassError("its last layer is not called")
+
+    def _run(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        segments: Sequence[Segment],
+        slabs: Mapping[int, Slab],
+        attended_tokens: int,
+        **options: Any,
+    ) -> Any:
         from transformers.cache_utils import DynamicCache
 
         host = self._host
@@ -136,9 +200,9 @@ class Walk:
         inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "use_cache": True}
         if accepts(host, "position_ids"):
             inputs["position_ids"] = positions
-        self._now = _Pass(segments, slabs, positions, attended_tokens, cache, mask)
+        self._now = _Pass(segments, slabs, positions, attended_tokens, cache, mask, **options)
         try:
-            return host(**inputs, **cache_argument(host, cache)).logits
+            return host(**inputs, **cache_argument(host, cache))
         finally:
             self._now = None
 
@@ -150,7 +214,9 @@ class Walk:
         if type(layer) not in _tuples:
             _tuples[type(layer)] = _returns_tuple(layer, hidden, call, now)
         if is_last:
-            hidden = self._walk(hidden, now)
+            hidden = self._walk(hidden if now.start is None else now.start, now)
+            if now.stops:
+                raise _StoppedError(hidden)
         return (hidden,) if _tuples[type(layer)] else hidden
 
     def _walk(self, hidden: torch.Tensor, now: _Pass) -> torch.Tensor:
@@ -172,6 +238,9 @@ class Walk:
                 cache = LayerCache(slab.keys, slab.values, positions, places, now.attended_tokens)
                 call = calls[kind, sight].replaced(now.cache, cache)
                 part = layer_states(self._layers[layer](part, *call.args, **call.kwargs))
+                if now.keep is not None and layer == now.keep.n_layers - 1:
+                    assert segment.n_rows == len(hidden) and isinstance(segment.rows, slice)
+                    now.keep.states.append(part)
             hidden[segment.rows] = part
         return hidden
 
