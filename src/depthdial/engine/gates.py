@@ -9,7 +9,6 @@ from typing import Any
 
 from depthdial.engine.depth import Asked, Assignment, Batch, TokenwiseDepth
 from depthdial.engine.session import Session
-from depthdial.views.snapshot import snapshot
 from depthdial.views.tokens.gate_folder import gates_depth, load_gates
 from depthdial.views.tokens.gates import TokenGates
 
@@ -55,7 +54,7 @@ class GatesDepth(TokenwiseDepth):
         found = self._sessions.get(session.given)
         if found is None:
             model, gates = load_gates(self.folder, session.given)
-            own = session if model is session.given else replace(session, given=model, model=snapshot(model))
+            own = session if model is session.given else session.beside(model)
             found = own, TokenwiseDepth(gates_depth(gates, "sampled"))
             self._sessions[session.given] = found
         return found

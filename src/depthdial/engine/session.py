@@ -18,6 +18,7 @@ from depthdial.hf.ends import eos_ids
 from depthdial.hf.facts import ModelFacts
 from depthdial.hf.untouched import has_adapters_on
 from depthdial.routes import Route
+from depthdial.views.packed import pack_linears
 from depthdial.views.snapshot import as_is, snapshot
 from depthdial.views.tokens.depth import Depth, TokenDepth
 from depthdial.views.view import quiet_view, remember_views
@@ -35,6 +36,7 @@ class Session:
         model: what runs: a view of all its layers in evaluation mode (see `snapshot`).
         eos_token_ids, pad_token_id: how answers end and batches are padded.
         chunk_tokens: most columns of a prompt's pass, where memory asks for that.
+        pack: whether linear layers run on packed copies of their weights, on a CPU (see `pack_linears`).
     """
 
     given: Any
@@ -43,16 +45,22 @@ class Session:
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
     chunk_tokens: int | None = None
+    pack: bool = True
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any) -> Session:
+    def of(cls, model: Any, tokenizer: Any, *, pack: bool = True) -> Session:
+        """A session of a model with the weights that it has now."""
         ends = eos_ids(model, tokenizer)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*ends, 0)[0]
-        return cls(model, snapshot(model), count_layers(model), ends, pad)
+        return cls(model, _private(model, pack), count_layers(model), ends, pad, pack=pack)
 
     def __post_init__(self) -> None:
         if not self.rotates_by_length:  # a view that has run keeps frequencies, which the next pass would start from
             remember_views(self.model)
+
+    def beside(self, model: Any) -> Session:
+        """The same on a model that stands beside this one: of the same layers, under a wrapper or with an adapter."""
+        return replace(self, given=model, model=_private(model, self.pack))
 
     @cached_property
     def facts(self) -> ModelFacts:
@@ -150,6 +158,13 @@ class Session:
             )
             parts.append((rows, one))
         return joined(parts)
+
+
+def _private(model: Any, pack: bool) -> Any:
+    private = snapshot(model)
+    if pack:
+        pack_linears(private)
+    return private
 
 
 Runner = Session  # what it was called before
