@@ -15,6 +15,8 @@ from .hf.adapter import adapter_card as adapter_card
 from .hf.load import load as load
 from .hf.untouched import untouched as untouched
 from .latency.model import LatencyModel as LatencyModel
+from .measure.bench import BenchSettings as BenchSettings
+from .measure.bench import bench as bench
 from .measure.cost import model_cost as model_cost
 from .measure.similarity import similarity as similarity
 from .measure.sweep import sweep as sweep

@@ -42,6 +42,12 @@ def layer_ms(session: Session, example: EncodedExample) -> LayerCosts:
 
     One token at a time behind the example's prompt, through every layer. The model's layers get no hooks: a view's do.
     """
+    about = {"measured": f"median of {_TIMED_STEPS} decoding steps of one sequence", "device": session.device.type}
+    return LayerCosts("ms", layer_times(session, example.prompt_ids), about)
+
+
+def layer_times(session: Session, prompt: Sequence[int]) -> tuple[float, ...]:
+    """(n_layers,) median milliseconds of each layer in decoding steps behind a prompt."""
     model = quiet_view(session.model, session.full)
     started, spent = [0.0] * session.n_layers, [[] for _ in range(session.n_layers)]
 
@@ -55,12 +61,8 @@ def layer_ms(session: Session, example: EncodedExample) -> LayerCosts:
         layer.register_forward_pre_hook(start(i))
         layer.register_forward_hook(stop(i))
     n_steps = min(_WARM_STEPS + _TIMED_STEPS, (session.context_tokens or 2**31) - 1)
-    step_stamps(
-        model, session, session.full, session.prefill_ids(with_room([example.prompt_ids], session, n_steps)), n_steps
-    )
-    medians = [1000 * statistics.median(times[_WARM_STEPS:] or times) for times in spent]
-    about = {"measured": f"median of {_TIMED_STEPS} decoding steps of one sequence", "device": session.device.type}
-    return LayerCosts("ms", tuple(medians), about)
+    step_stamps(model, session, session.full, session.prefill_ids(with_room([prompt], session, n_steps)), n_steps)
+    return tuple(1000 * statistics.median(times[_WARM_STEPS:] or times) for times in spent)
 
 
 def step_stamps(model: Any, session: Session, route: Route, prefilled: Prefill, n_steps: int) -> list[float]:
