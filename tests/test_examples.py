@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import inspect
 import json
 import warnings
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import depthdial as dd
+from depthdial.measure import bench
 from tests.conftest import make_llama, make_tokenizer
 from tests.latencies import make_latency
 
@@ -92,6 +94,7 @@ def test_the_example_of_a_public_name(shared: dict[str, Any], name: str, monkeyp
         "study.write_report",
     ):  # drawn in tests of their own
         monkeypatch.setattr(f"depthdial.studies.{page}", lambda folder, **_: folder / "report.html")
+    monkeypatch.setattr(bench, "measure_ceilings", functools.partial(bench.measure_ceilings, rounds=1, scale=1 / 1024))
     text = inspect.getdoc(getattr(dd, name)) or ""
     example = doctest.DocTestParser().get_doctest(text, dict(shared), name, None, 0)
     assert example.examples, f"dd.{name} has no example"

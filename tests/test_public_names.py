@@ -71,7 +71,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert python("-c", code).stdout.strip() == "[]"
 
 
-VERBS = ("routes", "generate", "search", "similarity", "sweep", "oracle", "report", "study")
+VERBS = ("routes", "generate", "search", "similarity", "sweep", "oracle", "report", "study", "bench", "forecast")
 
 
 HELP_OF_ALL = """

@@ -91,5 +91,5 @@ def test_values_are_read_as_the_fields_have_them() -> None:
 
 @pytest.mark.parametrize("text", ["rls:3@0", "", "1-", "a", "-3", "5-3"])
 def test_layers_are_numbers_and_ranges(text: str) -> None:
-    with pytest.raises(InputError, match="--controlled takes layers such as 1-28, not"):
+    with pytest.raises(InputError, match="--controlled takes whole numbers such as 1,8 or 1-28, not"):
         layers_of(text, "--controlled")

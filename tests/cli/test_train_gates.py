@@ -101,7 +101,7 @@ def test_a_process_that_is_killed_goes_on(run, paths):
         (("--target", "0.1"), "cannot be reached: 4 of 6 layers are controlled"),
         (("--target", "0.6", "--controlled", "1-2"), "cannot be reached: 2 of 6 layers are controlled"),
         (("--target", "0.6", "--controlled", "3-9"), "Invalid controlled layer 6"),
-        (("--target", "0.6", "--controlled", "rls:3@0"), "takes layers such as 1-28"),
+        (("--target", "0.6", "--controlled", "rls:3@0"), "takes whole numbers such as 1,8 or 1-28"),
         (("--target", "0.6", "--temperature", "0"), "Invalid temperature"),
         (("--target", "0.6", "--temperature", "1e9"), "Invalid temperature"),
         (("--target", "0.6", "--input", "attention"), "Unknown input of gates 'attention'"),

@@ -59,7 +59,7 @@ def test_prompts_contexts_and_bounds():
     assert LATENCY.route_sec(HALF) == LATENCY.route_sec(HALF, 1, 40)
     reading = (6e6 + 5e5 + 2 * 10 * 6 * 64) / 1e10
     assert LATENCY.bound_sec(None, 2, 10) == pytest.approx(reading)
-    slow = make_latency(ceilings=Ceilings(1e12, "sum", (Gemm(1, 1e9, "linear"),)))
+    slow = make_latency(ceilings=Ceilings(1e12, "sum", (Gemm(1, 1e9, "linear"), Gemm(4, 5e8, "linear"))))
     assert slow.bound_sec(None, 2, 10) == pytest.approx(2 * (6 * (5e5 + 128 * 11) + 2.5e5) / 1e9)
 
 
@@ -173,5 +173,6 @@ def test_cells_are_quantiles_of_their_repeats():
 def test_a_products_ceiling_lies_between_those_measured():
     ceilings = LATENCY.ceilings
     assert [ceilings.flops_per_sec(n) for n in (0, 1, 8, 99)] == [1e10, 1e10, 4e10, 4e10]
+    assert ceilings.peak_flops_per_sec == 4e10
     assert ceilings.flops_per_sec(4.5) == pytest.approx(2.5e10)
     assert np.isfinite(ceilings.bandwidth_bytes_per_sec)

@@ -174,9 +174,11 @@ def test_rules_and_token_wise_depths_do_not_draft():
 
 
 def test_adapters_share_no_prefix_with_the_untouched_model():
-    rows = make_rows([[0.5, 0.5]], [9], model=np.full(3, "tiny + elastic"))
-    found = speculation_forecast(rows, LATENCY, batch_rows=1).at(1, "late")
+    rows = make_rows([[0.5, 0.5]], [9], model=np.array(["tiny", "tiny", "tiny + elastic"]))
+    forecast = speculation_forecast(rows, LATENCY, batch_rows=1)
+    found = forecast.at(1, "late")
     assert found.reused_layers == 0 and found.speedup == found.speedup_without_reuse
+    assert forecast.at(1, "uls:3").reused_layers == 1
     assert speculation_forecast(rows, LATENCY, batch_rows=1, reuse_prefix=True).at(1, "late").reused_layers == 4
 
 

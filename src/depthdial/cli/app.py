@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from depthdial.cli import options
+from depthdial.cli.bench import bench, forecast
 from depthdial.cli.console import prepare_console, print_rows, say_next, show_notices
 from depthdial.cli.controller import app as controller
 from depthdial.cli.controller import print_scores, rows_to_fit, unsearched
@@ -228,9 +229,9 @@ def study(
     typer.echo("\n".join(filter(None, (result.verdict.sentence, result.verdict.next_line))))
 
 
-for verb in (study, generate, search, sweep, report, routes, finetune):
+for verb in (study, generate, search, sweep, report, bench, routes, finetune):
     app.command()(verb)
-for verb in (oracle, similarity, search_study, gates_study, train_gates):
+for verb in (oracle, forecast, similarity, search_study, gates_study, train_gates):
     app.command(rich_help_panel="Research")(verb)
 app.add_typer(controller, name="controller", rich_help_panel="Research")
 

@@ -165,11 +165,11 @@ def fractions_of(text: str, option: str) -> tuple[float, ...]:
 
 
 def layers_of(text: str, option: str) -> tuple[int, ...]:
-    """Layers such as 1-28 or 1,4,7-9; InputError for a rule or a family, which are no layers."""
+    """Layers, or other whole numbers, such as 1-28 or 1,4,7-9; InputError for a rule or a family, which are no layers."""
     ranges = [re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", part) for part in text.split(",")]
     found = [n for one in ranges if one for n in range(int(one[1]), int(one[2] or one[1]) + 1)]
     if not all(ranges) or not found:
-        raise InputError(f"{option} takes layers such as 1-28, not {text!r}.")
+        raise InputError(f"{option} takes whole numbers such as 1,8 or 1-28, not {text!r}.")
     return tuple(found)
 
 

@@ -87,6 +87,11 @@ class Ceilings:
     def __post_init__(self) -> None:
         number("bandwidth_bytes_per_sec", self.bandwidth_bytes_per_sec, above=0)
 
+    @property
+    def peak_flops_per_sec(self) -> float:
+        """Of the fastest product at any number of rows: at few rows products wait for memory."""
+        return max(one.flops_per_sec for one in self.gemm)
+
     def flops_per_sec(self, rows: float) -> float:
         """Of a matrix product with so many rows: between those measured straight lines, outside them the nearest."""
         return float(np.interp(rows, [one.rows for one in self.gemm], [one.flops_per_sec for one in self.gemm]))

@@ -164,10 +164,13 @@ class LatencyModel:
         return LayerCosts("ms", tuple(max(each * share, _LEAST_MS) for share in self.layer_share), about)
 
     def bound_sec(self, layers: Any = None, rows: int = 1, context_tokens: float | None = None) -> float:
-        """What the ceilings allow a decoding step at best: the longer of reading its bytes and computing its FLOPs."""
+        """What the ceilings allow a decoding step at best: the longer of reading its bytes and computing its FLOPs.
+
+        Bytes at the measured bandwidth; FLOPs at the rate of the fastest product, whatever its rows.
+        """
         run, context = self._layers(layers), self.context(context_tokens)
         reading = self.sizes.step_bytes(run, rows, context) / self.ceilings.bandwidth_bytes_per_sec
-        return max(reading, self.sizes.pass_flops(run, rows, 1, context, 1) / self.ceilings.flops_per_sec(rows))
+        return max(reading, self.sizes.pass_flops(run, rows, 1, context, 1) / self.ceilings.peak_flops_per_sec)
 
     def context(self, given: float | None = None) -> float:
         """`given`, or the median of the contexts that steps were measured behind."""

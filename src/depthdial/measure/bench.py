@@ -26,7 +26,7 @@ from depthdial.latency.model import BENCH_FILE, LatencyModel
 from depthdial.measure.ceilings import measure_ceilings
 from depthdial.measure.cost import model_cost
 from depthdial.measure.latency import layer_times
-from depthdial.measure.passes import check_sec, hf_secs, made_prompts, step_secs
+from depthdial.measure.passes import Checks, hf_secs, made_prompts, step_secs
 from depthdial.measure.plan import ModelIdentity
 from depthdial.progress import progress_bar
 from depthdial.provenance import environment
@@ -162,9 +162,8 @@ class _Bench:
         return self.routes[0], min(self.routes[1:], key=lambda route: abs(len(route) - n / 2))
 
     def check_context(self) -> None:
-        most = self.session.context_tokens
-        longest = max(*self.settings.context, *self.settings.prompts, self.settings.context[0] + self.settings.drafts[-1])
-        longest += self.settings.steps
+        most, s = self.session.context_tokens, self.settings
+        longest = max(s.context[-1] + s.steps, s.context[0] + s.drafts[-1] + 1, s.prompts[-1])
         if most is not None and longest > most:
             raise InputError(
                 f"The bench runs sequences of {longest} tokens, and the model was made for {most}: give shorter "
@@ -231,8 +230,9 @@ class _Bench:
         """Passes of 2, 3, .. tokens a row behind the shortest context, at two depths."""
         context = self.settings.context[0]
         prefilled = self.session.prefill_ids(self._prompts(rows, context))
+        passes = {route: Checks(self.session, route, prefilled) for route in self.two}
         sizes = [(route, n + 1) for route in self.two for n in self.settings.drafts]
-        turns = self._turns(sizes, lambda size: check_sec(self.session, size[0], prefilled, size[1]))
+        turns = self._turns(sizes, lambda size: passes[size[0]].sec(size[1]))
         return [asdict(Cell.of(VERIFY, r.name, rows, n, context, seconds)) for (r, n), seconds in turns.items()]
 
     def prompts(self, rows: int, tokens: int) -> list[Any]:

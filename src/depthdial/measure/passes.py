@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from depthdial.engine.batch import RowBatch, in_rows
 from depthdial.engine.prefill import Prefill, clock_sec, continue_on, continuing
 from depthdial.engine.session import Session
 from depthdial.hf.architectures import unwrap
@@ -39,17 +40,32 @@ def step_secs(session: Session, route: Route, prefilled: Prefill, steps: int) ->
     return [b - a for a, b in pairwise(step_stamps(session.model, session, route, prefilled, steps))]
 
 
-def check_sec(session: Session, route: Route, prefilled: Prefill, tokens: int) -> float:
-    """Seconds of one pass over some tokens of each row behind prefilled prompts, with the logits of all of them."""
-    with as_is(session.device):
-        running, cache = continuing(session.model, route, prefilled)
-        mask = prefilled.attention_mask
-        mask = torch.cat([mask, mask.new_ones(len(mask), tokens)], dim=1)
-        drafted = prefilled.input_ids[:, -tokens:]
+class Checks:
+    """Passes over some tokens of each row behind prefilled prompts, as when drafts are checked; the prompts stay."""
+
+    def __init__(self, session: Session, route: Route, prefilled: Prefill) -> None:
+        self._session, self._route, self._prefilled = session, route, prefilled
+        self._batch = None
+        if in_rows(session.model):
+            self._batch = RowBatch(session.model, prefilled.n_sequences)
+            self._batch.join(prefilled, [route] * prefilled.n_sequences, range(prefilled.n_sequences))
+
+    def sec(self, tokens: int) -> float:
+        """Seconds of one pass, with the logits of all of its tokens."""
+        device = self._session.device
+        drafted = self._prefilled.input_ids[:, -tokens:]
         drafted = drafted.repeat(1, -(-tokens // drafted.shape[1]))[:, :tokens]
-        started = clock_sec(session.device)
-        continue_on(running, cache, drafted, mask)
-        return clock_sec(session.device) - started
+        with as_is(device):
+            if self._batch is not None:
+                started = clock_sec(device)
+                self._batch.run(drafted)
+                return clock_sec(device) - started
+            running, cache = continuing(self._session.model, self._route, self._prefilled)
+            mask = self._prefilled.attention_mask
+            mask = torch.cat([mask, mask.new_ones(len(mask), tokens)], dim=1)
+            started = clock_sec(device)
+            continue_on(running, cache, drafted, mask)
+            return clock_sec(device) - started
 
 
 class _Stamps:

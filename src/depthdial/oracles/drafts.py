@@ -34,7 +34,7 @@ class Drafts:
         tokens: (n_sequences,) decoding steps of the full model's answers; ones where the rows do not tell.
         context_tokens: in sight of a token in the mean; None where the rows do not tell.
         head_flops: of the head for a token; None where the rows do not tell.
-        has_adapters: whether the routes run with adapters, which the full model does without.
+        has_adapters: by route, whether it runs with adapters, which the full model does without.
     """
 
     routes: tuple[Route, ...]
@@ -43,7 +43,7 @@ class Drafts:
     tokens: np.ndarray
     context_tokens: float | None
     head_flops: float | None
-    has_adapters: bool
+    has_adapters: tuple[bool, ...]
 
     def rounds(self, draft_tokens: int) -> np.ndarray:
         """(n_sequences, n_routes) rounds of drafting and checking that the answers take, by `rounds_of` or `rounds_for`."""
@@ -170,8 +170,13 @@ def read_drafts(rows: Rows, *, routes: Sequence[str] | None = None, full_route: 
         steps,
         context,
         head,
-        "model" in names and any(" + " in str(one) for one in np.unique(np.asarray(column_of(rows, "model")).astype(str))),
+        tuple(_has_adapters(rows, names, labels == name) for name in wanted),
     )
+
+
+def _has_adapters(rows: Rows, names: Sequence[str], chosen: np.ndarray) -> bool:
+    """Whether some rows are of a model with adapters on, by its name (see `ModelIdentity`)."""
+    return "model" in names and any(" + " in str(one) for one in np.asarray(column_of(rows, "model"))[chosen].tolist())
 
 
 def _the_one(rows: Rows, names: Sequence[str], column: str) -> int:

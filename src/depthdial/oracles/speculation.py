@@ -224,8 +224,8 @@ def speculation_forecast(
         draft_tokens: lengths to try; 0 is speculation off.
         batch_rows: batch sizes (default: those that the latency model measured).
         context_tokens: in sight of each row (default: as in the rows, or else as measured).
-        reuse_prefix: whether the check leaves out what drafting has computed (default: unless the rows ran with adapters,
-            which the full model does without).
+        reuse_prefix: whether the check leaves out what drafting has computed (default: for routes that ran without adapters,
+            as the full model does).
         full_route: the name of the full route, which is not a draft.
         n_bootstrap: resamples of the sequences, for intervals at `confidence`; 0 for none.
         seed: of the bootstrap.
@@ -248,11 +248,11 @@ def speculation_forecast(
         raise InputError("Drafts of 0 tokens alone are speculation off: give at least one other length, such as 1.")
     drafts = read_drafts(rows, routes=routes, full_route=full_route)
     latency.require_fits(drafts.routes[0].n_layers, drafts.head_flops)
-    reuse = not drafts.has_adapters if reuse_prefix is None else reuse_prefix
+    reuse = [not adapted if reuse_prefix is None else reuse_prefix for adapted in drafts.has_adapters]
     context = latency.context(drafts.context_tokens if context_tokens is None else context_tokens)
     gains = {length: _tokens_a_round(drafts, length, n_bootstrap, seed) for length in lengths}
     settings = [
-        _setting(drafts, place, latency, n_rows, length, gains[length], context, reuse, confidence)
+        _setting(drafts, place, latency, n_rows, length, gains[length], context, reuse[place], confidence)
         for n_rows in sizes
         for place in range(len(drafts.routes))
         for length in lengths

@@ -6,11 +6,12 @@ from importlib import import_module
 from pathlib import Path
 
 from depthdial.files import read_json
+from depthdial.latency.model import BENCH_FILE
 from depthdial.report.controller.scores import SCORES_FILE
 from depthdial.report.study.verdict import KEEP
 from depthdial.rows.gates import is_gates_study
 
-PAGES = {kind: f"depthdial.report.{kind}.page" for kind in ("study", "search", "gates", "controller")}
+PAGES = {kind: f"depthdial.report.{kind}.page" for kind in ("study", "search", "gates", "controller", "bench")}
 
 
 def kind_of(folder: Path | str) -> str:
@@ -21,13 +22,15 @@ def kind_of(folder: Path | str) -> str:
         return str(about["kind"])
     if about is None and (folder / SCORES_FILE).exists():
         return "controller"
+    if about is None and (folder / BENCH_FILE).exists():
+        return "bench"
     return "gates" if is_gates_study(folder) else "study"
 
 
 def write_report(folder: Path | str, *, keep: float = KEEP) -> Path:
     """Draw the figures of a result folder and write `report.html`; the same files give the same bytes.
 
-    The folder is one of a study, sweep, similarity run, search study, gates study or evaluated controller.
+    The folder is one of a study, sweep, similarity run, search study, gates study, evaluated controller or bench.
 
     Args:
         keep: the share of the full model's quality that a study's verdict asks routes to keep.
