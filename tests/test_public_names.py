@@ -16,7 +16,8 @@ import depthdial as dd
 HEAVY = ("torch", "transformers", "matplotlib", "pyarrow", "pandas", "datasets", "numpy", "jinja2", "gguf")
 CONTRACT = {  # what other work is checked against; there may be more, never less
     "load", "view", "Route", "sweep", "task", "oracle", "solve_budget", "generate", "study", "search_routes", "similarity",
-    "write_report", "SequenceController", "RouteFamily", "family_routes", "InputError", "untouched", "adapter_card",
+    "write_report", "SequenceController", "Engine", "RouteFamily", "family_routes", "InputError", "untouched",
+    "adapter_card",
 }  # fmt: skip
 
 

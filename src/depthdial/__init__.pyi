@@ -1,6 +1,7 @@
 from .control.controller import SequenceController as SequenceController
 from .data.tasks import Task as Task
 from .data.tasks import task as task
+from .engine.engine import Engine as Engine
 from .engine.generate import Generation as Generation
 from .engine.generate import generate as generate
 from .errors import CheckpointWarning as CheckpointWarning

@@ -169,7 +169,7 @@ def generate(
         >>> [len(answer.tokens) <= 4 for answer in answers]
         [True, True]
     """
-    _check(model, prompt_depth, batch_size)
+    check_call(model, prompt_depth, batch_size)
     requests = read_requests(prompts, messages, template, tokenizer)
     n_prompts = len(requests)
     session = Session.of(model, tokenizer)
@@ -381,7 +381,8 @@ class _Job:
         return Row(prompt, self.limits[place], vocabulary, self.options.ends)
 
 
-def _check(model: Any, prompt_depth: str, batch_size: int) -> None:
+def check_call(model: Any, prompt_depth: str, batch_size: int = 1) -> None:
+    """InputError for a model that generates nothing, or an unknown `prompt_depth`."""
     base = unwrap(model)
     if not callable(getattr(base, "generate", None)):
         raise InputError(

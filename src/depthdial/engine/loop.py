@@ -36,8 +36,13 @@ class Guidance:
 
     def applied(self, logits: torch.Tensor, unconditional: torch.Tensor) -> torch.Tensor:
         """The guided logits, (n_sequences, vocabulary)."""
-        given, other = logits.log_softmax(-1), unconditional.log_softmax(-1)
-        return self.scale * (given - other) + other
+        return guided(self.scale, logits, unconditional)
+
+
+def guided(scale: float | torch.Tensor, logits: torch.Tensor, unconditional: torch.Tensor) -> torch.Tensor:
+    """Logits of answers, (n_sequences, vocabulary), pushed away from those of the answers without their prompts."""
+    given, other = logits.log_softmax(-1), unconditional.log_softmax(-1)
+    return scale * (given - other) + other
 
 
 def decode_tokens(

@@ -119,9 +119,12 @@ def prefill(
     pooling = Pooling(running, route.layers, watch, attention_mask) if watch else None
     started = clock_sec(input_ids.device)
     with torch.set_grad_enabled(with_gradient):
-        output = (
-            running(**inputs, use_cache=True) if watch or not chunk_tokens else _in_chunks(running, inputs, chunk_tokens)
-        )
+        if watch or not chunk_tokens:
+            output = running(**inputs, use_cache=True)
+        else:
+            output, parts = None, _Parts(running, input_ids, attention_mask)
+            while not parts.is_over:
+                output = parts.advance(chunk_tokens)
     prefill_sec = clock_sec(input_ids.device) - started
     pooled = None if pooling is None else pooling.states()
     return Prefill(input_ids, attention_mask, cache_of(output), output.logits[:, -1:], route, prefill_sec, pooled)
@@ -143,17 +146,70 @@ def continuing(model: Any, depth: Depth, prefilled: Prefill) -> tuple[PreTrained
     return known_view(model, depth), prefilled.cache_for(depth)
 
 
-def _in_chunks(running: Any, inputs: dict[str, Any], chunk_tokens: int) -> Any:
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    output = cache = None
-    for start in range(0, ids.shape[1], chunk_tokens):
-        end = min(start + chunk_tokens, ids.shape[1])
-        part = prompt_inputs(running, ids[:, start:end], mask[:, :end])
+class PrefillInParts:
+    """A prefill that is made in parts, between which the caller does something else.
+
+    Args:
+        input_ids, attention_mask: (n_sequences, n_tokens), left-padded.
+        route: of the model (default: every layer).
+
+    Example:
+        >>> parts = PrefillInParts(model, torch.tensor([[5, 6, 7, 8]]), torch.ones(1, 4, dtype=torch.long))
+        >>> parts.advance(3) is None, parts.remaining_tokens
+        (True, 1)
+        >>> parts.advance(3).logits.shape
+        torch.Size([1, 1, 30])
+    """
+
+    def __init__(
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, route: Route | None = None
+    ) -> None:
+        base = unwrap(model)
+        n_layers = count_layers(base)
+        self._route = route or Route(tuple(range(n_layers)), n_layers, "full")
+        self._parts = _Parts(base if self._route.is_full else quiet_view(model, self._route), input_ids, attention_mask)
+        self._sec = 0.0
+
+    @property
+    def remaining_tokens(self) -> int:
+        """Columns that have not run yet."""
+        return self._parts.remaining_tokens
+
+    def advance(self, n_tokens: int) -> Prefill | None:
+        """Run at most so many further columns; the whole once they all have run, and None before."""
+        started = clock_sec(self._parts.ids.device)
+        output = self._parts.advance(n_tokens)
+        self._sec += clock_sec(self._parts.ids.device) - started
+        if not self._parts.is_over:
+            return None
+        return Prefill(self._parts.ids, self._parts.mask, cache_of(output), output.logits[:, -1:], self._route, self._sec)
+
+
+class _Parts:
+    """A pass over prompts, some columns at a time."""
+
+    def __init__(self, running: Any, ids: torch.Tensor, mask: torch.Tensor) -> None:
+        self.ids, self.mask = ids, mask
+        self._running, self._cache, self._done = running, None, 0
+
+    @property
+    def remaining_tokens(self) -> int:
+        return self.ids.shape[1] - self._done
+
+    @property
+    def is_over(self) -> bool:
+        return self.remaining_tokens == 0
+
+    def advance(self, n_tokens: int) -> Any:
+        """The model's output for the next columns."""
+        start, end = self._done, min(self._done + n_tokens, self.ids.shape[1])
+        part = prompt_inputs(self._running, self.ids[:, start:end], self.mask[:, :end])
         if "position_ids" in part:
             part["position_ids"] = part["position_ids"][:, start:]
-        output = running(**part, **({} if cache is None else cache_argument(running, cache)), use_cache=True)
-        cache = cache_of(output)
-    return output
+        cache = {} if self._cache is None else cache_argument(self._running, self._cache)
+        output = self._running(**part, **cache, use_cache=True)
+        self._cache, self._done = cache_of(output), end
+        return output
 
 
 def continue_on(running: Any, cache: Any, tokens: torch.Tensor, attention_mask: torch.Tensor, **options: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 
 from depthdial.data.tasks import EncodedExample
 from depthdial.engine.decode import Decoded, decode, joined
-from depthdial.engine.prefill import Prefill, left_padded, prefill
+from depthdial.engine.prefill import Prefill, PrefillInParts, left_padded, prefill
 from depthdial.engine.sampling import GREEDY, DecodingPolicy
 from depthdial.hf.architectures import count_layers, unwrap
 from depthdial.hf.ends import eos_ids
@@ -111,6 +111,13 @@ class Session:
             # A fresh view where a pass leaves its frequencies behind, which the next would start from.
             model = quiet_view(self.model, self.full) if self.rotates_by_length else self.model
             return prefill(model, ids, mask, route, watch=watch, chunk_tokens=self.chunk_tokens)
+
+    def prefill_in_parts(self, prompts: Sequence[Sequence[int]], route: Route | None = None) -> PrefillInParts:
+        """A pass over prompts that is yet to be made, part by part."""
+        with as_is(self.device):
+            ids, mask = left_padded(prompts, self.pad_token_id, self.device)
+            model = quiet_view(self.model, self.full) if self.rotates_by_length else self.model
+            return PrefillInParts(model, ids, mask, route)
 
     def rooms(self, prefilled: Prefill, max_new_tokens: int) -> list[int]:
         """How long each answer of a batch may be: at most what its own prompt leaves of the context.

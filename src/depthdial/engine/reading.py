@@ -1,0 +1,135 @@
+"""Requests of an engine as its callers write them, made into answers; what can be refused before anything runs is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from depthdial.data.templates import resolve_template
+from depthdial.engine.answers import Answer
+from depthdial.engine.depth import Asked, Depth, is_several, number_in, one_each, takes_routes
+from depthdial.engine.generate import check_call
+from depthdial.engine.handles import EngineRequest
+from depthdial.engine.options import read_options
+from depthdial.engine.processors import Row, processors_of
+from depthdial.engine.requests import read_requests, repeated
+from depthdial.engine.session import Session
+from depthdial.errors import InputError
+from depthdial.hf.architectures import unwrap
+from depthdial.routes import Route
+
+_KEPT_DEPTHS = 256
+
+
+class Reader:
+    """Reads the arguments of `submit` and `run`, which are those of `dd.generate`; one thread at a time.
+
+    Args:
+        session: of the engine's model.
+    """
+
+    def __init__(self, session: Session, tokenizer: Any) -> None:
+        self._session, self._tokenizer = session, tokenizer
+        # What is written alike is read once: a folder is not loaded again, and a warning comes once.
+        self._depths: dict[Any, tuple[Depth, Any]] = {}
+        embeddings: Any = unwrap(session.model).get_input_embeddings()
+        self._vocabulary = int(embeddings.weight.shape[0])
+
+    def read(
+        self,
+        prompts: Any,
+        *,
+        on_cancel: Callable[[], None],
+        messages: Any,
+        depth: Any,
+        max_new_tokens: Any,
+        seed: Any,
+        stop_strings: Any,
+        routes: Any = None,
+        prompt_depth: str = "full",
+        template: str = "auto",
+        generation_config: Any = None,
+        logits_processor: Sequence[Any] | None = None,
+        stopping_criteria: Sequence[Any] | None = None,
+        **options: Any,
+    ) -> list[Answer]:
+        """The answers to all prompts, in order; those to one prompt share its handle.
+
+        Raises:
+            InputError: for whatever `dd.generate` refuses.
+        """
+        session = self._session
+        check_call(session.given, prompt_depth)
+        _refuse_others(options)
+        requests = read_requests(prompts, messages, template, self._tokenizer)
+        chosen = read_options(
+            getattr(unwrap(session.given), "generation_config", None),
+            ends=session.eos_token_ids,
+            pad_token_id=session.pad_token_id,
+            max_new_tokens=max_new_tokens,
+            stop_strings=stop_strings,
+            generation_config=generation_config,
+            seed=seed,
+            given=options,
+        )
+        limits = [chosen.limit(len(request.ids), session.context_tokens) for request in requests]
+        own = tuple(logits_processor or ())
+        first = torch.tensor([requests[0].ids], device=session.device)
+        processors_of(chosen, own, Row(first, limits[0], self._vocabulary, chosen.ends))
+        about = Asked(prompt_depth, resolve_template(template, self._tokenizer), routes)
+        depths = self._read_depths(depth, about, len(requests))
+        n_answers = chosen.n_answers
+        handles = [EngineRequest(self._tokenizer, n_answers, on_cancel) for _ in requests]
+        return [
+            Answer(
+                asked,
+                handles[place // n_answers],
+                place % n_answers,
+                *depths[place // n_answers],
+                chosen,
+                limits[place // n_answers],
+                own,
+                tuple(stopping_criteria or ()),
+            )
+            for place, asked in enumerate(repeated(requests, n_answers))
+        ]
+
+    def _read_depths(self, depth: Any, about: Asked, n_prompts: int) -> list[tuple[Depth, Asked]]:
+        if not is_several(depth):
+            return [self._read_depth(depth, about)] * n_prompts
+        given = one_each(depth, n_prompts)
+        if about.routes is not None and not any(map(takes_routes, given)):
+            raise InputError(
+                "The option routes= says what a depth in numbers, such as 0.5, is chosen from: leave it out, or give a "
+                "number."
+            )
+        return [self._read_depth(one, about if takes_routes(one) else replace(about, routes=None)) for one in given]
+
+    def _read_depth(self, depth: Any, about: Asked) -> tuple[Depth, Asked]:
+        if isinstance(depth, str) and depth.strip().partition(":")[0] == "lossless":
+            raise InputError(f"The depth {depth!r} is not taken by an engine: give it to dd.generate, or give a route.")
+        is_value = isinstance(depth, str | int | float | tuple | Route)
+        about_it = about if number_in(depth) is None else replace(about, routes=None)
+        key = (type(depth), depth) if is_value else id(depth), about.prompt_depth, about.template, id(about.routes)
+        if key not in self._depths or about.routes is not None:
+            found = Depth.parse(depth, self._session.given, about.routes)
+            found.prepare(self._session, about_it)
+            if len(self._depths) >= _KEPT_DEPTHS:
+                self._depths.pop(next(iter(self._depths)))
+            self._depths[key] = found, depth  # held, so that its id stays its own
+        return self._depths[key][0], about_it
+
+
+def _refuse_others(options: dict[str, Any]) -> None:
+    """Arguments of `generate` that have no place here."""
+    instead = {
+        "batch_size": "give max_rows to dd.Engine",
+        "streamer": "iterate over the request for its text",
+        "on_text": "iterate over the request for its text",
+    }
+    for name, remedy in instead.items():
+        if name in options:
+            raise InputError(f"The argument {name} is of dd.generate, not of an engine: {remedy}.")
