@@ -183,7 +183,7 @@ def _is_plain_pass(input: torch.Tensor, weight: nn.Parameter, bias: torch.Tensor
         and (bias is None or (bias.dtype is weight.dtype and bias.is_cpu))
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._len_torch_dispatch_stack()  # what watches operations counts those of the class
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
     )
 
 
@@ -207,7 +207,7 @@ def _is_on() -> bool:
     asked = os.environ.get(SWITCH, "1")
     if asked not in ("0", "1"):
         raise InputError(f"The environment variable {SWITCH} is {asked!r}: set it to 1 to pack weights or to 0 not to.")
-    return asked == "1" and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return asked == "1" and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
 @functools.cache
