@@ -32,6 +32,7 @@ def roster(depths: Sequence[str] = ()) -> dict[str, Peer]:
         EngineDial("engine-full", "full", like=REFERENCE, scored_as=REFERENCE),
         Pruned(),
         Dial("dial-route", None, like=CUT, scored_as=CUT, prompt_depth="route"),
+        EngineDial("engine-route", None, like=CUT, scored_as=CUT, prompt_depth="route"),
         AssistedByView(),
         EarlyExit(),
         PromptLookup(),

@@ -105,6 +105,14 @@ def test_a_step_runs_the_layers_of_each_prompts_own_route_alone(model, tokenizer
     assert sum(steps.values()) == sum(len(a.route) * (len(a.tokens) - 1) for a in answers) > 0
 
 
+@pytest.mark.parametrize("schedule", ["layer-major", "by-route"])
+def test_an_engine_runs_the_layers_of_each_requests_own_route_alone(model, tokenizer, schedule):
+    depths = ["0,2,5", "full", "ee:1", "1-4", "0,2,5"]
+    with counted(model) as seen, dd.Engine(model, tokenizer, schedule=schedule) as engine:
+        answers = engine.run(PROMPTS, depth=depths, max_new_tokens=NEW_TOKENS, eos_token_id=None)
+    assert {layer: seen.steps[layer] for layer in range(N_LAYERS)} == expected_steps(answers)
+
+
 @pytest.mark.parametrize("sampling", [{"do_sample": True, "seed": 1}, {"repetition_penalty": 1.2}, {"guidance_scale": 1.5}])
 def test_sampling_processors_and_guidance_run_no_other_layers(model, tokenizer, sampling):
     with counted(model) as seen:

@@ -15,6 +15,8 @@ from depthdial.engine.session import Session
 from depthdial.engine.teacher_forcing import forced_logits, right_padded
 from depthdial.errors import InputError
 
+_MOST_ROWS = 64
+
 
 class Dial(HFPeer):
     """`dd.generate` at one depth.
@@ -98,7 +100,16 @@ class EngineDial(Dial):
 
     def prepare(self, subject: Subject) -> None:
         super().prepare(subject)
-        self._engine = dd.Engine(subject.model, subject.tokenizer)
+        self._engine = dd.Engine(subject.model, subject.tokenizer, max_rows=_MOST_ROWS)
+
+    def close(self) -> None:
+        self._engine.close(cancel=True)
 
     def _run(self, texts: list[str], new_tokens: int) -> list[Any]:
-        return self._engine.run(texts, depth=self._depth(self._subject), max_new_tokens=new_tokens, eos_token_id=None)
+        return self._engine.run(
+            texts,
+            depth=self._depth(self._subject),
+            prompt_depth=self.prompt_depth,
+            max_new_tokens=new_tokens,
+            eos_token_id=None,
+        )
