@@ -53,9 +53,9 @@ class Seen:
 
 
 @pytest.fixture(autouse=True)
-def probed(model):
-    """The first view of a kind of model is compared with the whole model: not here."""
-    dd.view(model, SKIPPING)
+def probed(model, tokenizer):
+    """The first view and the first batch of a kind of model are compared with transformers' own ways: not here."""
+    dd.generate(model, tokenizer, PROMPTS, depth=SKIPPING, max_new_tokens=2)
 
 
 @contextmanager
