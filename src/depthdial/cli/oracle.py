@@ -15,7 +15,7 @@ from depthdial.errors import InputError
 OracleOptions = options_of(
     "oracles.oracle:oracle",
     "Oracle",
-    only=("metric", "cost", "higher_is_better", "steps", "quality", "weight_by"),
+    only=("metric", "cost", "higher_is_better", "steps", "quality", "weight_by", "latency", "latency_rows"),
     common=("metric", "cost"),
     names={"higher_is_better": ("--higher-is-better/--lower-is-better",)},
 )
@@ -30,6 +30,7 @@ def oracle(
 ) -> None:
     """The best route for every sequence under a global budget (Figure 2); of sampled answers also what is predictable."""
     from depthdial.oracles.costs import LAYER_STEPS
+    from depthdial.oracles.modelled import MODELLED_FROM
     from depthdial.oracles.oracle import oracle as choose
     from depthdial.oracles.predictable import predictable_oracle
     from depthdial.report.study.tables import oracle_table
@@ -48,7 +49,8 @@ def oracle(
     metric, quality, weight_by = common["metric"], common.pop("quality"), common.pop("weight_by")
     if n_samples and weight_by is not None:
         raise InputError("Sampled answers have no weight that is known before them: leave --weight-by out.")
-    means = one_row_each(rows, metric, common.get("cost", LAYER_STEPS))
+    modelled = MODELLED_FROM if common["latency"] else ()
+    means = one_row_each(rows, metric, common.get("cost", LAYER_STEPS), *modelled)
     curve = choose(means, quality=quality, weight_by=weight_by, **common)
     chosen = None if budget is None else curve.pick(budget)
     predictable = predictable_oracle(rows, **common) if n_samples > 1 else None

@@ -18,8 +18,8 @@ _METHOD = ("method", "metric", "screen", "beam_width", "nested")
 SearchOptions = options_of(
     "search.run:search_routes",
     "Method",
-    common=("method", "min_layers", "cost"),
-    only=(*_METHOD, "min_layers", "cost", "answer_tokens", "batch_size", "allow_searched_rows"),
+    common=("method", "metric", "min_layers", "cost", "latency"),
+    only=(*_METHOD, "min_layers", "cost", "latency", "answer_tokens", "batch_size", "allow_searched_rows"),
 )
 
 
@@ -87,11 +87,12 @@ def search_study(
 def _print_family(family: Any) -> None:
     """What was dropped at each size, and the KL or NLL on the calibration prompts where the method measures it."""
     about = family.made_by
-    metric = next((name for name in ("kl", "nll") if name in about), None)
+    metric = next((name for name in ("speedup", "kl", "nll") if name in about), None)
     shallow = [route for route in reversed(family.cheapest_first()) if not route.is_full]
     order = about.get("drop_order") or []
     dropped = order or [", ".join(map(str, route.skipped)) for route in shallow]
     harm = [f"{value:.3f}" for value in about[metric]] if metric else ["–"] * len(shallow)
     rows = [[len(route), gone, value] for route, gone, value in zip(shallow, dropped, harm, strict=True)]
     title = "Layers dropped, one after the other" if order else "Layers dropped"
-    print_table(title, ["layers left", "dropped", f"{(metric or 'kl').upper()} (nats)"], rows)
+    measured = "expected speed-up" if metric == "speedup" else f"{(metric or 'kl').upper()} (nats)"
+    print_table(title, ["layers left", "dropped", measured], rows)

@@ -221,6 +221,7 @@ class SequenceController(FittedController, ChoosingDepth):
         identity: ModelIdentity | None = None,
         progress: bool = False,
         allow_searched_rows: bool = False,
+        latency: Path | str | None = None,
     ) -> SequenceController:
         """Measure every route on the rows of a task and learn to predict it from the prompts.
 
@@ -242,13 +243,23 @@ class SequenceController(FittedController, ChoosingDepth):
             n_folds: of cross-validation, on whose predictions the prices are set.
             out: a folder for the measured rows; a stopped run goes on there. The controller is saved there too.
             allow_searched_rows: also learn from rows that routes were searched on, or the model or its adapter trained on.
+            latency: with `cost="ms"`, a bench.json or its folder (see `dd.bench`): what a step of each route takes by it.
 
         Raises:
             InputError: for a test split, rows that were searched or trained on, too few rows, a family without the full
                 route, features that are all constant, or a bad argument; before anything runs, where that can be told.
         """
         sizes = (response_tokens, batch_size, n_folds, seed)
-        settings = FitSettings(budget, metric, cost, predictor, prompt_depth, *sizes, allow_searched_rows)
+        settings = FitSettings(
+            budget,
+            metric,
+            cost,
+            predictor,
+            prompt_depth,
+            *sizes,
+            allow_searched_rows,
+            None if latency is None else str(latency),
+        )
         fitted = fit_controller(
             model, tokenizer, task=task, routes=routes, settings=settings, out=out, identity=identity, progress=progress
         )

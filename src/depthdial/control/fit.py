@@ -29,6 +29,7 @@ from depthdial.measure.features import FeatureSpec
 from depthdial.measure.latency import layer_flops, layer_ms
 from depthdial.measure.plan import ModelIdentity
 from depthdial.measure.quality import require_rouge
+from depthdial.oracles.modelled import loaded_latency
 from depthdial.oracles.prices import Budget, budget_in, price_for_budget
 from depthdial.provenance import environment
 from depthdial.routes import Route
@@ -49,6 +50,7 @@ class FitSettings:
         budget: a share of the full model's cost (80%), or a number of layers (24).
         metric: what is predicted: agreement or rouge_l.
         cost: what is spent: layer_steps (layers times decoding steps), layers (by sequence), flops or ms.
+        latency: of cost ms: a bench.json or its folder, in place of measuring here.
         predictor: ridge, trees, mlp, or auto for the one that predicts best.
         prompt_depth: full (the prompt runs every layer) or route.
         response_tokens: longest answer, in tokens.
@@ -67,10 +69,14 @@ class FitSettings:
     n_folds: int = 5
     seed: int = 0
     allow_searched_rows: bool = False
+    latency: str | None = None
 
     def __post_init__(self) -> None:
         choice("metric of a controller", self.metric, METRICS)
         choice("cost", self.cost, COST_UNITS)
+        if self.latency is not None:
+            object.__setattr__(self, "latency", str(self.latency))
+            loaded_latency(self.latency, self.cost)
         choice("predictor", self.predictor, (*KINDS, AUTO))
         choice("prompt depth", self.prompt_depth, PROMPT_DEPTHS)
         for name, least in (("response_tokens", 1), ("batch_size", 1), ("n_folds", 2), ("seed", 0)):
@@ -105,7 +111,7 @@ def fit_controller(
     if settings.metric == "rouge_l":
         require_rouge(task.examples, "predict agreement")
     examples = encode(task, tokenizer, context_tokens=session.context_tokens)
-    costs = route_costs(settings.cost, session, examples, family)
+    costs = route_costs(settings.cost, session, examples, family, settings.latency)
     _check_budget(settings.budget, costs, settings.cost, session.n_layers)
     identity = identity or ModelIdentity.of(model)
     card = unscored_card(session, tokenizer, task, family, settings, identity, costs)
@@ -203,13 +209,25 @@ def fit_rows(
 
 
 def route_costs(
-    unit: str, session: Session, examples: Sequence[EncodedExample], routes: Sequence[Route]
+    unit: str,
+    session: Session,
+    examples: Sequence[EncodedExample],
+    routes: Sequence[Route],
+    latency: Any = None,
 ) -> tuple[float, ...]:
-    """What a decoding step costs on each route: layers, their share, FLOPs behind a prompt of median length, or ms."""
+    """What a decoding step costs on each route: layers, their share, FLOPs behind a prompt of median length, or ms.
+
+    Args:
+        latency: a latency model or its file, whose milliseconds are of whole steps; those measured here are the layers'.
+    """
     if unit in (LAYER_STEPS, LAYERS):
         return tuple(len(route) / (len(session.full) if unit == LAYER_STEPS else 1) for route in routes)
     by_length = sorted(examples, key=lambda example: len(example.prompt_ids))
     median = by_length[len(by_length) // 2]
+    if latency is not None:
+        model = loaded_latency(latency, unit)
+        model.require_fits(session.n_layers)
+        return tuple(1e3 * model.route_sec(route, 1, len(median.prompt_ids)) for route in routes)
     costs = layer_ms(session, median) if unit == MS else layer_flops(session.model, len(median.prompt_ids))
     return tuple(float(costs.of(route)) for route in routes)
 

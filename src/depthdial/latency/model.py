@@ -34,7 +34,7 @@ class LatencyModel:
     """How long passes of one model take on one machine, by layers, rows and context.
 
     Wherever layers are asked for, a Route, its layers, the name of a measured route, or a number of layers may be given; a
-    number means layers of mean cost. Contexts default to the median of those that were measured.
+    number, which need not be whole, means layers of mean cost. Contexts default to the median of those that were measured.
 
     Attributes:
         model, weights_hash: which model.
@@ -199,7 +199,7 @@ class LatencyModel:
 
     def _pass(self, passes: Passes, rows: int, tokens: int, layers: Any, context: float) -> float:
         parts = passes.parts(whole("rows", rows, 1), whole("tokens", tokens, 1))
-        return parts.fixed_sec + self._weight(layers) * parts.layer(context)
+        return parts.fixed_sec + self.weight(layers) * parts.layer(context)
 
     @cached_property
     def _steps(self) -> Passes:
@@ -237,7 +237,7 @@ class LatencyModel:
         """By the number of rows that run it together: layers, each by its share of a mean layer's time."""
         found: dict[int, float] = {}
         if all(map(_is_number, rows)):
-            ascending = sorted(self._weight(row) for row in rows)
+            ascending = sorted(self.weight(row) for row in rows)
             for place, n_layers in enumerate(ascending):
                 found[len(rows) - place] = n_layers - (ascending[place - 1] if place else 0)
             return found
@@ -248,9 +248,10 @@ class LatencyModel:
             found[n_rows] = found.get(n_rows, 0.0) + self.layer_share[layer]
         return found
 
-    def _weight(self, layers: Any) -> Any:
+    def weight(self, layers: Any = None) -> float:
+        """Layers that run, each by its share of a mean layer's time; a number stands for itself."""
         if _is_number(layers):
-            return whole("number of layers", layers, 1, self.n_layers)
+            return number("number of layers", layers, 0, self.n_layers, above=0)
         return sum(self.layer_share[i] for i in self._layers(layers))
 
     def _layers(self, given: Any) -> tuple[int, ...]:
@@ -301,4 +302,4 @@ BENCH_FILE = "bench.json"
 
 
 def _is_number(given: Any) -> bool:
-    return isinstance(given, int | np.integer) and not isinstance(given, bool)
+    return isinstance(given, int | float | np.integer | np.floating) and not isinstance(given, bool)

@@ -175,6 +175,8 @@ def oracle(
     full_route: str | None = "full",
     weight_by: str | None = None,
     steps: str = "own",
+    latency: Any = None,
+    latency_rows: int = 1,
     quality: str = "sequences",
     n_bootstrap: int = 1000,
     n_permutations: int = 20,
@@ -199,6 +201,9 @@ def oracle(
             weighs `layers`.
         steps: `own`, the steps of each route's own answer (of the full route's where a row has none), or `full`, those of
             the full route's answer for every route.
+        latency: of cost `ms`: a latency model (`dd.LatencyModel`), its file or the folder of a bench, which says what each
+            answer takes in place of the measured seconds.
+        latency_rows: sequences that decode together by the latency model; each is charged its part of a step.
         quality: `sequences`, values are means over sequences, or `tokens`, weighted by the tokens of the full route's
             answers.
         n_bootstrap: resamples of the sequences for the intervals at `confidence`; 0 for none.
@@ -215,7 +220,8 @@ def oracle(
         True
     """
     check_options(confidence, n_bootstrap=n_bootstrap, n_permutations=n_permutations)
-    columns = {"sequence": sequence, "route": route, "full_route": full_route, "weight_by": weight_by}
+    columns: dict[str, Any] = {"sequence": sequence, "route": route, "full_route": full_route, "weight_by": weight_by}
+    columns |= {"latency": latency, "latency_rows": latency_rows}
     scores = read_scores(rows, metric=metric, cost=cost, steps=steps, **columns)
     sign = 1.0 if direction(metric, higher_is_better) else -1.0
     full = place_of_full(scores.routes, full_route)

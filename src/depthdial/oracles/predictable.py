@@ -151,6 +151,8 @@ def predictable_oracle(
     sample: str = "sample",
     full_route: str | None = "full",
     steps: str = "own",
+    latency: Any = None,
+    latency_rows: int = 1,
     shrink: bool = True,
     n_splits: int = 20,
     n_bootstrap: int = 1000,
@@ -168,6 +170,7 @@ def predictable_oracle(
         cost, steps: as in `oracle`. Layer-steps of a cell are the mean over its samples, taken for the expected ones and for
             known before the answer; any other cost must be the same for all samples of a cell.
         full_route: the route to match; a table without a route `full` has no star.
+        latency, latency_rows: as in `oracle`; of a cell's samples the mean is taken, as of layer-steps.
         shrink: choose by the best linear guesses of the expected scores instead of the bare means of the samples chosen on
             (see `crossfit.shrunk`). A lower bound either way; bare means fall below the static mixture where most
             differences are luck, as whoever believes luck is paid nothing for it.
@@ -186,7 +189,8 @@ def predictable_oracle(
         (1, 2)
     """
     check_options(confidence, n_splits=n_splits, n_bootstrap=n_bootstrap, n_permutations=n_permutations)
-    columns = {"sequence": sequence, "route": route, "sample": sample, "full_route": full_route}
+    columns: dict[str, Any] = {"sequence": sequence, "route": route, "sample": sample, "full_route": full_route}
+    columns |= {"latency": latency, "latency_rows": latency_rows}
     scores = read_samples(rows, metric=metric, cost=cost, steps=steps, **columns)
     sign = 1.0 if direction(metric, higher_is_better) else -1.0
     full = place_of_full(scores.routes, full_route)

@@ -12,6 +12,7 @@ from depthdial.checks import choice
 from depthdial.errors import InputError
 from depthdial.metrics import MEASURED
 from depthdial.oracles.costs import LAYER_STEPS, LAYERS, LAYERS_COLUMN, SECONDS_COLUMN, CostReader, cost_columns
+from depthdial.oracles.modelled import MODELLED_FROM, loaded_latency, modelled_sec
 from depthdial.stats.intervals import coded
 
 # Costs of the samples of a cell that differ by less are equal.
@@ -114,6 +115,8 @@ def read_scores(
     weight_by: str | None = None,
     steps: str = "own",
     sample: str | None = None,
+    latency: Any = None,
+    latency_rows: int = 1,
 ) -> ScoreTable:
     """Pivot the rows; costs are per-sequence layers where layer-steps are asked for and rows tell of no decoding steps.
 
@@ -121,6 +124,8 @@ def read_scores(
 
     Args:
         sample: the column that numbers several answers of each (sequence, route); None for one answer.
+        latency, latency_rows: milliseconds by a latency model at so many rows, in place of measured ones; of several answers
+            the mean, as of layer-steps.
 
     Raises:
         InputError: for a missing column, a missing or double row, a NaN, or a cost other than layer-steps that differs
@@ -132,7 +137,13 @@ def read_scores(
     values = grid.pivot(metric, instead=MEASURED)
     reader = CostReader(grid.gaps, grid.pivot, full, steps)
     # Layer-steps weigh by steps themselves.
-    cost, costs, full_costs = reader.read(LAYERS if weight_by is not None and cost == LAYER_STEPS else cost)
+    if latency is not None:
+        model, known = loaded_latency(latency, cost), set(column_names(rows))
+        seconds = modelled_sec({n: column_of(rows, n) for n in MODELLED_FROM if n in known}, model, latency_rows)
+        costs, full_costs = 1e3 * grid.placed(seconds), None
+        costs = costs.mean(axis=2) if costs.ndim == 3 else costs
+    else:
+        cost, costs, full_costs = reader.read(LAYERS if weight_by is not None and cost == LAYER_STEPS else cost)
     if costs.ndim == 3:
         costs = _known_before(cost, costs)
     weights = None
@@ -272,6 +283,10 @@ class _Grid:
             raise InputError(f"The column {name!r} has shape {column.shape}; give one number per row.")
         if len(column) != len(self.order):
             raise InputError(f"The columns {name!r} and {self.first!r} differ in length; give one table.")
+        return self.placed(column)
+
+    def placed(self, column: np.ndarray) -> np.ndarray:
+        """(n_rows,) as an array of the grid's shape."""
         return column[self.order].reshape(self.shape)
 
 

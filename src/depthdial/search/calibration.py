@@ -23,7 +23,8 @@ from depthdial.measure.references import Reference
 from depthdial.routes import Route
 from depthdial.search.states import text_states
 
-METRICS = ("kl", "nll")
+SPECULATION = "speculation"
+METRICS = ("kl", "nll", SPECULATION)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Calibration:
     """Prefilled calibration prompts and the texts that routes are tried on.
 
     Attributes:
-        metric: `kl`, `nll`, or None where only hidden states are asked for.
+        metric: `kl`, `nll`, `speculation`, or None where only hidden states are asked for.
         seconds: what the prompts and the full model's answers took.
     """
 
@@ -122,6 +123,15 @@ class Calibration:
                 "--dtype float32."
             )
         return mean
+
+    def agreed(self, route: Route) -> list[str]:
+        """Of each text, which of its tokens the route would have chosen too: 1 and 0, the first one the prompt's own."""
+        found = []
+        for batch in self.batches:
+            logits = forced_logits(self.session.model, route, batch.prefilled, batch.tokens, batch.mask, batch.prefixes)
+            same = (logits.argmax(-1) == batch.tokens).tolist()
+            found += ["".join("01"[one] for one in row[: len(text)]) for row, text in zip(same, batch.texts, strict=True)]
+        return found
 
     def states(self, start: int = 0) -> Iterator[torch.Tensor]:
         """Hidden states of prompts and answers, from a batch on."""

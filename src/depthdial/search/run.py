@@ -7,7 +7,7 @@ the record that a family carries. Routes are for prompts at full depth (arXiv 24
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,20 +17,22 @@ from depthdial.data.tasks import Task, as_task
 from depthdial.errors import InputError
 from depthdial.files import check_out_file
 from depthdial.hf.untouched import has_adapters_on
+from depthdial.latency.model import LatencyModel
 from depthdial.measure.latency import COSTS, LayerCosts, layer_flops, layer_ms, layers_alike
 from depthdial.measure.plan import ModelIdentity, Plan, make_plan
 from depthdial.measure.references import Reference
 from depthdial.progress import progress_bar
-from depthdial.provenance import environment
+from depthdial.provenance import digest, environment
 from depthdial.routes import Route
 from depthdial.routes.families import RouteFamily
 from depthdial.search.angular import Angular
 from depthdial.search.beam import Beam
 from depthdial.search.block_influence import BlockInfluence
-from depthdial.search.calibration import METRICS, Calibration
+from depthdial.search.calibration import METRICS, SPECULATION, Calibration
 from depthdial.search.greedy import Greedy
 from depthdial.search.method import Found, Memory, Method, Problem
 from depthdial.search.single_drop import SingleDrop
+from depthdial.search.speculation import DraftHarm
 
 METHOD = "greedy-kl"  # the name of the family that a search finds when nothing else is asked for
 _MAKERS: Mapping[str, Callable[..., Method]] = {
@@ -44,7 +46,11 @@ METHODS = tuple(_MAKERS)
 _OPTIONS = {name: [option.name for option in fields(maker)] for name, maker in _MAKERS.items()}  # type: ignore[arg-type]
 Screen = int | None | Literal["default"]
 
-_METRIC_NAMES = {"kl": "KL(full || route), nats", "nll": "NLL of the references, nats"}
+_METRIC_NAMES = {
+    "kl": "KL(full || route), nats",
+    "nll": "NLL of the references, nats",
+    SPECULATION: "minus the logarithm of the expected speed-up of self-speculation",
+}
 
 
 def search_routes(
@@ -67,6 +73,7 @@ def search_routes(
     reference: Reference | None = None,
     progress: bool = False,
     allow_searched_rows: bool = False,
+    latency: Any = None,
 ) -> RouteFamily:
     """Find routes from the full model down to `min_layers` layers, one for each number of layers.
 
@@ -75,7 +82,8 @@ def search_routes(
     Args:
         task: calibration prompts; never those that routes are evaluated on. References are used for NLL only.
         method: `greedy` (default), `beam`, `single-drop`, `block-influence` or `angular`.
-        metric: of the first three: `kl` to the full model (default), or `nll` of the references.
+        metric: of the first three: `kl` to the full model (default), `nll` of the references, or `speculation`, the expected
+            speed-up of drafting on a route by the latency model.
         cost: what dropping a layer saves, against which its harm is weighed: `layers` (all alike), `flops` per token, or
             `ms`, measured here on every layer. It decides about routes only where layers differ.
         min_layers: where to stop (default: half of the layers, rounded down).
@@ -88,6 +96,8 @@ def search_routes(
         on_found: called with the family before it is written, so that it is not lost where it cannot be.
         reference: the model without its adapters, and what it has said to earlier callers.
         allow_searched_rows: also search on rows that the model or its adapter was trained on, where all routes look good.
+        latency: a latency model, its bench.json or the folder of a bench. With cost ms it says what layers take, in place of
+            measuring here; the metric speculation needs one.
 
     Returns:
         A family of `full` and one route for each number of layers, named METHOD-METRIC:LAYERS, with what each layer matters,
@@ -104,10 +114,13 @@ def search_routes(
     """
     chosen = make_method(method, metric=metric, screen=screen, beam_width=beam_width, nested=nested)
     choice("cost", cost, COSTS)
+    times = _latency(latency, chosen.metric, cost)
     for name, value in (("answer_tokens", answer_tokens), ("batch_size", batch_size)):
         whole(name, value, 1)
     name = chosen.name if cost == "layers" else f"{chosen.name}-{cost}"
     settings = {"kind": "search", "method": name, **vars(chosen), "cost": cost, "answer_tokens": answer_tokens}
+    if times is not None:
+        settings["latency"] = digest(asdict(times))
     about: dict[str, Any] = {"prompt_depth": "full", "identity": identity, "settings": settings}
     task = as_task(task, held_out=True)
     if not allow_searched_rows:
@@ -118,6 +131,8 @@ def search_routes(
     session = reference.session_of(model, tokenizer)
     plan = make_plan(model, tokenizer, task, ["full"], answer_tokens=answer_tokens, session=session, **about)
     n_layers = plan.session.n_layers
+    if times is not None:
+        times.require_fits(n_layers)
     stop = n_layers // 2 if min_layers is None else whole("min_layers", min_layers, 1)
     if stop >= n_layers:
         raise InputError(f"The argument min_layers is {stop} but the model has {n_layers}: search down to fewer layers.")
@@ -127,13 +142,17 @@ def search_routes(
     calibration = Calibration.of(session, plan.examples, chosen.metric, answer_tokens, batch_size, reference)
     memory.start_clock()
     # The KL of the full route is 0, except with adapters on, as the full model is then the untouched one.
-    is_harmed = chosen.metric == "nll" or (chosen.metric == "kl" and has_adapters_on(model))
+    is_harmed = chosen.metric in ("nll", SPECULATION) or (chosen.metric == "kl" and has_adapters_on(model))
+    harm: Callable[[Route], float] = calibration.harm
+    if chosen.metric == SPECULATION:
+        assert times is not None
+        harm = DraftHarm(calibration, times, not has_adapters_on(model))
     problem = Problem(
         n_layers,
         stop,
-        _layer_costs(cost, plan, calibration, memory),
-        calibration.harm,
-        calibration.harm(session.full) if is_harmed else 0.0,
+        _layer_costs(cost, plan, calibration, memory, times),
+        harm,
+        harm(session.full) if is_harmed else 0.0,
         calibration.states,
         len(calibration.batches),
     )
@@ -189,11 +208,26 @@ def family_name(name: str) -> str:
     return make_method(**options_of(name)).name
 
 
-def _layer_costs(cost: str, plan: Plan, calibration: Calibration, memory: Memory) -> LayerCosts:
+def _latency(given: Any, metric: str | None, cost: str) -> LatencyModel | None:
+    """The latency model of a search that is to use one; InputError where one is missing, or of no use."""
+    if metric == SPECULATION and cost != "layers":
+        raise InputError(f"The metric 'speculation' counts time by itself, and the cost is {cost!r}: leave cost out.")
+    if given is None:
+        if metric == SPECULATION:
+            raise InputError("The metric 'speculation' needs measured times: give latency='bench.json', of depthdial bench.")
+        return None
+    if metric != SPECULATION and cost != "ms":
+        raise InputError(f"A latency model is for cost='ms' or metric='speculation', not for cost={cost!r}: leave it out.")
+    return given if isinstance(given, LatencyModel) else LatencyModel.load(given)
+
+
+def _layer_costs(cost: str, plan: Plan, calibration: Calibration, memory: Memory, times: LatencyModel | None) -> LayerCosts:
     if cost == "layers":
         return layers_alike(plan.session.n_layers)
     if cost == "flops":
         return layer_flops(plan.session.model, calibration.context_tokens)
+    if times is not None:
+        return times.layer_costs(context_tokens=calibration.context_tokens)
     if memory.layer_costs is not None:
         return LayerCosts("ms", tuple(memory.layer_costs), {"measured": "before the search was stopped"})
     measured = layer_ms(plan.session, plan.examples[0])
@@ -223,6 +257,7 @@ def _family(
         "nested": found.is_nested,
         **({"drop_order": list(found.dropped[-1])} if found.is_nested else {}),
         **({} if found.harm is None else {str(chosen.metric): list(found.harm)}),
+        **(problem.harm.record(routes[1:], found.harm or ()) if isinstance(problem.harm, DraftHarm) else {}),
         "importance": list(found.importance),
         "calibration": {
             "task": task.name,

@@ -32,6 +32,7 @@ from depthdial.report.search.comparison import (
 from depthdial.report.search.page import write_search_report
 from depthdial.routes import Route
 from depthdial.routes.families import RouteFamily
+from depthdial.search.calibration import SPECULATION
 from depthdial.search.run import family_name, options_of, search_routes
 
 DEFAULT_METHODS = ("greedy-kl", "beam-kl", "greedy-nll", "single-drop-kl", "block-influence", "angular")
@@ -53,6 +54,7 @@ class SearchStudySettings:
         fidelity_tokens: tokens of the full answers for KL and agreement.
         rouge: also generate answers and score them.
         max_new_tokens: longest answer, in tokens.
+        latency: a bench.json or its folder: of cost ms, and of methods such as greedy-speculation.
 
     Example:
         >>> dd.SearchStudySettings(methods=("angular", "greedy-kl"), fractions=(0.8,)).cost
@@ -69,6 +71,7 @@ class SearchStudySettings:
     fidelity_tokens: int = 32
     rouge: bool = False
     max_new_tokens: int = 64
+    latency: str | None = None
 
     def __post_init__(self) -> None:
         names = [family_name(name) for name in self.methods]
@@ -106,6 +109,8 @@ class SearchStudySettings:
             options["screen"] = self.screen
         if options["method"] == "beam":
             options["beam_width"] = self.beam_width
+        if self.cost == "ms" or options.get("metric") == SPECULATION:
+            options["latency"] = self.latency
         return {**options, "cost": self.cost, "answer_tokens": self.answer_tokens, "batch_size": self.batch_size}
 
 
