@@ -29,6 +29,7 @@ import depthdial as dd
 from depthdial.cli.app import main
 from depthdial.data.leakage import prompt_hashes
 from depthdial.hf.weights import weights_hash
+from tests.latencies import make_latency
 
 N_LAYERS = 4
 WORDS = string.ascii_lowercase
@@ -286,12 +287,18 @@ def test_oracle_and_report_of_a_sweep(swept: Path, copy_of: Callable[[Path], Pat
     assert sum(int(count) for count, _ in picks) == 6
     assert sum(int(count) * layers[name] for count, name in picks) <= 3 * 6
 
+    make_latency(4).save(folder / "bench.json")
+    run = succeed(
+        "oracle", folder, "--metric", "kl", "--cost", "ms", "--latency", folder / "bench.json", "--latency-rows", 8
+    )
+    assert "spending ms: measured ms per sequence" in run.out
+    (folder / "bench.json").unlink()
     succeed("oracle", folder, "--metric", "kl", "--cost", "decode_flops")
     succeed("oracle", folder, "--weight-by", "new_tokens")
     kept = json.loads((folder / "oracle.json").read_text())
     by_layers = "rouge_l by layers"
     names = {"rouge_l", "rouge_l, mean weighted by tokens", by_layers, f"{by_layers}, weighted by new_tokens"}
-    assert set(kept) == names | {"kl by decode_flops"}
+    assert set(kept) == names | {"kl by decode_flops", "kl by ms"}
 
     run = succeed("report", folder)  # which takes whatever curves it finds
     (page,) = folder.glob("*.html")

@@ -10,6 +10,7 @@ import pytest
 from depthdial.cli.options import named_files
 from depthdial.errors import InputError
 from depthdial.routes.families import RouteFamily
+from tests.latencies import make_latency
 
 STUDY = (
     *("--methods", "greedy,angular", "--fractions", "67%", "--screen", "2", "--answer-tokens", "2"),
@@ -51,9 +52,20 @@ def test_a_study_and_its_report(run, paths):
     assert "Searches compared: KL at each number of layers" in (paths / "out" / "report.html").read_text()
 
 
+def test_routes_that_draft_well(run, paths):
+    n_layers = 6
+    make_latency(n_layers).save(paths / "bench.json")
+    arguments = ("--metric", "speculation", "--latency", paths / "bench.json", "--screen", "2")
+    status, out, err = run("search", *SEARCH, *arguments, out="routes.json")
+    assert status == 0, err
+    assert "expected speed-up" in out
+    assert RouteFamily.load(paths / "routes.json").name == "greedy-speculation"
+
+
 @pytest.mark.parametrize(
     ("verb", "arguments", "complaint"),
     [
+        ("search", ("--metric", "speculation"), "The metric 'speculation' needs measured times"),
         ("search", ("--method", "best"), "Unknown search method 'best'"),
         ("search", ("--beam-width", "3"), "beam_width is an option of beam and not of greedy"),
         ("search", ("--method", "angular", "--screen", "3"), "screen is an option of greedy and beam and not of angular"),

@@ -22,6 +22,7 @@ from depthdial.measure.features import features_of, watched_prefill
 from depthdial.routes import Route
 from depthdial.routes.families import fixed_routes
 from depthdial.rows.store import UnitStore
+from tests.latencies import make_latency
 
 ROUTES = ["full", "ee:3", "0,2,4,5"]
 
@@ -102,6 +103,21 @@ def test_costs_add_up_to_layers_times_steps(fit, model, tokenizer, many):
     chosen = np.arange(len(steps)) % 3
     layers = np.array([3, 4, 6])[chosen]
     assert costs[np.arange(len(steps)), chosen].mean() == pytest.approx((layers * steps).sum() / (6 * steps).sum())
+
+
+def test_a_latency_model_says_what_steps_cost(fit, many, tmp_path):
+    latency = make_latency()
+    latency.save(tmp_path / "bench.json")
+    controller = fit(cost="ms", latency=tmp_path, budget="90%")
+    lengths = sorted(len(example.instruction.split()) for example in many.examples)
+    context = lengths[len(lengths) // 2]
+    expected = [1e3 * latency.route_sec(route, 1, context) for route in controller.card.routes]
+    assert controller.card.route_costs == pytest.approx(expected, rel=0.01)
+    with pytest.raises(InputError, match="A latency model gives milliseconds, and the cost is 'layer_steps'"):
+        fit(latency=tmp_path)
+    make_latency(8).save(tmp_path / "other.json")
+    with pytest.raises(InputError, match="rows or routes are of a model with 6"):
+        fit(cost="ms", latency=tmp_path / "other.json")
 
 
 def test_the_values_are_the_routes_agreement(fit, model, tokenizer, many):

@@ -26,6 +26,8 @@ def test_a_batch_of_one_route_is_a_step_of_it(rows):
         assert LATENCY.step_sec([route] * rows, 32) == pytest.approx(affine(len(route), rows, 1, 32))
         assert LATENCY.route_sec(route, rows, 32) == pytest.approx(affine(len(route), rows, 1, 32))
         assert LATENCY.step_sec([len(route)] * rows, 32) == pytest.approx(affine(len(route), rows, 1, 32))
+    between = LATENCY.route_sec(3, rows) + LATENCY.route_sec(4, rows)
+    assert LATENCY.route_sec(3.5, rows) == pytest.approx(between / 2)
     assert LATENCY.route_sec("uls:3", rows) == LATENCY.route_sec((0, 2, 4), rows) == LATENCY.route_sec(3, rows)
 
 
@@ -129,13 +131,14 @@ def test_files_that_are_none(tmp_path):
         (lambda m: m.step_sec([]), "0 rows"),
         (lambda m: m.step_sec(3), "a list with an entry for each row, not 3"),
         (lambda m: m.step_sec("full"), "a list with an entry for each row"),
-        (lambda m: m.step_sec([7]), "Invalid number of layers 7: use a whole number of at least 1 and at most 6"),
+        (lambda m: m.step_sec([7]), "Invalid number of layers 7: use a number above 0 and at most 6"),
         (lambda m: m.step_sec([(0, 6)]), "Layer 6 does not exist: 'tiny' has layers 0 to 5"),
         (lambda m: m.step_sec([Route((0,), 4)]), "a model of 4 layers has no time on 'tiny', which has 6"),
         (lambda m: m.step_sec([3], -1), "Invalid context_tokens -1"),
         (lambda m: m.route_sec("ee:3"), "No route 'ee:3' was measured"),
         (lambda m: m.route_sec(None, 0), "Invalid rows 0"),
-        (lambda m: m.route_sec(1.5), "Layers are a route, indices or a number, not 1.5"),
+        (lambda m: m.route_sec(0), "Invalid number of layers 0"),
+        (lambda m: m.route_sec(object()), "Layers are a route, indices or a number, not <object"),
         (lambda m: m.verify_sec(1, 0), "Invalid tokens 0"),
         (lambda m: m.verify_sec(1, 2, reused_layers=7), "Invalid reused_layers 7"),
         (lambda m: m.require_fits(4), "with 6 layers, and the rows or routes are of a model with 4: bench that model"),

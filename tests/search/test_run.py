@@ -187,7 +187,7 @@ def test_a_stopped_search_with_other_settings_starts_anew(tmp_path, model, token
         ({"screen": 0}, "Invalid screen"),
         ({"answer_tokens": 0}, "Invalid answer_tokens"),
         ({"method": "gredy"}, "Unknown search method 'gredy': use greedy, beam, single-drop, block-influence or angular"),
-        ({"metric": "ppl"}, "Unknown search metric 'ppl': use kl or nll"),
+        ({"metric": "ppl"}, "Unknown search metric 'ppl': use kl, nll or speculation"),
         ({"cost": "seconds"}, "Unknown cost 'seconds': use layers, flops or ms"),
         ({"beam_width": 4}, "beam_width is an option of beam and not of greedy: leave it out, or search by beam"),
         ({"nested": False}, "nested is an option of beam and not of greedy"),

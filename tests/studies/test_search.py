@@ -139,6 +139,8 @@ def test_families_left_by_another_search_are_held_against_the_rows_too(whole: Pa
         ({"cost": "bytes"}, "Unknown cost 'bytes'"),
         ({"screen": 0}, "Invalid screen"),
         ({"beam_width": 0}, "Invalid beam_width"),
+        ({"methods": ("greedy-speculation",)}, "The search 'greedy-speculation' needs measured times"),
+        ({"latency": "bench.json"}, "A latency model is for cost='ms' or methods such as greedy-speculation"),
     ],
 )
 def test_bad_settings(change, message) -> None:
@@ -155,6 +157,14 @@ def test_a_fraction_that_drops_nothing_is_refused() -> None:
 def test_without_references_nll_is_left_out() -> None:
     assert "greedy-nll" in SearchStudySettings().names(True)
     assert "greedy-nll" not in SearchStudySettings().names(False)
+
+
+def test_methods_that_draft_count_time_by_themselves() -> None:
+    settings = SearchStudySettings(methods=("greedy-speculation", "angular"), cost="ms", latency="bench.json")
+    of_drafts, of_angular = (settings.of_search(name) for name in settings.names(True))
+    assert (of_drafts["metric"], of_drafts["cost"], of_drafts["latency"]) == ("speculation", "layers", "bench.json")
+    assert (of_angular["cost"], of_angular["latency"]) == ("ms", "bench.json")
+    assert "latency" not in SearchStudySettings().of_search("angular")
 
 
 @pytest.mark.parametrize("name", [*NAMES, "beam-kl", "greedy-nll", "single-drop-nll", "beam-kl-each"])

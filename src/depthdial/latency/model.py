@@ -251,7 +251,7 @@ class LatencyModel:
     def weight(self, layers: Any = None) -> float:
         """Layers that run, each by its share of a mean layer's time; a number stands for itself."""
         if _is_number(layers):
-            return number("number of layers", layers, 0, self.n_layers, above=0)
+            return number("number of layers", layers, None, self.n_layers, above=0)
         return sum(self.layer_share[i] for i in self._layers(layers))
 
     def _layers(self, given: Any) -> tuple[int, ...]:

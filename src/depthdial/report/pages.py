@@ -22,7 +22,7 @@ def kind_of(folder: Path | str) -> str:
         return str(about["kind"])
     if about is None and (folder / SCORES_FILE).exists():
         return "controller"
-    if about is None and (folder / BENCH_FILE).exists():
+    if about is None and (folder / BENCH_FILE).exists() and not (folder / "rows.parquet").exists():
         return "bench"
     return "gates" if is_gates_study(folder) else "study"
 

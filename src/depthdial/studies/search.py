@@ -86,6 +86,13 @@ class SearchStudySettings:
             whole(name, getattr(self, name), 1)
         if self.screen is not None:
             whole("screen", self.screen, 1)
+        drafting = [name for name in names if options_of(name).get("metric") == SPECULATION]
+        if drafting and self.latency is None:
+            raise InputError(
+                f"The search {drafting[0]!r} needs measured times: give latency='bench.json', of depthdial bench."
+            )
+        if self.latency is not None and not drafting and self.cost != "ms":
+            raise InputError("A latency model is for cost='ms' or methods such as greedy-speculation: leave it out.")
 
     def names(self, has_references: bool) -> tuple[str, ...]:
         """Names of the families in full."""
@@ -109,9 +116,11 @@ class SearchStudySettings:
             options["screen"] = self.screen
         if options["method"] == "beam":
             options["beam_width"] = self.beam_width
-        if self.cost == "ms" or options.get("metric") == SPECULATION:
+        drafts = options.get("metric") == SPECULATION  # which counts time by itself
+        if drafts or self.cost == "ms":
             options["latency"] = self.latency
-        return {**options, "cost": self.cost, "answer_tokens": self.answer_tokens, "batch_size": self.batch_size}
+        options["cost"] = "layers" if drafts else self.cost
+        return {**options, "answer_tokens": self.answer_tokens, "batch_size": self.batch_size}
 
 
 @dataclass(frozen=True)
