@@ -46,6 +46,7 @@ benchmarks: $(TEST)
 	$(BIN)/python benchmarks/bench_train.py
 	$(BIN)/python benchmarks/bench_train_gates.py
 	$(BIN)/python benchmarks/bench_tokens.py
+	$(BIN)/python -m benchmarks.peers --out runs/peers
 
 clean:
 	rm -rf $(DEMO) build dist
