@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from depthdial.engine.graphs import GraphedWalk, stepping
 from depthdial.engine.prefill import Prefill, continue_on, left_padded, prefill
 from depthdial.engine.slabs import Slab, window_for
 from depthdial.engine.walk import Prefix, Segment, UnsupportedPassError, Walk
@@ -44,6 +45,7 @@ class RowBatch:
     Args:
         model: a view of all its layers in evaluation mode, as a session has it, for which `runs_rows` is true.
         capacity_rows: rows to make room for at once; more are taken too.
+        compile: whether steps may run in other ways than layer by layer, such as CUDA graphs.
 
     Example:
         >>> session = Session.of(model, tokenizer)
@@ -59,8 +61,8 @@ class RowBatch:
         ('shallow',)
     """
 
-    def __init__(self, model: PreTrainedModel, capacity_rows: int = 1) -> None:
-        self._walk = Walk(model)
+    def __init__(self, model: PreTrainedModel, capacity_rows: int = 1, *, compile: bool = True) -> None:
+        self._walk = stepping(model) if compile else Walk(model)
         self._capacity_rows = capacity_rows
         self._rows: list[_Row] = []
         self._slabs: dict[int, Slab] = {}
@@ -124,7 +126,7 @@ class RowBatch:
         if rows != list(range(len(keys))):
             keys, values = keys[rows], values[rows]
         if layer not in self._slabs:
-            self._slabs[layer] = Slab(keys, values, max(self._capacity_rows, len(rows)), window)
+            self._slabs[layer] = self._walk.slab(layer, keys, values, max(self._capacity_rows, len(rows)), window)
         slab = self._slabs[layer]
         slab.reserve(len(slab.members) + len(rows), window)
         slab.append([row for row, _ in mine], keys, values, padding, width)
@@ -179,7 +181,7 @@ class RowBatch:
         Returns:
             Logits behind each token, (n_rows, n_tokens, vocabulary).
         """
-        walk = self._walk if walk is None else walk
+        stepper: Walk | GraphedWalk = walk or self._walk
         n_tokens = tokens.shape[1]
         window = window_for(max(self.lengths) + ahead + n_tokens)
         for slab in self._slabs.values():
@@ -188,15 +190,15 @@ class RowBatch:
         positions = starts[:, None] + torch.arange(n_tokens, device=tokens.device)
         with as_is(tokens.device):
             if resume is None or not resume.n_tokens:
-                return walk.logits(tokens, positions, self._plan(layers), self._slabs, window, keep=keep)
+                return stepper.logits(tokens, positions, self._plan(layers), self._slabs, window, keep=keep)
             first, known = self._first_layers(layers, resume.n_layers), resume.n_tokens
             rest = self._plan(frozenset(self._slabs if layers is None else layers) - first)
             states = list(resume.states)
             if known < n_tokens:
                 missing = tokens[:, known:], positions[:, known:]
-                states.append(walk.states(*missing, self._plan(first), self._slabs, window))
+                states.append(stepper.states(*missing, self._plan(first), self._slabs, window))
             start = torch.cat(states, dim=1)
-            return walk.logits(tokens, positions, rest, self._slabs, window, start=start, keep=keep)
+            return stepper.logits(tokens, positions, rest, self._slabs, window, start=start, keep=keep)
 
     def _first_layers(self, layers: frozenset[int] | None, n_layers: int) -> frozenset[int]:
         return frozenset(range(n_layers)).intersection(self._slabs if layers is None else layers)
@@ -288,7 +290,7 @@ def _difference(model: PreTrainedModel, device: torch.device) -> str | None:
     if any(getattr(layer, "keys", None) is None or layer.keys.dim() != 4 for layer in ready.cache.layers):
         return "its KV cache holds something else than keys and values"
     for depth in (full, route):
-        batch = RowBatch(model)
+        batch = RowBatch(model, compile=False)
         batch.join(ready, [depth] * len(ids), keys=range(len(ids)))
         running, cache, seen = known_view(model, depth), ready.cache_for(depth), mask
         for step in range(_TRIED_STEPS):

@@ -87,6 +87,17 @@ class Slab:
     def values(self) -> torch.Tensor:
         return self._values[: len(self.members)]
 
+    @property
+    def whole(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of all rows that there is room for; others once there is more room."""
+        return self._keys, self._values
+
+    def clear(self) -> None:
+        """Forget all rows, and what they left behind."""
+        self.members = []
+        self._keys.zero_()
+        self._values.zero_()
+
     def reserve(self, capacity_rows: int, window_tokens: int) -> None:
         """Make room for at least so many rows and tokens, keeping what is held."""
         rows, window = self._keys.shape[0], self._keys.shape[2]

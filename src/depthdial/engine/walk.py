@@ -8,7 +8,7 @@ modules, in order: a layer that no row runs is not touched, one that some rows r
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ from depthdial.views.view import known_view, quiet_view
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Sight = tuple[int | None, bool]  # of how many tokens a layer sees, None for all; whether these are its chunk's
+
 _BY_ROW = frozenset({*PER_TOKEN_ARGUMENTS, *PER_SEQUENCE_ARGUMENTS})
 
 
@@ -55,15 +57,15 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """What a layer is called with beside hidden states."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    def replaced(self, stand_in: Any, by: Any) -> _Call:
+    def replaced(self, stand_in: Any, by: Any) -> Call:
         """The same with something else in a stand-in's place."""
-        return _Call(
+        return Call(
             tuple(by if value is stand_in else value for value in self.args),
             {name: by if value is stand_in else value for name, value in self.kwargs.items()},
         )
@@ -89,21 +91,28 @@ class Prefix:
         return sum(one.shape[1] for one in self.states)
 
 
-class _StoppedError(Exception):
-    """Ends the model's forward behind its layers, before norm and head."""
+class StoppedError(Exception):
+    """Ends the model's forward behind its layers, before norm and head.
+
+    Attributes:
+        states: (n_rows, n_tokens, width) behind the layers.
+    """
 
     def __init__(self, states: torch.Tensor) -> None:
         self.states = states
 
 
 @dataclass
-class _Pass:
+class Pass:
     """What one pass works on.
 
     Attributes:
         start: hidden states in place of the embeddings'; None for these.
         keep: where the states behind its first layers are put down; None for nowhere.
         stops: whether the states behind the layers are all that is wanted.
+        instead: called in place of the layers, with the embeddings' states and this pass; returns the states behind them.
+        calls: what the layers of each kind are called with.
+        sights: the mask of each pair of (tokens seen, whether in chunks).
     """
 
     segments: Sequence[Segment]
@@ -115,7 +124,9 @@ class _Pass:
     start: torch.Tensor | None = None
     keep: Prefix | None = None
     stops: bool = False
-    calls: dict[int, _Call] = field(default_factory=dict)
+    instead: Callable[[torch.Tensor, Pass], torch.Tensor] | None = None
+    calls: dict[int, Call] = field(default_factory=dict)
+    sights: dict[Sight, torch.Tensor] = field(default_factory=dict)
 
 
 class Walk:
@@ -130,17 +141,22 @@ class Walk:
         model = known_view(model, Route(tuple(range(n_layers)), n_layers), made_by=_with_grouped_attention)
         self._layers = list(decoder_stack(model).layers)
         self._facts = ModelFacts.of(model)
+        self.sights: list[Sight] = list(zip(self._facts.windows, self._facts.chunked, strict=True))
         kinds = list(dict.fromkeys(self._facts.kinds))
         self._kind_of = [kinds.index(kind) for kind in self._facts.kinds]
         self._host = quiet_view(model, [self._facts.kinds.index(kind) for kind in kinds], check=False)
         stubs = decoder_stack(self._host).layers
         for kind, stub in enumerate(stubs):
             stub.__dict__["forward"] = functools.partial(self._called, kind, kind == len(stubs) - 1)
-        self._now: _Pass | None = None
+        self._now: Pass | None = None
 
     @property
     def n_layers(self) -> int:
         return len(self._layers)
+
+    def slab(self, layer: int, keys: torch.Tensor, values: torch.Tensor, capacity_rows: int, window_tokens: int) -> Slab:
+        """An empty slab for a layer, like `keys` and `values`, for at least so many rows and tokens."""
+        return Slab(keys, values, capacity_rows, window_tokens)
 
     def logits(
         self,
@@ -165,7 +181,7 @@ class Walk:
         Raises:
             UnsupportedPassError: if the architecture's forward does something that a walk cannot follow.
         """
-        return self._run(tokens, positions, segments, slabs, attended_tokens, start=start, keep=keep).logits
+        return self.run_pass(tokens, positions, segments, slabs, attended_tokens, start=start, keep=keep).logits
 
     def states(
         self,
@@ -177,12 +193,12 @@ class Walk:
     ) -> torch.Tensor:
         """Hidden states behind the segments' layers, (n_rows, n_tokens, width): a pass as above, without norm and head."""
         try:
-            self._run(tokens, positions, segments, slabs, attended_tokens, stops=True)
-        except _StoppedError as stopped:
+            self.run_pass(tokens, positions, segments, slabs, attended_tokens, stops=True)
+        except StoppedError as stopped:
             return stopped.states
         raise UnsupportedPassError("its last layer is not called")
 
-    def _run(
+    def run_pass(
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
@@ -191,6 +207,14 @@ class Walk:
         attended_tokens: int,
         **options: Any,
     ) -> Any:
+        """The model's own output of a pass.
+
+        Args:
+            options: further fields of `Pass`.
+
+        Raises:
+            StoppedError: with the states behind the layers, for a pass that stops there.
+        """
         from transformers.cache_utils import DynamicCache
 
         host = self._host
@@ -200,7 +224,7 @@ class Walk:
         inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "use_cache": True}
         if accepts(host, "position_ids"):
             inputs["position_ids"] = positions
-        self._now = _Pass(segments, slabs, positions, attended_tokens, cache, mask, **options)
+        self._now = Pass(segments, slabs, positions, attended_tokens, cache, mask, **options)
         try:
             return host(**inputs, **cache_argument(host, cache))
         finally:
@@ -209,40 +233,43 @@ class Walk:
     def _called(self, kind: int, is_last: bool, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         now = self._now
         assert now is not None
-        now.calls[kind] = call = _Call(args, kwargs)
+        now.calls[kind] = call = Call(args, kwargs)
         layer = self._layers[self._kind_of.index(kind)]
         if type(layer) not in _tuples:
             _tuples[type(layer)] = _returns_tuple(layer, hidden, call, now)
         if is_last:
-            hidden = self._walk(hidden if now.start is None else now.start, now)
+            hidden = (now.instead or self._walk)(hidden if now.start is None else now.start, now)
             if now.stops:
-                raise _StoppedError(hidden)
+                raise StoppedError(hidden)
         return (hidden,) if _tuples[type(layer)] else hidden
 
-    def _walk(self, hidden: torch.Tensor, now: _Pass) -> torch.Tensor:
+    def _walk(self, hidden: torch.Tensor, now: Pass) -> torch.Tensor:
         hidden = hidden.clone()  # of which rows are replaced
-        sights: dict[tuple[int | None, bool], torch.Tensor] = {}
         for segment in now.segments:
-            part, positions = hidden[segment.rows], now.positions[segment.rows]
-            places: torch.Tensor | None = None
-            calls: dict[tuple[int, Any], _Call] = {}
-            for layer in segment.layers:
-                slab, kind = now.slabs[layer], self._kind_of[layer]
-                sight = (self._facts.windows[layer], self._facts.chunked[layer])
-                if (kind, sight) not in calls:
-                    if sight not in sights:
-                        sights[sight] = _mask(now.positions, now.attended_tokens, *sight, hidden.dtype)
-                    calls[kind, sight] = _of_segment(now, kind, segment, sights[sight])
-                if places is None or len(places) != positions.numel() * slab.keys.shape[1]:
-                    places = flat_places(positions, slab.keys)
-                cache = LayerCache(slab.keys, slab.values, positions, places, now.attended_tokens)
-                call = calls[kind, sight].replaced(now.cache, cache)
-                part = layer_states(self._layers[layer](part, *call.args, **call.kwargs))
-                if now.keep is not None and layer == now.keep.n_layers - 1:
-                    assert segment.n_rows == len(hidden) and isinstance(segment.rows, slice)
-                    now.keep.states.append(part)
-            hidden[segment.rows] = part
+            hidden[segment.rows] = self.segment_states(hidden[segment.rows], now, segment)
         return hidden
+
+    def segment_states(self, part: torch.Tensor, now: Pass, segment: Segment) -> torch.Tensor:
+        """Run the rows of a segment, (n_rows, n_tokens, width), through its layers."""
+        positions = now.positions[segment.rows]
+        places: torch.Tensor | None = None
+        calls: dict[tuple[int, Sight], Call] = {}
+        for layer in segment.layers:
+            slab, kind, sight = now.slabs[layer], self._kind_of[layer], self.sights[layer]
+            if (kind, sight) not in calls:
+                if sight not in now.sights:
+                    now.sights[sight] = mask_of(now.positions, now.attended_tokens, *sight, part.dtype)
+                calls[kind, sight] = _of_segment(now, kind, segment, now.sights[sight])
+            keys = slab.keys
+            if places is None or len(places) != len(positions) * keys.shape[1] * positions.shape[1]:
+                places = flat_places(positions, keys)
+            cache = LayerCache(keys, slab.values, positions, places, now.attended_tokens)
+            call = calls[kind, sight].replaced(now.cache, cache)
+            part = layer_states(self._layers[layer](part, *call.args, **call.kwargs))
+            if now.keep is not None and layer == now.keep.n_layers - 1:
+                assert segment.n_rows == len(now.positions) and isinstance(segment.rows, slice)
+                now.keep.states.append(part)
+        return part
 
 
 def _with_grouped_attention(model: Any, route: Route) -> PreTrainedModel:
@@ -251,7 +278,7 @@ def _with_grouped_attention(model: Any, route: Route) -> PreTrainedModel:
     return view
 
 
-def _of_segment(now: _Pass, kind: int, segment: Segment, mask: torch.Tensor) -> _Call:
+def _of_segment(now: Pass, kind: int, segment: Segment, mask: torch.Tensor) -> Call:
     """What a layer is called with for the rows of a segment."""
     call = now.calls[kind]
     if not call.has(now.cache):
@@ -267,7 +294,7 @@ def _of_segment(now: _Pass, kind: int, segment: Segment, mask: torch.Tensor) -> 
             _refuse_unknown(name, value, mask)
     for value in call.args:
         _refuse_unknown("without a name", value, mask)
-    return _Call(call.args, kwargs)
+    return Call(call.args, kwargs)
 
 
 def _refuse_unknown(name: str, value: Any, mask: torch.Tensor) -> None:
@@ -283,7 +310,7 @@ def _of_rows(value: Any, rows: slice | torch.Tensor, n_rows: int) -> Any:
     return value
 
 
-def _mask(
+def mask_of(
     positions: torch.Tensor, window_tokens: int, seen_tokens: int | None, is_chunked: bool, dtype: torch.dtype
 ) -> torch.Tensor:
     """What is added to attention, (n_rows, 1, n_tokens, window): a token sees its own slot and those before it.
@@ -303,7 +330,7 @@ def _mask(
 _tuples: dict[type[nn.Module], bool] = {}
 
 
-def _returns_tuple(layer: nn.Module, hidden: torch.Tensor, call: _Call, now: _Pass) -> bool:
+def _returns_tuple(layer: nn.Module, hidden: torch.Tensor, call: Call, now: Pass) -> bool:
     from transformers.cache_utils import DynamicCache
 
     call = call.replaced(now.cache, DynamicCache()).replaced(now.mask, None)

@@ -1,0 +1,248 @@
+"""Steps of rows as CUDA graphs: a pass is a few replays, where layer by layer it is a thousand launches of kernels.
+
+`step_graphs` records and replays. Whenever something was recorded, the pass is run layer by layer too; results that differ
+end the use of graphs for this model, as does anything that cannot be recorded. That is said once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from depthdial.engine.prefill import prefill
+from depthdial.engine.recording import recorder_for
+from depthdial.engine.slabs import Slab
+from depthdial.engine.static_inputs import MOST_ROWS
+from depthdial.engine.step_graphs import BUCKETS, StepGraphs, bucket_for, graph_window
+from depthdial.engine.walk import Prefix, Segment, Walk
+from depthdial.errors import InputError
+from depthdial.hf.architectures import count_layers
+from depthdial.routes import Route
+from depthdial.views.snapshot import as_is
+
+SWITCH = "DEPTHDIAL_GRAPHS"
+MOST_TOKENS = 16  # of each row in a pass; longer ones are prompts, which launches do not hold up
+# How far results may be off, of the largest; of bf16 and fp16 the last.
+_CLOSE = {torch.float32: 1e-3, torch.float64: 1e-8}
+_CLOSE_OF_HALVES = 0.05
+
+
+def stepping(model: Any) -> Walk | GraphedWalk:
+    """What runs the passes of a view of all layers: through graphs, where its device has them, or layer by layer."""
+    walk = Walk(model)
+    graphs = graphs_of(model)
+    return walk if graphs is None else GraphedWalk(walk, graphs)
+
+
+class GraphedWalk:
+    """Passes of one batch through graphs, and layer by layer where there are none; not to be used by two threads at once.
+
+    Args:
+        walk: of the model.
+        graphs: of the same model, which all of its batches share.
+    """
+
+    def __init__(self, walk: Walk, graphs: StepGraphs) -> None:
+        self._walk, self.graphs = walk, graphs
+        self._lent = graphs.lend()
+        for slab in self._lent.slabs.values():
+            slab.members = []
+        weakref.finalize(self, graphs.give_back, self._lent).atexit = False
+
+    def slab(self, layer: int, keys: torch.Tensor, values: torch.Tensor, capacity_rows: int, window_tokens: int) -> Slab:
+        """An empty slab for a layer, like `keys` and `values`: the one that the batch before had, if it is free."""
+        if capacity_rows > MOST_ROWS:
+            return Slab(keys, values, capacity_rows, window_tokens)
+        rows, window = bucket_for(capacity_rows), graph_window(window_tokens)
+        with torch.inference_mode(False):  # the next batch may be run in another mode
+            slab = self._lent.slabs.get(layer)
+            if slab is not None and not slab.members and all(map(_are_alike, slab.whole, (keys, values))):
+                slab.clear()
+                slab.reserve(rows, window)
+            else:
+                slab = self._lent.slabs[layer] = Slab(keys, values, rows, window)
+            return slab
+
+    def logits(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        segments: Sequence[Segment],
+        slabs: Mapping[int, Slab],
+        attended_tokens: int,
+        *,
+        start: torch.Tensor | None = None,
+        keep: Prefix | None = None,
+    ) -> torch.Tensor:
+        """See `Walk.logits`."""
+        given = tokens, positions, segments, slabs, attended_tokens
+        found = self._run(*given, start=start, keep=keep)
+        return self._walk.logits(*given, start=start, keep=keep) if found is None else found
+
+    def states(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        segments: Sequence[Segment],
+        slabs: Mapping[int, Slab],
+        attended_tokens: int,
+    ) -> torch.Tensor:
+        """See `Walk.states`."""
+        given = tokens, positions, segments, slabs, attended_tokens
+        found = self._run(*given, has_head=False)
+        return self._walk.states(*given) if found is None else found
+
+    def _run(
+        self,
+        tokens: torch.Tensor,
+        *given: Any,
+        start: torch.Tensor | None = None,
+        keep: Prefix | None = None,
+        has_head: bool = True,
+    ) -> torch.Tensor | None:
+        """The result of a pass through graphs; None where it is to run layer by layer."""
+        graphs, (n_rows, n_tokens) = self.graphs, tokens.shape
+        if graphs.why_not is not None or n_rows > MOST_ROWS or n_tokens > MOST_TOKENS:
+            return None
+        kept = None if keep is None else Prefix(keep.n_layers)
+        with graphs.lock:
+            before = graphs.n_recorded
+            try:
+                found = graphs.run(self._walk, self._lent, tokens, *given, start=start, keep=kept, has_head=has_head)
+            except Exception as error:  # whatever an architecture does that cannot be recorded
+                graphs.refuse(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+                return None
+            if graphs.n_recorded > before:
+                run = self._walk.logits if has_head else self._walk.states
+                expected = run(tokens, *given, **({"start": start} if has_head else {}))
+                off = _difference(found, expected)
+                if not off <= _CLOSE.get(found.dtype, _CLOSE_OF_HALVES):
+                    graphs.refuse(f"their results are off by {off:.1e} of the largest")
+                    return None
+        if keep is not None and kept is not None:
+            keep.states += kept.states
+        return found
+
+    def rehearse(
+        self, layers: Sequence[Sequence[int]], slabs: Mapping[int, Slab], rows: int, window: int, n_tokens: int
+    ) -> None:
+        """Record what a pass of exactly so many rows, tokens of each and slots needs, whose segments have these layers.
+
+        Args:
+            slabs: of this walk, which hold nothing; nor do they afterwards, but what is in them is to be cleared.
+        """
+        device = next(iter(slabs.values())).whole[0].device
+        positions = torch.arange(n_tokens, device=device).repeat(rows, 1)
+        plan = tuple(Segment(tuple(which), slice(0, rows), rows) for which in layers)
+        with self.graphs.lock, self.graphs.exactly():
+            for slab in slabs.values():
+                slab.members = list(range(rows))
+            self._run(torch.zeros_like(positions), positions, plan, slabs, window)
+            for slab in slabs.values():
+                slab.members = []
+
+
+def warm_up_graphs(
+    model: Any,
+    routes: Sequence[Route] | None = None,
+    *,
+    max_rows: int = 8,
+    max_tokens: int = 1024,
+    n_tokens: Sequence[int] = (1,),
+) -> int:
+    """Record what steps of a session's model need, so that nothing is recorded while a request waits.
+
+    It takes about a tenth of a second for each route, number of rows and window. What is not recorded here is when a
+    request first needs it. Graphs live as long as the model that they were recorded for, in this process.
+
+    Args:
+        model: of a session, a view of all layers in evaluation mode.
+        routes: that rows will run, each for itself and all in one batch (default: all layers).
+        max_rows: of a batch.
+        max_tokens: of a row, its prompt included.
+        n_tokens: of passes, for each row: 1 for steps, more for checks of drafts.
+
+    Returns:
+        How many graphs were recorded: 0 where the device has none, or `DEPTHDIAL_GRAPHS` is 0.
+
+    Example:
+        >>> from depthdial.engine.graphs import warm_up_graphs
+        >>> warm_up_graphs(Session.of(model, tokenizer).model)  # on a CPU
+        0
+    """
+    graphs = graphs_of(model)
+    if graphs is None:
+        return 0
+    before, walk = graphs.n_recorded, GraphedWalk(Walk(model), graphs)
+    rows = [n for n in BUCKETS if n < 2 * max_rows and bucket_for(max_rows) >= n]
+    windows = sorted({graph_window(n) for n in range(1, max_tokens + 1)})
+    n_layers = count_layers(model)
+    chosen = list(dict.fromkeys(route.layers for route in routes)) if routes else [tuple(range(n_layers))]
+    runs = shared_runs(chosen)
+    for layers in (*runs, *chosen):
+        graphs.note_run(layers)
+    plans = [[layers] for layers in chosen] + ([runs] if len(chosen) > 1 else [])
+    device = next(model.parameters()).device
+    with as_is(device):
+        ids = torch.zeros(1, 1, dtype=torch.long, device=device)
+        held: Any = prefill(model, ids, torch.ones_like(ids)).cache.layers
+        slabs = {
+            layer: walk.slab(layer, held[layer].keys, held[layer].values, rows[-1], windows[-1])
+            for layer in sorted({layer for run in runs for layer in run})
+        }
+        for one, window, n, plan in itertools.product(n_tokens, windows, rows, plans):
+            walk.rehearse(plan, {layer: slabs[layer] for run in plan for layer in run}, n, window, one)
+        for slab in slabs.values():
+            slab.clear()
+    return graphs.n_recorded - before
+
+
+def shared_runs(routes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The layers of all routes, in order, apart wherever one of the routes has a layer and not the next.
+
+    Example:
+        >>> from depthdial.engine.graphs import shared_runs
+        >>> shared_runs([(0, 1, 2, 3, 4, 5), (0, 1, 4, 5), (0, 5)])
+        [(0,), (1,), (2, 3), (4,), (5,)]
+    """
+    having = {layer: [layer in route for route in map(frozenset, routes)] for layer in sorted({*itertools.chain(*routes)})}
+    return [tuple(run) for _, run in itertools.groupby(having, key=lambda layer: having[layer])]
+
+
+_known: weakref.WeakKeyDictionary[Any, StepGraphs | None] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def graphs_of(model: Any) -> StepGraphs | None:
+    """The graphs of a view of all layers; None where its device has none, or `DEPTHDIAL_GRAPHS` is 0.
+
+    Raises:
+        InputError: for another value of `DEPTHDIAL_GRAPHS` than 0 and 1.
+    """
+    asked = os.environ.get(SWITCH, "1")
+    if asked not in ("0", "1"):
+        raise InputError(f"The environment variable {SWITCH} is {asked!r}: set it to 1 for CUDA graphs or to 0 for none.")
+    if asked == "0":
+        return None
+    with _lock:
+        if model not in _known:
+            devices = {parameter.device for parameter in model.parameters()}
+            recorder = recorder_for(devices.pop()) if len(devices) == 1 else None
+            _known[model] = None if recorder is None else StepGraphs(recorder)
+        return _known[model]
+
+
+def _are_alike(slab: torch.Tensor, like: torch.Tensor) -> bool:
+    is_same = slab.dtype == like.dtype and slab.device == like.device
+    return is_same and slab.shape[1] == like.shape[1] and slab.shape[3] == like.shape[3]
+
+
+def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest, of the largest expected number; not finite where a result is not."""
+    return float((found.float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-6))
