@@ -199,7 +199,7 @@ def test_another_reference_changes_kl_and_agreement_alone(tmp_path, model, token
     depths = ("full", "uls:4", DRAWN)
     own = run(model, tokenizer, few, *depths, out=tmp_path / "own")
     other = run(model, tokenizer, few, *depths, reference=teacher, out=tmp_path / "other")
-    fidelity = {"kl", "agreement", "settings_hash"}
+    fidelity = {"kl", "agreement", "agreed", "settings_hash"}
     assert scores(own, fidelity) == scores(other, fidelity)
     assert all(row["kl"] > 0.01 for row in other.to_pylist())
     settings = [read_json(tmp_path / name / "settings.json", "settings") for name in ("own", "other")]

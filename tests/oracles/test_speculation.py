@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import depthdial as dd
 from depthdial.errors import InputError
 from depthdial.oracles.drafts import expected_accepted, read_drafts, rounds_of
 from depthdial.oracles.speculation import RoundTimes, reused_layers, speculation_forecast
@@ -21,9 +22,13 @@ ROUTES = {"full": "0-5", "uls:3": "0,2,4", "late": "0-3,5"}
 
 
 def make_rows(acceptance, tokens, **columns):
-    """Rows of (n_sequences, 2) acceptances of `uls:3` and `late` on full answers of (n_sequences,) tokens."""
-    n = len(tokens)
-    table = np.concatenate([np.ones((n, 1)), np.asarray(acceptance, dtype=float)], axis=1)
+    """Rows of (n_sequences, 2) acceptances of `uls:3` and `late` on full answers of (n_sequences,) tokens.
+
+    The first token, which is the prompt's, agrees in any case.
+    """
+    n, steps = len(tokens), np.asarray(tokens, dtype=float)[:, None] - 1
+    agreement = (1 + steps * np.asarray(acceptance, dtype=float)) / (1 + steps)
+    table = np.concatenate([np.ones((n, 1)), agreement], axis=1)
     return {
         "sequence_id": np.repeat([f"s{i}" for i in range(n)], 3),
         "route": np.tile(list(ROUTES), n),
@@ -116,6 +121,18 @@ def test_known_tokens_win_over_means():
     assert not speculation_forecast(gaps, LATENCY, batch_rows=1).from_tokens
 
 
+def test_rows_of_a_sweep_tell_token_by_token(model, tokenizer, small_task):
+    rows = dd.sweep(model, tokenizer, task=small_task, routes=["full", "uls:3", "0-3,5"], metrics=["agreement"])
+    for row in rows.to_pylist():
+        assert row["agreed"].count("1") / len(row["agreed"]) == pytest.approx(row["agreement"])
+        assert row["agreed"][0] == "1" and (row["route"] != "full" or set(row["agreed"]) == {"1"})
+    forecast = speculation_forecast(rows, LATENCY, draft_tokens=(2,), batch_rows=1)
+    assert forecast.from_tokens
+    texts = [row["agreed"] for row in rows.to_pylist() if row["route"] == "uls:3"]
+    tokens_a_round = sum(len(text) - 1 for text in texts) / sum(rounds_of(text, 2) for text in texts)
+    assert forecast.at(1, "uls:3").accepted_tokens == pytest.approx(tokens_a_round - 1)
+
+
 def test_off_is_the_plain_step_and_the_verdict_is_plain():
     rows = make_rows([[0.2, 0.3], [0.3, 0.4]], [30, 40])
     forecast = speculation_forecast(rows, LATENCY)
@@ -156,8 +173,10 @@ def test_tables_of_any_kind_and_samples_are_read():
     rows = make_rows([[0.2, 0.4], [0.6, 0.8]], [30, 40])
     frame = pd.DataFrame(rows)
     assert speculation_forecast(frame, LATENCY) == speculation_forecast(rows, LATENCY)
-    twice = pd.concat([frame.assign(sample=0), frame.assign(sample=1, agreement=frame["agreement"] / 2)])
-    np.testing.assert_allclose(read_drafts(twice).acceptance, 0.75 * read_drafts(rows).acceptance)
+    np.testing.assert_allclose(read_drafts(rows).acceptance, [[0.2, 0.4], [0.6, 0.8]])
+    other = make_rows([[0.4, 0.2], [0.4, 0.4]], [30, 40])
+    twice = pd.concat([frame.assign(sample=0), frame.assign(sample=1, agreement=other["agreement"])])
+    np.testing.assert_allclose(read_drafts(twice).acceptance, [[0.3, 0.3], [0.5, 0.6]])
     bare = {name: rows[name] for name in ("sequence_id", "route", "n_layers", "agreement")}
     bare["route"] = np.where(bare["route"] == "late", "0-3,5", bare["route"])
     assert [route.layers for route in read_drafts(bare).routes] == [(0, 2, 4), (0, 1, 2, 3, 5)]

@@ -62,11 +62,16 @@ class Predictions:
 
         At temperature 1. Exactly (0, 1) for the full model's own logits.
         """
+        kl, agreed = self.compared(logits)
+        return kl, agreed.float().mean().item()
+
+    def compared(self, logits: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """The same KL, and (n_tokens,) which tokens a route would have chosen too."""
         difference = self.log_probabilities - logits.float().log_softmax(-1)
         with as_is(logits.device):  # autocast would multiply in half precision
             kl = torch.linalg.vecdot(self.probabilities, difference)
         # Rounding can leave the KL of nearly equal distributions at -1e-9.
-        return kl.clamp(min=0).mean().item(), (self.greedy == logits.argmax(-1)).float().mean().item()
+        return kl.clamp(min=0).mean().item(), self.greedy == logits.argmax(-1)
 
 
 def forced_logits(

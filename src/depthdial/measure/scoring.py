@@ -227,7 +227,10 @@ def reference_scores(lanes: Mapping[K, Lane], batch: Sequence[EncodedExample]) -
 
 
 def fidelity_scores(teacher: Lane, lanes: Mapping[K, Lane], texts: Texts) -> dict[K, Scores]:
-    """KL and agreement of every lane with the reference, on texts of all rows; those that it says itself."""
+    """KL and agreement of every lane with the reference, on texts of all rows; those that it says itself.
+
+    `agreed` has the agreement token by token, as a text of 1 and 0.
+    """
     found: dict[K, Scores] = {key: {} for key in lanes}
     lengths, full = {i: len(text) for i, text in texts.items()}, teacher.routes[0]
     # The reference's logits of a slice serve all lanes.
@@ -243,8 +246,9 @@ def fidelity_scores(teacher: Lane, lanes: Mapping[K, Lane], texts: Texts) -> dic
                 )
                 known = ((i, own[i], {}) for i in members) if is_teacher and len(members) == len(own) else None
                 for i, logits, ran in known or lane.forced(route, members, texts, prefixes):
-                    kl, agreement = predictions[i].fidelity(logits)
-                    found[key][i] = {**ran, "kl": kl, "agreement": agreement}
+                    kl, agreed = predictions[i].compared(logits)
+                    told = "".join("01"[same] for same in agreed.tolist())
+                    found[key][i] = {**ran, "kl": kl, "agreement": agreed.float().mean().item(), "agreed": told}
     return found
 
 

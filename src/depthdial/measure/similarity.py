@@ -157,7 +157,7 @@ def _compare(
                 **route_columns(lane.routes[i], depth.name),
                 "response_tokens": len(responses[i]),
                 **closeness[depth][i],
-                **fidelity[depth][i],
+                **{name: value for name, value in fidelity[depth][i].items() if name in SIMILARITY_COLUMNS},
             }
             for i, example in enumerate(batch)
         ]

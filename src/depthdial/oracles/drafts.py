@@ -3,6 +3,7 @@
 A drafted token is accepted where it is the full model's own greedy choice (greedy verification: Leviathan et al., arXiv
 2211.17192, section 2.2), so the column `agreement` of a sweep is the acceptance. It is measured with the
 route's own keys and values behind the prompt, and speculation drafts behind the full model's: rather too low than too high.
+The first token of an answer comes out of the prompt's pass and is never drafted: it is taken out of the mean.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Drafts:
 
     Attributes:
         routes: what could draft: every fixed route of the rows but the full one.
-        acceptance: (n_sequences, n_routes) shares of tokens accepted.
+        acceptance: (n_sequences, n_routes) shares of drafted tokens that are accepted.
         agreed: for each sequence and route which tokens were, as a text of 1 and 0 whose first is the prompt's own; None
             where the rows do not tell.
         tokens: (n_sequences,) decoding steps of the full model's answers; ones where the rows do not tell.
@@ -154,6 +155,11 @@ def read_drafts(rows: Rows, *, routes: Sequence[str] | None = None, full_route: 
         steps = np.array([len(row[0]) - 1 for row in agreed], dtype=float)
     else:
         steps = np.maximum(tokens - 1, 0.0) if has_tokens else np.ones(len(sequences))
+    if agreed is not None:
+        acceptance = np.array([[_mean(text[1:]) for text in row] for row in agreed])
+    elif has_tokens:
+        drafted = np.maximum(steps, 1.0)[:, None]
+        acceptance = np.clip((acceptance * (drafted + 1) - 1) / drafted, 0.0, 1.0)
     if not steps.sum() > 0:
         raise InputError("The full model's answers are of one token each, so nothing is decoded: sweep with longer answers.")
     context = head = None
@@ -177,6 +183,10 @@ def read_drafts(rows: Rows, *, routes: Sequence[str] | None = None, full_route: 
 def _has_adapters(rows: Rows, names: Sequence[str], chosen: np.ndarray) -> bool:
     """Whether some rows are of a model with adapters on, by its name (see `ModelIdentity`)."""
     return "model" in names and any(" + " in str(one) for one in np.asarray(column_of(rows, "model"))[chosen].tolist())
+
+
+def _mean(agreed: str) -> float:
+    return agreed.count("1") / len(agreed) if agreed else 0.0
 
 
 def _the_one(rows: Rows, names: Sequence[str], column: str) -> int:

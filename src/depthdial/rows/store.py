@@ -36,7 +36,8 @@ def typed(*groups: tuple[pa.DataType, str]) -> dict[str, pa.DataType]:
 # tokens.
 KEY_COLUMNS = typed((_TEXT, "sequence_id route route_layers"), (_COUNT, "n_layers"), (_REAL, "layers_run cost"))
 # Quality and cost of one generated answer (`sweep`). Theory and measured time are columns of their own. `sample` numbers
-# the sampled answers of one (sequence, route) from 0; it is null for a greedy one, of which there can be no other.
+# the sampled answers of one (sequence, route) from 0; it is null for a greedy one, of which there can be no other. `agreed`
+# says token by token what `agreement` is the mean of: 1 where the route would have chosen the full model's token, else 0.
 SWEEP_COLUMNS = KEY_COLUMNS | typed(
     (_COUNT, "sample prompt_tokens reference_tokens new_tokens"),
     (_TEXT, "finish_reason"),
@@ -44,7 +45,7 @@ SWEEP_COLUMNS = KEY_COLUMNS | typed(
     (_REAL, "decode_flops prompt_flops head_flops decide_flops weight_bytes head_bytes embedding_bytes kv_bytes"),
     (_COUNT, "batch_size batch_steps"),
     (_REAL, "batch_decode_sec batch_prefill_sec step_sec decode_sec"),
-    (_TEXT, "answer_hash answer prompt reference"),
+    (_TEXT, "agreed answer_hash answer prompt reference"),
 )
 # Distance of a route's hidden states and predictions from the full model's (`similarity`).
 SIMILARITY_COLUMNS = KEY_COLUMNS | typed(
