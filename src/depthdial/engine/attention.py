@@ -63,6 +63,8 @@ def grouped_attention(
             query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=groups > 1
         )
         return out.transpose(1, 2).contiguous(), None
+    # A copy in one piece for the compiler, which may lay it out otherwise than it lies here, and then could not reshape it.
+    query = query.clone(memory_format=torch.contiguous_format) if is_traced else query
     folded = query.reshape(rows, kv_heads, groups * tokens, dim)
     mask = None if attention_mask is None else _folded_mask(attention_mask, kv_heads, groups)
     if is_traced:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from depthdial.engine.attention import use_grouped_attention
+from depthdial.engine.compiled import CompiledLayers
 from depthdial.engine.slabs import LayerCache, Slab, flat_places
 from depthdial.hf.architectures import (
     PER_SEQUENCE_ARGUMENTS,
@@ -140,6 +141,7 @@ class Walk:
         n_layers = count_layers(model)
         model = known_view(model, Route(tuple(range(n_layers)), n_layers), made_by=_with_grouped_attention)
         self._layers = list(decoder_stack(model).layers)
+        self._compiled = CompiledLayers.of(model)
         self._facts = ModelFacts.of(model)
         self.sights: list[Sight] = list(zip(self._facts.windows, self._facts.chunked, strict=True))
         kinds = list(dict.fromkeys(self._facts.kinds))
@@ -260,12 +262,15 @@ class Walk:
                 if sight not in now.sights:
                     now.sights[sight] = mask_of(now.positions, now.attended_tokens, *sight, part.dtype)
                 calls[kind, sight] = _of_segment(now, kind, segment, now.sights[sight])
-            keys = slab.keys
-            if places is None or len(places) != len(positions) * keys.shape[1] * positions.shape[1]:
-                places = flat_places(positions, keys)
-            cache = LayerCache(keys, slab.values, positions, places, now.attended_tokens)
-            call = calls[kind, sight].replaced(now.cache, cache)
-            part = layer_states(self._layers[layer](part, *call.args, **call.kwargs))
+            call, keys, values = calls[kind, sight], slab.keys, slab.values
+            fast = self._compiled.find(layer, *positions.shape)
+            done = None if fast is None else fast(part, call.kwargs, keys, values, positions, call.args)
+            if done is None:
+                if places is None or len(places) != len(positions) * keys.shape[1] * positions.shape[1]:
+                    places = flat_places(positions, keys)
+                call = call.replaced(now.cache, LayerCache(keys, values, positions, places, now.attended_tokens))
+                done = layer_states(self._layers[layer](part, *call.args, **call.kwargs))
+            part = done
             if now.keep is not None and layer == now.keep.n_layers - 1:
                 assert segment.n_rows == len(now.positions) and isinstance(segment.rows, slice)
                 now.keep.states.append(part)

@@ -6,13 +6,14 @@ Together with `architectures` the only reader of transformers' configuration fie
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from depthdial.hf.architectures import unwrap
+from depthdial.hf.architectures import OWN_ATTENTION, unwrap
 
 _CONTEXT = ("max_position_embeddings", "max_seq_len", "n_positions")  # the second is MPT's
 _CHOSEN = (
@@ -31,6 +32,8 @@ _WINDOWS = {
     "chunked_attention": "attention_chunk_size",
     "local": "window_size",  # GPT-Neo
 }
+# Fields that say nothing of what a layer computes.
+_NO_LAYERS = re.compile(r"name_or_path|architectures|transformers_version|token_id|vocab_size|dtype|problem_type|label")
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,14 @@ def config_text(model: Any) -> str:
     """All that a model's configuration says, and its implementation of attention, as one text."""
     attention = getattr(text_config(model), "_attn_implementation", None)
     return f"{attention} {json.dumps(model.config.to_dict(), sort_keys=True, default=str)}"
+
+
+def layer_settings(config: Any) -> str:
+    """What a configuration says that a layer may compute by, as one text: not where it came from, nor its tokens."""
+    told = {name: value for name, value in config.to_dict().items() if not _NO_LAYERS.search(name)}
+    attention = getattr(config, "_attn_implementation", None)
+    # The own function stands in for transformers' `sdpa`, and is put in its place where layers are compiled.
+    return f"{'sdpa' if attention == OWN_ATTENTION else attention} {json.dumps(told, sort_keys=True, default=str)}"
 
 
 def cached_window(cached: Any) -> int | None:
