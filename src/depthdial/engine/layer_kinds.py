@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from depthdial.hf.architectures import LAYER_INDEX_ATTRIBUTES
-from depthdial.hf.facts import layer_settings
+from depthdial.hf.facts import is_config, layer_settings
 from depthdial.provenance import digest
 
 _COMPILED_DTYPES = (torch.float32, torch.bfloat16)
@@ -119,7 +119,7 @@ def _described(value: Any, depth: int = 0) -> Any:
         return sorted(json.dumps(_described(one, depth + 1)) for one in value)
     if isinstance(value, dict):
         return [[str(key), _described(one, depth + 1)] for key, one in value.items()]
-    if hasattr(value, "get_text_config"):
+    if is_config(value):
         return layer_settings(value)
     if isinstance(value, type | types.FunctionType | types.MethodType | types.BuiltinFunctionType):
         return _named(value)

@@ -140,9 +140,9 @@ def use_eager(model: nn.Module) -> None:
     """Have every module of a model, whose configurations are its own, compute attention and experts eagerly."""
     for module in (model, *model.modules()):
         config: Any = getattr(module, "config", None)
-        if _is_config(config):
+        if is_config(config):
             config._attn_implementation_internal = config._experts_implementation_internal = "eager"
-            for part in filter(_is_config, config.__dict__.values()):
+            for part in filter(is_config, config.__dict__.values()):
                 part._attn_implementation_internal = "eager"
 
 
@@ -155,7 +155,7 @@ def config_numbers(config: Any, chosen: Callable[[str], bool]) -> set[int]:
     """Whole numbers in the fields of a configuration, and of those inside it, whose names are `chosen`."""
     found: set[int] = set()
     for name, value in config.__dict__.items():
-        if _is_config(value):
+        if is_config(value):
             found |= config_numbers(value, chosen)
         elif chosen(name):
             found |= _numbers(value)
@@ -168,7 +168,8 @@ def _numbers(value: Any) -> set[int]:
     return {value} if isinstance(value, int) else set()
 
 
-def _is_config(value: Any) -> bool:
+def is_config(value: Any) -> bool:
+    """Whether a value is a configuration of transformers."""
     return hasattr(value, "get_text_config")
 
 
