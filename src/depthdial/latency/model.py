@@ -285,7 +285,7 @@ class LatencyModel:
     @classmethod
     def _of_document(cls, document: Mapping[str, Any]) -> LatencyModel:
         given = {name: value for name, value in document.items() if name not in ("format", "version")}
-        sizes = {name: tuple(v) if isinstance(v, list) else v for name, v in given["sizes"].items()}
+        sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given["sizes"].items()}
         ceilings = dict(given["ceilings"])
         ceilings["gemm"] = tuple(Gemm(**one) for one in ceilings["gemm"])
         given |= {

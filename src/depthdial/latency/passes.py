@@ -9,7 +9,7 @@ above the most it goes on along the last line.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -51,9 +51,16 @@ class Passes:
     """
 
     curves: Mapping[int, Curve]
+    _known: dict[tuple[float, float], Parts] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def parts(self, rows: float, tokens: float = 1) -> Parts:
         """At any number of rows and of tokens a row. More tokens never cost less."""
+        key = (rows, tokens)
+        if key not in self._known:  # a scheduler asks for the same few again and again
+            self._known[key] = self._read(rows, tokens)
+        return self._known[key]
+
+    def _read(self, rows: float, tokens: float) -> Parts:
         sizes = np.array(list(self.curves), dtype=float)
         table = np.maximum.accumulate(np.stack([curve.at(rows) for curve in self.curves.values()]), axis=0)
         return Parts(*on_line(tokens, sizes, table).tolist())
