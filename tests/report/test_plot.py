@@ -9,6 +9,7 @@ import pytest
 
 import depthdial as dd
 from depthdial.errors import InputError
+from tests.report.bench.folders import forecast_of, with_baseline
 
 
 def test_an_oracles_curve_is_drawn_and_saved(study: Any, tmp_path: Path) -> None:
@@ -20,6 +21,11 @@ def test_an_oracles_curve_is_drawn_and_saved(study: Any, tmp_path: Path) -> None
 def test_sampled_answers_and_similarity_have_figures_too(study: Any, sampled: Any) -> None:
     assert "predictable" in dd.plot(sampled.curve).legends[0].get_title().get_text()
     assert "cosine" in dd.plot(study.similarity).get_suptitle().lower()
+
+
+def test_measured_time_and_forecasts_have_figures_too() -> None:
+    assert len(dd.plot(with_baseline()).axes) == 2
+    assert "off: expected" in dd.plot(forecast_of(0.1)).get_suptitle()
 
 
 def test_what_has_no_figure_is_refused(study: Any, tmp_path: Path) -> None:

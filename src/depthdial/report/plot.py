@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from depthdial.control.judge.headroom import ControllerScore
 from depthdial.errors import InputError
+from depthdial.latency.model import LatencyModel
 from depthdial.oracles.oracle import OracleCurve
 from depthdial.oracles.predictable import PredictableCurve
+from depthdial.oracles.speculation import SpeculationForecast
+from depthdial.report.bench.forecast import draw_forecast
+from depthdial.report.bench.plot import draw_latency
 from depthdial.report.controller.plot import draw_controller
 from depthdial.report.kit.style import save_figure
 from depthdial.report.study.oracle_plot import draw_oracle
@@ -19,11 +23,18 @@ from depthdial.report.study.summary import gather
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DRAW = {OracleCurve: draw_oracle, PredictableCurve: draw_predictable, ControllerScore: draw_controller}
+_DRAW = {
+    OracleCurve: draw_oracle,
+    PredictableCurve: draw_predictable,
+    ControllerScore: draw_controller,
+    LatencyModel: draw_latency,
+    SpeculationForecast: draw_forecast,
+}
 
 
 def plot(result: Any, path: Path | str | None = None) -> Figure:
-    """The figure of a result: of `oracle`, `predictable_oracle`, a controller's score, or the rows of `similarity`.
+    """The figure of a result: of `oracle`, `predictable_oracle`, `bench`, `speculation_forecast`, a controller's score, or
+    the rows of `similarity`.
 
         >>> curve = dd.oracle(rows, metric="agreement")
         >>> len(dd.plot(curve, folder / "oracle.png").axes)
