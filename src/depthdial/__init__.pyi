@@ -2,8 +2,9 @@ from .control.controller import SequenceController as SequenceController
 from .data.tasks import Task as Task
 from .data.tasks import task as task
 from .engine.engine import Engine as Engine
-from .engine.generate import Generation as Generation
 from .engine.generate import generate as generate
+from .engine.generation import Generation as Generation
+from .engine.lossless import Lossless as Lossless
 from .errors import CheckpointWarning as CheckpointWarning
 from .errors import InputError as InputError
 from .errors import RouteWarning as RouteWarning

@@ -75,7 +75,15 @@ def test_a_number_is_a_share_or_a_count_of_layers_and_never_an_index(model, toke
         ((), "The route is empty"),
         ("runs/nothing", "Unknown route 'runs/nothing'"),
         (Path("runs/nothing"), "runs/nothing"),
-        ("lossless", "Unknown route 'lossless'"),
+        ("losless", "Unknown route 'losless'"),
+        ("lossless:", "The depth 'lossless:' names no draft: give a route"),
+        (
+            "lossless:full",
+            "The draft 'full' runs all 6 layers, as the check of its tokens does: give a route that skips some",
+        ),
+        ("lossless:rls:3@1", "The draft 'rls:3@1' is no one route: give one"),
+        ("lossless:ee:9", "ee:9"),
+        (dd.Lossless(dd.Bernoulli((0.5,) * 6)), "is no one route"),
         (["full", "uls:3"], "depth is a list of 2 for 1 prompts: give one for each prompt"),
         ([0, 1, 5], "depth is a list of 3 for 1 prompts"),
         (Route((0,), 3), "for a model of 3 layers"),
@@ -151,7 +159,7 @@ def test_a_count_or_share_of_a_family_by_its_file_or_as_searched(model, tokenize
     ):
         with pytest.raises(InputError, match=told):
             taken(model, tokenizer, depth)
-    shipped = "depthdial.engine.depth.searched_routes"
+    shipped = "depthdial.engine.depth_numbers.searched_routes"
     with mock.patch(shipped, return_value=family.routes):
         assert taken(model, tokenizer, "searched:4").layers == taken(model, tokenizer, "searched:80%").layers == (0, 2, 4, 5)
     # The same texts in a list of routes that are measured, where a model gives numbers a meaning.

@@ -14,7 +14,8 @@ from depthdial.errors import InputError
 
 _DEPTH = (
     "Which layers run: full, uls:50%, drop:12,17, ..; a share (0.8, 80%) or count (24) for the best known route of so many; "
-    "FILE:24 or searched:24 for one of a family; or a controller's folder. Default: full"
+    "FILE:24 or searched:24 for one of a family; lossless or lossless:ROUTE for the full model's own answer, drafted on "
+    "fewer layers where that is faster; or a controller's folder. Default: full"
 )
 
 
@@ -84,6 +85,8 @@ def _say_how(result: Any, prompt_depth: str, tokenizer: Any) -> None:
         f"prompt {result.prefill_sec:.2f} s ({prompt_depth} depth)",
         err=True,
     )
+    if result.speculation is not None:
+        typer.echo(str(result.speculation), err=True)
     if result.predicted is not None:
         told = ", ".join(f"{name} {quality:.3f}" for name, quality in result.predicted.items())
         typer.echo(f"{result.route.name} · predicted: {told} · price {result.price:.4g}", err=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from depthdial.engine.depth import Asked, Depth, Reason, RouteDepth
-from depthdial.engine.generate import Generation
+from depthdial.engine.generation import Generation
 from depthdial.engine.handles import EngineRequest
 from depthdial.engine.logprobs import TokenLogprob, read_logprobs
 from depthdial.engine.options import Options

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import numbers
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,14 +20,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from depthdial.engine.depth_numbers import named_route, number_in
+from depthdial.engine.lossless import UNTOUCHED, Lossless
 from depthdial.engine.prefill import Prefill
 from depthdial.engine.session import Session
+from depthdial.engine.speculation import Drafting
 from depthdial.errors import InputError
 from depthdial.hf.adapter import warn_if_outside
 from depthdial.hf.architectures import count_layers
-from depthdial.hf.known_routes import best_known_routes, check_share, route_within, searched_routes
 from depthdial.routes import AnyRoute, RandomRoute, Route, require_depth
-from depthdial.routes.families import fixed_routes, is_file, listed_routes
+from depthdial.routes.families import listed_routes
 from depthdial.views.tokens.depth import Depth as Running
 from depthdial.views.tokens.depth import TokenDepth
 from depthdial.views.tokens.policy import as_policy
@@ -93,6 +94,7 @@ class Assignment:
         reasons: one a prompt; empty where nothing was weighed.
         full_untouched: whether the full route runs without the model's adapters.
         session: what all run on; None: the caller's.
+        drafting: what drafts the answers' tokens, of full routes; None for plain decoding.
         settle: to be told the decoding steps of the answers, once they are there; None where nobody asks for them.
     """
 
@@ -101,6 +103,7 @@ class Assignment:
     reasons: tuple[Reason, ...] = ()
     full_untouched: bool = False
     session: Session | None = None
+    drafting: Drafting | None = None
     settle: Callable[[np.ndarray], None] | None = field(default=None, compare=False)
 
     def running(self, session: Session, route: Running) -> Session:
@@ -147,7 +150,8 @@ class Depth(ABC):
 
         Args:
             given: a Route, its text, its layers, a share or a count of layers, such a number of a family
-                (`routes.json:24`, `searched:80%`), a token policy, a Depth, or the folder of a controller or of gates.
+                (`routes.json:24`, `searched:80%`), `lossless` or `lossless:ROUTE` (see `Lossless`), a token policy, a
+                Depth, or the folder of a controller or of gates.
             routes: what a number chooses from; None: the best known routes.
 
         Raises:
@@ -159,6 +163,9 @@ class Depth(ABC):
             ('0,2,5', 6)
         """
         n_layers = count_layers(model)
+        lossless = Lossless.read(given)
+        if lossless is not None:
+            return LosslessDepth.of(lossless, model, n_layers)
         found = named_route(given, model, n_layers, routes)
         if found is not None:
             return RouteDepth(found)
@@ -239,18 +246,78 @@ class TokenwiseDepth(Depth):
         return str(self.depth)
 
 
+@dataclass(frozen=True)
+class LosslessDepth(Depth):
+    """Every layer for every prompt, with drafts of some of them (or copied) that make it faster.
+
+    Attributes:
+        route: that drafts; None where tokens are copied alone.
+    """
+
+    given: Lossless
+    route: Route | None
+    layers: int
+
+    @classmethod
+    def of(cls, given: Lossless, model: Any, n_layers: int) -> LosslessDepth:
+        """What is asked, on a model.
+
+        Raises:
+            InputError: for a draft that is no one route, or that skips no layer.
+        """
+        if given.draft_is_named:
+            draft = Depth.parse(given.draft, model)
+            if not isinstance(draft, RouteDepth) or not isinstance(draft.route, Route):
+                raise InputError(
+                    f"The draft {_short(given.draft)} is no one route: give one, such as depth='lossless:uls:50%'."
+                )
+            route: Route | None = draft.route
+        else:
+            route = given.known_route(model)
+        if route is not None and route.is_full:
+            raise InputError(
+                f"The draft {route.name!r} runs all {n_layers} layers, as the check of its tokens does: give a route that "
+                "skips some, such as depth='lossless:uls:50%'."
+            )
+        return cls(given, route, n_layers)
+
+    @property
+    def name(self) -> str:
+        return str(self.given)
+
+    @property
+    def n_layers(self) -> int:
+        return self.layers
+
+    def prepare(self, session: Session, asked: Asked) -> None:
+        """Warns:
+        RouteWarning: for a draft that the model's adapter was not trained for.
+        """
+        _refuse_routes(asked)
+        if self.route is not None:
+            warn_if_outside(session.given, self.route, stacklevel=4)
+        self._checking(session)
+
+    def assign(self, session: Session, batch: Batch, asked: Asked) -> Assignment:
+        own = self._checking(session)
+        full = batch.full if batch.full is not None and own is session else own.prefill_ids(batch.ids)
+        draft = None if own is session else session.model
+        drafting = self.given.drafting(self.route, session.given, draft)
+        return Assignment((session.full,) * len(batch.ids), full, session=own, drafting=drafting)
+
+    def _checking(self, session: Session) -> Session:
+        return session.untouched if self.given.verify == UNTOUCHED else session
+
+    def __str__(self) -> str:
+        return self.name
+
+
 def _refuse_routes(asked: Asked) -> None:
     if asked.routes is not None:
         raise InputError(
             "The option routes= says what a depth in numbers, such as 0.5, is chosen from: leave it out, or give a number."
         )
 
-
-# The name of the family that is known of a model: its adapter's, or the one that ships for it.
-SEARCHED = "searched"
-_COUNT = re.compile(r"[+-]?\d+")
-_SHARE = re.compile(r"[+-]?(\d+\.\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
-_PERCENT = re.compile(r"([+-]?\d+(?:\.\d*)?)\s*%")
 
 _TAKEN = "depth is a route such as 'uls:50%', a Route, a share of the layers such as 0.5, or a controller, not "
 
@@ -260,56 +327,6 @@ def is_several(depth: Any) -> bool:
     if isinstance(depth, tuple):
         return not all(_is_whole(one) for one in depth)
     return isinstance(depth, list)
-
-
-def number_in(depth: Any) -> int | float | None:
-    """The number that a depth is, as a value or as text: a float is a share of the layers, an int a count of them.
-
-    Raises:
-        InputError: for a number that is neither a share nor a count.
-    """
-    if isinstance(depth, str):
-        text = depth.strip()
-        if _COUNT.fullmatch(text):
-            return _count(int(text) if len(text) < 10 else 10**9, text)
-        if _SHARE.fullmatch(text):
-            return check_share(float(text))
-        percent = _PERCENT.fullmatch(text)
-        return None if percent is None else check_share(float(percent[1]) / 100)
-    if isinstance(depth, bool) or not isinstance(depth, numbers.Real):
-        return None
-    return _count(int(depth), repr(depth)) if isinstance(depth, numbers.Integral) else check_share(float(depth))
-
-
-def named_route(given: Any, model: Any, n_layers: int, routes: Any = None) -> Route | None:
-    """The route that a share or a count of layers means on a model: 24, `80%`, `routes.json:24`, `searched:24`.
-
-    Args:
-        routes: what a bare number chooses from; None: the best known routes.
-
-    Returns:
-        None for what is no number.
-
-    Raises:
-        InputError: for a number that is neither a share nor a count, or a family that is not there.
-    """
-    number = number_in(given)
-    family, colon, tail = str(given).strip().rpartition(":") if isinstance(given, str) else ("", "", "")
-    if number is None and colon and (family == SEARCHED or family.lower().endswith(".json") or is_file(family)):
-        number = number_in(tail)
-        if number is None:
-            raise InputError(
-                f"{given!r} names no depth of {family}: give a count or a share, such as {family}:24 or {family}:80%."
-            )
-        routes = family
-        if family == SEARCHED:
-            routes = searched_routes(model)
-            if routes is None:
-                raise InputError(
-                    f"{given!r} asks for a search that nobody made of this model: run depthdial search MODEL --out FILE, "
-                    f"and give FILE:{tail}."
-                )
-    return None if number is None else _within(number, model, n_layers, routes)
 
 
 def read_depths(given: Any, model: Any, n_layers: int) -> tuple[Any, ...]:
@@ -343,24 +360,6 @@ def read_folder(folder: Path) -> Depth | None:
 def takes_routes(given: Any) -> bool:
     """Whether `routes` says something about a depth: what a number chooses from, or what chooses by itself."""
     return number_in(given) is not None or isinstance(given, Depth)
-
-
-def _within(number: int | float, model: Any, n_layers: int, routes: Any) -> Route:
-    if isinstance(number, int) and number > n_layers:
-        raise InputError(f"The depth {number} asks for {number} of {n_layers} layers: give at most {n_layers}.")
-    known = best_known_routes(model) if routes is None else fixed_routes(routes, n_layers)
-    return route_within(known, number / n_layers if isinstance(number, int) else number)
-
-
-def _count(value: int, told: str) -> int:
-    if value == 1:
-        raise InputError(
-            f"The depth {told} may mean one layer or the whole model: write 1.0 or 'full' for every layer, and a route "
-            "such as 'ee:1' for one."
-        )
-    if value < 1:
-        raise InputError(f"A depth is a route, or a share of the layers above 0 and at most 1 such as 0.5, not {told}.")
-    return value
 
 
 def _no_model(model: nn.Module) -> InputError:

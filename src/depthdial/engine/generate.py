@@ -18,16 +18,18 @@ from depthdial.checks import choice, whole
 from depthdial.data.templates import resolve_template
 from depthdial.engine.batch import in_rows
 from depthdial.engine.depth import Asked, Assignment, Batch, Depth, RouteDepth, is_several, number_in, one_each, takes_routes
-from depthdial.engine.logprobs import TokenLogprob
+from depthdial.engine.generation import Generation
 from depthdial.engine.loop import Guidance, decode_tokens
+from depthdial.engine.lossless import Lossless
 from depthdial.engine.options import Options, read_options
 from depthdial.engine.prefill import Prefill, clock_sec
 from depthdial.engine.processors import Row, processors_of
 from depthdial.engine.requests import Request, read_requests, repeated
 from depthdial.engine.row_sampler import RowSampler
 from depthdial.engine.sampler import Sampler
-from depthdial.engine.sampling import Chance, FinishReason
+from depthdial.engine.sampling import Chance
 from depthdial.engine.session import Session
+from depthdial.engine.speculation import Drafting
 from depthdial.engine.streams import check_streaming, streaming
 from depthdial.errors import InputError
 from depthdial.hf.architectures import unwrap
@@ -36,56 +38,7 @@ from depthdial.views.passes import PROMPT_DEPTHS
 from depthdial.views.tokens.depth import Depth as Running
 from depthdial.views.tokens.depth import TokenDepth
 
-
-@dataclass(frozen=True)
-class Generation:
-    """One answer and how it was made.
-
-    Attributes:
-        prompt: what was answered; of messages, the text that the chat template made of them.
-        text: the answer without special tokens; `tokens` has them.
-        route: the layers that ran for response tokens, `len(route)` of `route.n_layers`; a TokenDepth where each token had
-            its own.
-        finish_reason: `eos` (an end token), `stop` (a stop string, which is the end of the text as with transformers, or a
-            stopping criterion) or `length`.
-        prefill_sec, decode_sec: measured seconds of the batch that it was part of.
-        batch_size: how many sequences that batch decoded together.
-        predicted: why a controller took this route: the quality that it predicted of each, by name. None without one.
-        predicted_steps: decoding steps that it predicted of each route's answer, by name. None without a controller.
-        price: what it asked of a route for each unit of cost, in quality. None without a controller.
-        layers_run: layers that ran for a token after the first, in the mean; None where a token-wise answer has no such.
-        logprobs: one for each token, where `logprobs` asked for them.
-
-    Example:
-        >>> dd.generate(model, tokenizer, "the cat", depth="uls:50%", max_new_tokens=4)[0].route.layers
-        (0, 2, 4)
-    """
-
-    prompt: str
-    text: str
-    tokens: tuple[int, ...]
-    route: Route | TokenDepth
-    finish_reason: FinishReason
-    prefill_sec: float
-    decode_sec: float
-    batch_size: int
-    predicted: Mapping[str, float] | None = None
-    predicted_steps: Mapping[str, float] | None = None
-    price: float | None = None
-    layers_run: float | None = None
-    logprobs: tuple[TokenLogprob, ...] | None = None
-
-    @property
-    def new_tokens(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def tokens_per_sec(self) -> float:
-        """Of decoding alone: the first token comes out of the prefill."""
-        return (self.new_tokens - 1) / self.decode_sec if self.decode_sec > 0 else float("nan")
-
-
-OneDepth = AnyRoute | TokenDepth | Depth | str | float | tuple[int, ...] | PathLike[str]
+OneDepth = AnyRoute | TokenDepth | Depth | Lossless | str | float | tuple[int, ...] | PathLike[str]
 
 
 def generate(
@@ -125,9 +78,11 @@ def generate(
         depth: a Route, its text (`"uls:50%"`), its layers `(0, 1, 5)`, or a random rule, drawn once for each prompt by its
             place in the list; a share such as 0.5 or "50%" for the best known route of at most half of the layers; a count
             from 2 such as 24 or "24" for that of at most so many; `"routes.json:24"` or `"searched:80%"` for that of a
-            family's file or of the model's own searched family; a SequenceController (or its `online` form, or its
-            folder), which picks a route for every prompt; a TokenDepth or a token policy. A list has one for each prompt.
-            With a controller prompts run untouched by any adapter, and so does the full route.
+            family's file or of the model's own searched family; `"lossless"` or `"lossless:ROUTE"` for the full model's own
+            answers, drafted on fewer layers where that is faster (see `Lossless`); a SequenceController (or its `online`
+            form, or its folder), which picks a route for every prompt; a TokenDepth or a token policy. A list has one for
+            each prompt. With a controller prompts run untouched by any adapter, and so does the full route; `lossless`
+            answers are the untouched model's too.
         routes: with a number, the routes to choose from: a RouteFamily, its file, or a list; default: the best known ones
             (those of the model's adapter, or that were searched for it). With a controller, its own or none.
         prompt_depth: `full` (the prompt, and so the first token, runs every layer) or `route`.
@@ -314,12 +269,18 @@ class _Job:
         if isinstance(routes[0], TokenDepth):
             routes = [routes[0].for_batch((self.requests[i].ids, self.requests[i].repeat) for i in chosen)] * len(routes)
         started = clock_sec(session.device)
-        sampler = self._decode(session, routes, ready, chosen)
+        drafting = self._drafting(assignment)
+        sampler = self._decode(session, routes, ready, chosen, drafting)
         decode_sec = clock_sec(session.device) - started
         rows = [sampler.answer(row) for row in range(len(chosen))]
         n_steps = [len(tokens) - 1 for tokens, _ in rows]
         is_tokenwise = isinstance(routes[0], TokenDepth)
         layers = routes[0].mean_layers(n_steps) if is_tokenwise else [float(len(route)) for route in routes]
+        told = [None if drafting is None else drafting.told(row) for row in range(len(rows))]
+        layers = [
+            ran if one is None or not one.layers_run else one.layers_run / n
+            for ran, one, n in zip(layers, told, n_steps, strict=True)
+        ]
         return {
             place: Generation(
                 prompt=self.requests[place].prompt,
@@ -332,12 +293,20 @@ class _Job:
                 batch_size=len(chosen),
                 layers_run=ran,
                 logprobs=sampler.logprobs(row),
+                speculation=told[row],
                 **(vars(assignment.reasons[member]) if assignment.reasons else {}),
             )
             for row, (member, place, (tokens, reason), ran) in enumerate(zip(members, chosen, rows, layers, strict=True))
         }
 
-    def _decode(self, session: Session, routes: Sequence[Running], ready: Prefill, places: Sequence[int]) -> Sampler:
+    def _decode(
+        self,
+        session: Session,
+        routes: Sequence[Running],
+        ready: Prefill,
+        places: Sequence[int],
+        drafting: Drafting | None,
+    ) -> Sampler:
         """The answers that come behind prompts; all of them when the sampler is returned."""
         rows = [self._row_sampler(place, ready.logits.shape[-1]) for place in places]
         limits = [self.limits[place] for place in places]
@@ -353,10 +322,20 @@ class _Job:
             pad_token_id=self.options.pad_token_id,
             on_tokens=None if streamer is None else lambda tokens: streamer.put(tokens.cpu()),
             guidance=self._guidance(session, ready),
+            drafting=drafting,
         )
         if streamer is not None:
             streamer.end()
         return sampler
+
+    def _drafting(self, assignment: Assignment) -> Drafting | None:
+        """What drafts, unless drafts would be seen by what keeps count of the tokens that it is shown."""
+        found = assignment.drafting
+        if found is not None and self.options.guidance_scale is not None:
+            found.why_off = "guidance_scale runs two prompts at once"
+        elif found is not None and (self.processors or "watermarking_config" in self.options.values):
+            found.why_off = "logits processors that may keep a state would see drafts"
+        return found
 
     def _guidance(self, session: Session, ready: Prefill) -> Guidance | None:
         """As in transformers, away from what follows the prompt's last token alone."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from depthdial.engine.generate import Generation
+from depthdial.engine.generation import Generation
 from depthdial.engine.streams import Pieces
 from depthdial.errors import InputError
 

@@ -16,7 +16,8 @@ from depthdial.engine.batch import in_rows
 from depthdial.engine.prefill import Prefill, continue_on, continuing
 from depthdial.engine.row_stream import RowStream
 from depthdial.engine.sampler import Sampler
-from depthdial.engine.speculation import Drafting, SpeculativeStream
+from depthdial.engine.speculation import Drafting
+from depthdial.engine.speculative_stream import SpeculativeStream
 from depthdial.routes import Route
 from depthdial.views.snapshot import as_is
 from depthdial.views.tokens.depth import Depth, TokenDepth

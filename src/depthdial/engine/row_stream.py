@@ -31,10 +31,11 @@ class RowStream:
 
     def _leave(self, is_over: torch.Tensor) -> None:
         over = is_over.tolist()
-        self._batch.leave([row for row in self._batch.keys if over[row]])
+        keys: Any = self._batch.keys
+        self._batch.leave([row for row in keys if over[row]])
 
     def _run(self, tokens: torch.Tensor) -> None:
-        rows = list(self._batch.keys)
+        rows: Any = list(self._batch.keys)
         if rows == list(range(len(tokens))):
             self._logits = self._batch.step(tokens).float()
         else:  # those of rows that are over stay what they were, for nobody to read

@@ -1,15 +1,4 @@
-"""Lossless self-speculation: some layers of a model draft tokens, and all of them check the drafts in one pass.
-
-One set of keys and values. A draft writes those of its route's layers behind a row's length; the pass that checks runs every
-layer over the same places and overwrites them; and a row's length then grows by what it keeps, so that rows of one batch
-accept as many tokens as each can. Layers before the first that the route skips give the same states both times and are not
-run again (LayerSkip, arXiv 2404.16710, section 4.3).
-
-A token is drafted as the plain token would be chosen from the draft's logits, by the same processors and the same counted
-draw, and kept where the full model's logits choose it too. So answers are the plain ones, token by token, also sampled ones
-for a seed, whatever was drafted, in whichever batch and rounds: their distribution is the full model's by construction. With
-drafts that are drawn by themselves (arXiv 2211.17192; `engine.rejection`) an answer would depend on where rounds begin.
-"""
+"""What drafts the tokens of lossless answers, and what became of the drafts: `Drafting`, and `Speculation` of one answer."""
 
 from __future__ import annotations
 
@@ -17,55 +6,84 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from depthdial.engine.batch import in_rows
-from depthdial.engine.prefill import Prefill
-from depthdial.engine.row_stream import RowStream
-from depthdial.engine.sampler import Sampler
-from depthdial.engine.walk import Prefix, Walk
-from depthdial.hf.facts import ModelFacts
+from depthdial.engine.draft_length import DraftLength, Latency, Learned, PassTimes
+from depthdial.engine.lookup import LONGEST, SHORTEST
 from depthdial.routes import Route
 
+ROUTE, LOOKUP = "route", "lookup"  # sources of drafts
 
-@dataclass
-class Drafting:
-    """How answers are drafted, and for the rows of one batch what became of it.
+# Acceptance that is expected before any was seen: of a route's token, and of a copied one by the length of the match.
+_PRIORS = {ROUTE: 0.7} | {f"{LOOKUP} {n}": 0.25 * n for n in range(SHORTEST, LONGEST)} | {f"{LOOKUP} {LONGEST}": 0.8}
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """What speculation did for one answer; its text is `speculation: off (expected 0.96x)`, or how it went.
 
     Attributes:
-        route: whose layers draft.
-        draft_tokens: in each round.
-        model: what drafts, a view of all layers in evaluation mode; None for the model that checks.
-        counts: one a row, once a batch runs.
+        draft: what drafts: a route's name, `lookup`, or both.
+        steps: passes of one token, without drafts.
+        rounds: passes that checked drafts.
+        drafted, accepted: tokens of the answer, by their place in a draft.
+        layers_run: layers that ran behind the answer's first token, each as often as tokens ran through it.
+        expected_speedup: of the best setting with drafts, at the end of the answer's batch, over plain decoding; None where
+            nothing could be drafted or the number of drafted tokens was given.
+        why_off: why nothing was tried; None where it was.
+
+    Example:
+        >>> answer = dd.generate(model, tokenizer, "the cat", depth="lossless:uls:50%", max_new_tokens=8)[0]
+        >>> str(answer.speculation).split(": ")[0]
+        'speculation'
     """
 
-    route: Route
-    draft_tokens: int
-    model: Any = None
-    counts: list[Counts] = field(default_factory=list)
+    draft: str
+    steps: int = 0
+    rounds: int = 0
+    drafted: tuple[int, ...] = ()
+    accepted: tuple[int, ...] = ()
+    layers_run: int = 0
+    expected_speedup: float | None = None
+    why_off: str | None = None
 
-    def fits(self, model: Any, depth: Any, max_new_tokens: int) -> bool:
-        """Whether a batch can be speculated on at all."""
-        return max_new_tokens > 1 and isinstance(depth, Route) and depth.is_full and in_rows(model)
+    @property
+    def is_on(self) -> bool:
+        """Whether drafts brought more tokens than one in twenty; otherwise there were but tries, or none."""
+        return sum(self.accepted) > 0.05 * (self.steps + self.rounds)
+
+    @property
+    def acceptance(self) -> float:
+        """Of all drafted tokens, the share that was accepted; nan without any."""
+        return sum(self.accepted) / sum(self.drafted) if self.drafted else float("nan")
+
+    def __str__(self) -> str:
+        expected = "" if self.expected_speedup is None else f"expected {self.expected_speedup:.2f}x"
+        if self.why_off is not None:
+            return f"speculation: off ({self.why_off})"
+        if not self.is_on:
+            return f"speculation: off ({expected or 'nothing to draft'})"
+        told = [
+            f"drafts by {self.draft} in {self.rounds} of {self.steps + self.rounds} passes",
+            f"{sum(self.accepted)} of {sum(self.drafted)} tokens accepted",
+        ]
+        return f"speculation: on ({', '.join([*told, *([expected] if expected else [])])})"
 
 
 @dataclass
 class Counts:
-    """What became of one row's drafts.
-
-    Attributes:
-        steps: passes of one token, without drafts.
-        rounds: passes that checked drafts.
-        drafted, accepted: tokens by their place in a draft.
-    """
+    """What became of one row's drafts; see `Speculation`."""
 
     steps: int = 0
     rounds: int = 0
     drafted: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
+    layers_run: int = 0
 
     def note(self, n_drafted: int, n_accepted: int) -> None:
-        """A round of a row."""
+        """A round of a row; one without a draft of its own is a plain step, in the company of others' checks."""
+        if not n_drafted:
+            self.steps += 1
+            return
         self.rounds += 1
         for counts, n in ((self.drafted, n_drafted), (self.accepted, n_accepted)):
             counts += [0] * (n_drafted - len(counts))
@@ -73,88 +91,84 @@ class Counts:
                 counts[place] += 1
 
 
-class SpeculativeStream(RowStream):
-    """Rows of full depth of which a step may bring several tokens: those that were drafted and are the model's own.
+@dataclass
+class Drafting:
+    """What drafts for a model, and for the rows of the last batch what became of it.
 
-    Args:
-        sampler: of these rows; accepted tokens are added to its answers.
+    Attributes:
+        route: whose layers draft; None for none.
+        lookup: whether tokens are copied from the prompt and the answer itself too.
+        model: what runs the route, a view of all layers in evaluation mode; None for the model that checks.
+        draft_tokens: in each round; None for as many as pay.
+        latency: a latency model; None for times as they are measured while running.
+        why_off: why nothing is drafted; None where it may be.
+        learned: from batch to batch.
+        length: of the last batch.
+        counts: a row each, of the last batch.
+
+    Raises:
+        ValueError: with nothing to draft with.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        prefilled: Prefill,
-        max_new_tokens: int,
-        sampler: Sampler,
-        drafting: Drafting,
-    ) -> None:
-        super().__init__(model, [prefilled.route] * prefilled.n_sequences, prefilled, max_new_tokens)
-        self._sampler, self._drafting = sampler, drafting
-        self._context_tokens = ModelFacts.of(model).context
-        self._draft_walk = None if drafting.model is None else Walk(drafting.model)
-        self._layers = frozenset(drafting.route.layers)
-        self._prefix_layers = 0 if drafting.model is not None else reused_layers(drafting.route)
-        drafting.counts = self._counts = [Counts() for _ in range(prefilled.n_sequences)]
+    route: Route | None
+    lookup: bool = False
+    model: Any = None
+    draft_tokens: int | None = None
+    latency: Latency | None = None
+    why_off: str | None = None
+    counts: list[Counts] = field(default_factory=list)
 
-    def step(self, tokens: torch.Tensor, is_over: torch.Tensor) -> None:
-        self._leave(is_over)
-        rows = [int(key) for key in self._batch.keys]  # type: ignore[call-overload]
-        # A row keeps at most its drafts, and the loop chooses one more token behind them.
-        most = min(self._drafting.draft_tokens, self._places())
-        n_drafts = [most if (room := self._sampler.room(row)) is None else min(most, room - 1) for row in rows]
-        if not any(n_drafts):
-            self._run(tokens)
-            for row in rows:
-                self._counts[row].steps += 1
-        else:
-            self._round(tokens[rows], rows, n_drafts)
+    def __post_init__(self) -> None:
+        if self.route is None and not self.lookup:
+            raise ValueError("Drafts come from a route, from lookup or from both: give one of them.")
+        n_layers = 1 if self.route is None else self.route.n_layers
+        # A head and what does not depend on layers weigh about as much as a quarter of the layers.
+        share = 1.0 if self.route is None else (len(self.route) + 0.25 * n_layers) / (1.25 * n_layers)
+        self.learned = Learned(PassTimes(share, self.latency, self.route, self.reused_layers), _PRIORS)
+        self.length = DraftLength(self.learned)
 
-    def _places(self) -> int:
-        """How many drafted tokens every row has room for in the context: rows with fewer drafts are run with as many."""
-        if self._context_tokens is None:
-            return self._drafting.draft_tokens
-        return self._context_tokens - 1 - max(self._batch.lengths)
+    @property
+    def name(self) -> str:
+        return " and ".join(([] if self.route is None else [self.route.name]) + [LOOKUP] * self.lookup)
 
-    def _round(self, pending: torch.Tensor, rows: Sequence[int], n_drafts: Sequence[int]) -> None:
-        prefix = Prefix(self._prefix_layers) if self._prefix_layers else None
-        drafts = self._drafted(pending, rows, max(n_drafts), prefix)
-        self._check(pending, rows, drafts, n_drafts, prefix)
+    @property
+    def reused_layers(self) -> int:
+        """How many first layers draft and model have in common: those before the first that the route skips."""
+        return 0 if self.route is None or self.model is not None else reused_layers(self.route)
 
-    def _drafted(self, pending: torch.Tensor, rows: Sequence[int], n_tokens: int, prefix: Prefix | None) -> list[list[int]]:
-        drafts: list[list[int]] = [[] for _ in rows]
-        for place in range(n_tokens):
-            logits = self._batch.run(pending[:, None], ahead=place, layers=self._layers, keep=prefix, walk=self._draft_walk)
-            pending = self._sampler.tokens_behind(rows, drafts, logits[:, -1])
-            for draft, token in zip(drafts, pending.tolist(), strict=True):
-                draft.append(token)
-        return drafts
+    def fits(self, model: Any, depth: Any, max_new_tokens: int) -> bool:
+        """Whether drafts can be tried on a batch; `why_off` says why not."""
+        self.counts = []
+        if self.why_off is None and max_new_tokens > 1 and not (in_rows(model) and in_rows(self.model or model)):
+            self.why_off = "this architecture is not decoded in rows"
+        return self.why_off is None and max_new_tokens > 1 and isinstance(depth, Route) and depth.is_full
 
-    def _check(
-        self,
-        pending: torch.Tensor,
-        rows: Sequence[int],
-        drafts: Sequence[Sequence[int]],
-        n_drafts: Sequence[int],
-        prefix: Prefix | None,
-    ) -> None:
-        """Run every layer over drafts, of one length, and keep what the full model chooses too."""
-        k = len(drafts[0])
-        tokens = torch.cat([pending[:, None], torch.tensor(drafts, device=pending.device)], dim=1)
-        logits = self._batch.run(tokens, resume=prefix).float()
-        behind = [draft[:place] for draft in drafts for place in range(k)]
-        chosen = self._sampler.tokens_behind(
-            [row for row in rows for _ in range(k)], behind, logits[:, :k].flatten(0, 1)
-        ).tolist()
-        n_kept = []
-        for place, (row, draft, n) in enumerate(zip(rows, drafts, n_drafts, strict=True)):
-            own = chosen[place * k : place * k + n]
-            n_accepted = next((i for i, (a, b) in enumerate(zip(draft, own, strict=False)) if a != b), n)
-            self._counts[row].note(n, n_accepted)
-            n_kept.append(self._sampler.accept(row, draft[:n_accepted], logits[place, :n_accepted]))
-        self._batch.advance([1 + n for n in n_kept])
-        self._logits[list(rows)] = logits[range(len(rows)), n_kept]
+    def told(self, row: int) -> Speculation:
+        """What became of the drafts of a row of the last batch."""
+        if not self.counts:
+            return Speculation(self.name, why_off=self.why_off or "nothing to draft")
+        counts = self.counts[row]
+        return Speculation(
+            self.name,
+            counts.steps,
+            counts.rounds,
+            tuple(counts.drafted),
+            tuple(counts.accepted),
+            counts.layers_run,
+            None if self.draft_tokens is not None else self.length.best_speedup,
+        )
 
 
 def reused_layers(route: Route) -> int:
     """How many layers run before the first that a route skips."""
     return next((place for place, layer in enumerate(route.layers) if layer != place), len(route.layers))
+
+
+def kind_of_match(n_tokens: int) -> str:
+    """The kind of draft that a copy behind a match of so many tokens is."""
+    return f"{LOOKUP} {max(n_tokens, SHORTEST)}"
+
+
+def widest(drafts: Sequence[Sequence[int]], n_tokens: int) -> list[list[int]]:
+    """Drafts of one length: what is missing is any token, for it is not judged."""
+    return [[*draft[:n_tokens], *[0] * (n_tokens - len(draft))] for draft in drafts]

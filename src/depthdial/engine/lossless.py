@@ -1,0 +1,125 @@
+"""The depth `lossless`: the full model's own answers, faster where drafts pay."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+from depthdial.checks import choice, whole
+from depthdial.engine.draft_length import Latency, Learned
+from depthdial.engine.speculation import LOOKUP, Drafting
+from depthdial.errors import InputError
+from depthdial.hf.architectures import unwrap
+from depthdial.hf.known_routes import route_within, searched_routes
+from depthdial.routes import Route
+
+NAME = "lossless"
+AUTO = "auto"
+UNTOUCHED, ADAPTED = "untouched", "adapted"
+
+# What was learned of a model's drafts, for its next answers: times and acceptance, which no token depends on.
+_learned: weakref.WeakKeyDictionary[Any, dict[Any, Learned]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Lossless:
+    """Full depth, with tokens drafted on fewer layers (or copied) and checked by all of them: `depth="lossless"`.
+
+    Answers are the plain ones at full depth, token by token, also sampled ones for a seed (in fp32; in bf16 a pass over
+    several tokens may round otherwise than one over a single token, and a near tie fall otherwise). Whether and how many
+    tokens are drafted is decided while running, from acceptance and times; where drafts do not pay, decoding is plain.
+
+    Attributes:
+        draft: a depth that means one route, such as `"uls:50%"`; `auto` for the best known route of at most half of the
+            layers (its adapter's, or a searched one; none where nothing is known) and copies; `lookup` for copies alone.
+        lookup: whether tokens are also copied from the prompt and the answer itself, where the last few stood before;
+            default: unless a route is given.
+        verify: with an adapter: answers are those of the `untouched` full model, or of the `adapted` one. Drafts use the
+            adapter either way.
+        draft_tokens: in every round; default: as many as pay, none included.
+        latency: a `LatencyModel`, its file or the folder of a bench; default: times as they are measured while running.
+
+    Example:
+        >>> fast = dd.Lossless("uls:50%", lookup=True)
+        >>> answers = dd.generate(model, tokenizer, ["the cat", "a dog"], depth=fast, max_new_tokens=6)
+        >>> answers[0].tokens == dd.generate(model, tokenizer, "the cat", max_new_tokens=6)[0].tokens
+        True
+    """
+
+    draft: Any = AUTO
+    lookup: bool | None = None
+    verify: str = UNTOUCHED
+    draft_tokens: int | None = None
+    latency: Any = None
+
+    def __post_init__(self) -> None:
+        choice("model that verifies", self.verify, (UNTOUCHED, ADAPTED))
+        if self.draft_tokens is not None:
+            whole("draft_tokens", self.draft_tokens, 1)
+        if self.draft == LOOKUP and self.lookup is False:
+            raise InputError("The draft 'lookup' with lookup=False drafts nothing: leave lookup out, or give a route.")
+
+    @classmethod
+    def read(cls, given: Any) -> Lossless | None:
+        """Of text such as `lossless:24`, or itself; None for anything else.
+
+        Raises:
+            InputError: for nothing behind the colon.
+        """
+        if isinstance(given, cls):
+            return given
+        if not isinstance(given, str):
+            return None
+        name, colon, draft = given.strip().partition(":")
+        if name != NAME:
+            return None
+        if colon and not draft.strip():
+            raise InputError(
+                f"The depth {given!r} names no draft: give a route, such as lossless:uls:50%, or {NAME!r} alone."
+            )
+        return cls(draft.strip() if colon else AUTO)
+
+    @property
+    def draft_is_named(self) -> bool:
+        return not (isinstance(self.draft, str) and self.draft in (AUTO, LOOKUP))
+
+    @property
+    def copies(self) -> bool:
+        """Whether tokens are copied too."""
+        return (not self.draft_is_named) if self.lookup is None else self.lookup
+
+    def known_route(self, model: Any) -> Route | None:
+        """The route that drafts where none is named."""
+        known = None if self.draft == LOOKUP else searched_routes(model)
+        shallow = [] if known is None else [route for route in known if not route.is_full]
+        if not shallow:
+            return None
+        return route_within(tuple(shallow), max(0.5, min(route.cost for route in shallow)))
+
+    def drafting(self, route: Route | None, model: Any, draft: Any) -> Drafting:
+        """For one batch.
+
+        Args:
+            model: the caller's, by which what was learned is remembered.
+            draft: what runs the route; None for the model that checks.
+        """
+        copies = self.copies or route is None
+        latency = _latency(self.latency)
+        drafting = Drafting(route, lookup=copies, model=draft, draft_tokens=self.draft_tokens, latency=latency)
+        if latency is None:
+            key = (None if route is None else route.layers, copies, draft is None)
+            drafting.learned = _learned.setdefault(unwrap(model), {}).setdefault(key, drafting.learned)
+        return drafting
+
+    def __str__(self) -> str:
+        return NAME if isinstance(self.draft, str) and self.draft == AUTO else f"{NAME}:{self.draft}"
+
+
+def _latency(given: Any) -> Latency | None:
+    if isinstance(given, str | PathLike):
+        from depthdial.latency.model import LatencyModel
+
+        return LatencyModel.load(given)  # type: ignore[arg-type]
+    return given

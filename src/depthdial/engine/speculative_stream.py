@@ -1,0 +1,166 @@
+"""Lossless self-speculation: some layers of a model draft tokens, and all of them check the drafts in one pass.
+
+One set of keys and values. A draft writes those of its route's layers behind a row's length; the pass that checks runs every
+layer over the same places and overwrites them; and a row's length then grows by what it keeps, so that rows of one batch
+accept as many tokens as each can. Layers before the first that the route skips give the same states both times and are not
+run again (LayerSkip, arXiv 2404.16710, section 4.3).
+
+A token is drafted as the plain token would be chosen from the draft's logits, by the same processors and the same counted
+draw, and kept where the full model's logits choose it too. So answers are the plain ones, token by token, also sampled ones
+for a seed, whatever was drafted, in whichever batch and rounds: their distribution is the full model's by construction. With
+drafts that are drawn by themselves (arXiv 2211.17192; `engine.rejection`) more of them would be accepted at a temperature,
+but an answer would depend on where rounds begin, and so on how fast the machine was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from depthdial.engine.draft_length import PLAIN, DraftLength, Offer, Setting
+from depthdial.engine.lookup import Lookup
+from depthdial.engine.prefill import Prefill, clock_sec
+from depthdial.engine.row_stream import RowStream
+from depthdial.engine.sampler import Sampler
+from depthdial.engine.speculation import LOOKUP, ROUTE, Counts, Drafting, kind_of_match, widest
+from depthdial.engine.walk import Prefix, Walk
+from depthdial.hf.facts import ModelFacts
+
+_MOST_DRAFT_TOKENS = 8
+
+
+class SpeculativeStream(RowStream):
+    """Rows of full depth of which a step may bring several tokens: those that were drafted and are the model's own.
+
+    Without drafts a step is `RowStream`'s own.
+
+    Args:
+        sampler: of these rows; accepted tokens are added to its answers.
+        drafting: what drafts, and where it is told how that went.
+    """
+
+    def __init__(self, model: Any, prefilled: Prefill, max_new_tokens: int, sampler: Sampler, drafting: Drafting) -> None:
+        n_rows = prefilled.n_sequences
+        super().__init__(model, [prefilled.route] * n_rows, prefilled, max_new_tokens)
+        self._sampler, self._drafting = sampler, drafting
+        self._times, self._length = drafting.learned.times, DraftLength(drafting.learned)
+        drafting.length = self._length
+        self._context_tokens = ModelFacts.of(model).context
+        self._draft_walk = None if drafting.model is None else Walk(drafting.model)
+        self._layers = None if drafting.route is None else frozenset(drafting.route.layers)
+        self._n_layers = len(prefilled.route)
+        self._device = prefilled.input_ids.device
+        drafting.counts = self._counts = [Counts() for _ in range(n_rows)]
+        self._lookups: list[Lookup] = []
+        if drafting.lookup:
+            pairs = zip(prefilled.input_ids, prefilled.attention_mask.bool(), strict=True)
+            self._lookups = [Lookup(ids[mask].tolist()) for ids, mask in pairs]
+        self._n_prompt = [len(lookup) for lookup in self._lookups]
+
+    def step(self, tokens: torch.Tensor, is_over: torch.Tensor) -> None:
+        self._leave(is_over)
+        rows = [int(key) for key in self._batch.keys]  # type: ignore[call-overload]
+        if not rows:
+            return
+        offers, copies = self._offers(rows)
+        setting = self._chosen(len(rows), offers)
+        started = clock_sec(self._device)
+        if setting == PLAIN:
+            self._run(tokens)
+            self._length.note_step(len(rows), clock_sec(self._device) - started)
+            for row in rows:
+                self._counts[row].steps += 1
+                self._counts[row].layers_run += self._n_layers
+            return
+        offer, pending = offers[setting.source], tokens[rows]
+        n_drafted = [min(setting.draft_tokens, n) for n in offer.n_tokens]
+        if setting.source == LOOKUP:
+            drafts, prefix = widest([draft for draft, _ in copies], max(n_drafted)), None
+        else:
+            drafts, prefix = self._drafted(pending, rows, max(n_drafted))
+        n_accepted = self._check(pending, rows, drafts, n_drafted, prefix)
+        self._length.note_round(len(rows), offer, max(n_drafted), n_drafted, n_accepted)
+
+    def _room(self, rows: Sequence[int]) -> list[int]:
+        """How many drafted tokens each row can keep: the loop chooses one more behind them.
+
+        All rows are run with as many tokens as the longest draft has, so the context must have room for that of each.
+        """
+        most = self._drafting.draft_tokens or _MOST_DRAFT_TOKENS
+        if self._context_tokens is not None:
+            most = min(most, self._context_tokens - 1 - max(self._batch.lengths))
+        rooms = [most if (left := self._sampler.room(row)) is None else min(most, left - 1) for row in rows]
+        return [max(room, 0) for room in rooms]
+
+    def _copies(self, rows: Sequence[int], room: Sequence[int]) -> list[tuple[list[int], int]]:
+        if not self._lookups:
+            return []
+        for row in rows:
+            lookup = self._lookups[row]
+            lookup.extend(self._sampler.answer(row)[0][len(lookup) - self._n_prompt[row] :])
+        return [self._lookups[row].draft(n) for row, n in zip(rows, room, strict=True)]
+
+    def _offers(self, rows: Sequence[int]) -> tuple[dict[str, Offer], list[tuple[list[int], int]]]:
+        """What can be drafted in this step, and the copies among that."""
+        drafts = self._layers is not None and not self._length.rests
+        if not drafts and not self._lookups:
+            return {}, []
+        room, offers = self._room(rows), {}
+        if drafts:
+            offers[ROUTE] = Offer([ROUTE] * len(room), room)
+        copies = self._copies(rows, room)
+        if copies:
+            kinds, n_tokens = [kind_of_match(length) for _, length in copies], [len(draft) for draft, _ in copies]
+            offers[LOOKUP] = Offer(kinds, n_tokens, is_free=True)
+        return {name: offer for name, offer in offers.items() if any(offer.n_tokens)}, copies
+
+    def _chosen(self, n_rows: int, offers: dict[str, Offer]) -> Setting:
+        if not offers:
+            return PLAIN
+        if self._drafting.draft_tokens is None:
+            return self._length.next(n_rows, offers)
+        return Setting(LOOKUP if LOOKUP in offers else ROUTE, self._drafting.draft_tokens)
+
+    def _drafted(self, pending: torch.Tensor, rows: Sequence[int], n_tokens: int) -> tuple[list[list[int]], Prefix | None]:
+        """Drafts of the route, and the states that the check need not compute again."""
+        prefix = Prefix(self._drafting.reused_layers) if self._drafting.reused_layers else None
+        drafts: list[list[int]] = [[] for _ in rows]
+        started = clock_sec(self._device)
+        for place in range(n_tokens):
+            logits = self._batch.run(pending[:, None], ahead=place, layers=self._layers, keep=prefix, walk=self._draft_walk)
+            pending = self._sampler.tokens_behind(rows, drafts, logits[:, -1])
+            for row, draft, token in zip(rows, drafts, pending.tolist(), strict=True):
+                draft.append(token)
+                self._counts[row].layers_run += len(self._layers or ())
+        self._times.note("draft", len(rows), (clock_sec(self._device) - started) / n_tokens)
+        return drafts, prefix
+
+    def _check(
+        self,
+        pending: torch.Tensor,
+        rows: Sequence[int],
+        drafts: Sequence[Sequence[int]],
+        n_drafted: Sequence[int],
+        prefix: Prefix | None,
+    ) -> list[int]:
+        """Run every layer over drafts of one length and keep what the full model chooses too; how many tokens of each."""
+        started, k = clock_sec(self._device), len(drafts[0])
+        tokens = torch.cat([pending[:, None], torch.tensor(drafts, device=pending.device)], dim=1)
+        logits = self._batch.run(tokens, resume=prefix).float()
+        behind = [draft[:place] for draft in drafts for place in range(k)]
+        places = [row for row in rows for _ in range(k)]
+        chosen = self._sampler.tokens_behind(places, behind, logits[:, :k].flatten(0, 1)).tolist()
+        n_accepted, n_kept = [], []
+        for place, (row, draft, n) in enumerate(zip(rows, drafts, n_drafted, strict=True)):
+            own = chosen[place * k : place * k + n]
+            n_accepted.append(next((i for i, token in enumerate(own) if draft[i] != token), n))
+            self._counts[row].note(n, n_accepted[-1])
+            self._counts[row].layers_run += self._n_layers * (k + 1) - (0 if prefix is None else prefix.n_layers * k)
+            # What ends an answer cuts it, whatever else was right.
+            n_kept.append(self._sampler.accept(row, draft[: n_accepted[-1]], logits[place, : n_accepted[-1]]))
+        self._batch.advance([1 + n for n in n_kept])
+        self._logits[list(rows)] = logits[range(len(rows)), n_kept]
+        self._times.note("check", len(rows), clock_sec(self._device) - started, tokens.shape[1])
+        return n_accepted
