@@ -579,7 +579,6 @@ def test_what_is_no_model_and_what_is_no_setting(model, tokenizer):
         ("the cat", {"depth": "uls:9"}, "asks for 9 of 6 layers"),
         ("the cat", {"depth": Route((0,), 3)}, "for a model of 3 layers"),
         ("the cat", {"depth": ["full"]}, "one depth, not a list"),
-        ("the cat", {"depth": "lossless"}, "lossless"),
         ("the cat", {"prompt_depth": "none"}, "Unknown prompt depth"),
         ("the cat", {"n": 3}, "for sampled answers"),
         ("the cat", {"on_text": print}, "on_text is of dd.generate, not of an engine: iterate"),

@@ -36,7 +36,7 @@ class Answer:
         number: its turn among all answers of the engine.
         tokens: so far; the model has run the first `n_fed` of them. An answer whose row had to go keeps them, and they run
             again when it gets another one.
-        route: once it is known.
+        route: once it is known; `drafting`: what drafts its tokens, if anything may.
         reason: why it is over; `error`: why it will not be.
     """
 
@@ -57,6 +57,7 @@ class Answer:
     n_fed: int = 0
     route: Running | None = None
     why: Reason | None = None
+    drafting: Any = None
     reason: FinishReason | None = None
     error: Exception | None = None
     prefill_sec: float = 0.0

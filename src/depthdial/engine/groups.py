@@ -1,7 +1,7 @@
 """Answers that step together: rows of a `RowBatch`, or a batch on transformers' own cache for what cannot be run in rows.
 
-A group runs the next token of each of its answers, and hands every answer the logits behind it to choose from. Self-
-speculation, which gives several tokens a step, is a group of its own.
+A group runs the next token of each of its answers, and hands every answer the logits behind it to choose from. Where tokens
+are drafted (`drafted`), a step may give several.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -44,21 +44,26 @@ class Group(Protocol):
     @property
     def answers(self) -> Sequence[Answer]:
         """In order of arrival."""
+        ...
 
     @property
     def work(self) -> Work | None:
-        """Of the next step; None where each token decides by itself."""
+        """Of the next step; None where it is decided on the way."""
+        ...
 
     @property
     def n_bytes(self) -> int:
         """Of keys and values."""
+        ...
 
     @property
     def freed_bytes(self) -> int:
         """Of the prompts' keys and values, of layers that no row runs."""
+        ...
 
     def step(self) -> int:
         """Run the next token of every answer, and choose the one behind it; how many tokens were chosen."""
+        ...
 
     def leave(self, answers: Collection[Answer]) -> None:
         """Free the rows of some answers."""
@@ -120,7 +125,7 @@ class RowGroup:
         self._answers |= {answer.number: answer for answer in answers}
 
     def step(self) -> int:
-        keys: Sequence[Any] = self._batch.keys
+        keys = cast(Sequence[tuple[int, bool]], self._batch.keys)
         tokens = [self._answers[number].next_input for number, _ in keys]
         logits = self._batch.step(torch.tensor(tokens, device=self._device)).float()
         for answer in self._answers.values():

@@ -12,7 +12,7 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -122,7 +122,7 @@ def prefill(
         if watch or not chunk_tokens:
             output = running(**inputs, use_cache=True)
         else:
-            output, parts = None, _Parts(running, input_ids, attention_mask)
+            output, parts = cast(Any, None), _Parts(running, input_ids, attention_mask)
             while not parts.is_over:
                 output = parts.advance(chunk_tokens)
     prefill_sec = clock_sec(input_ids.device) - started

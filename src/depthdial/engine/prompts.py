@@ -118,6 +118,7 @@ class PromptPass:
             made: dict[Any, Prefill] = {}
             for member, (answer, route) in enumerate(zip(answers, assignment.routes, strict=True)):
                 answer.route = route
+                answer.drafting = getattr(assignment, "drafting", None)
                 answer.why = assignment.reasons[member] if assignment.reasons else None
                 session = assignment.running(self._session, route)
                 prefilled, row = source(made, assignment.routes, member)

@@ -109,8 +109,6 @@ class Reader:
         return [self._read_depth(one, about if takes_routes(one) else replace(about, routes=None)) for one in given]
 
     def _read_depth(self, depth: Any, about: Asked) -> tuple[Depth, Asked]:
-        if isinstance(depth, str) and depth.strip().partition(":")[0] == "lossless":
-            raise InputError(f"The depth {depth!r} is not taken by an engine: give it to dd.generate, or give a route.")
         is_value = isinstance(depth, str | int | float | tuple | Route)
         about_it = about if number_in(depth) is None else replace(about, routes=None)
         key = (type(depth), depth) if is_value else id(depth), about.prompt_depth, about.template, id(about.routes)

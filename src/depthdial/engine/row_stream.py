@@ -20,6 +20,11 @@ class RowStream:
         self._batch.join(prefilled, routes, keys=range(len(routes)), new_tokens=max_new_tokens - 1)
         self._logits = prefilled.logits[:, -1].to(torch.float32, copy=True)  # a prefill may be decoded several times
 
+    @property
+    def n_bytes(self) -> int:
+        """Of keys and values."""
+        return self._batch.n_bytes
+
     def last_logits(self) -> torch.Tensor:
         """(n_rows, vocabulary) behind the last token of each row, to be changed at will."""
         return self._logits.clone()

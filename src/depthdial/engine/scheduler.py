@@ -16,6 +16,7 @@ import torch
 
 from depthdial.engine.answers import Answer, choose
 from depthdial.engine.batch import in_rows
+from depthdial.engine.drafted import DraftedGroup, can_draft
 from depthdial.engine.groups import EagerGroup, Group, RowGroup
 from depthdial.engine.handles import failure, is_out_of_memory
 from depthdial.engine.loop import guided
@@ -236,6 +237,10 @@ class Scheduler:
             members, prefilled = placed.of(members)
             own = None if guide is None else _rows_of(guide, answers, members)
             route = members[0].route
+            if len(members) == len(self._running) and not len(self._waiting) and can_draft(members, session):
+                # With nobody beside them: rows that others join step by step are plain ones.
+                self._groups[members[0].number] = DraftedGroup(session, members, prefilled, members[0].drafting)
+                continue
             if isinstance(route, TokenDepth) or session.rotates_by_length or not in_rows(session.model):
                 assert route is not None
                 self._groups[key] = EagerGroup(session, route, members, prefilled, own)

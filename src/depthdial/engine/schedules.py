@@ -61,15 +61,16 @@ class MeasuredSteps:
 
     def step_sec(self, layers: Sequence[Any], context_tokens: float | None = None) -> float:
         """Seconds of one step; `layers` has the layers of each row. The context is that of the steps that were run."""
-        if self._parts is None:
+        parts = self._parts
+        if parts is None:
             from scipy.optimize import nnls
 
             medians = np.array([np.median(seconds) for seconds in self._seconds.values()])
-            self._parts = nnls(self._kinds(), medians)[0]
+            parts = self._parts = np.asarray(nnls(self._kinds(), medians)[0])
         rows: Counter[int] = Counter()
         for one in layers:
             rows.update(getattr(one, "layers", one))
-        return float(self._parts @ [1, len(rows), len(layers), rows.total()])
+        return float(parts @ [1, len(rows), len(layers), rows.total()])
 
     def _kinds(self) -> np.ndarray:
         kinds = [(1, work.layers, work.rows, work.row_layers) for work in self._seconds]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -101,14 +102,14 @@ class Tallies:
             if len(answer.tokens) > 1:
                 self._tpot_sec.append((answer.last_token_sec - answer.first_token_sec) / (len(answer.tokens) - 1))
 
-    def read(self, **now: object) -> EngineStats:
+    def read(self, **now: Any) -> EngineStats:
         """All of them, with what is true now."""
         with self.lock:
             ttft, tpot = _quantiles(self._ttft_sec), _quantiles(self._tpot_sec)
             counted = {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "lock"}
         return EngineStats(
             **counted,
-            **now,  # type: ignore[arg-type]
+            **now,
             tokens_per_sec=counted["new_tokens"] / counted["busy_sec"] if counted["busy_sec"] > 0 else None,
             ttft_p50_sec=ttft[0],
             ttft_p95_sec=ttft[1],

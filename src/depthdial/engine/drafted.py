@@ -1,0 +1,89 @@
+"""Answers at full depth whose tokens are drafted and checked: a step brings each of them one token or several.
+
+They begin together, so that what was learned of drafts and what they cost tells of this very batch, and none joins later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+
+from depthdial.engine.answers import Answer
+from depthdial.engine.loop import SpeculativeStream
+from depthdial.engine.prefill import Prefill
+from depthdial.engine.sampler import Sampler
+from depthdial.engine.session import Session
+
+
+class DraftedGroup:
+    """A batch of answers at full depth with drafts.
+
+    Args:
+        answers: each with its first token, for which `can_draft` is true.
+        drafting: what drafts.
+    """
+
+    work = None
+    freed_bytes = 0
+
+    def __init__(self, session: Session, answers: Sequence[Answer], prefilled: Prefill, drafting: Any) -> None:
+        self._answers = list(answers)
+        self._over = [False] * len(answers)
+        limits = [answer.limit for answer in answers]
+        samplers = [answer.prepare_sampler(prefilled.logits.shape[-1], session.device) for answer in answers]
+        self._sampler = Sampler(samplers, limits=limits, n_logprobs=answers[0].options.logprobs)
+        self._device = session.device
+        self._sampler.ended(self._last_tokens())
+        self._stream = SpeculativeStream(session.model, prefilled, max(limits), self._sampler, drafting)
+
+    @property
+    def answers(self) -> Sequence[Answer]:
+        return tuple(answer for answer, is_over in zip(self._answers, self._over, strict=True) if not is_over)
+
+    @property
+    def n_bytes(self) -> int:
+        return self._stream.n_bytes
+
+    def step(self) -> int:
+        self._stream.step(self._last_tokens(), torch.tensor(self._over, device=self._device))
+        self._sampler.ended(self._sampler.next_tokens(self._stream.last_logits()))
+        n_new, n_rows = 0, len(self.answers)
+        for row, (answer, is_over) in enumerate(zip(self._answers, self._over, strict=True)):
+            if is_over:
+                continue
+            n_before = len(answer.tokens)
+            told = self._sampler.logprobs(row)  # of all but the first token, which came out of the prompt
+            for place, token in enumerate(self._sampler.answer(row)[0][n_before:], n_before):
+                answer.take(token, None if told is None else told[place - 1])
+            answer.n_fed = len(answer.tokens) - 1
+            answer.batch_size = max(answer.batch_size, n_rows)
+            n_new += len(answer.tokens) - n_before
+        return n_new
+
+    def leave(self, answers: Collection[Answer]) -> None:
+        for row, answer in enumerate(self._answers):
+            self._over[row] |= answer in answers
+
+    def _last_tokens(self) -> torch.Tensor:
+        return torch.tensor([answer.tokens[-1] for answer in self._answers], device=self._device)
+
+
+def can_draft(answers: Sequence[Answer], session: Session) -> bool:
+    """Whether answers may be drafted together: alike in what is told of them, and with nothing of the caller's own to run.
+
+    An error in a caller's processor would be all answers' error here. An answer that lost its row goes on without drafts.
+    """
+    first = answers[0]
+    return (
+        first.drafting is not None
+        and all(
+            answer.drafting is first.drafting
+            and answer.options.logprobs == first.options.logprobs
+            and not (answer.processors or answer.criteria or answer.is_guided)
+            and len(answer.tokens) == 1
+            for answer in answers
+        )
+        and first.drafting.fits(session.model, first.route, max(answer.limit for answer in answers))
+    )
