@@ -42,14 +42,12 @@ def test_a_route_is_one_part_once_it_has_run_often():
 
 def test_mixes_go_through_runs_that_were_noted_the_longest_first():
     found = StepGraphs(CpuRecorder())
-    for run in ((0,), (0, 1), (2, 3), (4, 5, 6)):
-        found.note_run(run)
+    found.note_runs([(0,), (0, 1), (2, 3), (4, 5, 6)])
     assert cut(found, ((0, 1, 2, 3, 4, 5), 3), ((6,), 1)) == [(0, 1), (2, 3), (4,), (5,), (6,)]
 
 
 def test_parts_end_where_states_are_kept():
     found = StepGraphs(CpuRecorder())
-    found.note_run((0, 1, 2))
-    found.note_run((0, 1))
+    found.note_runs([(0, 1, 2), (0, 1)])
     assert cut(found, ((0, 1, 2, 5), 3), keep=Prefix(2)) == [(0, 1), (2,), (5,)]
     assert cut(found, (tuple(range(7)), 3), keep=Prefix(2)) == [(0, 1), (2, 3, 4, 5, 6)]

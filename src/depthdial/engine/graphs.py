@@ -185,9 +185,8 @@ def warm_up_graphs(
     n_layers = count_layers(model)
     chosen = list(dict.fromkeys(route.layers for route in routes)) if routes else [tuple(range(n_layers))]
     runs = shared_runs(chosen)
-    for layers in (*runs, *chosen):
-        graphs.note_run(layers)
-    plans = [[layers] for layers in chosen] + ([runs] if len(chosen) > 1 else [])
+    graphs.note_runs([*runs, *chosen])
+    plans = [[layers] for layers in chosen] + ([runs] if len(chosen) > 1 and max_rows > 1 else [])
     device = next(model.parameters()).device
     with as_is(device):
         ids = torch.zeros(1, 1, dtype=torch.long, device=device)
@@ -201,6 +200,24 @@ def warm_up_graphs(
         for slab in slabs.values():
             slab.clear()
     return graphs.n_recorded - before
+
+
+def note_routes(model: Any, routes: Sequence[Route]) -> None:
+    """Have rows of each of these routes, and mixes of them, run through as few graphs as can be, also ones recorded later.
+
+    Without it graphs are of one layer each until a route has run often.
+
+    Args:
+        model: of a session, a view of all layers in evaluation mode.
+
+    Example:
+        >>> from depthdial.engine.graphs import note_routes
+        >>> note_routes(Session.of(model, tokenizer).model, [Route((0, 5), 6)])
+    """
+    graphs = graphs_of(model)
+    if graphs is not None:
+        layers = [route.layers for route in routes]
+        graphs.note_runs([*shared_runs(layers), *layers])
 
 
 def shared_runs(routes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -158,12 +158,13 @@ class StepGraphs:
         finally:
             self._is_exact = False
 
-    def note_run(self, layers: tuple[int, ...]) -> None:
-        """Have mixes of routes go through these layers as one part."""
-        runs = self._runs.setdefault(layers[0], [])
-        if layers not in runs:
-            runs.append(layers)
-            runs.sort(key=len, reverse=True)
+    def note_runs(self, runs: Iterable[tuple[int, ...]]) -> None:
+        """Have passes go through each of these runs of layers as one part."""
+        for layers in runs:
+            known = self._runs.setdefault(layers[0], [])
+            if layers not in known:
+                known.append(layers)
+                known.sort(key=len, reverse=True)
 
     def run(
         self,
