@@ -24,6 +24,7 @@ from depthdial.cli.rows import made_on, tell_rows, trained_rows
 from depthdial.cli.search import search, search_study
 from depthdial.cli.settings import Given, options_of, parts_of
 from depthdial.cli.train import finetune, train_gates
+from depthdial.cli.warmup import warmup
 from depthdial.errors import InputError
 from depthdial.files import check_out_folder
 
@@ -229,7 +230,7 @@ def study(
     typer.echo("\n".join(filter(None, (result.verdict.sentence, result.verdict.next_line))))
 
 
-for verb in (study, generate, search, sweep, report, bench, routes, finetune):
+for verb in (study, generate, search, sweep, report, bench, warmup, routes, finetune):
     app.command()(verb)
 for verb in (oracle, forecast, similarity, search_study, gates_study, train_gates):
     app.command(rich_help_panel="Research")(verb)

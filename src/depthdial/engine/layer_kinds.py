@@ -10,6 +10,7 @@ import functools
 import hashlib
 import inspect
 import json
+import re
 import sys
 import types
 from pathlib import Path
@@ -36,6 +37,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _OWN_SOURCES = ("attention.py", "compiled.py", "compiling.py", "layer_kinds.py", "warmup.py")
 # Whose `forward` in the place of a linear layer's own computes the same.
 _PACKED = "depthdial.views.packed"
+# A layer's number in the name of a module, which PEFT keeps.
+_PLACE = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 class _IndescribableError(Exception):
@@ -109,8 +112,12 @@ def _weight(name: str, tensor: torch.Tensor) -> list[Any]:
 
 def _described(value: Any, depth: int = 0) -> Any:
     """A value of an attribute as JSON can hold it."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value if isinstance(value, bool | int | str) or value is None else repr(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, str):
+        return _PLACE.sub("*", value)
     if isinstance(value, torch.Tensor) or depth > 4:  # a tensor that is no buffer would be compiled in
         raise _IndescribableError(type(value).__name__)
     if isinstance(value, tuple | list):
