@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,12 +30,16 @@ class WarmedUp:
         n_compiled, n_found: functions that were compiled, and that were on disk.
         refused: for each kind of layers that runs uncompiled, why.
         seconds: how long it took.
+        folder: where they are.
+        n_threads: how many a process has that finds them: `torch.get_num_threads()`.
     """
 
     n_compiled: int
     n_found: int
     refused: tuple[str, ...]
     seconds: float
+    folder: Path
+    n_threads: int
 
 
 def warm_up(model: Any, shapes: Sequence[tuple[int, int]] = compiled.SHAPES, *, progress: bool = False) -> WarmedUp:
@@ -74,7 +79,8 @@ def warm_up(model: Any, shapes: Sequence[tuple[int, int]] = compiled.SHAPES, *, 
                 reasons |= {} if reason is None else {reason: None}
                 advance()
             refused += [f"{_layers(indices)}: {reason}" for reason in reasons]
-    return WarmedUp(n_compiled, n_found, tuple(refused), time.monotonic() - started)
+    passed_sec = time.monotonic() - started
+    return WarmedUp(n_compiled, n_found, tuple(refused), passed_sec, compiled.folder(), torch.get_num_threads())
 
 
 def _make(model: Any, indices: Sequence[int], stem: str, rows: int, tokens: int) -> str | None:
