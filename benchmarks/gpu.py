@@ -243,7 +243,7 @@ def _drafts(run: Run) -> None:
         for _ in range(3):
             checks.sec(k + 1)
         check = statistics.median(checks.sec(k + 1) for _ in range(8))
-        drafting = Drafting(route, k)
+        drafting = Drafting(route, draft_tokens=k)
         sec, tokens = answer(drafting)
         counts = drafting.counts[0]
         kept = sum(counts.accepted) / max(1, counts.rounds)

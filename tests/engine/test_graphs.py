@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 
 from depthdial.engine import graphs
 from depthdial.engine.batch import RowBatch
+from depthdial.engine.draft_length import PassTimes
 from depthdial.engine.graphs import GraphedWalk, graphs_of, stepping, warm_up_graphs
+from depthdial.engine.loop import decode_tokens
 from depthdial.engine.prefill import left_padded, prefill
+from depthdial.engine.sampler import Sampler
+from depthdial.engine.sampling import GREEDY
 from depthdial.engine.slabs import window_for
+from depthdial.engine.speculation import Drafting
 from depthdial.engine.walk import Prefix, Walk
 from depthdial.errors import InputError
 from depthdial.routes import Route
@@ -298,3 +303,25 @@ def test_the_model_of_the_user_stays_as_it_is():
     join(batches, base, PROMPTS, NESTED[:1] * 4, range(4))
     step_both(batches)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("route", ["0-2,5", "1,4"])
+def test_drafted_answers_are_those_without_graphs_and_recording_is_no_time_of_theirs(base, route, monkeypatch):
+    ready, drafting = prefilled(base), Drafting(Route.parse(route, 6), draft_tokens=2)
+
+    def answers(drafting=None):
+        sampler = Sampler.from_draws(GREEDY, None, (), len(PROMPTS), 12)
+        return decode_tokens(base, FULL, ready, sampler, max_new_tokens=12, pad_token_id=0, drafting=drafting)
+
+    monkeypatch.setenv("DEPTHDIAL_GRAPHS", "0")
+    expected = answers()
+    monkeypatch.setenv("DEPTHDIAL_GRAPHS", "1")
+    noted = []
+    monkeypatch.setattr(PassTimes, "note", lambda self, kind, rows, sec, tokens=1: noted.append(kind))
+    assert answers(drafting) == expected
+    assert sum(drafting.counts[0].drafted) > 0
+    n_first = noted.count("check")
+    noted.clear()
+    assert answers(drafting) == expected
+    assert noted.count("check") == noted.count("draft") > n_first  # some of which have recorded
+    assert graphs_of(base).why_not is None

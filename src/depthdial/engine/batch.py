@@ -80,6 +80,11 @@ class RowBatch:
         return tuple(row.n_tokens for row in self._rows)
 
     @property
+    def n_recorded(self) -> int:
+        """How often graphs were recorded for this model: the time of a pass in which this grows says nothing of others."""
+        return self._walk.n_recorded
+
+    @property
     def n_bytes(self) -> int:
         """Of the slabs: those of layers that a row runs."""
         return sum(slab.n_bytes for slab in self._slabs.values())

@@ -286,9 +286,10 @@ class DraftLength:
         pairs = zip(offer.kinds, offer.n_tokens, strict=True)
         return 1 + sum(self.learned.of(kind).tokens(min(draft_tokens, n)) for kind, n in pairs if n) / rows
 
-    def note_step(self, rows: int, sec: float) -> None:
-        """A plain step."""
-        self.learned.times.note("step", rows, sec)
+    def note_step(self, rows: int, sec: float | None) -> None:
+        """A plain step; None seconds for one whose time says nothing of others."""
+        if sec is not None:
+            self.learned.times.note("step", rows, sec)
         self._n_steps += 1
         self._since_probe += 1
         self._rest -= 1

@@ -55,6 +55,11 @@ class GraphedWalk:
             slab.members = []
         weakref.finalize(self, graphs.give_back, self._lent).atexit = False
 
+    @property
+    def n_recorded(self) -> int:
+        """How often something was recorded: a pass in which this grows takes longer than others."""
+        return self.graphs.n_recorded
+
     def slab(self, layer: int, keys: torch.Tensor, values: torch.Tensor, capacity_rows: int, window_tokens: int) -> Slab:
         """An empty slab for a layer, like `keys` and `values`: the one that the batch before had, if it is free."""
         if capacity_rows > MOST_ROWS:

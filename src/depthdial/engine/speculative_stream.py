@@ -14,7 +14,7 @@ but an answer would depend on where rounds begin, and so on how fast the machine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -66,10 +66,10 @@ class SpeculativeStream(RowStream):
             return
         offers, copies = self._offers(rows)
         setting = self._chosen(len(rows), offers)
-        started = clock_sec(self._device)
         if setting == PLAIN:
+            seconds = self._timed()
             self._run(tokens)
-            self._length.note_step(len(rows), clock_sec(self._device) - started)
+            self._length.note_step(len(rows), seconds())
             for row in rows:
                 self._counts[row].steps += 1
                 self._counts[row].layers_run += self._n_layers
@@ -82,6 +82,11 @@ class SpeculativeStream(RowStream):
             drafts, prefix = self._drafted(pending, rows, max(n_drafted))
         n_accepted = self._check(pending, rows, drafts, n_drafted, prefix)
         self._length.note_round(len(rows), offer, max(n_drafted), n_drafted, n_accepted)
+
+    def _timed(self) -> Callable[[], float | None]:
+        """Gives the seconds since now; None if a graph was recorded meanwhile, which is done once."""
+        started, n_recorded = clock_sec(self._device), self._batch.n_recorded
+        return lambda: clock_sec(self._device) - started if self._batch.n_recorded == n_recorded else None
 
     def _room(self, rows: Sequence[int]) -> list[int]:
         """How many drafted tokens each row can keep: the loop chooses one more behind them.
@@ -127,14 +132,15 @@ class SpeculativeStream(RowStream):
         """Drafts of the route, and the states that the check need not compute again."""
         prefix = Prefix(self._drafting.reused_layers) if self._drafting.reused_layers else None
         drafts: list[list[int]] = [[] for _ in rows]
-        started = clock_sec(self._device)
+        seconds = self._timed()
         for place in range(n_tokens):
             logits = self._batch.run(pending[:, None], ahead=place, layers=self._layers, keep=prefix, walk=self._draft_walk)
             pending = self._sampler.tokens_behind(rows, drafts, logits[:, -1])
             for row, draft, token in zip(rows, drafts, pending.tolist(), strict=True):
                 draft.append(token)
                 self._counts[row].layers_run += len(self._layers or ())
-        self._times.note("draft", len(rows), (clock_sec(self._device) - started) / n_tokens)
+        if (sec := seconds()) is not None:
+            self._times.note("draft", len(rows), sec / n_tokens)
         return drafts, prefix
 
     def _check(
@@ -146,7 +152,7 @@ class SpeculativeStream(RowStream):
         prefix: Prefix | None,
     ) -> list[int]:
         """Run every layer over drafts of one length and keep what the full model chooses too; how many tokens of each."""
-        started, k = clock_sec(self._device), len(drafts[0])
+        seconds, k = self._timed(), len(drafts[0])
         tokens = torch.cat([pending[:, None], torch.tensor(drafts, device=pending.device)], dim=1)
         logits = self._batch.run(tokens, resume=prefix).float()
         behind = [draft[:place] for draft in drafts for place in range(k)]
@@ -162,5 +168,6 @@ class SpeculativeStream(RowStream):
             n_kept.append(self._sampler.accept(row, draft[: n_accepted[-1]], logits[place, : n_accepted[-1]]))
         self._batch.advance([1 + n for n in n_kept])
         self._logits[list(rows)] = logits[range(len(rows)), n_kept]
-        self._times.note("check", len(rows), clock_sec(self._device) - started, tokens.shape[1])
+        if (sec := seconds()) is not None:
+            self._times.note("check", len(rows), sec, tokens.shape[1])
         return n_accepted

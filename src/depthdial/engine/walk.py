@@ -28,6 +28,7 @@ from depthdial.hf.architectures import (
 )
 from depthdial.hf.cache_name import cache_argument
 from depthdial.hf.facts import ModelFacts
+from depthdial.hf.norms import fuse_norms
 from depthdial.routes import Route
 from depthdial.views.view import known_view, quiet_view
 
@@ -135,7 +136,12 @@ class Walk:
 
     Args:
         model: a view of all its layers, in evaluation mode.
+
+    Attributes:
+        n_recorded: how often something was recorded on the way, see `GraphedWalk`: never here.
     """
+
+    n_recorded = 0
 
     def __init__(self, model: PreTrainedModel) -> None:
         n_layers = count_layers(model)
@@ -280,6 +286,8 @@ class Walk:
 def _with_grouped_attention(model: Any, route: Route) -> PreTrainedModel:
     view = quiet_view(model, route)
     use_grouped_attention(view)
+    if next(view.parameters()).device.type == "cuda":  # where each kernel of a small step takes the same time
+        fuse_norms(view)
     return view
 
 
