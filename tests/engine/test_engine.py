@@ -24,6 +24,7 @@ from depthdial.errors import InputError
 from depthdial.routes import Route
 from tests.conftest import make_llama
 from tests.engine.test_layer_calls import counted
+from tests.latencies import make_latency
 from tests.tiny import shared
 from tests.tiny_controllers import fit_tiny
 
@@ -537,6 +538,17 @@ def test_statistics(model, tokenizer):
     assert 0 < stats.ttft_p50_sec <= stats.ttft_p95_sec and 0 < stats.tpot_p50_sec <= stats.tpot_p95_sec
     assert stats.tokens_per_sec == pytest.approx(stats.new_tokens / stats.busy_sec)
     assert stats.steps == 5 and stats.max_rows == 32
+
+
+def test_the_schedule_is_decided_by_a_latency_model(model, tokenizer, tmp_path):
+    make_latency().save(tmp_path / "bench.json")
+    expected = dd.generate(model, tokenizer, PROMPTS, depth=DEPTHS, max_new_tokens=5)
+    for latency in (make_latency(), tmp_path / "bench.json", str(tmp_path)):
+        with dd.Engine(model, tokenizer, max_rows=3, latency=latency) as engine:
+            same(engine.run(PROMPTS, depth=DEPTHS, max_new_tokens=5), expected)
+            assert "by the latency model" in engine.stats().schedule_reason
+    with pytest.raises(InputError, match="with 6 layers"):
+        dd.Engine(make_llama(n_layers=3), tokenizer, latency=make_latency())
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,16 @@ def test_only_the_latest_steps_tell():
     assert cost.step_sec([HALF]) == pytest.approx(0.03)
 
 
+def test_what_is_remembered_is_bounded():
+    cost = MeasuredSteps()
+    for n in range(1000):
+        for _ in range(40):
+            cost.observe(Work(1, 1, n), 1.0)
+        cost.observe(Work(2, 2, 4), 1.0)
+    assert len(cost._seconds) == 256 and Work(2, 2, 4) in cost._seconds and Work(1, 1, 0) not in cost._seconds
+    assert max(map(len, cost._seconds.values())) == 32
+
+
 def test_what_runs_together_is_decided_by_the_cost():
     both = [FULL, HALF] * 4
     chooser = Chooser("auto", Cost(fixed=1.0, layer=1.0, row=0.01))

@@ -21,6 +21,7 @@ Schedule = Literal["layer-major", "by-route"]
 SCHEDULES = ("auto", "layer-major", "by-route")
 
 _KEPT_STEPS = 32  # of each kind of step, the latest
+_KEPT_KINDS = 256  # the latest: with random routes nearly every step is of its own kind
 _LEAST_GAIN = 0.05  # below this a change of schedule, which splits the rows that run, is not made
 
 
@@ -51,7 +52,11 @@ class MeasuredSteps:
 
     def observe(self, work: Work, seconds: float) -> None:
         """A step that was run."""
-        self._seconds.setdefault(work, deque(maxlen=_KEPT_STEPS)).append(seconds)
+        latest = self._seconds.pop(work, None)
+        self._seconds[work] = deque(maxlen=_KEPT_STEPS) if latest is None else latest
+        self._seconds[work].append(seconds)
+        if len(self._seconds) > _KEPT_KINDS:
+            del self._seconds[next(iter(self._seconds))]
         self._parts = None
 
     @property
