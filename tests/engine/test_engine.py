@@ -143,6 +143,23 @@ def test_a_controller_picks_the_routes_that_it_picks_in_generate(model, tokenize
                 engine.submit("the cat", depth=controller, prompt_depth="route")
 
 
+def test_a_long_prompt_runs_in_parts_for_a_controller_too(model, tokenizer, with_lora, monkeypatch):
+    adapted = with_lora(model)
+    controller = fit_tiny(adapted, tokenizer)
+    prompts = ["the cat sat on a mat and " * 6, "a dog", "two dog sat"]
+    expected = dd.generate(adapted, tokenizer, prompts, depth=controller, max_new_tokens=6)
+    seen, advance = [], PrefillInParts.advance
+
+    def ran(self, n_tokens):
+        seen.append(n_tokens)
+        return advance(self, n_tokens)
+
+    monkeypatch.setattr(PrefillInParts, "advance", ran)
+    with dd.Engine(adapted, tokenizer, chunk_tokens=8) as engine:
+        same(engine.run(prompts, depth=controller, max_new_tokens=6), expected)
+    assert seen.count(8) == 6  # of 42 tokens
+
+
 def test_a_running_budget_is_settled_once_for_each_answer(model, tokenizer):
     controller = fit_tiny(model, tokenizer)
     alone, served = controller.online(4.5), controller.online(4.5)

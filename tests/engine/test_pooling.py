@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -39,6 +41,21 @@ def test_watching_changes_nothing_of_the_pass(model, tokenizer):
     assert torch.equal(plain.logits, watched.logits)
     for one, other in zip(plain.cache.layers, watched.cache.layers, strict=True):
         assert torch.equal(one.keys, other.keys) and torch.equal(one.values, other.values)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 2, 4])
+def test_parts_of_a_pass_are_pooled_as_the_whole(model, tokenizer, n_tokens):
+    session = Session.of(model, tokenizer)
+    parts, made = session.prefill_in_parts(PROMPTS, watch=(1, 5)), None
+    while made is None:
+        with torch.no_grad():
+            made = parts.advance(n_tokens)
+    chunked = replace(session, chunk_tokens=n_tokens).prefill_ids(PROMPTS, watch=(1, 5))
+    whole = session.prefill_ids(PROMPTS, watch=(1, 5)).pooled
+    for pooled in (made.pooled, chunked.pooled):
+        assert pooled.layers == (1, 5)
+        torch.testing.assert_close(pooled.last, whole.last, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(pooled.mean, whole.mean, atol=1e-5, rtol=1e-4)
 
 
 def test_layers_are_named_as_the_full_model_numbers_them(model, tokenizer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -10,9 +11,10 @@ import numpy as np
 from depthdial.control.fitted import FittedController
 from depthdial.control.prediction import Prediction
 from depthdial.engine.depth import Asked, Assignment, Batch, Depth, Reason
+from depthdial.engine.prefill import PrefillInParts
 from depthdial.engine.session import Session
 from depthdial.errors import InputError
-from depthdial.measure.features import features_of, watched_prefill
+from depthdial.measure.features import features_of, watched_parts, watched_prefill
 from depthdial.routes.families import fixed_routes
 
 
@@ -55,9 +57,12 @@ class ChoosingDepth(Depth):
                 f"The controller was fitted to prompts of template {card.template!r}: give template={card.template!r}."
             )
 
+    def prompts_in_parts(self, session: Session, prompts: Sequence[Sequence[int]], asked: Asked) -> PrefillInParts:
+        return watched_parts(session, prompts, self.controller.card.features)
+
     def assign(self, session: Session, batch: Batch, asked: Asked) -> Assignment:
         card = self.controller.card
-        prefilled = watched_prefill(session, batch.ids, card.features)
+        prefilled = batch.own or watched_prefill(session, batch.ids, card.features)
         predicted = self.controller.predict(features_of(prefilled, card.features))
         picked, prices = self.pick_at(predicted)
         names = [route.name for route in card.routes]

@@ -22,7 +22,7 @@ from torch import nn
 
 from depthdial.engine.depth_numbers import named_route, number_in
 from depthdial.engine.lossless import UNTOUCHED, Lossless
-from depthdial.engine.prefill import Prefill
+from depthdial.engine.prefill import Prefill, PrefillInParts
 from depthdial.engine.session import Session
 from depthdial.engine.speculation import Drafting
 from depthdial.errors import InputError
@@ -62,11 +62,13 @@ class Batch:
         ids: the tokens of each.
         keys: by which random rules draw: places in the whole list, or ids.
         full: a full pass over the prompts, where the caller has made one already.
+        own: the pass that the depth's `prompts_in_parts` has begun, where the caller has made it.
     """
 
     ids: Sequence[Sequence[int]]
     keys: Sequence[Any]
     full: Prefill | None = None
+    own: Prefill | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,10 @@ class Depth(ABC):
     @abstractmethod
     def assign(self, session: Session, batch: Batch, asked: Asked) -> Assignment:
         """The routes of a batch of prompts, with the reason of each."""
+
+    def prompts_in_parts(self, session: Session, prompts: Sequence[Sequence[int]], asked: Asked) -> PrefillInParts | None:
+        """The pass over prompts that `assign` would begin with, for callers who make it in parts; None without one."""
+        return None
 
     @staticmethod
     def parse(given: Any, model: Any, routes: Any = None) -> Depth:

@@ -35,7 +35,7 @@ class PooledStates:
 
 
 class Pooling:
-    """Hooks on the layers of a view, which are its own to hook; `states` reads what they have seen after its pass."""
+    """Hooks on the layers of a view, its own to hook; `states` reads what they saw after its pass, or all parts of it."""
 
     def __init__(
         self, view: PreTrainedModel, route_layers: Sequence[int], watched: Sequence[int], attention_mask: torch.Tensor
@@ -43,6 +43,7 @@ class Pooling:
         self._watched = tuple(watched)
         self._mask = attention_mask
         self._seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._n_seen = dict.fromkeys(self._watched, 0)
         layers = decoder_stack(view).layers
         for layer in self._watched:
             layers[tuple(route_layers).index(layer)].register_forward_hook(self._hook(layer))
@@ -57,7 +58,10 @@ class Pooling:
             weight = self._mask.to(states.device, torch.float32)
             # One product with the mask: no fp32 copy of all tokens where the states are in half precision.
             weight = (weight / weight.sum(dim=1, keepdim=True)).to(states.dtype)
-            mean = torch.einsum("bt,btd->bd", weight, states)
-            self._seen[layer] = tuple(x.float().to(self._mask.device) for x in (states[:, -1], mean))  # type: ignore[assignment]
+            start = self._n_seen[layer]  # above 0 in a later part of a pass that is made in parts
+            self._n_seen[layer] = start + states.shape[1]
+            mean = torch.einsum("bt,btd->bd", weight[:, start : self._n_seen[layer]], states)
+            last, mean = (x.float().to(self._mask.device) for x in (states[:, -1], mean))
+            self._seen[layer] = last, mean + self._seen[layer][1] if start else mean
 
         return pool

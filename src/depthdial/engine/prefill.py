@@ -109,7 +109,7 @@ def prefill(
     Args:
         with_gradient: let what continues on it be differentiated through the prompt too.
         watch: layers of the route, 0-based, after which the prompt's hidden states are pooled on the way.
-        chunk_tokens: largest number of columns in a pass, for less memory; with `watch` all of them.
+        chunk_tokens: largest number of columns in a pass, for less memory.
     """
     base = unwrap(model)
     n_layers = count_layers(base)
@@ -119,7 +119,7 @@ def prefill(
     pooling = Pooling(running, route.layers, watch, attention_mask) if watch else None
     started = clock_sec(input_ids.device)
     with torch.set_grad_enabled(with_gradient):
-        if watch or not chunk_tokens:
+        if not chunk_tokens:
             output = running(**inputs, use_cache=True)
         else:
             output, parts = cast(Any, None), _Parts(running, input_ids, attention_mask)
@@ -152,6 +152,7 @@ class PrefillInParts:
     Args:
         input_ids, attention_mask: (n_sequences, n_tokens), left-padded.
         route: of the model (default: every layer).
+        watch: layers of the route after which hidden states are pooled on the way.
 
     Example:
         >>> parts = PrefillInParts(model, torch.tensor([[5, 6, 7, 8]]), torch.ones(1, 4, dtype=torch.long))
@@ -162,12 +163,19 @@ class PrefillInParts:
     """
 
     def __init__(
-        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, route: Route | None = None
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        route: Route | None = None,
+        watch: Sequence[int] = (),
     ) -> None:
         base = unwrap(model)
         n_layers = count_layers(base)
         self._route = route or Route(tuple(range(n_layers)), n_layers, "full")
-        self._parts = _Parts(base if self._route.is_full else quiet_view(model, self._route), input_ids, attention_mask)
+        running = base if self._route.is_full and not watch else quiet_view(model, self._route)
+        self._pooling = Pooling(running, self._route.layers, watch, attention_mask) if watch else None
+        self._parts = _Parts(running, input_ids, attention_mask)
         self._sec = 0.0
 
     @property
@@ -182,7 +190,9 @@ class PrefillInParts:
         self._sec += clock_sec(self._parts.ids.device) - started
         if not self._parts.is_over:
             return None
-        return Prefill(self._parts.ids, self._parts.mask, cache_of(output), output.logits[:, -1:], self._route, self._sec)
+        pooled = None if self._pooling is None else self._pooling.states()
+        logits = output.logits[:, -1:]
+        return Prefill(self._parts.ids, self._parts.mask, cache_of(output), logits, self._route, self._sec, pooled)
 
 
 class _Parts:

@@ -76,6 +76,8 @@ class PromptPass:
         if _passes_first(first):
             route = first.route if first.about.prompt_depth == "route" and isinstance(first.route, Route) else None
             self._parts = session.prefill_in_parts(unique, route)
+        else:
+            self._parts = first.depth.prompts_in_parts(session, unique, first.about)
 
     @property
     def n_prompts(self) -> int:
@@ -110,7 +112,8 @@ class PromptPass:
                 source: Any = partial(_given, ready, rows)
             else:
                 full = None if ready is None else ready.select(torch.tensor(rows, device=ready.input_ids.device))
-                batch = Batch(ids, keys, full)
+                is_own = not _passes_first(answers[0])
+                batch = Batch(ids, keys, own=full) if is_own else Batch(ids, keys, full)
                 assignment = depth.assign(self._session, batch, answers[0].about)
                 source = partial(_own, assignment, self._session, batch)
             if assignment.settle is not None:

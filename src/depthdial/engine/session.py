@@ -112,12 +112,14 @@ class Session:
             model = quiet_view(self.model, self.full) if self.rotates_by_length else self.model
             return prefill(model, ids, mask, route, watch=watch, chunk_tokens=self.chunk_tokens)
 
-    def prefill_in_parts(self, prompts: Sequence[Sequence[int]], route: Route | None = None) -> PrefillInParts:
+    def prefill_in_parts(
+        self, prompts: Sequence[Sequence[int]], route: Route | None = None, watch: Sequence[int] = ()
+    ) -> PrefillInParts:
         """A pass over prompts that is yet to be made, part by part."""
         with as_is(self.device):
             ids, mask = left_padded(prompts, self.pad_token_id, self.device)
             model = quiet_view(self.model, self.full) if self.rotates_by_length else self.model
-            return PrefillInParts(model, ids, mask, route)
+            return PrefillInParts(model, ids, mask, route, watch)
 
     def rooms(self, prefilled: Prefill, max_new_tokens: int) -> list[int]:
         """How long each answer of a batch may be: at most what its own prompt leaves of the context.

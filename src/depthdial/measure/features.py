@@ -18,7 +18,7 @@ import torch
 
 from depthdial.checks import choice
 from depthdial.data.tasks import EncodedExample
-from depthdial.engine.prefill import Prefill
+from depthdial.engine.prefill import Prefill, PrefillInParts
 from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.measure.plan import Plan
@@ -149,6 +149,11 @@ def features_of(prefilled: Prefill, spec: FeatureSpec) -> np.ndarray:
 def watched_prefill(session: Session, prompts: Sequence[Sequence[int]], spec: FeatureSpec) -> Prefill:
     """The pass that features are taken of: through the untouched model, at full depth or through the shared layers."""
     return session.untouched.prefill_ids(prompts, spec.route, watch=spec.watched)
+
+
+def watched_parts(session: Session, prompts: Sequence[Sequence[int]], spec: FeatureSpec) -> PrefillInParts:
+    """The same pass, to be made in parts."""
+    return session.untouched.prefill_in_parts(prompts, spec.route, watch=spec.watched)
 
 
 @dataclass(frozen=True)
