@@ -51,7 +51,9 @@ def run(settings: Settings, given: tuple[Any, Any] | None = None) -> dict[str, A
     document |= {"rows": rows, "quality": scores}
     write_json(settings.out / "peers.json", document)
     draw_speed(rows, settings.out / "throughput.png")
-    draw_quality(rows, scores, {n: p.scored_as for n, p in peers.items()}, settings.out / "time-quality.png")
+    draw_quality(
+        rows, scores, {n: p.scored_as for n, p in peers.items()}, settings.all_depths, settings.out / "time-quality.png"
+    )
     _show(tables.SPEED, speed)
     if scores:
         _show(tables.QUALITY, quality)

@@ -20,6 +20,7 @@ from depthdial.report.kit.style import (
     GREEN,
     ORANGE,
     PURPLE,
+    SKY,
     VERMILION,
     figure_style,
     headed,
@@ -41,6 +42,7 @@ class _Look:
 
 _KINDS = (
     _Look("Depthdial", BLUE, "o", ("dial", "engine")),
+    _Look("Depthdial, elastic adapter", SKY, "p", ("elastic",)),
     _Look("transformers", BLACK, "P", ("hf-", CUT)),
     _Look("llama.cpp", ORANGE, "s", ("llama",)),
     _Look("fewer bits", GREEN, "^", ("bf16", "int8")),
@@ -100,6 +102,7 @@ def draw_quality(
     rows: Sequence[Mapping[str, Any]],
     scores: Mapping[str, Mapping[str, Any]],
     scored_as: Mapping[str, str | None],
+    depths: Sequence[str],
     path: Path,
 ) -> Path | None:
     """Measured ms a token against four qualities, a row of panels for each number of rows; None where nothing is scored."""
@@ -117,10 +120,10 @@ def draw_quality(
                     for row in shown
                     if row["rows"] == size and (value := scores[str(scored_as[row["peer"]])][metric]) is not None
                 ]
-                _points(axes, points)
+                _points(axes, points, depths)
                 if metric == "kl":
                     axes.set_yscale("symlog", linthresh=1e-3)
-                    axes.set_ylim(bottom=0)
+                    axes.set_ylim(0, 1.5 * axes.get_ylim()[1])
                     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
                 axes.set_title(label, fontsize=8)
                 axes.set_xlabel(f"ms a token, {size} row{'s' * (size > 1)}")
@@ -132,16 +135,18 @@ def draw_quality(
         return save_figure(figure, path)
 
 
-def _points(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Points with their names; the depths of one engine are joined, fastest first."""
+def _points(axes: Axes, points: Sequence[tuple[str, float, float]], depths: Sequence[str]) -> None:
+    """Points with their names; the depths of a way to dial them are joined, shallow to full."""
     for name, ms, value in points:
         look = _kind(name)
         axes.plot(ms, value, look.marker, color=look.color, alpha=0.85, linestyle="none")
         axes.annotate(name.rpartition("@")[2], (ms, value), xytext=(3, 2), textcoords="offset points", fontsize=6)
-    for engine, line in (("dial", "-"), ("engine", "--")):
-        joined = sorted((ms, value) for name, ms, value in points if name.startswith((f"{engine}@", f"{engine}-full")))
+    known = {name: (ms, value) for name, ms, value in points}
+    for way, line in (("dial", "-"), ("engine", "--"), ("elastic", "-")):
+        names = [*(f"{way}@{depth}" for depth in depths), f"{'dial' if way == 'elastic' else way}-full"]
+        joined = [known[name] for name in names if name in known]
         if len(joined) > 1:
-            axes.plot(*zip(*joined, strict=True), line, color=BLUE, linewidth=1, zorder=1)
+            axes.plot(*zip(*joined, strict=True), line, color=_kind(way).color, linewidth=1, zorder=1)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

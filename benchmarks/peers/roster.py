@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from benchmarks.peers.kinds.dial import Dial, EngineDial
+from benchmarks.peers.kinds.dial import LOSSLESS, Dial, Elastic, EngineDial
 from benchmarks.peers.kinds.hf import Eager
 from benchmarks.peers.kinds.hf_assisted import AssistedByView, EarlyExit, PromptLookup
 from benchmarks.peers.kinds.hf_continuous import ContinuousBatching
@@ -36,8 +36,8 @@ def roster(depths: Sequence[str] = ()) -> dict[str, Peer]:
         AssistedByView(),
         EarlyExit(),
         PromptLookup(),
-        Dial("dial-lossless", "lossless", like=REFERENCE, scored_as=REFERENCE),
-        EngineDial("engine-lossless", "lossless", like=REFERENCE, scored_as=REFERENCE),
+        Dial("dial-lossless", LOSSLESS, like=REFERENCE, scored_as=REFERENCE),
+        EngineDial("engine-lossless", LOSSLESS, like=REFERENCE, scored_as=REFERENCE),
         Tide(),
         TideAlways(),
         LlamaCpp("llama.cpp-f32", "F32", like=REFERENCE),
@@ -50,6 +50,7 @@ def roster(depths: Sequence[str] = ()) -> dict[str, Peer]:
     ]
     for depth in depths:
         peers.append(Dial(f"dial@{depth}", depth))
+        peers.append(Elastic(f"elastic@{depth}", depth))
         peers.append(EngineDial(f"engine@{depth}", depth, like=f"dial@{depth}", scored_as=f"dial@{depth}"))
     return {peer.name: peer for peer in peers}
 
