@@ -14,6 +14,7 @@ are accepted now and then.
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import sys
 import time
@@ -183,6 +184,7 @@ def _sizes(run: Run) -> None:
             secs = _pass_secs(run, session, [session.full], ready)
         run.add("sizes", f"{name}, layer by layer", layers=session.n_layers, **_spread(secs))
         del session, ready
+        gc.collect()
         if run.device.type == "cuda":
             torch.cuda.empty_cache()
 

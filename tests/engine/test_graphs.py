@@ -154,6 +154,40 @@ def test_the_next_batch_has_the_slabs_of_the_last_and_records_nothing(base):
     assert recorded_in(base, answer) == 0
 
 
+def test_sessions_of_one_model_share_graphs_until_it_changes():
+    model = make_llama()
+
+    def answer():
+        base = snapshot(model)  # as each call of `generate` makes one
+        batches = both(base)
+        join(batches, base, PROMPTS, NESTED[:1] * 4, range(4))
+        before = graphs_of(base).n_recorded
+        step_both(batches)
+        return graphs_of(base), graphs_of(base).n_recorded - before
+
+    first, n_first = answer()
+    second, n_second = answer()
+    assert (n_first, n_second) == (3, 0)
+    assert first is second
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight.mul_(2)  # in place, where graphs find it
+    assert answer() == (first, 0)
+    model.model.layers[2].mlp.up_proj.weight = torch.nn.Parameter(model.model.layers[2].mlp.up_proj.weight * 0.5)
+    third, n_third = answer()
+    assert third is not first
+    assert n_third == 3
+
+
+def test_slabs_of_many_batches_at_once_are_not_all_kept(base):
+    batches = [RowBatch(base) for _ in range(12)]
+    for batch in batches:
+        batch.join(prefilled(base, PROMPTS[:1]), [FULL], "a")
+        batch.step(torch.tensor([4]))
+    del batch
+    batches.clear()
+    assert len(graphs_of(base)._free) == len(graphs_of(base)._layers) == 8
+
+
 def test_two_batches_in_turns_have_slabs_of_their_own(base):
     first, second = both(base), both(base)
     join(first, base, PROMPTS[:2], [FULL, FULL], "ab")

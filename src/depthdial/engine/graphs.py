@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from depthdial.engine.prefill import prefill
-from depthdial.engine.recording import recorder_for
+from depthdial.engine.recording import Recorder, recorder_for
 from depthdial.engine.slabs import Slab
 from depthdial.engine.static_inputs import MOST_ROWS
 from depthdial.engine.step_graphs import BUCKETS, StepGraphs, bucket_for, graph_window
@@ -24,6 +25,7 @@ from depthdial.engine.walk import Prefix, Segment, Walk
 from depthdial.errors import InputError
 from depthdial.hf.architectures import count_layers
 from depthdial.routes import Route
+from depthdial.views.signature import signature
 from depthdial.views.snapshot import as_is
 
 SWITCH = "DEPTHDIAL_GRAPHS"
@@ -164,7 +166,7 @@ def warm_up_graphs(
     """Record what steps of a session's model need, so that nothing is recorded while a request waits.
 
     It takes about a tenth of a second for each route, number of rows and window. What is not recorded here is when a
-    request first needs it. Graphs live as long as the model that they were recorded for, in this process.
+    request first needs it. Graphs live as long as the model's weights, in this process: all its sessions share them.
 
     Args:
         model: of a session, a view of all layers in evaluation mode.
@@ -237,12 +239,17 @@ def shared_runs(routes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     return [tuple(run) for _, run in itertools.groupby(having, key=lambda layer: having[layer])]
 
 
-_known: weakref.WeakKeyDictionary[Any, StepGraphs | None] = weakref.WeakKeyDictionary()
+# Sessions come and go, with views of their own of a model whose weights stay: its graphs are kept with one of the weights.
+_MOST_ALIKE = 2  # of one model: with adapters and without, say
+_by_weight: Any = WeakTensorKeyDictionary()
+_by_view: weakref.WeakKeyDictionary[Any, StepGraphs | None] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
 def graphs_of(model: Any) -> StepGraphs | None:
-    """The graphs of a view of all layers; None where its device has none, or `DEPTHDIAL_GRAPHS` is 0.
+    """The graphs of a view of all layers, which all views share that compute the same on the same weights.
+
+    They live as long as the weights. None where the device has none, or `DEPTHDIAL_GRAPHS` is 0.
 
     Raises:
         InputError: for another value of `DEPTHDIAL_GRAPHS` than 0 and 1.
@@ -253,11 +260,21 @@ def graphs_of(model: Any) -> StepGraphs | None:
     if asked == "0":
         return None
     with _lock:
-        if model not in _known:
-            devices = {parameter.device for parameter in model.parameters()}
-            recorder = recorder_for(devices.pop()) if len(devices) == 1 else None
-            _known[model] = None if recorder is None else StepGraphs(recorder)
-        return _known[model]
+        if model not in _by_view:
+            weights = list(model.parameters())
+            recorder = recorder_for(weights[0].device) if len({weight.device for weight in weights}) == 1 else None
+            _by_view[model] = None if recorder is None else _shared(model, weights[0], recorder)
+        return _by_view[model]
+
+
+def _shared(model: Any, weight: torch.Tensor, recorder: Recorder) -> StepGraphs:
+    known: dict[str, StepGraphs] = _by_weight.setdefault(weight, {})
+    alike = signature(model)
+    found = known.pop(alike, None) or StepGraphs(recorder)
+    while len(known) >= _MOST_ALIKE:
+        del known[next(iter(known))]
+    known[alike] = found  # the latest is the last to go
+    return found
 
 
 def _are_alike(slab: torch.Tensor, like: torch.Tensor) -> bool:

@@ -31,6 +31,7 @@ from depthdial.engine.static_inputs import MOST_ROWS, StaticInputs
 from depthdial.engine.walk import Pass, Prefix, Segment, Walk
 
 _MOST_PARTS = 2048  # for layers; the oldest go
+_MOST_FREE = 8  # sets of slabs that are kept for batches to come
 _OFTEN = 64  # passes, behind which one part for all of their layers is worth what recording it takes
 _log = logging.getLogger("depthdial")
 
@@ -139,6 +140,9 @@ class StepGraphs:
     def give_back(self, slabs: SlabSet) -> None:
         with self.lock:
             self._free.append(slabs)
+            if len(self._free) > _MOST_FREE:
+                gone = self._free.pop(0)
+                self._layers = {key: part for key, part in self._layers.items() if key[0] is not gone}
 
     def refuse(self, reason: str) -> None:
         """End the use of graphs for this model."""
