@@ -183,6 +183,14 @@ def test_generate_streams_what_the_library_answers(model: Path) -> None:
     assert "full depth" in run.err
 
 
+def test_generate_says_how_speculation_went(model: Path) -> None:
+    run = succeed("generate", model, "a b c", "--depth", "lossless:ee:2", "--max-new-tokens", 5)
+    plain = succeed("generate", model, "a b c", "--max-new-tokens", 5)
+    assert run.out == plain.out
+    assert "\nspeculation: o" in run.err and "speculation" not in plain.err
+    assert "runs all 4 layers" in refused("generate", model, "a b", "--depth", "lossless:full")
+
+
 def test_generate_may_send_the_prompt_through_the_route(model: Path) -> None:
     run = succeed("generate", model, "a b", "--route", "ee:1", "--prompt-depth", "route", "--max-new-tokens", 2)
     assert "1 of 4 layers" in run.err

@@ -156,6 +156,17 @@ def test_times_are_in_plain_steps_of_as_many_rows():
     assert times.check(4, 3) == pytest.approx(1.2)
 
 
+def test_a_longer_draft_that_looked_dear_once_is_tried_again():
+    length = new()
+    for sec in (0.01,) * 3:
+        length.learned.times.note("step", 1, sec)
+    length.learned.times.note("check", 1, 0.0101, tokens=2)
+    length.learned.times.note("check", 1, 0.05, tokens=4)  # something else ran at that moment
+    length = DraftLength(length.learned)
+    share, _ = simulated(length, 200, 0.97, 0.0, memory_bound, source="lookup", kind="lookup 2")
+    assert share < 0.4
+
+
 def test_wrong_times_of_an_earlier_batch_are_found_out():
     first = new(0.3)
     first.learned.times.note("step", 1, 0.01)

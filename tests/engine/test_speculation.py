@@ -141,7 +141,8 @@ def test_sampled_answers_are_the_plain_ones_of_their_seed(running, name, k):
     assert sum(sum(drafting.told(row).accepted) for row in range(8))
 
 
-def test_sampled_answers_have_the_distribution_of_the_full_model():
+@pytest.mark.parametrize("rejects", [False, True])
+def test_sampled_answers_have_the_distribution_of_the_full_model(rejects):
     """All answers of three tokens over a small vocabulary, against their probabilities by enumeration."""
     model = make_llama(seed=5).eval()
     n, kept = 1500, [5, 7, 9, 11, 13]
@@ -155,7 +156,7 @@ def test_sampled_answers_have_the_distribution_of_the_full_model():
         RowSampler(policy=DecodingPolicy(1.0), chance=Chance.of_request(1, (), i), processors=[leave_five], shared="five")
         for i in range(n)
     ]
-    drafting = Drafting(ROUTES["late"], draft_tokens=2)
+    drafting = Drafting(ROUTES["late"], draft_tokens=2, rejects=rejects)
     found = Counter(tuple(tokens) for tokens, _, _ in answered(model, [[1, 5]] * n, 3, drafting, samplers=samplers))
     with torch.no_grad():
         behind = [[1, 5], *[[1, 5, a] for a in kept], *[[1, 5, a, b] for a in kept for b in kept]]
@@ -423,11 +424,35 @@ def test_an_architecture_that_is_not_decoded_in_rows_is_decoded_plainly(model, t
     assert str(found[0].speculation) == "speculation: off (this architecture is not decoded in rows)"
 
 
+def test_by_rejection_more_drafts_are_accepted_and_greedy_answers_stay(running):
+    shares, prompts = [], [[1, 5 + i % 20] for i in range(60)]
+    for rejects in (False, True):
+        drafting = Drafting(ROUTES["late"], draft_tokens=2, rejects=rejects)
+        answered(running, prompts, 12, drafting, samplers=drawing(60))
+        told = [drafting.told(row) for row in range(60)]
+        shares.append(sum(sum(one.accepted) for one in told) / sum(sum(one.drafted) for one in told))
+    assert shares[1] > shares[0] + 0.02
+    drafting = Drafting(ROUTES["late"], draft_tokens=2, rejects=True)
+    assert tokens_of(answered(running, PROMPTS, 12, drafting)) == tokens_of(answered(running, PROMPTS, 12))
+
+
+def test_by_rejection_an_answer_depends_on_its_seed_alone_where_drafts_have_one_length(running):
+    def found(rows):
+        samplers = [drawing(8)[row] for row in rows]
+        drafting = Drafting(ROUTES["late"], draft_tokens=3, rejects=True)
+        return tokens_of(answered(running, [PROMPTS[row] for row in rows], 12, drafting, (9,), samplers=samplers))
+
+    together = found(range(8))
+    assert [found([row])[0] for row in range(8)] == together
+
+
 def test_settings_that_draft_nothing_are_refused():
     with pytest.raises(InputError, match="The draft 'lookup' with lookup=False drafts nothing: "):
         dd.Lossless("lookup", lookup=False)
     with pytest.raises(InputError, match="draft_tokens"):
         dd.Lossless(draft_tokens=0)
+    with pytest.raises(InputError, match="way of sampling"):
+        dd.Lossless(sampling="exact")
     with pytest.raises(InputError, match="model that verifies"):
         dd.Lossless(verify="base")
     with pytest.raises(ValueError, match="Drafts come from"):

@@ -23,6 +23,7 @@ _HOPE = 0.5  # of what a round is expected to gain, what is counted on
 _REST_STEPS = 8  # plain steps until drafts of a route are thought of again
 _MOST_CREDIT_STEPS = 2.0  # of what was gained before, against what may be lost later
 _FIRST_PROBE_STEPS, _LAST_PROBE_STEPS = 6, 512
+_WORTH_A_TRY = 1.1  # how much faster another setting must be by guessed times to be tried while one pays
 _MOST_ROUNDS = 16  # between plain steps, whose time the others are held against
 _KEPT_TIMES = 7
 _CHECKED_TOKEN = 0.08  # of a plain step's time, what one more token in a check is guessed to take
@@ -217,7 +218,7 @@ class DraftLength:
     """Chooses how many tokens are drafted in the rounds of one batch; learns from what it is told of them.
 
     Attributes:
-        best_speedup: of the best setting with drafts, as it was expected last.
+        expected: speed-up of each source's best setting, as it was expected last.
 
     Example:
         >>> choice = DraftLength(Learned(PassTimes(draft_share=0.5), {"route": 0.9}))
@@ -226,10 +227,11 @@ class DraftLength:
     """
 
     learned: Learned
-    best_speedup: float | None = None
+    expected: dict[str, float] = field(default_factory=dict)
     _now: Setting = PLAIN
     _balance: float = 0.0  # plain steps that speculation gained, and lost
     _n_steps: float = 0.0  # plain steps that the batch would have taken
+    _spent: float = 0.0  # plain steps' time that it took
     _since_probe: int = 0
     _rest: int = 0
     _rounds: int = 0
@@ -237,6 +239,11 @@ class DraftLength:
 
     def __post_init__(self) -> None:
         self.learned.times.start()
+
+    @property
+    def speedup(self) -> float:
+        """Of this batch over plain decoding, by the times of its passes."""
+        return self._n_steps / self._spent if self._spent else 1.0
 
     @property
     def rests(self) -> bool:
@@ -253,32 +260,34 @@ class DraftLength:
             for k in (k for k in DRAFT_TOKENS if k <= max(offer.n_tokens)):
                 gained, cost = self._gained(rows, offer, k), self._cost(rows, offer, k)
                 found.append((gained / cost, Setting(name, k), gained, cost))
-        self.best_speedup = max(found)[0]
+        for name in offers:
+            self.expected[name] = max(speedup for speedup, setting, _, _ in found if setting.source == name)
         allowed = [(speedup, setting) for speedup, setting, gained, cost in found if self._may_lose(gained, cost)]
-        if allowed:
-            speedup, best = max(allowed)
-            if speedup > (1 if best.source == self._now.source else _MARGIN):
-                self._now = best
-                return best
+        speedup, best = max(allowed, default=(0.0, PLAIN))
+        is_on = speedup > (1 if best.source == self._now.source else _MARGIN)
+        self._now = best if is_on else PLAIN
+        self._since_probe += is_on
         if self._since_probe >= self._probe_after:
-            return self._probe(rows, offers, [(setting, gained) for _, setting, gained, _ in found])
-        return self._off()
+            self._since_probe, self._probe_after = 0, min(2 * self._probe_after, _LAST_PROBE_STEPS)
+            tried = self._guessed(rows, offers, [(setting, gained) for _, setting, gained, _ in found])
+            if tried is not None and not (is_on and tried[0] < _WORTH_A_TRY * speedup):
+                return tried[1]
+        return best if is_on else self._off()
 
-    def _probe(self, rows: int, offers: Mapping[str, Offer], found: Sequence[tuple[Setting, float]]) -> Setting:
-        """Try the best setting by guessed times, for measured ones may be of another time, if it would not lose much."""
-        guessed = [
-            (gained / cost, setting)
-            for setting, gained in found
-            if self._may_lose(gained, cost := self._cost(rows, offers[setting.source], setting.draft_tokens, guess=True))
-            and (setting.draft_tokens + 1) / cost > _MARGIN  # it could pay if all tokens were accepted
-        ]
-        if not guessed:
-            return self._off()
-        self._since_probe, self._probe_after = 0, min(2 * self._probe_after, _LAST_PROBE_STEPS)
-        return max(guessed)[1]
+    def _guessed(
+        self, rows: int, offers: Mapping[str, Offer], found: Sequence[tuple[Setting, float]]
+    ) -> tuple[float, Setting] | None:
+        """The best setting by guessed times, for measured ones may be of another time, if it would not lose much."""
+        allowed = []
+        for setting, gained in found:
+            cost = self._cost(rows, offers[setting.source], setting.draft_tokens, guess=True)
+            could_pay = (setting.draft_tokens + 1) / cost > _MARGIN  # if all tokens were accepted
+            if could_pay and self._may_lose(gained, cost):
+                allowed.append((gained / cost, setting))
+        return max(allowed, default=None)
 
     def _off(self) -> Setting:
-        self._now, self._rest = PLAIN, _REST_STEPS
+        self._rest = _REST_STEPS
         return PLAIN
 
     def _gained(self, rows: int, offer: Offer, draft_tokens: int) -> float:
@@ -291,6 +300,7 @@ class DraftLength:
         if sec is not None:
             self.learned.times.note("step", rows, sec)
         self._n_steps += 1
+        self._spent += 1
         self._since_probe += 1
         self._rest -= 1
         self._rounds = 0
@@ -304,8 +314,10 @@ class DraftLength:
                 self.learned.of(kind).note(drafted, accepted)
         self._rounds += 1
         gained = 1 + sum(n_accepted) / rows
+        cost = self._cost(rows, offer, draft_tokens)
         self._n_steps += gained
-        self._balance = min(self._balance + gained - self._cost(rows, offer, draft_tokens), _MOST_CREDIT_STEPS)
+        self._spent += cost
+        self._balance = min(self._balance + gained - cost, _MOST_CREDIT_STEPS)
 
     def _cost(self, rows: int, offer: Offer, draft_tokens: int, *, guess: bool = False) -> float:
         times = self.learned.times

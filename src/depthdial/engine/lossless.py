@@ -18,6 +18,7 @@ from depthdial.routes import Route
 NAME = "lossless"
 AUTO = "auto"
 UNTOUCHED, ADAPTED = "untouched", "adapted"
+PLAIN, REJECTION = "plain", "rejection"
 
 # What was learned of a model's drafts, for its next answers: times and acceptance, which no token depends on.
 _learned: weakref.WeakKeyDictionary[Any, dict[Any, Learned]] = weakref.WeakKeyDictionary()
@@ -39,6 +40,9 @@ class Lossless:
         verify: with an adapter: answers are those of the `untouched` full model, or of the `adapted` one. Drafts use the
             adapter either way.
         draft_tokens: in every round; default: as many as pay, none included.
+        sampling: of sampled answers: `plain` (the plain answer of their seed, token by token) or `rejection` (of the same
+            distribution, from other draws: more drafts are accepted, but where rounds begin changes an answer, and with
+            it how fast the machine was).
         latency: a `LatencyModel`, its file or the folder of a bench; default: times as they are measured while running.
 
     Example:
@@ -52,10 +56,12 @@ class Lossless:
     lookup: bool | None = None
     verify: str = UNTOUCHED
     draft_tokens: int | None = None
+    sampling: str = PLAIN
     latency: Any = None
 
     def __post_init__(self) -> None:
         choice("model that verifies", self.verify, (UNTOUCHED, ADAPTED))
+        choice("way of sampling", self.sampling, (PLAIN, REJECTION))
         if self.draft_tokens is not None:
             whole("draft_tokens", self.draft_tokens, 1)
         if self.draft == LOOKUP and self.lookup is False:
@@ -107,9 +113,10 @@ class Lossless:
         """
         copies = self.copies or route is None
         latency = _latency(self.latency)
-        drafting = Drafting(route, lookup=copies, model=draft, draft_tokens=self.draft_tokens, latency=latency)
+        rejects = self.sampling == REJECTION
+        drafting = Drafting(route, copies, draft, self.draft_tokens, latency, rejects)
         if latency is None:
-            key = (None if route is None else route.layers, copies, draft is None)
+            key = (None if route is None else route.layers, copies, draft is None, rejects)
             drafting.learned = _learned.setdefault(unwrap(model), {}).setdefault(key, drafting.learned)
         return drafting
 

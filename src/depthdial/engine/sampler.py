@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from depthdial.engine.logprobs import TokenLogprob, read_logprobs
-from depthdial.engine.row_sampler import RowSampler, next_tokens
+from depthdial.engine.row_sampler import RowSampler, distributions, draft_tokens, next_tokens, verify_tokens
 from depthdial.engine.sampling import DecodingPolicy, DrawTable, FinishReason
 
 _OVER = RowSampler()  # of a row whose answer is over: what it chooses is not used
@@ -34,6 +34,7 @@ class Sampler:
         self._answers: list[list[int]] = [[] for _ in rows]
         self._reasons: list[FinishReason | None] = [None] * len(rows)
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in rows]
+        self._replacing: dict[int, int] = {}  # what comes in place of rejected drafts, by row
 
     @classmethod
     def from_draws(
@@ -57,6 +58,9 @@ class Sampler:
     def next_tokens(self, logits: torch.Tensor) -> torch.Tensor:
         """(n_rows,) tokens that follow, from the model's (n_rows, vocabulary) logits."""
         tokens = next_tokens(self._rows, self._answers, logits)
+        for row, token in self._replacing.items():
+            tokens[row] = token
+        self._replacing = {}
         if self._n_logprobs is not None:
             for told, reason, one in zip(
                 self._logprobs, self._reasons, read_logprobs(logits, tokens, self._n_logprobs), strict=True
@@ -93,8 +97,44 @@ class Sampler:
         Returns:
             (n,) token ids.
         """
-        answers = [[*self._answers[row], *draft] for row, draft in zip(rows, drafts, strict=True)]
-        return next_tokens([self._rows[row] for row in rows], answers, logits)
+        return next_tokens([self._rows[row] for row in rows], self._behind(rows, drafts), logits)
+
+    def draft(
+        self, rows: Sequence[int], drafts: Sequence[Sequence[int]], logits: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `tokens_behind`, drawn by the draws of drafts; and the (n, vocabulary) probabilities that these came from."""
+        return draft_tokens([self._rows[row] for row in rows], self._behind(rows, drafts), logits)
+
+    def verify(
+        self,
+        rows: Sequence[int],
+        drafts: Sequence[Sequence[int]],
+        n_drafted: Sequence[int],
+        logits: torch.Tensor,
+        draft: torch.Tensor | None,
+    ) -> list[int]:
+        """How many drafted tokens each row keeps by rejection sampling; `next_tokens` then gives what replaces the next one.
+
+        Args:
+            drafts: k tokens behind each of these rows' answers, of which the row's first `n_drafted` count.
+            logits: (n_rows, k + 1, vocabulary) of the model.
+            draft: (n_rows, k, vocabulary) probabilities that they were drawn with; None for tokens that were not drawn.
+        """
+        samplers, k = [self._rows[row] for row in rows], len(drafts[0])
+        behind = [one[:place] for one in drafts for place in range(k + 1)]
+        several = [row for row in rows for _ in range(k + 1)]
+        p = distributions([self._rows[row] for row in several], self._behind(several, behind), logits.flatten(0, 1))
+        drafted = torch.tensor(drafts, device=logits.device)
+        answers = [self._answers[row] for row in rows]
+        found = verify_tokens(samplers, answers, drafted, p.unflatten(0, (len(rows), k + 1)), draft, n_drafted)
+        n_accepted = found.n_accepted.tolist()
+        for row, n, most, token in zip(rows, n_accepted, n_drafted, found.tokens.tolist(), strict=True):
+            if n < most:
+                self._replacing[row] = token
+        return n_accepted
+
+    def _behind(self, rows: Sequence[int], drafts: Sequence[Sequence[int]]) -> list[list[int]]:
+        return [[*self._answers[row], *draft] for row, draft in zip(rows, drafts, strict=True)]
 
     def accept(self, row: int, tokens: Sequence[int], logits: torch.Tensor) -> int:
         """Take drafted tokens that the model chooses too, up to one that ends the answer.
@@ -133,6 +173,10 @@ class Sampler:
         """The tokens of each row, as many of each as the longest answer has."""
         width = max(map(len, self._answers))
         return [answer + [pad_token_id] * (width - len(answer)) for answer in self._answers]
+
+    @property
+    def is_greedy(self) -> bool:
+        return all(row.is_greedy for row in self._rows)
 
     def answer(self, row: int) -> tuple[list[int], FinishReason]:
         """The tokens of a row's answer so far, and why it ends there: for its length, where nothing else ended it."""

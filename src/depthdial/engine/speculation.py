@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from depthdial.engine.batch import in_rows
@@ -27,8 +27,8 @@ class Speculation:
         rounds: passes that checked drafts.
         drafted, accepted: tokens of the answer, by their place in a draft.
         layers_run: layers that ran behind the answer's first token, each as often as tokens ran through it.
-        expected_speedup: of the best setting with drafts, at the end of the answer's batch, over plain decoding; None where
-            nothing could be drafted or the number of drafted tokens was given.
+        expected_speedup: over plain decoding, from acceptance and times: of the answer's batch; where drafts were not on, of
+            the best setting of the draft's route. None where nothing could be drafted.
         why_off: why nothing was tried; None where it was.
 
     Example:
@@ -101,6 +101,7 @@ class Drafting:
         model: what runs the route, a view of all layers in evaluation mode; None for the model that checks.
         draft_tokens: in each round; None for as many as pay.
         latency: a latency model; None for times as they are measured while running.
+        rejects: whether sampled drafts are judged by rejection sampling, and not by the plain answer's own draws.
         why_off: why nothing is drafted; None where it may be.
         learned: from batch to batch.
         length: of the last batch.
@@ -115,6 +116,7 @@ class Drafting:
     model: Any = None
     draft_tokens: int | None = None
     latency: Latency | None = None
+    rejects: bool = False
     why_off: str | None = None
     counts: list[Counts] = field(default_factory=list)
 
@@ -148,15 +150,16 @@ class Drafting:
         if not self.counts:
             return Speculation(self.name, why_off=self.why_off or "nothing to draft")
         counts = self.counts[row]
-        return Speculation(
+        told = Speculation(
             self.name,
             counts.steps,
             counts.rounds,
             tuple(counts.drafted),
             tuple(counts.accepted),
             counts.layers_run,
-            None if self.draft_tokens is not None else self.length.best_speedup,
         )
+        expected = self.length.speedup if told.is_on or self.route is None else self.length.expected.get(ROUTE)
+        return replace(told, expected_speedup=expected)
 
 
 def reused_layers(route: Route) -> int:

@@ -7,14 +7,15 @@ run again (LayerSkip, arXiv 2404.16710, section 4.3).
 
 A token is drafted as the plain token would be chosen from the draft's logits, by the same processors and the same counted
 draw, and kept where the full model's logits choose it too. So answers are the plain ones, token by token, also sampled ones
-for a seed, whatever was drafted, in whichever batch and rounds: their distribution is the full model's by construction. With
-drafts that are drawn by themselves (arXiv 2211.17192; `engine.rejection`) more of them would be accepted at a temperature,
-but an answer would depend on where rounds begin, and so on how fast the machine was.
+for a seed, whatever was drafted, in whichever batch and rounds: their distribution is the full model's by construction.
+By rejection sampling (arXiv 2211.17192; `engine.rejection`) more drafts are accepted at a temperature, from the same
+distribution; but then an answer depends on where rounds begin, and so on how fast the machine was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,6 +30,23 @@ from depthdial.engine.walk import Prefix, Walk
 from depthdial.hf.facts import ModelFacts
 
 _MOST_DRAFT_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """What was drafted in a round.
+
+    Attributes:
+        tokens: of each row, of one length.
+        n_drafted: how many of them count, for each row.
+        prefix: states that the check need not compute again.
+        q: (n_rows, n_tokens, vocabulary) probabilities that they were drawn with; None for tokens that were not drawn.
+    """
+
+    tokens: Sequence[Sequence[int]]
+    n_drafted: Sequence[int]
+    prefix: Prefix | None = None
+    q: torch.Tensor | None = None
 
 
 class SpeculativeStream(RowStream):
@@ -51,6 +69,7 @@ class SpeculativeStream(RowStream):
         self._draft_walk = None if drafting.model is None else Walk(drafting.model)
         self._layers = None if drafting.route is None else frozenset(drafting.route.layers)
         self._n_layers = len(prefilled.route)
+        self._rejects = drafting.rejects and not sampler.is_greedy
         self._device = prefilled.input_ids.device
         drafting.counts = self._counts = [Counts() for _ in range(n_rows)]
         self._lookups: list[Lookup] = []
@@ -77,10 +96,10 @@ class SpeculativeStream(RowStream):
         offer, pending = offers[setting.source], tokens[rows]
         n_drafted = [min(setting.draft_tokens, n) for n in offer.n_tokens]
         if setting.source == LOOKUP:
-            drafts, prefix = widest([draft for draft, _ in copies], max(n_drafted)), None
+            drafts = Drafts(widest([draft for draft, _ in copies], max(n_drafted)), n_drafted)
         else:
-            drafts, prefix = self._drafted(pending, rows, max(n_drafted))
-        n_accepted = self._check(pending, rows, drafts, n_drafted, prefix)
+            drafts = self._drafted(pending, rows, n_drafted)
+        n_accepted = self._check(pending, rows, drafts)
         self._length.note_round(len(rows), offer, max(n_drafted), n_drafted, n_accepted)
 
     def _timed(self) -> Callable[[], float | None]:
@@ -128,46 +147,56 @@ class SpeculativeStream(RowStream):
             return self._length.next(n_rows, offers)
         return Setting(LOOKUP if LOOKUP in offers else ROUTE, self._drafting.draft_tokens)
 
-    def _drafted(self, pending: torch.Tensor, rows: Sequence[int], n_tokens: int) -> tuple[list[list[int]], Prefix | None]:
-        """Drafts of the route, and the states that the check need not compute again."""
+    def _drafted(self, pending: torch.Tensor, rows: Sequence[int], n_drafted: Sequence[int]) -> Drafts:
+        """Drafts of the route."""
         prefix = Prefix(self._drafting.reused_layers) if self._drafting.reused_layers else None
         drafts: list[list[int]] = [[] for _ in rows]
+        q: list[torch.Tensor] = []
         seconds = self._timed()
-        for place in range(n_tokens):
-            logits = self._batch.run(pending[:, None], ahead=place, layers=self._layers, keep=prefix, walk=self._draft_walk)
-            pending = self._sampler.tokens_behind(rows, drafts, logits[:, -1])
+        for place in range(max(n_drafted)):
+            passed = self._batch.run(pending[:, None], ahead=place, layers=self._layers, keep=prefix, walk=self._draft_walk)
+            logits = passed[:, -1]
+            if self._rejects:
+                pending, drawn_with = self._sampler.draft(rows, drafts, logits)
+                q.append(drawn_with)
+            else:
+                pending = self._sampler.tokens_behind(rows, drafts, logits)
             for row, draft, token in zip(rows, drafts, pending.tolist(), strict=True):
                 draft.append(token)
                 self._counts[row].layers_run += len(self._layers or ())
         if (sec := seconds()) is not None:
-            self._times.note("draft", len(rows), sec / n_tokens)
-        return drafts, prefix
+            self._times.note("draft", len(rows), sec / max(n_drafted))
+        return Drafts(drafts, n_drafted, prefix, torch.stack(q, dim=1) if q else None)
 
-    def _check(
-        self,
-        pending: torch.Tensor,
-        rows: Sequence[int],
-        drafts: Sequence[Sequence[int]],
-        n_drafted: Sequence[int],
-        prefix: Prefix | None,
-    ) -> list[int]:
-        """Run every layer over drafts of one length and keep what the full model chooses too; how many tokens of each."""
-        seconds, k = self._timed(), len(drafts[0])
-        tokens = torch.cat([pending[:, None], torch.tensor(drafts, device=pending.device)], dim=1)
-        logits = self._batch.run(tokens, resume=prefix).float()
-        behind = [draft[:place] for draft in drafts for place in range(k)]
-        places = [row for row in rows for _ in range(k)]
-        chosen = self._sampler.tokens_behind(places, behind, logits[:, :k].flatten(0, 1)).tolist()
-        n_accepted, n_kept = [], []
-        for place, (row, draft, n) in enumerate(zip(rows, drafts, n_drafted, strict=True)):
-            own = chosen[place * k : place * k + n]
-            n_accepted.append(next((i for i, token in enumerate(own) if draft[i] != token), n))
-            self._counts[row].note(n, n_accepted[-1])
-            self._counts[row].layers_run += self._n_layers * (k + 1) - (0 if prefix is None else prefix.n_layers * k)
+    def _check(self, pending: torch.Tensor, rows: Sequence[int], drafts: Drafts) -> list[int]:
+        """Run every layer over drafts and keep what the full model would say too; how many tokens of each row are right."""
+        seconds, k = self._timed(), len(drafts.tokens[0])
+        tokens = torch.cat([pending[:, None], torch.tensor(drafts.tokens, device=pending.device)], dim=1)
+        logits = self._batch.run(tokens, resume=drafts.prefix).float()
+        if self._rejects:
+            n_accepted = self._sampler.verify(rows, drafts.tokens, drafts.n_drafted, logits, drafts.q)
+        else:
+            n_accepted = self._chosen_too(rows, drafts, logits)
+        reused = 0 if drafts.prefix is None else drafts.prefix.n_layers * k
+        n_kept = []
+        for place, (row, n) in enumerate(zip(rows, n_accepted, strict=True)):
+            self._counts[row].note(drafts.n_drafted[place], n)
+            self._counts[row].layers_run += self._n_layers * (k + 1) - reused
             # What ends an answer cuts it, whatever else was right.
-            n_kept.append(self._sampler.accept(row, draft[: n_accepted[-1]], logits[place, : n_accepted[-1]]))
+            n_kept.append(self._sampler.accept(row, drafts.tokens[place][:n], logits[place, :n]))
         self._batch.advance([1 + n for n in n_kept])
         self._logits[list(rows)] = logits[range(len(rows)), n_kept]
         if (sec := seconds()) is not None:
-            self._times.note("check", len(rows), sec, tokens.shape[1])
+            self._times.note("check", len(rows), sec, k + 1)
         return n_accepted
+
+    def _chosen_too(self, rows: Sequence[int], drafts: Drafts, logits: torch.Tensor) -> list[int]:
+        """How many tokens of each draft plain decoding would choose, by the same draws."""
+        k = len(drafts.tokens[0])
+        behind = [draft[:place] for draft in drafts.tokens for place in range(k)]
+        places = [row for row in rows for _ in range(k)]
+        chosen = self._sampler.tokens_behind(places, behind, logits[:, :k].flatten(0, 1)).view(-1, k).tolist()
+        return [
+            next((i for i in range(n) if draft[i] != own[i]), n)
+            for draft, own, n in zip(drafts.tokens, chosen, drafts.n_drafted, strict=True)
+        ]
