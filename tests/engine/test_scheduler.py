@@ -174,6 +174,23 @@ def test_steps_are_measured_where_the_schedule_is_automatic(start):
     assert run.scheduler._chooser.measured._seconds.keys() == {Work(8, 6, 36)}
 
 
+def test_fewer_layers_are_tried_where_the_schedule_depends_on_it(start, model, tokenizer, monkeypatch):
+    run = start("auto", max_rows=4, chunk_tokens=64)
+    depths = ["0,2,4", "full", "0,5"] * 3
+    lengths = (2, 3, 4, 2, 5, 2, 3, 2, 6)
+    answers = [run.add(n, depth=depth, new=new)[0] for n, depth, new in zip(lengths, depths, (9, 5, 3) * 3, strict=True)]
+    run.end()
+    kinds = run.scheduler._chooser.measured._seconds.keys()
+    assert any(work.layers == 3 and work.rows == 4 for work in kinds) and run.scheduler._chooser.measured.is_ready
+    assert (
+        "by measured steps" in run.scheduler.gauges.schedule_reason or "rows at once" in run.scheduler.gauges.schedule_reason
+    )
+    other = Run(model, tokenizer, monkeypatch, chunk_tokens=64)
+    plain = [other.add(n, depth=depth, new=new)[0] for n, depth, new in zip(lengths, depths, (9, 5, 3) * 3, strict=True)]
+    other.end()
+    assert [answer.tokens for answer in answers] == [answer.tokens for answer in plain]
+
+
 def test_the_example_of_measured_steps():
     names = {"MeasuredSteps": MeasuredSteps, "Work": Work}
     example = doctest.DocTestParser().get_doctest(inspect.getdoc(schedules.MeasuredSteps) or "", names, "", None, 0)

@@ -89,12 +89,19 @@ def test_a_small_difference_changes_nothing():
 def test_nothing_is_decided_before_enough_is_measured():
     chooser = Chooser("auto", None)
     chooser.decide([FULL, HALF] * 8, 4)
-    assert chooser.now.schedule == "layer-major" and "too few kinds of steps" in chooser.now.why
+    assert chooser.now.schedule == "layer-major" and "too few kinds of steps" in chooser.now.why and chooser.wants_probe
     assert chooser.measured is not None
     for n, rows in ((6, 1), (3, 1), (6, 4), (3, 4)):
         chooser.measured.observe(Work(rows, n, n * rows), 1.0 + n)
     chooser.decide([FULL, HALF] * 4, 4)
     assert chooser.now.schedule == "by-route" and "by measured steps" in chooser.now.why
+
+
+def test_one_walk_over_all_rows_calls_nothing_twice():
+    chooser = Chooser("auto", None)
+    chooser.decide([FULL, HALF] * 4, 8)
+    assert chooser.now.schedule == "layer-major" and "all 8 requests have rows at once" in chooser.now.why
+    assert not chooser.wants_probe
 
 
 @pytest.mark.parametrize("asked", ["layer-major", "by-route"])

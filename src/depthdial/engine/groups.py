@@ -97,12 +97,20 @@ class RowGroup:
     @property
     def work(self) -> Work:
         if self._work is None:
-            rows: Counter[int] = Counter()
-            for answer in self._answers.values():
-                assert isinstance(answer.route, Route)
-                rows.update(dict.fromkeys(answer.route.layers, answer.n_rows))
+            rows = self._rows_by_layer()
             self._work = Work(len(self._batch), len(rows), rows.total())
         return self._work
+
+    def _rows_by_layer(self) -> Counter[int]:
+        rows: Counter[int] = Counter()
+        for answer in self._answers.values():
+            assert isinstance(answer.route, Route)
+            rows.update(dict.fromkeys(answer.route.layers, answer.n_rows))
+        return rows
+
+    def _next_inputs(self) -> torch.Tensor:
+        keys = cast(Sequence[tuple[int, bool]], self._batch.keys)
+        return torch.tensor([self._answers[number].next_input for number, _ in keys], device=self._device)
 
     def join(self, answers: Sequence[Answer], prefilled: Prefill, guide: Prefill | None) -> None:
         """Take in answers whose prompts have run, each on its own route.
@@ -126,8 +134,7 @@ class RowGroup:
 
     def step(self) -> int:
         keys = cast(Sequence[tuple[int, bool]], self._batch.keys)
-        tokens = [self._answers[number].next_input for number, _ in keys]
-        logits = self._batch.step(torch.tensor(tokens, device=self._device)).float()
+        logits = self._batch.step(self._next_inputs()).float()
         for answer in self._answers.values():
             answer.n_fed += 1
             answer.batch_size = max(answer.batch_size, len(keys))
@@ -142,6 +149,18 @@ class RowGroup:
         if len(wanting) < len(keys):
             logits = logits[[places[i] for i in wanting]]
         return choose([answers[i] for i in wanting], logits)
+
+    def probe(self) -> Work | None:
+        """Run every second of the layers that are called on the next tokens, for the time that it takes; no answer changes.
+
+        What it writes lies behind the rows' lengths, and the next step writes it anew. None where there is one layer.
+        """
+        rows = self._rows_by_layer()
+        some = sorted(rows)[::2]
+        if len(rows) < 2:
+            return None
+        self._batch.run(self._next_inputs()[:, None], layers=frozenset(some))
+        return Work(len(self._batch), len(some), sum(rows[layer] for layer in some))
 
     def leave(self, answers: Collection[Answer]) -> None:
         self._batch.leave([(answer.number, is_guide) for answer in answers for is_guide in (False, True)])

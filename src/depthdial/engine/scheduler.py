@@ -256,8 +256,10 @@ class Scheduler:
     def _step(self) -> None:
         self._tokens_since_step = 0
         for key, group in list(self._groups.items()):
-            work, started = group.work, time.perf_counter()
+            work = group.work
             try:
+                self._probe(group)
+                started = time.perf_counter()
                 n_tokens = group.step()
             except Exception as error:
                 self._close(key)
@@ -271,6 +273,17 @@ class Scheduler:
             self._tallies.stepped(work)
             self._tallies.add(new_tokens=n_tokens)
             self._leave(key, [answer for answer in group.answers if answer.is_over])
+
+    def _probe(self, group: Group) -> None:
+        measured = self._chooser.measured
+        if measured is None or not self._chooser.wants_probe or not isinstance(group, RowGroup):
+            return
+        self._chooser.wants_probe = False
+        started = time.perf_counter()
+        work = group.probe()
+        if work is not None:
+            measured.observe(work, time.perf_counter() - started)
+            self._tallies.add(layer_calls_run=work.layers, row_layers_run=work.row_layers)
 
     # Ends.
 

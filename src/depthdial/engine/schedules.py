@@ -100,6 +100,7 @@ class Chooser:
 
     def __init__(self, asked: str, cost: StepCost | None) -> None:
         self.measured = MeasuredSteps() if cost is None else None
+        self.wants_probe = False  # of a step of fewer layers, without which the parts of a step are not known
         self._asked, self._cost = asked, cost
         self.now = Choice("layer-major", "nothing has been decided yet")
         if asked != "auto":
@@ -120,7 +121,12 @@ class Chooser:
             return
         cost = self._cost if self._cost is not None else self.measured
         assert cost is not None
+        if self.measured is not None and len(routes) <= most_rows:
+            # No part of a fitted step is below 0, and one walk has each part at most as often as several.
+            self._settle("layer-major", f"all {len(routes)} requests have rows at once, so no layer need be called twice")
+            return
         if self.measured is not None and not self.measured.is_ready:
+            self.wants_probe = True
             self._settle("layer-major", "too few kinds of steps have been measured yet to tell")
             return
         together = sum(cost.step_sec(part) for part in _parts(routes, most_rows))
