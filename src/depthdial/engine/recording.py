@@ -57,14 +57,15 @@ class _CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = None
+        self._side: Any = None  # one stream for all that is recorded: libraries keep memory for each that they have seen
         self._stream: Any = None
 
     def record(self, work: Callable[[Begin], torch.Tensor]) -> tuple[Recorded, torch.Tensor]:
         with torch.cuda.device(self._device):
             before = torch.cuda.current_stream()
-            side = torch.cuda.Stream()
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
+            if self._side is None:
+                self._pool, self._side = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+            side = self._side
             try:
                 side.wait_stream(before)
                 with torch.cuda.stream(side):
