@@ -106,7 +106,8 @@ def draw_quality(
     path: Path,
 ) -> Path | None:
     """Measured ms a token against four qualities, a row of panels for each number of rows; None where nothing is scored."""
-    shown = [row for row in rows if scored_as[row["peer"]] in scores and _in_quality(row["peer"], scored_as[row["peer"]])]
+    timed = [row for row in rows if row["ms_in_turns"] is not None and scored_as[row["peer"]] in scores]
+    shown = [row for row in timed if _in_quality(row["peer"], scored_as[row["peer"]])]
     sizes = sorted({row["rows"] for row in shown})
     if not sizes:
         return None
@@ -116,7 +117,7 @@ def draw_quality(
         for line, size in zip(panels, sizes, strict=True):
             for axes, (metric, label) in zip(line, _METRICS, strict=True):
                 points = [
-                    (row["peer"], row["ms_per_token"]["p50"], value)
+                    (row["peer"], row["ms_in_turns"], value)
                     for row in shown
                     if row["rows"] == size and (value := scores[str(scored_as[row["peer"]])][metric]) is not None
                 ]

@@ -28,14 +28,18 @@ class Spread:
 
 
 def speed_rows(samples: Sequence[Sample], peers: Mapping[str, Peer]) -> list[dict[str, Any]]:
-    """One row for each peer and number of rows, in the order of the peers."""
+    """One row for each peer and number of rows, in the order of the peers.
+
+    `ms_in_turns` is the reference's median by the ratio to it within rounds: what is compared across peers, of which some
+    may have run in another hour than others.
+    """
     by_cell: dict[tuple[str, int], list[Sample]] = {}
     for sample in samples:
         by_cell.setdefault((sample.peer, sample.rows), []).append(sample)
     order = {name: i for i, name in enumerate(peers)}
     found = []
     for name, rows in sorted((c for c in by_cell if c[0] in order), key=lambda cell: (cell[1], order[cell[0]])):
-        own = by_cell[name, rows]
+        own, reference = by_cell[name, rows], by_cell.get((REFERENCE, rows), [])
         like = peers[name].like
         found.append(
             {
@@ -44,14 +48,19 @@ def speed_rows(samples: Sequence[Sample], peers: Mapping[str, Peer]) -> list[dic
                 "n_rounds": len(own),
                 "tokens_per_sec": vars(Spread.of([s.answers.n_tokens / s.answers.seconds for s in own])),
                 "ms_per_token": vars(Spread.of([1e3 * s.answers.seconds / s.answers.n_tokens for s in own])),
-                "over_reference": _ratio(own, by_cell.get((REFERENCE, rows), [])),
+                "over_reference": (ratio := _ratio(own, reference)),
+                "ms_in_turns": None if ratio is None else _median_ms(reference) / ratio["p50"],
                 "like": like,
                 "equal_answers": None if like is None else _equal(own, by_cell.get((like, rows), [])),
-                "equal_to_full": _equal(own, by_cell.get((REFERENCE, rows), [])),
+                "equal_to_full": _equal(own, reference),
                 "note": own[-1].answers.note,
             }
         )
     return found
+
+
+def _median_ms(samples: Sequence[Sample]) -> float:
+    return float(np.median([1e3 * s.answers.seconds / s.answers.n_tokens for s in samples]))
 
 
 def _ratio(own: Sequence[Sample], reference: Sequence[Sample]) -> dict[str, float] | None:

@@ -31,7 +31,7 @@ def speed_cells(rows: Sequence[Mapping[str, Any]], layers: Mapping[str, float]) 
 
 
 def quality_cells(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    alone = {row["peer"]: row["ms_per_token"]["p50"] for row in rows if row["rows"] == 1}
+    alone = {row["peer"]: row["ms_in_turns"] for row in rows if row["rows"] == 1 and row["ms_in_turns"] is not None}
     return [
         [
             name,

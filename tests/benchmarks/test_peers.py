@@ -187,6 +187,7 @@ def test_ratios_are_taken_within_a_round_and_spread_over_them():
     assert rows["fast"]["equal_answers"] == 1.0
     assert rows["differs"]["equal_answers"] is None and rows["differs"]["equal_to_full"] == 0.5
     assert rows["fast"]["ms_per_token"]["p50"] == pytest.approx(125)
+    assert rows["fast"]["ms_in_turns"] == pytest.approx(125) and rows[REFERENCE]["ms_in_turns"] == pytest.approx(250)
 
 
 def test_a_run_writes_tables_figures_and_provenance_and_repeats_nothing(settings, monkeypatch, capsys):
