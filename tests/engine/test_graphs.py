@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 
 import pytest
@@ -15,6 +16,7 @@ from depthdial.engine.draft_length import PassTimes
 from depthdial.engine.graphs import GraphedWalk, graphs_of, stepping, warm_up_graphs
 from depthdial.engine.loop import decode_tokens
 from depthdial.engine.prefill import left_padded, prefill
+from depthdial.engine.recording import recorder_for
 from depthdial.engine.sampler import Sampler
 from depthdial.engine.sampling import GREEDY
 from depthdial.engine.slabs import window_for
@@ -33,10 +35,13 @@ NESTED = [FULL, Route((0, 1, 4, 5), 6), Route((0, 5), 6)]
 ROUTES = [*NESTED, Route((1, 3, 5), 6), Route((4,), 6)]
 
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def recorded():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graphs, "recorder_for", lambda device: CpuRecorder())
+        patch.setattr(graphs, "recorder_for", lambda device: CpuRecorder() if device.type == "cpu" else recorder_for(device))
         yield
 
 
@@ -47,7 +52,7 @@ def base():
 
 def prefilled(model, prompts=PROMPTS):
     with torch.no_grad():
-        return prefill(model, *left_padded(prompts, 0, "cpu"))
+        return prefill(model, *left_padded(prompts, 0, model.device))
 
 
 def both(model, capacity_rows=4):
@@ -63,7 +68,8 @@ def join(batches, model, prompts, routes, keys):
 def step_both(batches, step=0):
     mine, theirs = batches
     assert mine.keys == theirs.keys
-    tokens = torch.tensor([(step + 3 * i) % 20 + 4 for i in range(len(mine))])
+    device = next(iter(mine._slabs.values())).keys.device
+    tokens = torch.tensor([(step + 3 * i) % 20 + 4 for i in range(len(mine))], device=device)
     torch.testing.assert_close(mine.step(tokens), theirs.step(tokens), rtol=1e-4, atol=1e-4)
 
 
@@ -74,16 +80,35 @@ def recorded_in(model, work):
     return graphs_of(model).n_recorded - before
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "gpt2", "qwen3", "opt"])
-def test_rows_of_unlike_routes_and_lengths_step_as_without_graphs(name):
-    model = snapshot(tiny(name))
+def test_rows_of_unlike_routes_and_lengths_step_as_without_graphs(name, device):
+    model = snapshot(copy.deepcopy(tiny(name)).to(device))
     batches = both(model)
     routes = [Route(tuple(range(N_LAYERS)), N_LAYERS), Route((1, 2), N_LAYERS), Route((0, N_LAYERS - 1), N_LAYERS)]
     join(batches, model, PROMPTS[:3], routes, "abc")
-    for step in range(6):
+    for step in range(4):
+        step_both(batches, step)
+    for batch in batches:
+        batch.leave("b")
+    join(batches, model, PROMPTS[1:], routes, "def")
+    for step in range(4):
         step_both(batches, step)
     assert graphs_of(model).why_not is None
-    assert all(graph.n_replays for graph in graphs_of(model)._recorder.graphs)
+    assert graphs_of(model).n_recorded > 6
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_checks_of_drafts_and_a_warm_up_are_as_without_graphs(device):
+    model = snapshot(make_llama().to(device))
+    assert warm_up_graphs(model, NESTED, max_rows=2, max_tokens=100, n_tokens=(1, 3)) > 0
+    batches = both(model)
+    join(batches, model, PROMPTS[:2], NESTED[:2], "ab")
+    tokens = torch.tensor([[4, 5, 6], [9, 9, 3]], device=device)
+    found, expected = (batch.run(tokens) for batch in batches)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    step_both(batches)
+    assert graphs_of(model).why_not is None
 
 
 @given(data=st.data())
@@ -320,9 +345,6 @@ def test_graphs_can_be_switched_off(base, monkeypatch):
 
 
 def test_on_a_cpu_there_are_none(monkeypatch):
-    monkeypatch.undo()
-    from depthdial.engine.recording import recorder_for
-
     monkeypatch.setattr(graphs, "recorder_for", recorder_for)
     model = snapshot(make_llama(seed=3))
     assert isinstance(stepping(model), Walk)
