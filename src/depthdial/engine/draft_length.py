@@ -10,7 +10,7 @@ is not begun that may well lose more.
 from __future__ import annotations
 
 import statistics
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -292,8 +292,8 @@ class DraftLength:
 
     def _gained(self, rows: int, offer: Offer, draft_tokens: int) -> float:
         """Tokens that are expected of a round, for each row."""
-        pairs = zip(offer.kinds, offer.n_tokens, strict=True)
-        return 1 + sum(self.learned.of(kind).tokens(min(draft_tokens, n)) for kind, n in pairs if n) / rows
+        alike = Counter((kind, min(draft_tokens, n)) for kind, n in zip(offer.kinds, offer.n_tokens, strict=True) if n)
+        return 1 + sum(n_rows * self.learned.of(kind).tokens(n) for (kind, n), n_rows in alike.items()) / rows
 
     def note_step(self, rows: int, sec: float | None) -> None:
         """A plain step; None seconds for one whose time says nothing of others."""
