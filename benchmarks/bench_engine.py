@@ -19,15 +19,15 @@ from typing import Any
 
 import torch
 from common import arguments, publish
-from depthdial.measure.ceilings import measure_ceilings
-from depthdial.measure.passes import hf_secs, made_prompts, step_secs
 
 import depthdial as dd
 from depthdial.engine.batch import RowBatch
 from depthdial.engine.depth import named_route
 from depthdial.engine.prefill import clock_sec
 from depthdial.engine.session import Session
+from depthdial.measure.ceilings import measure_ceilings
 from depthdial.measure.cost import model_cost
+from depthdial.measure.passes import hf_secs, made_prompts, step_secs
 from depthdial.routes import Route
 
 Times = dict[str, list[float]]

@@ -17,7 +17,7 @@ import torch
 
 from depthdial.engine.graphs import GraphedWalk, stepping
 from depthdial.engine.prefill import Prefill, continue_on, left_padded, prefill
-from depthdial.engine.slabs import Slab, window_for
+from depthdial.engine.slabs import ATTENDED_TOKENS, Slab, window_for
 from depthdial.engine.walk import Prefix, Segment, UnsupportedPassError, Walk
 from depthdial.errors import InputError
 from depthdial.hf.architectures import count_layers
@@ -188,9 +188,10 @@ class RowBatch:
         """
         stepper: Walk | GraphedWalk = walk or self._walk
         n_tokens = tokens.shape[1]
-        window = window_for(max(self.lengths) + ahead + n_tokens)
+        end = max(self.lengths) + ahead + n_tokens
+        window = window_for(end, ATTENDED_TOKENS)
         for slab in self._slabs.values():
-            slab.reserve(0, window)
+            slab.reserve(0, window_for(end))
         starts = torch.tensor(self.lengths, device=tokens.device) + ahead
         positions = starts[:, None] + torch.arange(n_tokens, device=tokens.device)
         with as_is(tokens.device):

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-WINDOW_TOKENS = 64  # what is attended is a multiple of this, so that shapes repeat
+WINDOW_TOKENS = 64  # slabs have room for multiples of this
+ATTENDED_TOKENS = 16  # and of them multiples of this are attended
 
 
 class LayerCache:
@@ -153,6 +154,6 @@ class Slab:
         self.members = [renumbered[row] for row in self.members[:staying]]
 
 
-def window_for(tokens: int) -> int:
-    """The window that holds so many tokens: a multiple of `WINDOW_TOKENS`."""
-    return -(-tokens // WINDOW_TOKENS) * WINDOW_TOKENS
+def window_for(tokens: int, step_tokens: int = WINDOW_TOKENS) -> int:
+    """The window that holds so many tokens: a multiple of `step_tokens`."""
+    return -(-tokens // step_tokens) * step_tokens
