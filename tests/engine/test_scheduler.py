@@ -181,10 +181,8 @@ def test_fewer_layers_are_tried_where_the_schedule_depends_on_it(start, model, t
     answers = [run.add(n, depth=depth, new=new)[0] for n, depth, new in zip(lengths, depths, (9, 5, 3) * 3, strict=True)]
     run.end()
     kinds = run.scheduler._chooser.measured._seconds.keys()
-    assert any(work.layers == 3 and work.rows == 4 for work in kinds) and run.scheduler._chooser.measured.is_ready
-    assert (
-        "by measured steps" in run.scheduler.gauges.schedule_reason or "rows at once" in run.scheduler.gauges.schedule_reason
-    )
+    assert {2, 4} <= {work.rows for work in kinds} and 3 in {work.layers for work in kinds}
+    assert run.scheduler._chooser.measured.is_ready
     other = Run(model, tokenizer, monkeypatch, chunk_tokens=64)
     plain = [other.add(n, depth=depth, new=new)[0] for n, depth, new in zip(lengths, depths, (9, 5, 3) * 3, strict=True)]
     other.end()

@@ -18,6 +18,7 @@ from depthdial.engine.processors import Row
 from depthdial.engine.requests import Request
 from depthdial.engine.row_sampler import RowSampler, next_tokens
 from depthdial.engine.sampling import Chance, FinishReason
+from depthdial.engine.speculation import Drafting, Speculation
 from depthdial.views.tokens.depth import Depth as Running
 from depthdial.views.tokens.depth import TokenDepth
 
@@ -36,7 +37,7 @@ class Answer:
         number: its turn among all answers of the engine.
         tokens: so far; the model has run the first `n_fed` of them. An answer whose row had to go keeps them, and they run
             again when it gets another one.
-        route: once it is known; `drafting`: what drafts its tokens, if anything may.
+        route: once it is known; `drafting`: what drafts its tokens, if anything may; `speculation`: how that went.
         reason: why it is over; `error`: why it will not be.
     """
 
@@ -57,7 +58,8 @@ class Answer:
     n_fed: int = 0
     route: Running | None = None
     why: Reason | None = None
-    drafting: Any = None
+    drafting: Drafting | None = None
+    speculation: Speculation | None = None
     reason: FinishReason | None = None
     error: Exception | None = None
     prefill_sec: float = 0.0
@@ -147,10 +149,19 @@ class Answer:
             prefill_sec=self.prefill_sec,
             decode_sec=self.last_token_sec - self.first_token_sec,
             batch_size=self.batch_size,
-            layers_run=route.mean_layers([n_steps])[0] if isinstance(route, TokenDepth) else float(len(route)),
+            layers_run=self._layers_run(n_steps),
             logprobs=None if self.options.logprobs is None else tuple(self.logprobs),
+            speculation=self.speculation,
             **({} if self.why is None else vars(self.why)),
         )
+
+    def _layers_run(self, n_steps: int) -> float | None:
+        """For a token after the first, in the mean."""
+        if isinstance(self.route, TokenDepth):
+            return self.route.mean_layers([n_steps])[0]
+        if self.speculation is not None and self.speculation.layers_run:
+            return self.speculation.layers_run / n_steps
+        return None if self.route is None else float(len(self.route))
 
     def starts_again(self) -> None:
         """It has no row any more; its tokens are kept."""

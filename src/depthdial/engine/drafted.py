@@ -6,15 +6,15 @@ They begin together, so that what was learned of drafts and what they cost tells
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import torch
 
 from depthdial.engine.answers import Answer
-from depthdial.engine.loop import SpeculativeStream
 from depthdial.engine.prefill import Prefill
 from depthdial.engine.sampler import Sampler
 from depthdial.engine.session import Session
+from depthdial.engine.speculation import Drafting
+from depthdial.engine.speculative_stream import SpeculativeStream
 
 
 class DraftedGroup:
@@ -28,13 +28,13 @@ class DraftedGroup:
     work = None
     freed_bytes = 0
 
-    def __init__(self, session: Session, answers: Sequence[Answer], prefilled: Prefill, drafting: Any) -> None:
+    def __init__(self, session: Session, answers: Sequence[Answer], prefilled: Prefill, drafting: Drafting) -> None:
         self._answers = list(answers)
         self._over = [False] * len(answers)
         limits = [answer.limit for answer in answers]
         samplers = [answer.prepare_sampler(prefilled.logits.shape[-1], session.device) for answer in answers]
         self._sampler = Sampler(samplers, limits=limits, n_logprobs=answers[0].options.logprobs)
-        self._device = session.device
+        self._device, self._drafting = session.device, drafting
         self._sampler.ended(self._last_tokens())
         self._stream = SpeculativeStream(session.model, prefilled, max(limits), self._sampler, drafting)
 
@@ -58,6 +58,8 @@ class DraftedGroup:
             for place, token in enumerate(self._sampler.answer(row)[0][n_before:], n_before):
                 answer.take(token, None if told is None else told[place - 1])
             answer.n_fed = len(answer.tokens) - 1
+            if answer.is_over:
+                answer.speculation = self._drafting.told(row)
             answer.batch_size = max(answer.batch_size, n_rows)
             n_new += len(answer.tokens) - n_before
         return n_new
@@ -70,20 +72,16 @@ class DraftedGroup:
         return torch.tensor([answer.tokens[-1] for answer in self._answers], device=self._device)
 
 
-def can_draft(answers: Sequence[Answer], session: Session) -> bool:
+def can_draft(answers: Sequence[Answer], drafting: Drafting, session: Session) -> bool:
     """Whether answers may be drafted together: alike in what is told of them, and with nothing of the caller's own to run.
 
     An error in a caller's processor would be all answers' error here. An answer that lost its row goes on without drafts.
     """
-    first = answers[0]
-    return (
-        first.drafting is not None
-        and all(
-            answer.drafting is first.drafting
-            and answer.options.logprobs == first.options.logprobs
-            and not (answer.processors or answer.criteria or answer.is_guided)
-            and len(answer.tokens) == 1
-            for answer in answers
-        )
-        and first.drafting.fits(session.model, first.route, max(answer.limit for answer in answers))
+    are_alike = all(
+        answer.drafting is drafting
+        and answer.options.logprobs == answers[0].options.logprobs
+        and not (answer.processors or answer.criteria or answer.is_guided)
+        and len(answer.tokens) == 1
+        for answer in answers
     )
+    return are_alike and drafting.fits(session.model, answers[0].route, max(answer.limit for answer in answers))

@@ -24,12 +24,13 @@ from depthdial.engine.prefill import Prefill
 from depthdial.engine.prompts import Placed, PromptPass, Settling, shares_pass
 from depthdial.engine.schedules import Chooser
 from depthdial.engine.session import Session
-from depthdial.engine.tallies import Tallies
+from depthdial.engine.tallies import Gauges, Tallies
 from depthdial.engine.waiting import Queue
 from depthdial.errors import InputError
 from depthdial.routes import Route
 from depthdial.views.tokens.depth import TokenDepth
 
+_PROBES = 4  # passes of fewer layers, where their time has to be known
 _DECIDE_ON = 8  # times the rows that may run: as many requests are looked at to decide about the schedule
 
 
@@ -46,19 +47,6 @@ class Limits:
     max_rows: int
     max_tokens: int | None
     chunk_tokens: int
-
-
-@dataclass(frozen=True)
-class Gauges:
-    """What is true after a tick."""
-
-    waiting: int = 0
-    running: int = 0
-    max_rows: int = 0
-    kv_bytes: int = 0
-    freed_bytes: int = 0
-    schedule: str = ""
-    schedule_reason: str = ""
 
 
 class Scheduler:
@@ -157,6 +145,8 @@ class Scheduler:
         if not self._session.rotates_by_length and first.number not in self._alone:
             near = sorted(self._admitted[1:], key=lambda answer: abs(len(answer.ids) - width))
             for answer in near:
+                if self._chooser.wants_probe and len(chosen) > len(near) // 2:
+                    break  # the others join after a step of fewer rows
                 if answer.number in self._alone or not shares_pass(first, answer):
                     continue
                 tokens = len(prompts | {answer.ids}) * max(width, len(answer.ids))
@@ -170,6 +160,8 @@ class Scheduler:
 
     def _step_is_due(self, prompts: PromptPass) -> bool:
         """Whether rows that decode have waited for as many tokens of prompts as they may."""
+        if self._groups and self._chooser.wants_probe:
+            return True
         if not self._groups or not self._tokens_since_step:
             return False
         chunk, coming = self._limits.chunk_tokens, prompts.remaining_tokens * prompts.n_prompts
@@ -237,9 +229,11 @@ class Scheduler:
             members, prefilled = placed.of(members)
             own = None if guide is None else _rows_of(guide, answers, members)
             route = members[0].route
-            if len(members) == len(self._running) and not len(self._waiting) and can_draft(members, session):
+            drafting = members[0].drafting
+            is_alone = len(members) == len(self._running) and not len(self._waiting)
+            if drafting is not None and is_alone and can_draft(members, drafting, session):
                 # With nobody beside them: rows that others join step by step are plain ones.
-                self._groups[members[0].number] = DraftedGroup(session, members, prefilled, members[0].drafting)
+                self._groups[members[0].number] = DraftedGroup(session, members, prefilled, drafting)
                 continue
             if isinstance(route, TokenDepth) or session.rotates_by_length or not in_rows(session.model):
                 assert route is not None
@@ -279,11 +273,13 @@ class Scheduler:
         if measured is None or not self._chooser.wants_probe or not isinstance(group, RowGroup):
             return
         self._chooser.wants_probe = False
-        started = time.perf_counter()
-        work = group.probe()
-        if work is not None:
-            measured.observe(work, time.perf_counter() - started)
-            self._tallies.add(layer_calls_run=work.layers, row_layers_run=work.row_layers)
+        for n in range(_PROBES):
+            started = time.perf_counter()
+            work = group.probe()
+            if work is not None:
+                self._tallies.add(layer_calls_run=work.layers, row_layers_run=work.row_layers)
+                if n:  # the first comes upon cold caches
+                    measured.observe(work, time.perf_counter() - started)
 
     # Ends.
 

@@ -36,7 +36,7 @@ class StepCost(Protocol):
 class MeasuredSteps:
     """A cost fitted to the steps that an engine has run: fixed + by layer + by row + by row of a layer.
 
-    Medians of the latest steps of each kind, so that neither a slow one nor what ran long ago tells.
+    Medians of the latest steps of each kind, by how many they are, so that neither a slow one nor what ran long ago tells.
 
     Example:
         >>> cost = MeasuredSteps()
@@ -71,7 +71,8 @@ class MeasuredSteps:
             from scipy.optimize import nnls
 
             medians = np.array([np.median(seconds) for seconds in self._seconds.values()])
-            parts = self._parts = np.asarray(nnls(self._kinds(), medians)[0])
+            weights = np.sqrt([len(seconds) for seconds in self._seconds.values()])
+            parts = self._parts = np.asarray(nnls(self._kinds() * weights[:, None], medians * weights)[0])
         rows: Counter[int] = Counter()
         for one in layers:
             rows.update(getattr(one, "layers", one))
@@ -100,7 +101,7 @@ class Chooser:
 
     def __init__(self, asked: str, cost: StepCost | None) -> None:
         self.measured = MeasuredSteps() if cost is None else None
-        self.wants_probe = False  # of a step of fewer layers, without which the parts of a step are not known
+        self.wants_probe = False  # of steps of fewer layers and of fewer rows: without them their parts are not known
         self._asked, self._cost = asked, cost
         self.now = Choice("layer-major", "nothing has been decided yet")
         if asked != "auto":

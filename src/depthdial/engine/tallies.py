@@ -62,6 +62,19 @@ class EngineStats:
     schedule_reason: str
 
 
+@dataclass(frozen=True)
+class Gauges:
+    """What is true of an engine after a tick; see `EngineStats`."""
+
+    waiting: int = 0
+    running: int = 0
+    max_rows: int = 0
+    kv_bytes: int = 0
+    freed_bytes: int = 0
+    schedule: str = ""
+    schedule_reason: str = ""
+
+
 class Tallies:
     """Counters that the worker adds to and any thread reads."""
 
