@@ -48,8 +48,8 @@ class Speculation:
 
     @property
     def is_on(self) -> bool:
-        """Whether drafts brought more tokens than one in twenty; otherwise there were but tries, or none."""
-        return sum(self.accepted) > 0.05 * (self.steps + self.rounds)
+        """Whether drafts brought a tenth as many tokens as there were passes, or more; otherwise they were tried at most."""
+        return self.rounds > 0 and sum(self.accepted) >= 0.1 * (self.steps + self.rounds)
 
     @property
     def acceptance(self) -> float:
