@@ -192,3 +192,17 @@ def test_a_model_that_cannot_run_in_rows_is_named_once(monkeypatch, caplog):
         assert not in_rows(model)
         assert not in_rows(model)
     assert [record.message.split(" is decoded")[0] for record in caplog.records] == [type(model).__name__]
+
+
+def test_hooks_of_layers_run_once_a_step():
+    model, calls = make_llama(), []
+    for i, layer in enumerate(model.model.layers):
+        layer.register_forward_hook(lambda *_, i=i: calls.append(i))
+        layer.register_forward_pre_hook(lambda *_, i=i: calls.append(-i))
+    base = snapshot(model)
+    batch = RowBatch(base)
+    batch.join(prefilled(base), [Route((0, 4), 6)] * 4, keys=range(4))
+    batch.step(torch.tensor([3, 3, 3, 3]))  # the first of a class also asks what its layers return
+    calls.clear()
+    batch.step(torch.tensor([3, 3, 3, 3]))
+    assert calls == [0, 0, -4, 4]

@@ -155,6 +155,9 @@ class Walk:
         self._host = quiet_view(model, [self._facts.kinds.index(kind) for kind in kinds], check=False)
         stubs = decoder_stack(self._host).layers
         for kind, stub in enumerate(stubs):
+            # Hooks are the layers' own business, which run as often as they do.
+            stub._forward_hooks.clear()
+            stub._forward_pre_hooks.clear()
             stub.__dict__["forward"] = functools.partial(self._called, kind, kind == len(stubs) - 1)
         self._now: Pass | None = None
 
