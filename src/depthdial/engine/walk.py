@@ -30,6 +30,7 @@ from depthdial.hf.cache_name import cache_argument
 from depthdial.hf.facts import ModelFacts
 from depthdial.hf.norms import fuse_norms
 from depthdial.routes import Route
+from depthdial.views.cache import unwatch_cache
 from depthdial.views.view import known_view, quiet_view
 
 if TYPE_CHECKING:
@@ -144,6 +145,8 @@ class Walk:
     n_recorded = 0
 
     def __init__(self, model: PreTrainedModel) -> None:
+        from transformers.cache_utils import DynamicCache
+
         n_layers = count_layers(model)
         model = known_view(model, Route(tuple(range(n_layers)), n_layers), made_by=_with_grouped_attention)
         self._layers = list(decoder_stack(model).layers)
@@ -159,6 +162,13 @@ class Walk:
             stub._forward_hooks.clear()
             stub._forward_pre_hooks.clear()
             stub.__dict__["forward"] = functools.partial(self._called, kind, kind == len(stubs) - 1)
+        unwatch_cache(self._host.get_submodule(".".join(decoder_stack(self._host).path[:-1])))
+        # Read once: signatures take as long as a layer does.
+        self._takes_positions = accepts(self._host, "position_ids")
+        # The layers' calls are searched for these; a mask of four dimensions is passed on as it is.
+        device = next(self._host.parameters()).device
+        self._stand_ins = DynamicCache(), torch.zeros(1, 1, 1, 1, device=device)
+        (self._cache_name,) = cache_argument(self._host, None)
         self._now: Pass | None = None
 
     @property
@@ -226,18 +236,13 @@ class Walk:
         Raises:
             StoppedError: with the states behind the layers, for a pass that stops there.
         """
-        from transformers.cache_utils import DynamicCache
-
-        host = self._host
-        # Stand-ins, which the layers' calls are searched for; a mask of four dimensions is passed on as it is.
-        mask = torch.zeros(1, 1, 1, 1, device=tokens.device)
-        cache = DynamicCache()
-        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "use_cache": True}
-        if accepts(host, "position_ids"):
+        cache, mask = self._stand_ins
+        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "use_cache": True, self._cache_name: cache}
+        if self._takes_positions:
             inputs["position_ids"] = positions
         self._now = Pass(segments, slabs, positions, attended_tokens, cache, mask, **options)
         try:
-            return host(**inputs, **cache_argument(host, cache))
+            return self._host(**inputs)
         finally:
             self._now = None
 

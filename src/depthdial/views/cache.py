@@ -63,6 +63,13 @@ def watch_cache(owner: nn.Module) -> None:
         owner.register_forward_pre_hook(_check_cache, with_kwargs=True)
 
 
+def unwatch_cache(owner: nn.Module) -> None:
+    """The opposite, on a private view that is called with no cache but the engine's own."""
+    for key, hook in list(owner._forward_pre_hooks.items()):
+        if hook is _check_cache:
+            del owner._forward_pre_hooks[key]
+
+
 def _check_cache(owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     cache = cache_in(kwargs)
     n_layers = stated_layers(owner)
