@@ -42,6 +42,9 @@ check: $(DEV)
 benchmarks: $(TEST)
 	$(BIN)/python benchmarks/bench_view.py
 	$(BIN)/python benchmarks/bench_decode.py
+	$(BIN)/depthdial warmup smollm2-135m
+	$(BIN)/python benchmarks/bench_engine.py
+	$(BIN)/python benchmarks/bench_speculation.py
 	$(BIN)/python benchmarks/bench_oracle.py
 	$(BIN)/python benchmarks/bench_train.py
 	$(BIN)/python benchmarks/bench_train_gates.py

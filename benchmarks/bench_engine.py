@@ -42,12 +42,11 @@ def main() -> None:
     rows = [int(n) for n in options.rows.split(",")]
     table: list[dict[str, Any]] = []
     half = dd.Route.parse("uls:50%", session.n_layers)
-    ceilings = measure_ceilings(session.device, model.dtype, session.facts.width, rows)
     for n_rows in rows:
         prompts = made_prompts(tokenizer, session.facts.vocabulary, n_rows, options.prompt, options.seed)
         times = _in_turns(_steps(session, prompts, {"full": session.full, "half": half}, options.steps), options.rounds)
         for name, route in (("full", session.full), ("half", half), ("HF generate", session.full)):
-            table.append(_row(name, n_rows, route, times[name], times, session, ceilings.bandwidth_bytes_per_sec))
+            table.append(_row(name, n_rows, route, times[name], times, session))
         first = _in_turns(_first_tokens(session, prompts), options.rounds)
         for name in first:
             table.append({"what": f"first token, {name}", "rows": n_rows, **_spread(first[name], first["HF generate"])})
@@ -60,13 +59,13 @@ def main() -> None:
         f"Steps of {options.model}, {options.dtype}",
         [{**dict.fromkeys(_COLUMNS, ""), **row} for row in table],
         options,
-        ceilings=asdict(ceilings),
+        ceilings=asdict(measure_ceilings(session.device, model.dtype, session.facts.width, rows)),
         layer_major_of_shares=_ratio(ideal, mixed["layer-major"]),
         by_route_over_layer_major=_ratio(mixed["by route"], mixed["layer-major"]),
     )
 
 
-_COLUMNS = ("what", "rows", "ms", "p20", "p80", "times HF", "of the bandwidth")
+_COLUMNS = ("what", "rows", "ms", "p20", "p80", "times HF", "GB/s", "of the bandwidth")
 _NESTED = ("full", "27", "24", "20", "15")
 
 
@@ -92,7 +91,11 @@ def _steps(
     def theirs() -> float:
         return statistics.median(hf_secs(session, prompts, steps)[1][3:])
 
-    return {name: ours(route) for name, route in routes.items()} | {"HF generate": theirs}
+    def read() -> float:
+        found = measure_ceilings(session.device, session.model.dtype, session.facts.width, [len(prompts)], rounds=2)
+        return 1 / found.bandwidth_bytes_per_sec
+
+    return {name: ours(route) for name, route in routes.items()} | {"HF generate": theirs, "byte": read}
 
 
 def _first_tokens(session: Session, prompts: Sequence[Sequence[int]]) -> dict[str, Callable[[], float]]:
@@ -143,13 +146,17 @@ def _nested(session: Session) -> list[Route]:
     return [session.full, *(route for route in found if route is not None)]
 
 
-def _row(
-    name: str, n_rows: int, route: Route, mine: list[float], times: Times, session: Session, bandwidth: float
-) -> dict[str, Any]:
+def _row(name: str, n_rows: int, route: Route, mine: list[float], times: Times, session: Session) -> dict[str, Any]:
     cost = model_cost(session.model)
     n_bytes = sum(cost.layers[i].weight_bytes for i in route.layers) + cost.head_bytes
     spread = _spread(mine, times["HF generate"])
-    return {"what": name, "rows": n_rows, **spread, "of the bandwidth": n_bytes / bandwidth / statistics.median(mine)}
+    return {
+        "what": name,
+        "rows": n_rows,
+        **spread,
+        "GB/s": n_bytes / statistics.median(mine) / 1e9,
+        "of the bandwidth": n_bytes * _ratio(times["byte"], mine),
+    }
 
 
 def _spread(mine: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
