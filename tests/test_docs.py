@@ -66,13 +66,25 @@ def test_the_similarity_tables_are_those_of_the_rows(name: str) -> None:
 
 
 def test_the_speeds_are_those_of_the_benchmarks() -> None:
-    results = {name: json.loads((ROOT / "benchmarks/results" / f"{name}.json").read_text()) for name in ("decode", "oracle")}
+    names = ("decode", "oracle", "engine", "speculation")
+    results = {name: json.loads((ROOT / "benchmarks/results" / f"{name}.json").read_text()) for name in names}
     decode, whole = results["decode"], results["oracle"]["comparisons"][-1]
     words = re.sub(r"\s+", " ", README)
-    fit = decode["affine"]
-    assert f"{fit['ms_fixed']:.1f} ms + {fit['ms_per_layer']:.2f} ms per layer" in words
-    assert f"15 of 30 layers take {decode['half_over_full']:.2f} of the full model's time" in words
-    assert f"a view takes {decode['view_over_pruned']:.2f} of the time" in words
+    step = {(row["what"], row["rows"]): row for row in results["engine"]["rows"]}
+    full, half, many, half_many = (step[what, rows] for rows in (1, 32) for what in ("full", "half"))
+    assert f"takes {full['ms']:.1f} ms at full depth and {half['ms']:.1f} ms on 15 of 30 layers" in words
+    assert f"{full['times HF']:.1f} and {half['times HF']:.1f} times as fast as HF" in words
+    assert f"at batch 32 {many['times HF']:.1f} and {half_many['times HF']:.1f} times" in words
+    assert f"A view takes {decode['view_over_pruned']:.2f} of the time" in words
+    page = re.sub(r"\s+", " ", (ROOT / "docs" / "engine.md").read_text(encoding="utf-8"))
+    for what, row in (("all 30 layers", full), ("15 layers", half)):
+        told = f"| {what} | 1 | {row['ms']:.1f} | {row['times HF']:.2f}x | {row['of the bandwidth']:.0%} |"
+        assert told in page
+    assert f"is {results['engine']['layer_major_of_shares']:.2f} of it" in page
+    drafts = {(row["prompts"], row["rows"], row["depth"]): row["times plain"] for row in results["speculation"]["rows"]}
+    for kind, rows in (("copying", 1), ("copying", 4), ("editing", 1), ("editing", 4), ("ordinary", 4)):
+        both = drafts[kind, rows, "lossless"], drafts[kind, rows, "lossless:lookup"]
+        assert f"| {kind} | {rows} | {both[0]:.2f}x | {both[1]:.2f}x |" in page
     assert f"{whole['curve_sec']:.2f} s, {whole['ratio']:.0f} times less than a plain dynamic programme" in words
 
 
