@@ -358,6 +358,15 @@ def test_adapters_inside_are_weights_too(tokenizer, with_lora):
     assert logits_of(untouched, PROMPTS[:1], torch.tensor([[3]]))[1] == 0  # another kind: its adapters are off
 
 
+def test_half_precision_may_be_as_far_from_the_truth_as_transformers(traced, tokenizer, monkeypatch):
+    session = session_of(tiny("llama").to(torch.bfloat16), tokenizer)
+    assert warm_up(session.model, [(1, 2)]).refused == ()
+    honest = compiled.load
+    monkeypatch.setattr(compiled, "load", lambda path: lambda tensors: [honest(path)(tensors)[0] * 1.05])
+    (reason,) = warm_up(session.model, [(1, 1)]).refused
+    assert "compiled, its states are off by " in reason
+
+
 @pytest.mark.slow
 def test_half_precision(tokenizer):
     model = tiny("llama", max_position_embeddings=512).to(torch.bfloat16)
@@ -380,7 +389,7 @@ def test_a_second_process_finds_what_the_first_has_made(tmp_path):
         if sys.argv[1] == "make":
             print(warm_up(view, [(1, 1)]).n_compiled)
         else:
-            print(CompiledLayers(view).find(5, 1, 1) is not None, "torch._inductor" in sys.modules)
+            print(CompiledLayers(view).find(5, 1, 1) is not None, "torch._inductor.compile_fx" in sys.modules)
     """)
     said = [
         subprocess.run([sys.executable, "-c", script, word], capture_output=True, text=True, check=True).stdout.split()
