@@ -35,8 +35,8 @@ from depthdial.views.view import quiet_view
 _BARRIER_TOKENS = 3
 # What the check runs with: (attended slots, slots of the slab).
 _CHECKED_WINDOWS = ((64, 64), (192, 320), (320, 1024))
-# Largest difference from transformers' layer, of the largest number.
-_CLOSE = 2e-5
+# Largest difference from transformers' layer, of the largest number: a few roundings (real layers have outliers).
+_CLOSE = {torch.float32: 1e-4, torch.bfloat16: 2 * torch.finfo(torch.bfloat16).eps}
 
 
 class CannotCompileError(Exception):
@@ -273,8 +273,8 @@ def difference(
 ) -> str | None:
     """How a compiled function differs from transformers' layer `index` on random inputs; None where it does not.
 
-    In half precision, where every way of computing is off by its own rounding, it may be twice as far from the layer's
-    result in single precision as the layer itself.
+    In half precision, where every way of computing is off by its own rounding, it may be farther from the layer's result in
+    single precision than the layer itself, by a few roundings.
     """
     layer = decoder_stack(model).layers[index]
     weights = [tensor for _, tensor in weights_of(layer)]
@@ -295,7 +295,7 @@ def difference(
             names, mine, references = ("states", "keys", "values"), (found, *slabs), (truth, *(exact if is_half else theirs))
             for name, one, reference, other in zip(names, mine, references, (stock, *theirs), strict=True):
                 off = _off(one, reference)
-                if not off <= _CLOSE + 2 * _off(other, reference):
+                if not off <= _CLOSE[hidden.dtype] + 2 * _off(other, reference):
                     return f"its {name} are off by {off:.1e} of the largest, with {attended} slots of {window}"
     return None
 
