@@ -112,7 +112,9 @@ def _multiplied(
 def _written_out(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
-    # For the compiler, which fuses the mask and the softmax and has nothing to choose between kernels by.
-    scores = torch.matmul(query * scale, key.transpose(-1, -2))
+    # For the compiler, which fuses the mask and the softmax and has nothing to choose between kernels by. In half precision
+    # PyTorch's own kernels keep scores and sums in single precision, and so does this.
+    dtype = query.dtype
+    scores = torch.matmul(query.float() * scale, key.float().transpose(-1, -2))
     scores = scores if mask is None else scores + mask
-    return torch.matmul(scores.softmax(-1), value)
+    return torch.matmul(scores.softmax(-1), value.float()).to(dtype)
