@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,7 @@ import torch
 from depthdial.engine.graphs import GraphedWalk, stepping
 from depthdial.engine.prefill import Prefill, continue_on, left_padded, prefill
 from depthdial.engine.slabs import ATTENDED_TOKENS, Slab, window_for
-from depthdial.engine.walk import Prefix, Segment, UnsupportedPassError, Walk
+from depthdial.engine.walk import Block, Prefix, Segment, UnsupportedPassError, Walk
 from depthdial.errors import InputError
 from depthdial.hf.architectures import count_layers
 from depthdial.hf.facts import ModelFacts, config_text
@@ -43,7 +43,7 @@ class RowBatch:
     """Rows in decoding: their keys and values, and passes over their next tokens.
 
     Args:
-        model: a view of all its layers in evaluation mode, as a session has it, for which `runs_rows` is true.
+        model: a view of all its layers in evaluation mode, as a session has it, for which `in_rows` is true.
         capacity_rows: rows to make room for at once; more are taken too.
         compile: whether steps may run in other ways than layer by layer, such as CUDA graphs.
 
@@ -148,7 +148,8 @@ class RowBatch:
         for slab in self._slabs.values():
             slab.keep(kept, same)
         order = [] if fullest is None else list(fullest.members)
-        order += [i for i in same if kept[i] and i not in set(order)]
+        placed = set(order)
+        order += [i for i in same if kept[i] and i not in placed]
         renumbered = {old: new for new, old in enumerate(order)}
         for layer, slab in list(self._slabs.items()):
             slab.members = [renumbered[row] for row in slab.members]
@@ -194,17 +195,17 @@ class RowBatch:
             slab.reserve(0, window_for(end))
         starts = torch.tensor(self.lengths, device=tokens.device) + ahead
         positions = starts[:, None] + torch.arange(n_tokens, device=tokens.device)
+        block = Block(tokens, positions, self._plan(layers), self._slabs, window)
         with as_is(tokens.device):
             if resume is None or not resume.n_tokens:
-                return stepper.logits(tokens, positions, self._plan(layers), self._slabs, window, keep=keep)
+                return stepper.logits(block, keep=keep)
             first, known = self._first_layers(layers, resume.n_layers), resume.n_tokens
             rest = self._plan(frozenset(self._slabs if layers is None else layers) - first)
             states = list(resume.states)
             if known < n_tokens:
-                missing = tokens[:, known:], positions[:, known:]
-                states.append(stepper.states(*missing, self._plan(first), self._slabs, window))
-            start = torch.cat(states, dim=1)
-            return stepper.logits(tokens, positions, rest, self._slabs, window, start=start, keep=keep)
+                missing = Block(tokens[:, known:], positions[:, known:], self._plan(first), self._slabs, window)
+                states.append(stepper.states(missing))
+            return stepper.logits(replace(block, segments=rest), start=torch.cat(states, dim=1), keep=keep)
 
     def _first_layers(self, layers: frozenset[int] | None, n_layers: int) -> frozenset[int]:
         return frozenset(range(n_layers)).intersection(self._slabs if layers is None else layers)

@@ -21,7 +21,7 @@ from depthdial.engine.recording import Recorder, recorder_for
 from depthdial.engine.slabs import Slab
 from depthdial.engine.static_inputs import MOST_ROWS
 from depthdial.engine.step_graphs import BUCKETS, StepGraphs, bucket_for, graph_window
-from depthdial.engine.walk import Prefix, Segment, Walk
+from depthdial.engine.walk import Block, Prefix, Segment, Walk
 from depthdial.errors import InputError
 from depthdial.hf.architectures import count_layers
 from depthdial.routes import Route
@@ -76,58 +76,38 @@ class GraphedWalk:
                 slab = self._lent.slabs[layer] = Slab(keys, values, rows, window)
             return slab
 
-    def logits(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        segments: Sequence[Segment],
-        slabs: Mapping[int, Slab],
-        attended_tokens: int,
-        *,
-        start: torch.Tensor | None = None,
-        keep: Prefix | None = None,
-    ) -> torch.Tensor:
+    def logits(self, block: Block, *, start: torch.Tensor | None = None, keep: Prefix | None = None) -> torch.Tensor:
         """See `Walk.logits`."""
-        given = tokens, positions, segments, slabs, attended_tokens
-        found = self._run(*given, start=start, keep=keep)
-        return self._walk.logits(*given, start=start, keep=keep) if found is None else found
+        found = self._run(block, start=start, keep=keep)
+        return self._walk.logits(block, start=start, keep=keep) if found is None else found
 
-    def states(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        segments: Sequence[Segment],
-        slabs: Mapping[int, Slab],
-        attended_tokens: int,
-    ) -> torch.Tensor:
+    def states(self, block: Block) -> torch.Tensor:
         """See `Walk.states`."""
-        given = tokens, positions, segments, slabs, attended_tokens
-        found = self._run(*given, has_head=False)
-        return self._walk.states(*given) if found is None else found
+        found = self._run(block, has_head=False)
+        return self._walk.states(block) if found is None else found
 
     def _run(
         self,
-        tokens: torch.Tensor,
-        *given: Any,
+        block: Block,
+        *,
         start: torch.Tensor | None = None,
         keep: Prefix | None = None,
         has_head: bool = True,
     ) -> torch.Tensor | None:
         """The result of a pass through graphs; None where it is to run layer by layer."""
-        graphs, (n_rows, n_tokens) = self.graphs, tokens.shape
+        graphs, (n_rows, n_tokens) = self.graphs, block.tokens.shape
         if graphs.why_not is not None or n_rows > MOST_ROWS or n_tokens > MOST_TOKENS:
             return None
         kept = None if keep is None else Prefix(keep.n_layers)
         with graphs.lock:
             before = graphs.n_recorded
             try:
-                found = graphs.run(self._walk, self._lent, tokens, *given, start=start, keep=kept, has_head=has_head)
+                found = graphs.run(self._walk, self._lent, block, start=start, keep=kept, has_head=has_head)
             except Exception as error:  # whatever an architecture does that cannot be recorded
                 graphs.refuse(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
                 return None
             if graphs.n_recorded > before:
-                run = self._walk.logits if has_head else self._walk.states
-                expected = run(tokens, *given, **({"start": start} if has_head else {}))
+                expected = self._walk.logits(block, start=start) if has_head else self._walk.states(block)
                 off = _difference(found, expected)
                 if not off <= _CLOSE.get(found.dtype, _CLOSE_OF_HALVES):
                     graphs.refuse(f"their results are off by {off:.1e} of the largest")
@@ -150,7 +130,7 @@ class GraphedWalk:
         with self.graphs.lock, self.graphs.exactly():
             for slab in slabs.values():
                 slab.members = list(range(rows))
-            self._run(torch.zeros_like(positions), positions, plan, slabs, window)
+            self._run(Block(torch.zeros_like(positions), positions, plan, slabs, window))
             for slab in slabs.values():
                 slab.members = []
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from depthdial.engine.walk import Call, Pass, Sight, StoppedError, Walk, mask_of
+from depthdial.engine.walk import Block, Call, Pass, Sight, StoppedError, Walk, mask_of
 
 MOST_ROWS = 256  # of a pass through graphs: with more, launches matter little
 
@@ -43,9 +43,8 @@ class StaticInputs:
             self._put(walk, states, now)
             return states
 
-        tokens, positions = self.tokens[: n_rows + 1], self.positions[: n_rows + 1]
         try:
-            walk.run_pass(tokens, positions, (), {}, window, instead=put, stops=True)
+            walk.run_pass(self.block(slice(0, n_rows + 1), window), instead=put, stops=True)
         except StoppedError:
             return self.states
         raise AssertionError("a pass that stops has gone on")
@@ -54,11 +53,16 @@ class StaticInputs:
         """A pass over all rows, as far as its layers look at it."""
         assert self._calls is not None
         calls, masks = self._calls, self._masks[window]
-        return Pass((), slabs, self.positions, window, self._cache, self._mask, calls=calls, sights=masks)
+        block = Block(self.tokens, self.positions, (), slabs, window)
+        return Pass(block, self._cache, self._mask, calls=calls, sights=masks)
+
+    def block(self, rows: slice, window: int) -> Block:
+        """Some of the rows, without layers."""
+        return Block(self.tokens[rows], self.positions[rows], (), {}, window)
 
     def _put(self, walk: Walk, states: torch.Tensor, now: Pass) -> None:
-        n, window = len(states), now.attended_tokens
-        masks = {sight: mask_of(now.positions, window, *sight, states.dtype) for sight in dict.fromkeys(walk.sights)}
+        n, window = len(states), now.block.attended_tokens
+        masks = {sight: mask_of(now.block.positions, window, *sight, states.dtype) for sight in dict.fromkeys(walk.sights)}
         tensors = [tensor for call in now.calls.values() for tensor in _tensors(call, now.mask)]
         if self._calls is None:  # the first time, which is not recorded
             self.states = _room(states, n)

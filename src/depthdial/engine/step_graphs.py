@@ -28,7 +28,7 @@ import torch
 from depthdial.engine.recording import Begin, Recorded, Recorder
 from depthdial.engine.slabs import Slab
 from depthdial.engine.static_inputs import MOST_ROWS, StaticInputs
-from depthdial.engine.walk import Pass, Prefix, Segment, Walk
+from depthdial.engine.walk import Block, Pass, Prefix, Segment, Walk
 
 _MOST_PARTS = 2048  # for layers; the oldest go
 _MOST_FREE = 8  # sets of slabs that are kept for batches to come
@@ -174,30 +174,26 @@ class StepGraphs:
         self,
         walk: Walk,
         slab_set: SlabSet,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        segments: Sequence[Segment],
-        slabs: Mapping[int, Slab],
-        attended_tokens: int,
+        block: Block,
         *,
         start: torch.Tensor | None = None,
         keep: Prefix | None = None,
         has_head: bool = True,
     ) -> torch.Tensor:
         """A pass as `Walk.logits` has it, or `Walk.states` without the head; the result is the caller's to keep."""
-        n_rows, n_tokens = tokens.shape
+        slabs, (n_rows, n_tokens) = block.slabs, block.tokens.shape
         self._recorder.follow()
         if n_tokens not in self._inputs:
             with torch.inference_mode(False):
-                self._inputs[n_tokens] = StaticInputs(n_tokens, tokens.device)
+                self._inputs[n_tokens] = StaticInputs(n_tokens, block.tokens.device)
         inputs = self._inputs[n_tokens]
-        inputs.fill(tokens, positions)
-        window = self._window(n_rows, n_tokens, attended_tokens)
+        inputs.fill(block.tokens, block.positions)
+        window = self._window(n_rows, n_tokens, block.attended_tokens)
         self._front(walk, inputs, window, n_rows).graph.replay()
         states = inputs.states[1 : n_rows + 1]
         if start is not None:
             states.copy_(start)
-        for segment, layers in self._split(segments, walk.n_layers, keep):
+        for segment, layers in self._split(block.segments, walk.n_layers, keep):
             for layer in layers:
                 slabs[layer].reserve(bucket_for(segment.n_rows), window)
             self._part(walk, inputs, window, segment, layers, slab_set, slabs).graph.replay()
@@ -278,7 +274,7 @@ class StepGraphs:
                 begin()  # what the model does before its layers is not recorded
                 return inputs.states[rows]
 
-            return walk.run_pass(inputs.tokens[rows], inputs.positions[rows], (), {}, window, instead=instead).logits
+            return walk.run_pass(inputs.block(rows, window), instead=instead).logits
 
         part = self._tails[inputs.n_tokens, n] = _Part(*self._record(work))
         return part

@@ -60,6 +60,25 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Tokens of a batch that a pass runs, through which layers, and what lies behind them.
+
+    Attributes:
+        tokens: (n_rows, n_tokens).
+        positions: (n_rows, n_tokens), by which a token is rotated and which are its slots.
+        segments: of the layers, in order.
+        slabs: of each of these layers.
+        attended_tokens: how many slots are looked at, from the first on; no position is beyond.
+    """
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    segments: Sequence[Segment]
+    slabs: Mapping[int, Slab]
+    attended_tokens: int
+
+
+@dataclass(frozen=True)
 class Call:
     """What a layer is called with beside hidden states."""
 
@@ -118,10 +137,7 @@ class Pass:
         sights: the mask of each pair of (tokens seen, whether in chunks).
     """
 
-    segments: Sequence[Segment]
-    slabs: Mapping[int, Slab]
-    positions: torch.Tensor
-    attended_tokens: int
+    block: Block
     cache: Any
     mask: torch.Tensor
     start: torch.Tensor | None = None
@@ -179,55 +195,27 @@ class Walk:
         """An empty slab for a layer, like `keys` and `values`, for at least so many rows and tokens."""
         return Slab(keys, values, capacity_rows, window_tokens)
 
-    def logits(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        segments: Sequence[Segment],
-        slabs: Mapping[int, Slab],
-        attended_tokens: int,
-        *,
-        start: torch.Tensor | None = None,
-        keep: Prefix | None = None,
-    ) -> torch.Tensor:
+    def logits(self, block: Block, *, start: torch.Tensor | None = None, keep: Prefix | None = None) -> torch.Tensor:
         """Logits behind each token, (n_rows, n_tokens, vocabulary); keys and values go to the slabs.
 
         Args:
-            tokens: (n_rows, n_tokens).
-            positions: (n_rows, n_tokens), by which a token is rotated and which are its slots.
-            attended_tokens: how many slots are looked at, from the first on; no position is beyond.
             start: (n_rows, n_tokens, width) states to start from, where the segments begin behind the first layers.
             keep: gets the states behind its first layers, of every row; a segment of all rows must have the last of them.
 
         Raises:
             UnsupportedPassError: if the architecture's forward does something that a walk cannot follow.
         """
-        return self.run_pass(tokens, positions, segments, slabs, attended_tokens, start=start, keep=keep).logits
+        return self.run_pass(block, start=start, keep=keep).logits
 
-    def states(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        segments: Sequence[Segment],
-        slabs: Mapping[int, Slab],
-        attended_tokens: int,
-    ) -> torch.Tensor:
+    def states(self, block: Block) -> torch.Tensor:
         """Hidden states behind the segments' layers, (n_rows, n_tokens, width): a pass as above, without norm and head."""
         try:
-            self.run_pass(tokens, positions, segments, slabs, attended_tokens, stops=True)
+            self.run_pass(block, stops=True)
         except StoppedError as stopped:
             return stopped.states
         raise UnsupportedPassError("its last layer is not called")
 
-    def run_pass(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        segments: Sequence[Segment],
-        slabs: Mapping[int, Slab],
-        attended_tokens: int,
-        **options: Any,
-    ) -> Any:
+    def run_pass(self, block: Block, **options: Any) -> Any:
         """The model's own output of a pass.
 
         Args:
@@ -237,10 +225,11 @@ class Walk:
             StoppedError: with the states behind the layers, for a pass that stops there.
         """
         cache, mask = self._stand_ins
-        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "use_cache": True, self._cache_name: cache}
+        inputs: dict[str, Any] = {"input_ids": block.tokens, "attention_mask": mask, "use_cache": True}
+        inputs[self._cache_name] = cache
         if self._takes_positions:
-            inputs["position_ids"] = positions
-        self._now = Pass(segments, slabs, positions, attended_tokens, cache, mask, **options)
+            inputs["position_ids"] = block.positions
+        self._now = Pass(block, cache, mask, **options)
         try:
             return self._host(**inputs)
         finally:
@@ -261,20 +250,21 @@ class Walk:
 
     def _walk(self, hidden: torch.Tensor, now: Pass) -> torch.Tensor:
         hidden = hidden.clone()  # of which rows are replaced
-        for segment in now.segments:
+        for segment in now.block.segments:
             hidden[segment.rows] = self.segment_states(hidden[segment.rows], now, segment)
         return hidden
 
     def segment_states(self, part: torch.Tensor, now: Pass, segment: Segment) -> torch.Tensor:
         """Run the rows of a segment, (n_rows, n_tokens, width), through its layers."""
-        positions = now.positions[segment.rows]
+        block = now.block
+        positions = block.positions[segment.rows]
         places: torch.Tensor | None = None
         calls: dict[tuple[int, Sight], Call] = {}
         for layer in segment.layers:
-            slab, kind, sight = now.slabs[layer], self._kind_of[layer], self.sights[layer]
+            slab, kind, sight = block.slabs[layer], self._kind_of[layer], self.sights[layer]
             if (kind, sight) not in calls:
                 if sight not in now.sights:
-                    now.sights[sight] = mask_of(now.positions, now.attended_tokens, *sight, part.dtype)
+                    now.sights[sight] = mask_of(block.positions, block.attended_tokens, *sight, part.dtype)
                 calls[kind, sight] = _of_segment(now, kind, segment, now.sights[sight])
             call, keys, values = calls[kind, sight], slab.keys, slab.values
             fast = self._compiled.find(layer, *positions.shape)
@@ -282,11 +272,11 @@ class Walk:
             if done is None:
                 if places is None or len(places) != len(positions) * keys.shape[1] * positions.shape[1]:
                     places = flat_places(positions, keys)
-                call = call.replaced(now.cache, LayerCache(keys, values, positions, places, now.attended_tokens))
+                call = call.replaced(now.cache, LayerCache(keys, values, positions, places, block.attended_tokens))
                 done = layer_states(self._layers[layer](part, *call.args, **call.kwargs))
             part = done
             if now.keep is not None and layer == now.keep.n_layers - 1:
-                assert segment.n_rows == len(now.positions) and isinstance(segment.rows, slice)
+                assert segment.n_rows == len(block.positions) and isinstance(segment.rows, slice)
                 now.keep.states.append(part)
         return part
 
@@ -310,7 +300,7 @@ def _of_segment(now: Pass, kind: int, segment: Segment, mask: torch.Tensor) -> C
     kwargs = dict(call.kwargs)
     for name, value in kwargs.items():
         if name in _BY_ROW:
-            kwargs[name] = _of_rows(value, segment.rows, len(now.positions))
+            kwargs[name] = _of_rows(value, segment.rows, len(now.block.positions))
         else:
             _refuse_unknown(name, value, mask)
     for value in call.args:
