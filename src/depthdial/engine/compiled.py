@@ -8,7 +8,6 @@ in a request: what is not on disk, or damaged there, or called in another way th
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import logging
 import operator
 import weakref
@@ -169,6 +168,7 @@ class CompiledLayers:
     def _forget(self) -> None:
         self._kinds: list[str | None] | None = None
         self._found: dict[tuple[int, int, int], CompiledLayer | None] = {}
+        self._programs: dict[tuple[str, int, int], Program | None] = {}
         self._as_of = _written
 
     @classmethod
@@ -198,7 +198,12 @@ class CompiledLayers:
         if self._kinds is None:  # computed only where there is something to find
             self._kinds = [layer_kind(one) for one in layers] if any(folder().glob("*.json")) else []
         kind = self._kinds[layer] if self._kinds else None
-        program = None if kind is None else program_of(stem_of(kind, rows, tokens))
+        if kind is None:
+            return None
+        key = (kind, rows, tokens)
+        if key not in self._programs:  # of all layers of the kind
+            self._programs[key] = program_of(stem_of(*key))
+        program = self._programs[key]
         return None if program is None else CompiledLayer(program, layers[layer])
 
 
@@ -212,9 +217,8 @@ def folder() -> Path:
 
 def stem_of(kind: str, rows: int, tokens: int) -> str:
     """The name of a function's files. How many threads share its loops is compiled in."""
-    versions = {name: importlib.metadata.version(name) for name in ("transformers", "depthdial")}
-    about = {**surroundings(), **versions, "kind": kind, "rows": rows, "tokens": tokens, "threads": torch.get_num_threads()}
-    return digest(about)
+    about = {"kind": kind, "rows": rows, "tokens": tokens, "threads": torch.get_num_threads()}
+    return digest({**surroundings(), **about})
 
 
 def told_of(stem: str) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
 import inspect
 import json
 import re
@@ -74,7 +75,8 @@ def surroundings() -> dict[str, Any]:
     """What a compiled function depends on beside the layer: versions, sources and the processor."""
     folder = Path(__file__).parent
     sources = hashlib.sha256(b"".join((folder / name).read_bytes() for name in _OWN_SOURCES)).hexdigest()
-    return {"torch": torch.__version__, "sources": sources, "processor": _processor()}
+    versions = {name: importlib.metadata.version(name) for name in ("transformers", "depthdial")}
+    return {"torch": torch.__version__, **versions, "sources": sources, "processor": _processor()}
 
 
 def _processor() -> str:
