@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from depthdial.checks import choice, number, share, whole
+from depthdial.checks import choice, number, share, switched_on, whole
 from depthdial.errors import InputError
 
 
@@ -46,3 +46,17 @@ def test_no_share(value: Any) -> None:
 def test_no_choice() -> None:
     with pytest.raises(InputError, match=r"^Unknown colour 'red': use green, blue or grey\.$"):
         choice("colour", "red", ("green", "blue", "grey"))
+
+
+@pytest.mark.parametrize(("value", "is_on"), [(None, True), ("1", True), ("0", False)])
+def test_a_switch_is_on_unless_it_is_0(monkeypatch, value, is_on):
+    monkeypatch.delenv("DEPTHDIAL_TRIED", raising=False)
+    if value is not None:
+        monkeypatch.setenv("DEPTHDIAL_TRIED", value)
+    assert switched_on("DEPTHDIAL_TRIED", on="to try", off="not to") is is_on
+
+
+def test_a_switch_takes_nothing_else(monkeypatch):
+    monkeypatch.setenv("DEPTHDIAL_TRIED", "yes")
+    with pytest.raises(InputError, match="DEPTHDIAL_TRIED is 'yes': set it to 1 to try or to 0 not to"):
+        switched_on("DEPTHDIAL_TRIED", on="to try", off="not to")

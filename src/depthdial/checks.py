@@ -6,6 +6,7 @@ import functools
 import math
 import numbers
 import operator
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -38,6 +39,18 @@ def number(
 ) -> float:
     """InputError unless `value` is a finite number within its limits; `above` and `below` are not within them."""
     return _within(name, value, numbers.Real, "a number", (low, above, high, below))
+
+
+def switched_on(variable: str, *, on: str, off: str) -> bool:
+    """Whether an environment variable is 1, which it is where nobody sets it; InputError for another value than 0 and 1.
+
+    Args:
+        on, off: what 1 and 0 are for, to end "set it to 1 .. or to 0 ..".
+    """
+    asked = os.environ.get(variable, "1")
+    if asked not in ("0", "1"):
+        raise InputError(f"The environment variable {variable} is {asked!r}: set it to 1 {on} or to 0 {off}.")
+    return asked == "1"
 
 
 def share(name: str, value: Any) -> float:

@@ -13,6 +13,11 @@ class InputError(ValueError):
     """
 
 
+def one_line(error: BaseException, most: int = 200) -> str:
+    """What an error of others says, to be told in a sentence: in one line, of at most so many characters."""
+    return " ".join(str(error).split())[:most]
+
+
 class RouteWarning(UserWarning):
     """A route runs, but on weights that were not trained for it; the message names the nearest one that they were.
 

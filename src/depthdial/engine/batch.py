@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from depthdial.engine.closeness import largest_difference
 from depthdial.engine.graphs import GraphedWalk, stepping
 from depthdial.engine.prefill import Prefill, continue_on, left_padded, prefill
 from depthdial.engine.slabs import ATTENDED_TOKENS, Slab, window_for
 from depthdial.engine.walk import Block, Prefix, Segment, UnsupportedPassError, Walk
-from depthdial.errors import InputError
+from depthdial.errors import InputError, one_line
 from depthdial.hf.architectures import count_layers
 from depthdial.hf.facts import ModelFacts, config_text
 from depthdial.routes import Route
@@ -285,7 +286,7 @@ def _tried(model: PreTrainedModel) -> str | None:
     except (UnsupportedPassError, InputError) as error:
         return str(error)
     except Exception as error:  # whatever an architecture raises when it is called in a way of ours
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _difference(model: PreTrainedModel, device: torch.device) -> str | None:
@@ -303,9 +304,8 @@ def _difference(model: PreTrainedModel, device: torch.device) -> str | None:
         for step in range(_TRIED_STEPS):
             tokens = torch.tensor([[step], [step + 3]], device=device)
             seen = torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)
-            theirs = continue_on(running, cache, tokens, seen).logits[:, -1].float()
-            ours = batch.step(tokens[:, 0]).float()
-            off = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6))
+            theirs = continue_on(running, cache, tokens, seen).logits[:, -1]
+            off = largest_difference(batch.step(tokens[:, 0]), theirs)
             if not off <= _CLOSE.get(model.dtype, 0.05):
                 return f"its logits in rows are off by {off:.1e} of the largest"
     return None

@@ -24,9 +24,10 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from depthdial.engine.attention import use_grouped_attention
+from depthdial.engine.closeness import largest_difference
 from depthdial.engine.compiled import Leaf
 from depthdial.engine.layer_kinds import plain_forward, weights_of
-from depthdial.errors import InputError
+from depthdial.errors import InputError, one_line
 from depthdial.hf.architectures import accepts, decoder_stack, layer_states
 from depthdial.hf.cache_name import cache_argument
 from depthdial.views.view import quiet_view
@@ -52,7 +53,7 @@ class CannotCompileError(Exception):
 
     @classmethod
     def by(cls, error: Exception, *, is_final: bool) -> CannotCompileError:
-        return cls(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", is_final=is_final)
+        return cls(f"{type(error).__name__}: {one_line(error)}", is_final=is_final)
 
 
 @dataclass(frozen=True)
@@ -294,19 +295,14 @@ def difference(
                 truth = precise(*given)
             names, mine, references = ("states", "keys", "values"), (found, *slabs), (truth, *(exact if is_half else theirs))
             for name, one, reference, other in zip(names, mine, references, (stock, *theirs), strict=True):
-                off = _off(one, reference)
-                if not off <= _CLOSE[hidden.dtype] + 2 * _off(other, reference):
+                off = largest_difference(one, reference)
+                if not off <= _CLOSE[hidden.dtype] + 2 * largest_difference(other, reference):
                     return f"its {name} are off by {off:.1e} of the largest, with {attended} slots of {window}"
     return None
 
 
 def _single(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _off(found: torch.Tensor, reference: torch.Tensor) -> float:
-    largest = reference.float().abs().max().clamp(min=1e-6)
-    return float((found.float() - reference.float()).abs().max() / largest)
 
 
 def _inputs(

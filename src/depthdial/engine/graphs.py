@@ -7,7 +7,6 @@ end the use of graphs for this model, as does anything that cannot be recorded. 
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -16,13 +15,15 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from depthdial.checks import switched_on
+from depthdial.engine.closeness import largest_difference
 from depthdial.engine.prefill import prefill
 from depthdial.engine.recording import Recorder, recorder_for
 from depthdial.engine.slabs import Slab
 from depthdial.engine.static_inputs import MOST_ROWS
 from depthdial.engine.step_graphs import BUCKETS, StepGraphs, bucket_for, graph_window
 from depthdial.engine.walk import Block, Prefix, Segment, Walk
-from depthdial.errors import InputError
+from depthdial.errors import one_line
 from depthdial.hf.architectures import count_layers
 from depthdial.routes import Route
 from depthdial.views.signature import signature
@@ -104,11 +105,11 @@ class GraphedWalk:
             try:
                 found = graphs.run(self._walk, self._lent, block, start=start, keep=kept, has_head=has_head)
             except Exception as error:  # whatever an architecture does that cannot be recorded
-                graphs.refuse(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+                graphs.refuse(f"{type(error).__name__}: {one_line(error)}")
                 return None
             if graphs.n_recorded > before:
                 expected = self._walk.logits(block, start=start) if has_head else self._walk.states(block)
-                off = _difference(found, expected)
+                off = largest_difference(found, expected)
                 if not off <= _CLOSE.get(found.dtype, _CLOSE_OF_HALVES):
                     graphs.refuse(f"their results are off by {off:.1e} of the largest")
                     return None
@@ -234,10 +235,7 @@ def graphs_of(model: Any) -> StepGraphs | None:
     Raises:
         InputError: for another value of `DEPTHDIAL_GRAPHS` than 0 and 1.
     """
-    asked = os.environ.get(SWITCH, "1")
-    if asked not in ("0", "1"):
-        raise InputError(f"The environment variable {SWITCH} is {asked!r}: set it to 1 for CUDA graphs or to 0 for none.")
-    if asked == "0":
+    if not switched_on(SWITCH, on="for CUDA graphs", off="for none"):
         return None
     with _lock:
         if model not in _by_view:
@@ -260,8 +258,3 @@ def _shared(model: Any, weight: torch.Tensor, recorder: Recorder) -> StepGraphs:
 def _are_alike(slab: torch.Tensor, like: torch.Tensor) -> bool:
     is_same = slab.dtype == like.dtype and slab.device == like.device
     return is_same and slab.shape[1] == like.shape[1] and slab.shape[3] == like.shape[3]
-
-
-def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest, of the largest expected number; not finite where a result is not."""
-    return float((found.float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-6))

@@ -16,7 +16,7 @@ import torch
 
 from depthdial.engine.generation import Generation
 from depthdial.engine.streams import Pieces
-from depthdial.errors import InputError
+from depthdial.errors import InputError, one_line
 
 
 class RequestCancelledError(InputError, concurrent.futures.CancelledError):
@@ -162,7 +162,7 @@ def failure(error: Exception, n_tokens: int) -> Exception:
     """The one sentence that a caller gets for an error that came up behind so many tokens."""
     if isinstance(error, InputError):
         return error.with_traceback(None)
-    told = " ".join(str(error).split())[:200]
+    told = one_line(error)
     kind = type(error).__name__ + (f": {told}" if told else "")
     found = RequestFailedError(f"The request failed after {n_tokens} tokens ({kind}): submit it again.")
     found.__cause__ = error

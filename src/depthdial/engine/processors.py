@@ -15,7 +15,7 @@ import torch
 from depthdial.engine.options import Options
 from depthdial.engine.penalties import CountPenalty, LogitBias
 from depthdial.engine.truncation import TopP
-from depthdial.errors import InputError
+from depthdial.errors import InputError, one_line
 
 Processor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -89,7 +89,7 @@ def _built(options: Options, name: str, row: Row) -> _Checked | None:
 
 
 def _refusal(name: str, value: Any, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
+    reason = one_line(error, 160).rstrip(".") or type(error).__name__
     return InputError(f"The option {name}={value!r} cannot be used ({reason}): give another value, or leave it out.")
 
 

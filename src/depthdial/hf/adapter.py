@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from depthdial.checks import choice
-from depthdial.errors import InputError, RouteWarning
+from depthdial.errors import InputError, RouteWarning, one_line
 from depthdial.files import Document
 from depthdial.hf.architectures import count_layers, unwrap
 from depthdial.hf.trained import note_merging
@@ -137,7 +137,7 @@ def merged(model: Any) -> Any:
     try:
         whole = model.merge_and_unload(safe_merge=True)
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
+        reason = one_line(error).rstrip(".")
         raise InputError(f"The adapter cannot be merged into the model ({reason}): use a LoRA, or a whole model.") from error
     whole.__dict__.pop(_ATTRIBUTE, None)
     note_merging(whole)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from depthdial.errors import InputError
+from depthdial.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -187,7 +187,7 @@ def why_not_saved(model: PreTrainedModel) -> str | None:
     try:
         config = type(model.config).from_dict(model.config.to_dict())
     except Exception as error:  # whatever the checks of this architecture's configuration raise
-        return f"transformers cannot read its configuration back ({' '.join(str(error).split())[:200]})"
+        return f"transformers cannot read its configuration back ({one_line(error)})"
     ours, theirs = (c.get_text_config(decoder=True).__dict__ for c in (model.config, config))
     changed = next((name for name in _PER_LAYER_LISTS if ours.get(name) != theirs.get(name)), None)
     if changed is not None:

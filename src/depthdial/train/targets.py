@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthdial.errors import InputError
+from depthdial.errors import InputError, one_line
 from depthdial.hf.architectures import decoder_stack
 from depthdial.views.probe import probe_tokens
 from depthdial.views.view import quiet_view
@@ -69,7 +69,7 @@ def unloadable(adapted: Any, base: Any) -> set[str]:
             adapted.save_pretrained(folder)
             PeftModel.from_pretrained(shell, folder)
     except Exception as error:  # whatever PEFT raises over names and shapes
-        reason = " ".join(str(error).split())[:200].rstrip(".")
+        reason = one_line(error).rstrip(".")
         raise InputError(
             f"An adapter of {type(base).__name__} would not load again ({type(error).__name__}: {reason}): use "
             "method='full'."

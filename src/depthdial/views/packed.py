@@ -17,7 +17,6 @@ Source: oneDNN's weight prepacking, which TorchInductor uses when it freezes a m
 from __future__ import annotations
 
 import functools
-import os
 import threading
 import weakref
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from depthdial.errors import InputError
+from depthdial.checks import switched_on
 from depthdial.hf.linears import plain_weight
 from depthdial.views.memory import available_bytes
 
@@ -204,10 +203,8 @@ def _has_class_forward(module: nn.Module) -> bool:
 
 
 def _is_on() -> bool:
-    asked = os.environ.get(SWITCH, "1")
-    if asked not in ("0", "1"):
-        raise InputError(f"The environment variable {SWITCH} is {asked!r}: set it to 1 to pack weights or to 0 not to.")
-    return asked == "1" and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    is_asked = switched_on(SWITCH, on="to pack weights", off="not to")
+    return is_asked and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthdial.errors import InputError
+from depthdial.errors import InputError, one_line
 from depthdial.hf.architectures import DecoderStack, decoder_stack
 from depthdial.hf.cache_name import cache_of
 from depthdial.hf.facts import WINDOW_FIELDS, config_numbers, config_text, text_config
@@ -101,7 +101,7 @@ def _compare(base: Any, layers: tuple[int, ...], cut: Cut) -> str | None:
     except Exception:
         return None  # nothing to compare with
     if failure is not None or ours is None:
-        return f"it fails with {type(failure).__name__}: {' '.join(str(failure).split())[:120].rstrip('.')}"
+        return f"it fails with {type(failure).__name__}: {one_line(failure, 120).rstrip('.')}"
     difference = _distance(ours, theirs)
     scale = float(theirs.abs().max())
     if difference > _ROUNDING * scale:  # of float32: in halves, too, the same operations give the same bits

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from depthdial.checks import choice, number, whole
-from depthdial.errors import InputError
+from depthdial.errors import InputError, one_line
 from depthdial.files import Document, write_atomically
 from depthdial.hf.trained import recorded_prompts
 from depthdial.views.tokens.policy import Decide, TokenPolicy, TokenStep, logistic_noise, uniform_draws
@@ -204,7 +204,7 @@ class TokenGates(nn.Module):
         try:
             self.load_state_dict(load_file(path))
         except (OSError, SafetensorError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200].rstrip(".")
+            reason = one_line(error).rstrip(".")
             raise InputError(
                 f"{path} does not hold the gates of {GATES_FILE} ({reason}): copy or train them again."
             ) from error
