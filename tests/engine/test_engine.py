@@ -12,6 +12,7 @@ import time
 import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
@@ -167,6 +168,33 @@ def test_a_running_budget_is_settled_once_for_each_answer(model, tokenizer):
     with dd.Engine(model, tokenizer) as engine:
         engine.run(PROMPTS, depth=served, max_new_tokens=6)
     assert served.state.spent == pytest.approx(alone.state.spent)
+
+
+@pytest.mark.parametrize("prompt_depth", ["full", "route"])
+@pytest.mark.parametrize("where", ["step", "join"])
+def test_a_running_budget_counts_an_answer_once_that_starts_again(model, tokenizer, monkeypatch, where, prompt_depth):
+    controller = fit_tiny(model, tokenizer, prompt_depth=prompt_depth)
+    served, name, seen = controller.online(4.5), {"step": "step", "join": "_append"}[where], []
+    original = getattr(RowBatch, name)
+
+    def checked(self, *given):
+        seen.append(len(self))
+        if len(self) > 2:
+            raise MemoryError
+        return original(self, *given)
+
+    monkeypatch.setattr(RowBatch, name, checked)
+    with dd.Engine(model, tokenizer) as engine:
+        answers = engine.run(PROMPTS, depth=served, prompt_depth=prompt_depth, max_new_tokens=6)
+        until(lambda: engine.stats().running == 0)
+    assert max(seen) > 2
+    card, places = controller.card, {route: i for i, route in enumerate(controller.card.routes)}
+    costs = [card.costs_of(np.full((1, len(places)), a.new_tokens - 1.0))[0, places[a.route]] for a in answers]
+    assert served.state.n_done == len(PROMPTS) and served.state.spent == pytest.approx(sum(costs))
+    for answer, prompt in zip(answers, PROMPTS, strict=True):
+        assert answer.price is not None
+        alone = dd.generate(model, tokenizer, prompt, depth=answer.route, prompt_depth=prompt_depth, max_new_tokens=6)
+        assert answer.tokens == alone[0].tokens
 
 
 def test_an_adapter_is_on_for_routes_and_off_for_a_controllers_full_route(model, tokenizer, with_lora):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from depthdial.engine.depth import Asked, Depth, Reason, RouteDepth
+from depthdial.engine.depth import Asked, Assignment, Depth, Reason, RouteDepth
 from depthdial.engine.generation import Generation
 from depthdial.engine.handles import EngineRequest
 from depthdial.engine.logprobs import TokenLogprob, read_logprobs
@@ -38,6 +38,7 @@ class Answer:
         tokens: so far; the model has run the first `n_fed` of them. An answer whose row had to go keeps them, and they run
             again when it gets another one.
         route: once it is known; `drafting`: what drafts its tokens, if anything may; `speculation`: how that went.
+        decided: what its depth has decided about it, where that is settled afterwards: such a depth is asked once.
         reason: why it is over; `error`: why it will not be.
     """
 
@@ -60,6 +61,7 @@ class Answer:
     why: Reason | None = None
     drafting: Drafting | None = None
     speculation: Speculation | None = None
+    decided: Assignment | None = None
     reason: FinishReason | None = None
     error: Exception | None = None
     prefill_sec: float = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -100,9 +100,9 @@ class PromptPass:
         return self._assigned(ready)
 
     def _assigned(self, ready: Prefill | None) -> list[Placed]:
-        by_depth: dict[int, tuple[Depth, list[Answer]]] = {}
+        by_depth: dict[Any, tuple[Depth, list[Answer]]] = {}
         for answer in self.answers:
-            by_depth.setdefault(id(answer.depth), (answer.depth, []))[1].append(answer)
+            by_depth.setdefault((id(answer.depth), answer.decided is None), (answer.depth, []))[1].append(answer)
         placed: dict[tuple[int, int], Placed] = {}
         for depth, answers in by_depth.values():
             ids, keys = [answer.ids for answer in answers], [answer.key for answer in answers]
@@ -115,10 +115,12 @@ class PromptPass:
                 full = None if ready is None else ready.select(torch.tensor(rows, device=ready.input_ids.device))
                 is_own = not _passes_first(answers[0])
                 batch = Batch(ids, keys, own=full) if is_own else Batch(ids, keys, full)
-                assignment = depth.assign(self._session, batch, answers[0].about)
+                assignment = _decided_before(answers, batch) or depth.assign(self._session, batch, answers[0].about)
                 source = partial(_own, assignment, self._session, batch)
             if assignment.settle is not None:
                 self.settling.append(Settling(assignment, answers))
+                if ready is not None:
+                    _keep(assignment, answers)
             made: dict[Any, Prefill] = {}
             for member, (answer, route) in enumerate(zip(answers, assignment.routes, strict=True)):
                 answer.route = route
@@ -150,6 +152,26 @@ def _own(
     if route not in made:
         made[route] = assignment.prefilled(assignment.running(session, route), batch, members, route)
     return made[route], members.index(member)
+
+
+def _keep(assignment: Assignment, answers: Sequence[Answer]) -> None:
+    """For an answer that starts again: it goes on as it began, and a running budget is not charged for it twice."""
+    for member, (answer, route) in enumerate(zip(answers, assignment.routes, strict=True)):
+        own = assignment.reasons[member : member + 1]
+        answer.decided = replace(assignment, routes=(route,), reasons=own, full=None, settle=None)
+
+
+def _decided_before(answers: Sequence[Answer], batch: Batch) -> Assignment | None:
+    """What was decided about answers that start again, on their new pass; None for new ones."""
+    kept = [answer.decided for answer in answers if answer.decided is not None]
+    if not kept:
+        return None
+    return replace(
+        kept[0],
+        routes=tuple(route for one in kept for route in one.routes),
+        reasons=tuple(reason for one in kept for reason in one.reasons),
+        full=(batch.own or batch.full) if answers[0].about.prompt_depth == "full" else None,
+    )
 
 
 def shares_pass(one: Answer, other: Answer) -> bool:

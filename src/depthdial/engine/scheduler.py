@@ -175,6 +175,7 @@ class Scheduler:
             placed = prompts.advance(self._limits.chunk_tokens)
         except Exception as error:
             self._pass = None
+            self._settling += prompts.settling  # a depth may have decided already
             self._could_not_start(prompts.answers, error)
             return
         n_tokens = sum(len(answer.ids) for answer in prompts.answers)
