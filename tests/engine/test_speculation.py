@@ -40,7 +40,8 @@ DRAWN = DecodingPolicy(1.2, 0.9)
 
 def answered(model, prompts, n_tokens, drafting=None, ends=(), told=None, samplers=None, limits=None):
     ready = prefill(model, *left_padded(prompts, 0, "cpu"))
-    sampler = Sampler(samplers or [RowSampler(ends) for _ in prompts], limits=limits, n_logprobs=1)
+    rows = [RowSampler(ends, limit=limit) for limit in limits or [None] * len(prompts)]
+    sampler = Sampler(samplers or rows, n_logprobs=1)
     new = decode_tokens(
         model,
         FULL,
@@ -59,8 +60,11 @@ def tokens_of(answers):
     return [(tokens, reason) for tokens, reason, _ in answers]
 
 
-def drawing(n_rows, seed=3):
-    return [RowSampler(policy=DRAWN, chance=Chance.of_request(seed, (), row)) for row in range(n_rows)]
+def drawing(n_rows, seed=3, limits=None):
+    return [
+        RowSampler(limit=limit, policy=DRAWN, chance=Chance.of_request(seed, (), row))
+        for row, limit in enumerate(limits or [None] * n_rows)
+    ]
 
 
 @pytest.fixture
@@ -286,7 +290,7 @@ def test_a_row_near_the_end_of_the_context_keeps_the_others_within_it():
     drafting = Drafting(Route(tuple(range(n_layers - 1)), n_layers), draft_tokens=8)
     ready, found = prefill(model, *left_padded(prompts, 0, "cpu")), []
     for one in (None, drafting):
-        sampler = Sampler([RowSampler()] * 2, limits=[context - 52, 20])
+        sampler = Sampler([RowSampler(limit=context - 52), RowSampler(limit=20)])
         decode_tokens(model, full, ready, sampler, max_new_tokens=20, pad_token_id=0, drafting=one)
         found.append([sampler.answer(row) for row in range(2)])
     assert found[0] == found[1]
@@ -336,8 +340,8 @@ def test_switched_off_it_is_the_plain_path_call_by_call(running):
 def test_drafts_of_any_length_switched_on_and_off_at_any_step(lengths, is_sampled):
     model, drafting = make_llama().eval(), Drafting(ROUTES["late"])
     ready = prefill(model, *left_padded(PROMPTS[:3], 0, "cpu"))
-    samplers = drawing(3) if is_sampled else [RowSampler()] * 3
-    sampler = Sampler(samplers, limits=[14, 9, 14])
+    limits = [14, 9, 14]
+    sampler = Sampler(drawing(3, limits=limits) if is_sampled else [RowSampler(limit=limit) for limit in limits])
     stream = SpeculativeStream(model, ready, 14, sampler, drafting)
     plans = iter(lengths)
     stream._chosen = lambda _, offers: Setting("route", k) if offers and (k := next(plans, 0)) else PLAIN
@@ -346,7 +350,7 @@ def test_drafts_of_any_length_switched_on_and_off_at_any_step(lengths, is_sample
         tokens = sampler.next_tokens(stream.last_logits())
         is_over = torch.tensor(sampler.ended(tokens))
         stream.step(tokens, is_over)
-    plain = answered(model, PROMPTS[:3], 14, samplers=drawing(3) if is_sampled else None, limits=[14, 9, 14])
+    plain = answered(model, PROMPTS[:3], 14, samplers=drawing(3, limits=limits) if is_sampled else None, limits=limits)
     assert [sampler.answer(row) for row in range(3)] == tokens_of(plain)
 
 

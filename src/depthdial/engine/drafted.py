@@ -31,12 +31,12 @@ class DraftedGroup:
     def __init__(self, session: Session, answers: Sequence[Answer], prefilled: Prefill, drafting: Drafting) -> None:
         self._answers = list(answers)
         self._over = [False] * len(answers)
-        limits = [answer.limit for answer in answers]
         samplers = [answer.prepare_sampler(prefilled.logits.shape[-1], session.device) for answer in answers]
-        self._sampler = Sampler(samplers, limits=limits, n_logprobs=answers[0].options.logprobs)
+        self._sampler = Sampler(samplers, n_logprobs=answers[0].options.logprobs)
         self._device, self._drafting = session.device, drafting
         self._sampler.ended(self._last_tokens())
-        self._stream = SpeculativeStream(session.model, prefilled, max(limits), self._sampler, drafting)
+        most = max(answer.limit for answer in answers)
+        self._stream = SpeculativeStream(session.model, prefilled, most, self._sampler, drafting)
 
     @property
     def answers(self) -> Sequence[Answer]:

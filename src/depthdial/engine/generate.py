@@ -309,8 +309,7 @@ class _Job:
     ) -> Sampler:
         """The answers that come behind prompts; all of them when the sampler is returned."""
         rows = [self._row_sampler(place, ready.logits.shape[-1]) for place in places]
-        limits = [self.limits[place] for place in places]
-        sampler, streamer = Sampler(rows, limits=limits, n_logprobs=self.options.logprobs), self.streamer
+        sampler, streamer = Sampler(rows, n_logprobs=self.options.logprobs), self.streamer
         if streamer is not None:
             streamer.put(ready.input_ids.cpu())
         decode_tokens(
@@ -318,7 +317,7 @@ class _Job:
             routes[0] if len(set(routes)) == 1 else routes,
             ready,
             sampler,
-            max_new_tokens=max(limits),
+            max_new_tokens=max(self.limits[place] for place in places),
             pad_token_id=self.options.pad_token_id,
             on_tokens=None if streamer is None else lambda tokens: streamer.put(tokens.cpu()),
             guidance=self._guidance(session, ready),

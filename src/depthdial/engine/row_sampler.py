@@ -86,7 +86,8 @@ class RowSampler:
     ) -> None:
         if not policy.is_greedy and chance is None:
             raise ValueError("A policy that draws tokens needs a Chance.")
-        self._ends, self._limit, self._policy, self._chance = frozenset(ends), limit, policy, chance
+        self.limit = limit
+        self._ends, self._policy, self._chance = frozenset(ends), policy, chance
         self._prompt, self._processors, self._shared = prompt, tuple(processors), shared
         self._stops, self._criteria = stops, tuple(criteria)
 
@@ -163,7 +164,7 @@ class RowSampler:
             ids = self._ids(answer)
             if any(bool(torch.as_tensor(criterion(ids, None)).all()) for criterion in self._criteria):
                 return "stop"
-        return "length" if self._limit is not None and len(answer) >= self._limit else None
+        return "length" if self.limit is not None and len(answer) >= self.limit else None
 
     def cut(self, answer: Sequence[int], n_before: int) -> tuple[list[int], FinishReason | None]:
         """An answer that several tokens were added to, up to the first of them that ends it; and why it does.

@@ -22,15 +22,12 @@ class Sampler:
 
     Args:
         rows: of the batch, each without a token so far.
-        limits: most tokens of each row's answer; None where the loop's own limit is that of all.
         n_logprobs: how many likeliest tokens are told beside each generated one; None for no log-probabilities.
     """
 
-    def __init__(
-        self, rows: Sequence[RowSampler], *, limits: Sequence[int] | None = None, n_logprobs: int | None = None
-    ) -> None:
+    def __init__(self, rows: Sequence[RowSampler], *, n_logprobs: int | None = None) -> None:
         self._rows, self._n_logprobs = list(rows), n_logprobs
-        self._limits: list[int | None] = [None] * len(rows) if limits is None else list(limits)
+        self._most: int | None = None  # tokens of any row's answer
         self._answers: list[list[int]] = [[] for _ in rows]
         self._reasons: list[FinishReason | None] = [None] * len(rows)
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in rows]
@@ -70,8 +67,8 @@ class Sampler:
         return tokens
 
     def limit(self, n_tokens: int) -> None:
-        """Have no answer be longer than this."""
-        self._limits = [n_tokens if mine is None else min(mine, n_tokens) for mine in self._limits]
+        """Have no answer be longer than this, whatever the rows' own limits are."""
+        self._most = n_tokens
 
     def ended(self, tokens: torch.Tensor) -> list[bool]:
         """Which answers are over, with the tokens that `next_tokens` chose or before."""
@@ -82,8 +79,8 @@ class Sampler:
 
     def room(self, row: int) -> int | None:
         """How many more tokens a row's answer may have; None for any number."""
-        most = self._limits[row]
-        return None if most is None else most - len(self._answers[row])
+        limits = [limit for limit in (self._rows[row].limit, self._most) if limit is not None]
+        return min(limits) - len(self._answers[row]) if limits else None
 
     def tokens_behind(self, rows: Sequence[int], drafts: Sequence[Sequence[int]], logits: torch.Tensor) -> torch.Tensor:
         """The token of each of some rows that follows its answer and a draft, chosen as `next_tokens` would there.
