@@ -7,7 +7,6 @@ are all depths. What runs a model knows this protocol and nothing of who impleme
 from __future__ import annotations
 
 import functools
-import numbers
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from depthdial.engine.depth_numbers import named_route, number_in
+from depthdial.engine.depth_numbers import named_route
 from depthdial.engine.lossless import UNTOUCHED, Lossless
 from depthdial.engine.prefill import Prefill, PrefillInParts
 from depthdial.engine.session import Session
@@ -211,7 +210,7 @@ class RouteDepth(Depth):
         """Warns:
         RouteWarning: for a route that the model's adapter was not trained for.
         """
-        _refuse_routes(asked)
+        refuse_routes(asked.routes)
         warn_if_outside(session.given, self.route, stacklevel=4)
 
     def assign(self, session: Session, batch: Batch, asked: Asked) -> Assignment:
@@ -237,7 +236,7 @@ class TokenwiseDepth(Depth):
         return self.depth.n_layers
 
     def prepare(self, session: Session, asked: Asked) -> None:
-        _refuse_routes(asked)
+        refuse_routes(asked.routes)
         if asked.prompt_depth != "full":
             raise InputError(
                 f"The token-wise depth {self.name!r} runs prompts at full depth, not prompt_depth={asked.prompt_depth!r}: "
@@ -299,7 +298,7 @@ class LosslessDepth(Depth):
         """Warns:
         RouteWarning: for a draft that the model's adapter was not trained for.
         """
-        _refuse_routes(asked)
+        refuse_routes(asked.routes)
         if self.route is not None:
             warn_if_outside(session.given, self.route, stacklevel=4)
         self._checking(session)
@@ -318,21 +317,15 @@ class LosslessDepth(Depth):
         return self.name
 
 
-def _refuse_routes(asked: Asked) -> None:
-    if asked.routes is not None:
+def refuse_routes(routes: Any) -> None:
+    """InputError for routes to choose from, where nothing does."""
+    if routes is not None:
         raise InputError(
             "The option routes= says what a depth in numbers, such as 0.5, is chosen from: leave it out, or give a number."
         )
 
 
 _TAKEN = "depth is a route such as 'uls:50%', a Route, a share of the layers such as 0.5, or a controller, not "
-
-
-def is_several(depth: Any) -> bool:
-    """Whether a depth is a list of one for each prompt; a tuple of whole numbers is a route's layers."""
-    if isinstance(depth, tuple):
-        return not all(_is_whole(one) for one in depth)
-    return isinstance(depth, list)
 
 
 def read_depths(given: Any, model: Any, n_layers: int) -> tuple[Any, ...]:
@@ -363,30 +356,11 @@ def read_folder(folder: Path) -> Depth | None:
     return None if kind is None else _folder_readers()[kind].load()(folder)
 
 
-def takes_routes(given: Any) -> bool:
-    """Whether `routes` says something about a depth: what a number chooses from, or what chooses by itself."""
-    return number_in(given) is not None or isinstance(given, Depth)
-
-
 def _no_model(model: nn.Module) -> InputError:
     kind, route = type(model).__name__, route_of(model)
     if route is None:
         return InputError(f"{_TAKEN}a model ({kind}).")
     return InputError(f"{_TAKEN}a view ({kind}): give the view's own route, depth={str(route)!r}.")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def one_each(depth: Sequence[Any], n_prompts: int) -> list[Any]:
-    """A list of depths, once it is sure to have one for each prompt."""
-    if len(depth) != n_prompts:
-        raise InputError(
-            f"The depth is a list of {len(depth)} for {n_prompts} prompts: give one for each prompt, or a route's layers "
-            "as a tuple such as (0, 1, 5)."
-        )
-    return list(depth)
 
 
 def _short(value: object) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from depthdial.checks import choice, whole
 from depthdial.engine.answers import Answer
 from depthdial.engine.batch import in_rows
-from depthdial.engine.generate import check_call
+from depthdial.engine.calls import check_call
 from depthdial.engine.generation import Generation
 from depthdial.engine.handles import EngineRequest
 from depthdial.engine.reading import Reader

@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from depthdial.checks import choice, whole
 from depthdial.data.templates import resolve_template
 from depthdial.engine.batch import in_rows
-from depthdial.engine.depth import Asked, Assignment, Batch, Depth, RouteDepth, is_several, number_in, one_each, takes_routes
+from depthdial.engine.calls import check_call, read_settings
+from depthdial.engine.depth import Asked, Assignment, Batch, Depth, RouteDepth
+from depthdial.engine.depth_lists import is_several, one_each, takes_routes, written_alike
+from depthdial.engine.depth_numbers import number_in
 from depthdial.engine.generation import Generation
 from depthdial.engine.loop import Guidance, decode_tokens
 from depthdial.engine.lossless import Lossless
-from depthdial.engine.options import Options, read_options
+from depthdial.engine.options import Options
 from depthdial.engine.prefill import Prefill, clock_sec
-from depthdial.engine.processors import Row, processors_of
+from depthdial.engine.processors import Row
 from depthdial.engine.requests import Request, read_requests, repeated
 from depthdial.engine.row_sampler import RowSampler
 from depthdial.engine.sampler import Sampler
@@ -31,10 +33,7 @@ from depthdial.engine.sampling import Chance
 from depthdial.engine.session import Session
 from depthdial.engine.speculation import Drafting
 from depthdial.engine.streams import check_streaming, streaming
-from depthdial.errors import InputError
-from depthdial.hf.architectures import unwrap
 from depthdial.routes import AnyRoute, Route
-from depthdial.views.passes import PROMPT_DEPTHS
 from depthdial.views.tokens.depth import Depth as Running
 from depthdial.views.tokens.depth import TokenDepth
 
@@ -128,10 +127,11 @@ def generate(
     requests = read_requests(prompts, messages, template, tokenizer)
     n_prompts = len(requests)
     session = Session.of(model, tokenizer)
-    chosen = read_options(
-        getattr(unwrap(model), "generation_config", None),
-        ends=session.eos_token_ids,
-        pad_token_id=session.pad_token_id,
+    processors = tuple(logits_processor or ())
+    chosen, limits = read_settings(
+        session,
+        requests,
+        processors,
         max_new_tokens=max_new_tokens,
         stop_strings=stop_strings,
         generation_config=generation_config,
@@ -146,12 +146,11 @@ def generate(
         tokenizer,
         requests,
         chosen,
-        [chosen.limit(len(request.ids), session.context_tokens) for request in requests],
-        tuple(logits_processor or ()),
+        [limit for limit in limits for _ in range(chosen.n_answers)],
+        processors,
         tuple(stopping_criteria or ()),
         streaming(tokenizer, streamer, on_text),
     )
-    job.check()
     resolved = resolve_template(template, tokenizer)
     answers: dict[int, Generation] = {}
     for one, own_routes, prompt_places in _by_depth(depth, model, routes, n_prompts):
@@ -167,16 +166,11 @@ def _by_depth(depth: Any, model: Any, routes: Any, n_prompts: int) -> list[tuple
     """The depths of a call, each with the routes to choose from that are asked of it, and the places of its prompts."""
     if not is_several(depth):
         return [(*_read(depth, model, routes), list(range(n_prompts)))]
-    given = one_each(depth, n_prompts)
-    if routes is not None and not any(map(takes_routes, given)):
-        raise InputError(
-            "The option routes= says what a depth in numbers, such as 0.5, is chosen from: leave it out, or give a number."
-        )
+    given = one_each(depth, n_prompts, routes)
     # What is written alike is read once, so that a stream's budget is one and a warning comes once.
     groups: dict[Any, list[int]] = {}
     for place, one in enumerate(given):
-        is_value = isinstance(one, str | int | float | tuple | Route)
-        groups.setdefault((type(one), one) if is_value else id(one), []).append(place)
+        groups.setdefault(written_alike(one), []).append(place)
     found = []
     for places in groups.values():
         one = given[places[0]]
@@ -231,11 +225,6 @@ class _Job:
     processors: tuple[Any, ...]
     criteria: tuple[Any, ...]
     streamer: Any
-
-    def check(self) -> None:
-        """InputError for options whose values no processor takes, before anything runs."""
-        embeddings: Any = unwrap(self.session.model).get_input_embeddings()
-        processors_of(self.options, self.processors, self._row(0, embeddings.weight.shape[0]))
 
     def answer(self, places: Sequence[int], depth: Depth, asked: Asked) -> dict[int, Generation]:
         answers: dict[int, Generation] = {}
@@ -348,24 +337,8 @@ class _Job:
         return RowSampler.from_options(
             self.options,
             self.tokenizer,
-            self._row(place, vocabulary),
+            Row(torch.tensor([asked.ids], device=self.session.device), self.limits[place], vocabulary, self.options.ends),
             chance=None if seed is None else Chance.of_request(seed, asked.ids, asked.repeat),
             processors=self.processors,
             criteria=self.criteria,
         )
-
-    def _row(self, place: int, vocabulary: int) -> Row:
-        prompt = torch.tensor([self.requests[place].ids], device=self.session.device)
-        return Row(prompt, self.limits[place], vocabulary, self.options.ends)
-
-
-def check_call(model: Any, prompt_depth: str, batch_size: int = 1) -> None:
-    """InputError for a model that generates nothing, or an unknown `prompt_depth`."""
-    base = unwrap(model)
-    if not callable(getattr(base, "generate", None)):
-        raise InputError(
-            f"{type(base).__name__} cannot generate, for it has no language-modelling head: load the model with "
-            "AutoModelForCausalLM."
-        )
-    choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
-    whole("batch_size", batch_size, 1)

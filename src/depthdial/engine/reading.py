@@ -6,20 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from depthdial.data.templates import resolve_template
 from depthdial.engine.answers import Answer
-from depthdial.engine.depth import Asked, Depth, is_several, number_in, one_each, takes_routes
-from depthdial.engine.generate import check_call
+from depthdial.engine.calls import check_call, read_settings
+from depthdial.engine.depth import Asked, Depth
+from depthdial.engine.depth_lists import is_several, one_each, takes_routes, written_alike
+from depthdial.engine.depth_numbers import number_in
 from depthdial.engine.handles import EngineRequest
-from depthdial.engine.options import read_options
-from depthdial.engine.processors import Row, processors_of
 from depthdial.engine.requests import read_requests, repeated
 from depthdial.engine.session import Session
 from depthdial.errors import InputError
-from depthdial.hf.architectures import unwrap
-from depthdial.routes import Route
 
 _KEPT_DEPTHS = 256
 
@@ -35,8 +31,6 @@ class Reader:
         self._session, self._tokenizer = session, tokenizer
         # What is written alike is read once: a folder is not loaded again, and a warning comes once.
         self._depths: dict[Any, tuple[Depth, Any]] = {}
-        embeddings: Any = unwrap(session.model).get_input_embeddings()
-        self._vocabulary = int(embeddings.weight.shape[0])
 
     def read(
         self,
@@ -65,20 +59,17 @@ class Reader:
         check_call(session.given, prompt_depth)
         _refuse_others(options)
         requests = read_requests(prompts, messages, template, self._tokenizer)
-        chosen = read_options(
-            getattr(unwrap(session.given), "generation_config", None),
-            ends=session.eos_token_ids,
-            pad_token_id=session.pad_token_id,
+        own = tuple(logits_processor or ())
+        chosen, limits = read_settings(
+            session,
+            requests,
+            own,
             max_new_tokens=max_new_tokens,
             stop_strings=stop_strings,
             generation_config=generation_config,
             seed=seed,
             given=options,
         )
-        limits = [chosen.limit(len(request.ids), session.context_tokens) for request in requests]
-        own = tuple(logits_processor or ())
-        first = torch.tensor([requests[0].ids], device=session.device)
-        processors_of(chosen, own, Row(first, limits[0], self._vocabulary, chosen.ends))
         about = Asked(prompt_depth, resolve_template(template, self._tokenizer), routes)
         depths = self._read_depths(depth, about, len(requests))
         n_answers = chosen.n_answers
@@ -100,18 +91,12 @@ class Reader:
     def _read_depths(self, depth: Any, about: Asked, n_prompts: int) -> list[tuple[Depth, Asked]]:
         if not is_several(depth):
             return [self._read_depth(depth, about)] * n_prompts
-        given = one_each(depth, n_prompts)
-        if about.routes is not None and not any(map(takes_routes, given)):
-            raise InputError(
-                "The option routes= says what a depth in numbers, such as 0.5, is chosen from: leave it out, or give a "
-                "number."
-            )
+        given = one_each(depth, n_prompts, about.routes)
         return [self._read_depth(one, about if takes_routes(one) else replace(about, routes=None)) for one in given]
 
     def _read_depth(self, depth: Any, about: Asked) -> tuple[Depth, Asked]:
-        is_value = isinstance(depth, str | int | float | tuple | Route)
         about_it = about if number_in(depth) is None else replace(about, routes=None)
-        key = (type(depth), depth) if is_value else id(depth), about.prompt_depth, about.template, id(about.routes)
+        key = written_alike(depth), about.prompt_depth, about.template, id(about.routes)
         if key not in self._depths or about.routes is not None:
             found = Depth.parse(depth, self._session.given, about.routes)
             found.prepare(self._session, about_it)
