@@ -17,10 +17,11 @@ import numpy as np
 
 from depthdial.errors import InputError
 from depthdial.oracles.costs import DEPTH_COLUMN, TOKENS_COLUMN
+from depthdial.oracles.modelled import LAYERS_TEXT
 from depthdial.oracles.score_table import Rows, column_names, column_of
-from depthdial.routes import Route
+from depthdial.routes import Route, stored_route
 
-ACCEPTANCE, AGREED, LAYERS_TEXT = "agreement", "agreed", "route_layers"
+ACCEPTANCE, AGREED = "agreement", "agreed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,8 +209,7 @@ def _fixed_routes(rows: Rows, names: Sequence[str], labels: np.ndarray, n_layers
         if written or not (text == "full" or LAYERS_TEXT not in names or re.fullmatch(r"[\d,\s-]+", text)):
             continue
         try:
-            # A layer alone is written 24-24.
-            route = Route.parse(f"{text}-{text}" if text.isdecimal() else text, n_layers)
+            route = stored_route(text, n_layers)
         except InputError:
             continue
         if isinstance(route, Route):

@@ -15,7 +15,7 @@ from depthdial.checks import whole
 from depthdial.errors import InputError
 from depthdial.latency.model import LatencyModel
 from depthdial.oracles.costs import DEPTH_COLUMN, LAYERS_COLUMN, MS, TOKENS_COLUMN
-from depthdial.routes import Route
+from depthdial.routes import stored_route
 
 LAYERS_TEXT, PROMPT_COLUMN = "route_layers", "prompt_tokens"
 # What modelled seconds are read from, where rows have it.
@@ -82,5 +82,4 @@ def _weights(columns: dict[str, np.ndarray], latency: LatencyModel) -> np.ndarra
 def _weight(text: Any, latency: LatencyModel) -> float | None:
     if not isinstance(text, str) or not re.fullmatch(r"full|[\d,\s-]+", text):
         return None  # a depth that is decided token by token
-    spec = f"{text}-{text}" if text.isdecimal() else text
-    return latency.weight(Route.parse(spec, latency.n_layers))
+    return latency.weight(stored_route(text, latency.n_layers))
