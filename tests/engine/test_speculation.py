@@ -18,11 +18,11 @@ from depthdial.engine.prefill import left_padded, prefill
 from depthdial.engine.row_sampler import RowSampler
 from depthdial.engine.sampler import Sampler
 from depthdial.engine.sampling import Chance, DecodingPolicy
-from depthdial.engine.speculation import Drafting, reused_layers
+from depthdial.engine.speculation import Drafting
 from depthdial.engine.speculative_stream import SpeculativeStream
 from depthdial.engine.walk import Prefix
 from depthdial.errors import InputError
-from depthdial.routes import Route
+from depthdial.routes import Route, leading_layers
 from tests.conftest import make_llama
 from tests.tiny import tiny
 
@@ -251,7 +251,7 @@ def test_layers_that_draft_and_model_share_run_once(running):
     batch = RowBatch(running)
     batch.join(ready, [FULL] * 2, keys=range(2), new_tokens=8)
     route, tokens = ROUTES["late"], torch.tensor([[4, 5, 6], [7, 8, 9]])
-    assert reused_layers(route) == 4
+    assert leading_layers(route) == 4
     batch.run(tokens[:, :1], layers=frozenset(route.layers))  # asks once what a class of layers returns
     prefix = Prefix(4)
     seen.clear()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import depthdial as dd
 from depthdial.errors import InputError
 from depthdial.oracles.drafts import expected_accepted, read_drafts, rounds_of
-from depthdial.oracles.speculation import RoundTimes, reused_layers, speculation_forecast
-from depthdial.routes import Route
+from depthdial.oracles.speculation import RoundTimes, speculation_forecast
+from depthdial.routes import Route, leading_layers
 from tests.latencies import affine, make_latency
 
 LATENCY = make_latency()
@@ -202,7 +202,7 @@ def test_adapters_share_no_prefix_with_the_untouched_model():
 
 
 def test_prefixes_end_at_the_first_skipped_layer():
-    assert [reused_layers(Route(layers, 6)) for layers in ((1, 2), (0, 2, 4), (0, 1, 2, 5), (0, 1, 2, 3, 4, 5))] == [
+    assert [leading_layers(Route(layers, 6)) for layers in ((1, 2), (0, 2, 4), (0, 1, 2, 5), (0, 1, 2, 3, 4, 5))] == [
         0,
         1,
         3,

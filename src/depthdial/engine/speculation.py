@@ -9,7 +9,7 @@ from typing import Any
 from depthdial.engine.batch import in_rows
 from depthdial.engine.draft_length import DraftLength, Latency, Learned, PassTimes
 from depthdial.engine.lookup import LONGEST, SHORTEST
-from depthdial.routes import Route
+from depthdial.routes import Route, leading_layers
 
 ROUTE, LOOKUP = "route", "lookup"  # sources of drafts
 
@@ -136,7 +136,7 @@ class Drafting:
     @property
     def reused_layers(self) -> int:
         """How many first layers draft and model have in common: those before the first that the route skips."""
-        return 0 if self.route is None or self.model is not None else reused_layers(self.route)
+        return 0 if self.route is None or self.model is not None else leading_layers(self.route)
 
     def fits(self, model: Any, depth: Any, max_new_tokens: int) -> bool:
         """Whether drafts can be tried on a batch; `why_off` says why not."""
@@ -160,11 +160,6 @@ class Drafting:
         )
         expected = self.length.speedup if told.is_on or self.route is None else self.length.expected.get(ROUTE)
         return replace(told, expected_speedup=expected)
-
-
-def reused_layers(route: Route) -> int:
-    """How many layers run before the first that a route skips."""
-    return next((place for place, layer in enumerate(route.layers) if layer != place), len(route.layers))
 
 
 def kind_of_match(n_tokens: int) -> str:

@@ -24,7 +24,7 @@ from depthdial.errors import InputError
 from depthdial.latency.model import LatencyModel
 from depthdial.oracles.drafts import Drafts, read_drafts
 from depthdial.oracles.score_table import Rows
-from depthdial.routes import Route
+from depthdial.routes import Route, leading_layers
 from depthdial.stats.bootstrap import percentiles, resamples
 
 DRAFT_TOKENS = (0, 1, 2, 4, 8)
@@ -154,11 +154,6 @@ class SpeculationForecast:
         return "\n".join(lines)
 
 
-def reused_layers(route: Route) -> int:
-    """How many layers run before the first that a route skips."""
-    return next((place for place, layer in enumerate(route.layers) if layer != place), len(route.layers))
-
-
 @dataclass(frozen=True)
 class RoundTimes:
     """Seconds of the passes of a round, at one batch size.
@@ -189,7 +184,7 @@ class RoundTimes:
         if not draft_tokens:
             return cls(step, draft, step, step)
         whole_check = latency.verify_sec(rows, draft_tokens + 1, None, context_tokens)
-        reused = reused_layers(route) if reuse_prefix else 0
+        reused = leading_layers(route) if reuse_prefix else 0
         check = latency.verify_sec(rows, draft_tokens + 1, None, context_tokens, reused_layers=reused)
         return cls(step, draft, check, whole_check)
 
@@ -296,7 +291,7 @@ def _setting(
     return DraftSetting(
         route=route.name,
         layers=len(route),
-        reused_layers=reused_layers(route) if reuse else 0,
+        reused_layers=leading_layers(route) if reuse else 0,
         rows=n_rows,
         draft_tokens=length,
         acceptance=float(np.average(drafts.acceptance[:, place], weights=drafts.tokens)),

@@ -257,6 +257,11 @@ def stored_route(text: str, n_layers: int) -> AnyRoute:
     return Route.parse(text, n_layers)
 
 
+def leading_layers(route: Route) -> int:
+    """How many layers run before the first that a route skips."""
+    return next((place for place, layer in enumerate(route.layers) if layer != place), len(route.layers))
+
+
 def format_layers(layers: Sequence[int]) -> str:
     """Layer indices as ranges: (0, 1, 2, 5) -> "0-2,5"."""
     runs: list[list[int]] = []

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from depthdial.latency.model import LatencyModel
 from depthdial.oracles.drafts import rounds_of
-from depthdial.oracles.speculation import DRAFT_TOKENS, RoundTimes, reused_layers
-from depthdial.routes import Route
+from depthdial.oracles.speculation import DRAFT_TOKENS, RoundTimes
+from depthdial.routes import Route, leading_layers
 from depthdial.search.calibration import Calibration
 
 
@@ -57,7 +57,7 @@ class DraftHarm:
         """For a family's `made_by`: the speed-up of each route, and how many of its first layers the check reuses."""
         return {
             "speedup": [math.exp(-harm) for harm in harms],
-            "reused_layers": [reused_layers(route) if self.reuse_prefix else 0 for route in routes],
+            "reused_layers": [leading_layers(route) if self.reuse_prefix else 0 for route in routes],
             "latency": {"model": self.latency.model, "hardware": self.latency.hardware, "date": self.latency.date},
             "rows": self.rows,
         }
