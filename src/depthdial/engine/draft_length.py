@@ -13,7 +13,10 @@ import statistics
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # it imports scipy
+    from depthdial.latency.model import LatencyModel
 
 DRAFT_TOKENS = (1, 2, 3, 4, 8)  # 3, for a check of 4 tokens: what a CPU reads as fast as one
 
@@ -29,22 +32,6 @@ _KEPT_TIMES = 7
 _CHECKED_TOKEN = 0.08  # of a plain step's time, what one more token in a check is guessed to take
 _DECAY = 0.95  # of what was seen before, a round
 _PRIOR_TRIALS = 2.0
-
-
-class Latency(Protocol):
-    """What is asked of a latency model, such as `depthdial.latency.model.LatencyModel`."""
-
-    def route_sec(self, route: Any = None, rows: int = 1, context_tokens: float | None = None) -> float: ...
-
-    def verify_sec(
-        self,
-        rows: int,
-        tokens: int,
-        layers: Any = None,
-        context_tokens: float | None = None,
-        *,
-        reused_layers: int = 0,
-    ) -> float: ...
 
 
 class Acceptance:
@@ -101,7 +88,7 @@ class PassTimes:
     """
 
     def __init__(
-        self, draft_share: float, latency: Latency | None = None, route: Any = None, reused_layers: int = 0
+        self, draft_share: float, latency: LatencyModel | None = None, route: Any = None, reused_layers: int = 0
     ) -> None:
         self._draft_share, self._latency, self._route, self._reused = draft_share, latency, route, reused_layers
         self._steps: dict[int, deque[float]] = {}

@@ -5,15 +5,19 @@ from __future__ import annotations
 import weakref
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from depthdial.checks import choice, whole
-from depthdial.engine.draft_length import Latency, Learned
+from depthdial.engine.draft_length import Learned
 from depthdial.engine.speculation import LOOKUP, Drafting
 from depthdial.errors import InputError
 from depthdial.hf.architectures import unwrap
 from depthdial.hf.known_routes import route_within, searched_routes
 from depthdial.routes import Route
+
+if TYPE_CHECKING:  # it imports scipy
+    from depthdial.latency.model import LatencyModel
 
 NAME = "lossless"
 AUTO = "auto"
@@ -124,9 +128,9 @@ class Lossless:
         return NAME if isinstance(self.draft, str) and self.draft == AUTO else f"{NAME}:{self.draft}"
 
 
-def _latency(given: Any) -> Latency | None:
+def _latency(given: Any) -> LatencyModel | None:
     if isinstance(given, str | PathLike):
         from depthdial.latency.model import LatencyModel
 
-        return LatencyModel.load(given)  # type: ignore[arg-type]
+        return LatencyModel.load(Path(given))
     return given

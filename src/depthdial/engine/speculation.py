@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from depthdial.engine.batch import in_rows
-from depthdial.engine.draft_length import DraftLength, Latency, Learned, PassTimes
+from depthdial.engine.draft_length import DraftLength, Learned, PassTimes
 from depthdial.engine.lookup import LONGEST, SHORTEST
 from depthdial.routes import Route, leading_layers
+
+if TYPE_CHECKING:  # it imports scipy
+    from depthdial.latency.model import LatencyModel
 
 ROUTE, LOOKUP = "route", "lookup"  # sources of drafts
 
@@ -115,7 +118,7 @@ class Drafting:
     lookup: bool = False
     model: Any = None
     draft_tokens: int | None = None
-    latency: Latency | None = None
+    latency: LatencyModel | None = None
     rejects: bool = False
     why_off: str | None = None
     counts: list[Counts] = field(default_factory=list)
