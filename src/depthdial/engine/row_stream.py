@@ -36,11 +36,16 @@ class RowStream:
 
     def _leave(self, is_over: torch.Tensor) -> None:
         over = is_over.tolist()
+        self._batch.leave([row for row in self._rows if over[row]])
+
+    @property
+    def _rows(self) -> list[int]:
+        """Those that are not over."""
         keys: Any = self._batch.keys
-        self._batch.leave([row for row in keys if over[row]])
+        return list(keys)
 
     def _run(self, tokens: torch.Tensor) -> None:
-        rows: Any = list(self._batch.keys)
+        rows = self._rows
         if rows == list(range(len(tokens))):
             self._logits = self._batch.step(tokens).float()
         else:  # those of rows that are over stay what they were, for nobody to read

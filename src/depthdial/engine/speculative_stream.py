@@ -80,7 +80,7 @@ class SpeculativeStream(RowStream):
 
     def step(self, tokens: torch.Tensor, is_over: torch.Tensor) -> None:
         self._leave(is_over)
-        rows = [int(key) for key in self._batch.keys]  # type: ignore[call-overload]
+        rows = self._rows
         if not rows:
             return
         offers, copies = self._offers(rows)
