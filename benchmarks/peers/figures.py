@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.peers.peer import REFERENCE
 from benchmarks.peers.roster import CUT
+from depthdial.report.kit.labels import place_labels
 from depthdial.report.kit.style import (
     BLACK,
     BLUE,
@@ -30,6 +31,7 @@ from depthdial.report.kit.style import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ _KINDS = (
     _Look("tide-inference", PURPLE, "v", ("tide",)),
 )
 _OTHER = _Look("other", GRAY, "X")
+# The line that joins the depths of a way to dial them, and its name in the key; the elastic adapter has a colour of its own.
+_WAYS = {"dial": ("-", "dd.generate"), "engine": ("--", "dd.Engine"), "elastic": ("-", "")}
 _METRICS = (
     ("kl", "KL to the full fp32 model (nats)"),
     ("agreement", "Greedy agreement with it"),
@@ -95,7 +99,7 @@ def _bars(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
             axes.text(speeds[place, 2], place, text, va="center", ha="left", fontsize=7)
     axes.set_yticks(places, [row["peer"] for row in rows], fontsize=7)
     axes.invert_yaxis()
-    axes.margins(x=0.12)
+    axes.margins(x=0.12, y=0.01)
 
 
 def draw_quality(
@@ -112,8 +116,9 @@ def draw_quality(
     if not sizes:
         return None
     with figure_style():
-        figure = new_figure(0.8 + 2.4 * len(sizes), width_in=11.0)
+        figure = new_figure(0.8 + 2.9 * len(sizes), width_in=13.0)
         panels = figure.subplots(len(sizes), len(_METRICS), squeeze=False)
+        named: list[tuple[Axes, list[tuple[str, float, float]]]] = []
         for line, size in zip(panels, sizes, strict=True):
             for axes, (metric, label) in zip(line, _METRICS, strict=True):
                 points = [
@@ -124,30 +129,49 @@ def draw_quality(
                 _points(axes, points, depths)
                 if metric == "kl":
                     axes.set_yscale("symlog", linthresh=1e-3)
-                    axes.set_ylim(0, 1.5 * axes.get_ylim()[1])
+                    axes.set_ylim(-5e-4, 1.5 * axes.get_ylim()[1])
                     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
                 axes.set_title(label, fontsize=8)
                 axes.set_xlabel(f"ms a token, {size} row{'s' * (size > 1)}")
-        present = {_kind(row["peer"]) for row in shown}
-        looks = [kind for kind in (*_KINDS, _OTHER) if kind in present]
-        handles = [Line2D([], [], color=look.color, marker=look.marker, linestyle="none") for look in looks]
-        figure.legend(handles, [look.label for look in looks], loc="outside lower center", ncols=len(looks))
+                named.append((axes, points))
+        _key(figure, [row["peer"] for row in shown])
         headed(figure, "Time against quality: a dialled depth, fewer bits, or a smaller model")
+        for axes, points in named:
+            names = {name for name, *_ in points}
+            told = [one for one in points if not _is_said(one[0], names)]
+            place_labels(axes, [(ms, value) for _, ms, value in told], [n.rpartition("@")[2] for n, *_ in told], size=6)
         return save_figure(figure, path)
 
 
+def _key(figure: Figure, peers: Sequence[str]) -> None:
+    """What colours and markers mean, and the lines that join depths."""
+    present = {_kind(peer) for peer in peers}
+    looks = [kind for kind in (*_KINDS, _OTHER) if kind in present]
+    handles = [Line2D([], [], color=look.color, marker=look.marker, linestyle="none", label=look.label) for look in looks]
+    ways = [
+        (line, told) for way, (line, told) in _WAYS.items() if told and any(peer.startswith(f"{way}@") for peer in peers)
+    ]
+    handles += [Line2D([], [], color=BLUE, linestyle=line, linewidth=1, label=told) for line, told in ways]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def _is_said(name: str, beside: Collection[str]) -> bool:
+    """Whether the same depth through `dd.generate`, at the same height, has the name already."""
+    return name.startswith("engine") and name.replace("engine", "dial", 1) in beside
+
+
 def _points(axes: Axes, points: Sequence[tuple[str, float, float]], depths: Sequence[str]) -> None:
-    """Points with their names; the depths of a way to dial them are joined, shallow to full."""
+    """Points; the depths of a way to dial them are joined, shallow to full."""
     for name, ms, value in points:
         look = _kind(name)
         axes.plot(ms, value, look.marker, color=look.color, alpha=0.85, linestyle="none")
-        axes.annotate(name.rpartition("@")[2], (ms, value), xytext=(3, 2), textcoords="offset points", fontsize=6)
     known = {name: (ms, value) for name, ms, value in points}
-    for way, line in (("dial", "-"), ("engine", "--"), ("elastic", "-")):
+    for way, (line, _) in _WAYS.items():
         names = [*(f"{way}@{depth}" for depth in depths), f"{'dial' if way == 'elastic' else way}-full"]
         joined = [known[name] for name in names if name in known]
         if len(joined) > 1:
             axes.plot(*zip(*joined, strict=True), line, color=_kind(way).color, linewidth=1, zorder=1)
+    axes.margins(x=0.1, y=0.14)  # room for names above the best
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -27,13 +27,14 @@ _FAR = tuple(
 _PLACES = np.array([*_NEAR, *_FAR])  # offsets in typographic points
 
 
-def place_labels(axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str]) -> None:
+def place_labels(axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str], *, size: float = 8) -> None:
     """Write a label beside each point, at whichever of some places it covers least of the lines and labels that are there.
 
     A label that had to go further off is tied to its point by a thin line. To be called when all else is drawn.
 
     Args:
         points: (x, y) in the units of the axes, one for each text.
+        size: of the letters.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -46,19 +47,19 @@ def place_labels(axes: Axes, points: Sequence[tuple[float, float]], texts: Seque
     frame, marks = np.array(axes.get_window_extent(renderer).extents), axes.transData.transform(np.array(points))
     thin, ties, labels = _drawn(axes), np.empty((0, 2)), np.empty((0, 4))
     for own, point, text in zip(marks, points, texts, strict=True):
-        note = axes.annotate(shortened(text), point, xytext=(0, 0), textcoords="offset points", fontsize=8, zorder=6)
+        note = axes.annotate(shortened(text), point, xytext=(0, 0), textcoords="offset points", fontsize=size, zorder=6)
         extent = note.get_window_extent(renderer)
-        size = np.array([extent.width, extent.height])
+        extents = np.array([extent.width, extent.height])
         others = marks[np.abs(marks - own).sum(axis=1) > _SAME_PIXELS]
         thick = np.vstack([labels, np.hstack([others - _HALO_PIXELS, others + _HALO_PIXELS])])
         found = []
         for number, place in enumerate(_PLACES):
             offset = figure.dpi / 72 * place
-            corner = own + offset + size * (np.sign(place) - 1) / 2
-            box = np.concatenate([corner, corner + size])
+            corner = own + offset + extents * (np.sign(place) - 1) / 2
+            box = np.concatenate([corner, corner + extents])
             tie = own + np.linspace(0.2, 1.0, 20 if number >= len(_NEAR) else 0)[:, None] * offset
             covered = _overlaps(box, thick).sum() + 12 * _inside(thin, box[None]).sum()
-            outside = size.prod() - _overlaps(box, frame[None]).sum()
+            outside = extents.prod() - _overlaps(box, frame[None]).sum()
             meets = np.abs(tie[:, None] - ties[None]).sum(axis=2) < 3
             crossed = _inside(tie, thick).any(axis=1).sum() + meets.any(axis=1).sum()
             found.append((covered + 3 * outside + 60 * crossed + 0.5 * number, number, box, tie))
