@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,18 @@ from typing import TYPE_CHECKING
 from depthdial.files import write_json
 from depthdial.oracles.speculation import DraftSetting, SpeculationForecast
 from depthdial.report.kit.labels import place_labels
-from depthdial.report.kit.style import BLACK, GRAY, family_of, figure_style, headed, look_key, looks, new_figure, save_figure
+from depthdial.report.kit.style import (
+    BLACK,
+    GRAY,
+    Look,
+    family_of,
+    figure_style,
+    headed,
+    look_key,
+    looks,
+    new_figure,
+    save_figure,
+)
 from depthdial.report.kit.tables import Cells, Column, finished
 from depthdial.stats.intervals import Interval
 from depthdial.stats.serialize import dump
@@ -65,39 +77,40 @@ def write_forecast(folder: Path | str, forecast: SpeculationForecast) -> Path:
 
 def draw_forecast(forecast: SpeculationForecast) -> Figure:
     """Speed-up of every route at its best draft length against the layers that draft, a panel for each batch size."""
-    sizes = sorted({one.rows for one in forecast.settings})
+    best = _best(forecast)
+    sizes = sorted({one.rows for one in best})
     with figure_style():
         figure = new_figure(3.3)
         panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
-        styles = looks(family_of(one.route) for one in _best(forecast))
+        styles = looks(family_of(one.route) for one in best)
         for axes, rows in zip(panels, sizes, strict=True):
-            _draw_size(axes, [one for one in _best(forecast) if one.rows == rows], rows)
-        panels[0].set_ylabel("expected speed-up")
+            _draw_size(axes, [one for one in best if one.rows == rows], styles)
+            axes.set(xlabel="layers that draft", title=f"batch {rows}")
+        low, high = panels[0].get_ylim()
+        panels[0].set(ylabel="expected speed-up", ylim=(min(low, 0.9), max(high, 1.05)))
         headed(figure, f"Self-speculation on {forecast.model}: {forecast.verdict}")
         points = [replace(look, line="none") for look in styles.values()]
         look_key(figure, points, n_columns=min(4, len(points)), handletextpad=0.4)
+        for axes, rows in zip(panels, sizes, strict=True):
+            fastest = forecast.at(rows)
+            place_labels(axes, [(fastest.layers, fastest.speedup)], [f"{fastest.route}, k={fastest.draft_tokens}"])
     return figure
 
 
-def _draw_size(axes: Axes, settings: list[DraftSetting], rows: int) -> None:
-    styles = looks(family_of(one.route) for one in settings)
+def _draw_size(axes: Axes, settings: Sequence[DraftSetting], styles: Mapping[str, Look]) -> None:
     axes.axhline(1, color=BLACK, linewidth=0.9)
     for one in settings:
         look = styles[family_of(one.route)]
         axes.plot([one.layers] * 2, [one.low, one.high], color=GRAY, linewidth=0.9, zorder=3)
         axes.plot(one.layers, one.speedup, marker=look.marker, color=look.color, linestyle="none", zorder=4)
     axes.margins(0.15)
-    best = max(settings, key=lambda one: one.speedup)
-    place_labels(axes, [(best.layers, best.speedup)], [f"{best.route}, k={best.draft_tokens}"])
-    axes.set(xlabel="layers that draft", title=f"batch {rows}")
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(low, 0.9), max(high, 1.05))
 
 
 def _fastest(forecast: SpeculationForecast, most: int | None) -> list[DraftSetting]:
-    ordered = sorted(_best(forecast), key=lambda one: (one.rows, -one.speedup))
-    sizes = dict.fromkeys(one.rows for one in ordered)
-    return [one for rows in sizes for one in [one for one in ordered if one.rows == rows][:most]]
+    by_rows: dict[int, list[DraftSetting]] = {}
+    for one in sorted(_best(forecast), key=lambda one: (one.rows, -one.speedup)):
+        by_rows.setdefault(one.rows, []).append(one)
+    return [one for settings in by_rows.values() for one in settings[:most]]
 
 
 def _best(forecast: SpeculationForecast) -> list[DraftSetting]:
