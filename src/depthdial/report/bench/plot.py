@@ -46,30 +46,17 @@ def draw_latency(latency: LatencyModel) -> Figure:
 
 def _draw_layers(axes: Axes, latency: LatencyModel) -> None:
     rows = latency.measured_rows()[0]
+    contexts, parts = _contexts(latency, rows), latency.parts(rows)
     x = np.linspace(0, latency.n_layers, 2)
-    for place, context in enumerate(_contexts(latency, rows)):
+    for place, context in enumerate(contexts):
         color = _COLORS[place % len(_COLORS)]
-        parts = latency.parts(rows)
         axes.plot(x, 1e3 * (parts.fixed_sec + x * parts.layer(context)), color=color, linewidth=1.1, alpha=0.7)
         cells = _cells(latency, STEP, rows=rows, context_tokens=context)
-        _points(
-            axes,
-            [len(latency.routes[cell.route]) for cell in cells],
-            cells,
-            1e3,
-            color,
-            _MARKERS[place % 7],
-            f"{context} tokens in sight",
-        )
-        theirs = _cells(latency, HF_STEP, rows=rows, context_tokens=context)
-        if theirs and not place:
-            axes.plot(
-                [latency.n_layers] * len(theirs),
-                [1e3 * cell.p50_sec for cell in theirs],
-                linestyle="none",
-                label="HF generate",
-                **_HF,
-            )
+        layers = [len(latency.routes[cell.route]) for cell in cells]
+        _points(axes, layers, cells, color, _MARKERS[place % len(_MARKERS)], f"{context} tokens in sight")
+    theirs = [1e3 * cell.p50_sec for cell in _cells(latency, HF_STEP, rows=rows, context_tokens=contexts[0])]
+    if theirs:
+        axes.plot([latency.n_layers] * len(theirs), theirs, linestyle="none", label="HF generate", **_HF)
     each = latency.sizes.step_bytes(tuple(range(latency.n_layers)), rows, 0) - latency.sizes.head_bytes
     reading = latency.sizes.head_bytes + x / latency.n_layers * each
     bandwidth = latency.ceilings.bandwidth_bytes_per_sec
@@ -84,7 +71,7 @@ def _draw_layers(axes: Axes, latency: LatencyModel) -> None:
 def _draw_rows(axes: Axes, latency: LatencyModel) -> None:
     rows, context = latency.measured_rows(), _contexts(latency, latency.measured_rows()[0])[0]
     for place, name in enumerate(latency.routes):
-        color, marker = _COLORS[place % len(_COLORS)], _MARKERS[place % 7]
+        color, marker = _COLORS[place % len(_COLORS)], _MARKERS[place % len(_MARKERS)]
         cells = _cells(latency, STEP, route=name, context_tokens=context)
         each = [cell.rows / cell.p50_sec for cell in cells]
         axes.plot([cell.rows for cell in cells], each, color=color, marker=marker, label=_label(latency, name))
@@ -104,7 +91,8 @@ def _draw_rows(axes: Axes, latency: LatencyModel) -> None:
     axes.minorticks_off()
     log_heights(axes)
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** 0.35)  # room for the key
+    share = min(0.05 + 0.055 * len(axes.get_legend_handles_labels()[1]), 0.6)  # of the height, for the key
+    axes.set_ylim(low, high * (high / low) ** (share / (1 - share)))
     axes.set(xlabel=f"rows, {context} tokens in sight", ylabel="tokens per second")
     axes.legend(loc="upper left", handlelength=1.8, fontsize=7.5)
 
@@ -115,12 +103,10 @@ def _label(latency: LatencyModel, name: str) -> str:
     return name if name.endswith(f":{n}") else f"{shortened(name, 16)} ({n})"
 
 
-def _points(
-    axes: Axes, x: Sequence[float], cells: Sequence[Cell], scale: float, color: str, marker: str, label: str
-) -> None:
-    """Medians with bars from p20 to p80."""
-    y = scale * np.array([cell.p50_sec for cell in cells])
-    reach = np.array([[one.p50_sec - one.p20_sec, one.p80_sec - one.p50_sec] for one in cells]).T * scale
+def _points(axes: Axes, x: Sequence[float], cells: Sequence[Cell], color: str, marker: str, label: str) -> None:
+    """Medians in milliseconds with bars from p20 to p80."""
+    y = 1e3 * np.array([cell.p50_sec for cell in cells])
+    reach = 1e3 * np.array([[one.p50_sec - one.p20_sec, one.p80_sec - one.p50_sec] for one in cells]).T
     look: dict[str, Any] = {"linestyle": "none", "markersize": 5, "elinewidth": 1, "capsize": 2}
     axes.errorbar(x, y, yerr=reach, color=color, marker=marker, label=label, **look)
 

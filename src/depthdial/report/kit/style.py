@@ -192,5 +192,5 @@ def log_heights(axes: Axes) -> None:
     axes.set_yscale("log")
     axis = axes.yaxis
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.12g}"))
     axis.set_minor_formatter(NullFormatter())
