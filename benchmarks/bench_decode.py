@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from functools import partial
 from typing import Any
 
 import numpy as np
-from common import arguments, publish
+from common import arguments, in_turns, publish, ratio
 
 import depthdial as dd
 from depthdial.engine.decode import decode
@@ -39,7 +40,14 @@ def main() -> None:
     pruned_prompt = _pruned_prefill(pruned, prompt, half)
     variants: list[tuple[str, Any, Any, Prefill]] = [(route.name, model, route, prompt) for route in routes]
     variants.append(("pruned", pruned, dd.Route.parse("full", len(half)), pruned_prompt))
-    times = _measure(variants, options.rounds, options.tokens, session)
+
+    def step_sec(model: Any, route: Any, prompt: Prefill) -> float:
+        done = decode(
+            model, route, prompt, max_new_tokens=options.tokens, eos_token_ids=(), pad_token_id=session.pad_token_id
+        )
+        return done.decode_sec / done.steps
+
+    times = in_turns({name: partial(step_sec, *how) for name, *how in variants}, options.rounds)
     layers = np.array([len(route) for route in routes], dtype=float)
     medians = np.array([statistics.median(times[route.name]) for route in routes])
     slope, intercept = np.polyfit(layers, medians, 1)
@@ -50,7 +58,7 @@ def main() -> None:
             "variant": name,
             "layers": len(route),
             "ms per token": 1e3 * statistics.median(times[name]),
-            "of the full time": _ratio(times[name], times[full_name]),
+            "of the full time": ratio(times[name], times[full_name]),
         }
         for name, _, route, _ in variants
     ]
@@ -59,24 +67,12 @@ def main() -> None:
         rows,
         options,
         affine={"ms_per_layer": 1e3 * slope, "ms_fixed": 1e3 * intercept, "largest_residual_of_full_time": residual},
-        view_over_pruned=_ratio(times[half.name], times["pruned"]),
-        half_over_full=_ratio(times[half.name], times[full_name]),
+        view_over_pruned=ratio(times[half.name], times["pruned"]),
+        half_over_full=ratio(times[half.name], times[full_name]),
     )
     print(f"affine: {1e3 * intercept:.2f} ms + {1e3 * slope:.3f} ms per layer, largest residual {residual:.1%} of full time")
-    print(f"{half.name} takes {_ratio(times[half.name], times[full_name]):.3f} of the full time per token")
-    print(f"a view takes {_ratio(times[half.name], times['pruned']):.3f} of the pruned model's time")
-
-
-def _measure(variants: Any, rounds: int, tokens: int, session: Session) -> dict[str, list[float]]:
-    """Seconds per decoding step of every variant, once a round; the first round warms up and is dropped."""
-    times: dict[str, list[float]] = {name: [] for name, *_ in variants}
-    for turn in range(rounds + 1):
-        # Alternate the order, so that a drift of the machine's speed does not favour one end.
-        for name, model, route, prompt in variants if turn % 2 else reversed(variants):
-            done = decode(model, route, prompt, max_new_tokens=tokens, eos_token_ids=(), pad_token_id=session.pad_token_id)
-            if turn:
-                times[name].append(done.decode_sec / done.steps)
-    return times
+    print(f"{half.name} takes {ratio(times[half.name], times[full_name]):.3f} of the full time per token")
+    print(f"a view takes {ratio(times[half.name], times['pruned']):.3f} of the pruned model's time")
 
 
 def _pruned_prefill(pruned: Any, prompt: Prefill, route: Any) -> Prefill:
@@ -85,10 +81,6 @@ def _pruned_prefill(pruned: Any, prompt: Prefill, route: Any) -> Prefill:
     return Prefill(
         prompt.input_ids, prompt.attention_mask, prompt.cache_for(route), prompt.logits, shallow.route, prompt.prefill_sec
     )
-
-
-def _ratio(a: list[float], b: list[float]) -> float:
-    return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
 if __name__ == "__main__":

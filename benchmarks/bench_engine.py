@@ -18,7 +18,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from common import arguments, publish
+from common import arguments, in_turns, publish, ratio
 
 import depthdial as dd
 from depthdial.engine.batch import RowBatch
@@ -44,13 +44,13 @@ def main() -> None:
     half = dd.Route.parse("uls:50%", session.n_layers)
     for n_rows in rows:
         prompts = made_prompts(tokenizer, session.facts.vocabulary, n_rows, options.prompt, options.seed)
-        times = _in_turns(_steps(session, prompts, {"full": session.full, "half": half}, options.steps), options.rounds)
+        times = in_turns(_steps(session, prompts, {"full": session.full, "half": half}, options.steps), options.rounds)
         for name, route in (("full", session.full), ("half", half), ("HF generate", session.full)):
             table.append(_row(name, n_rows, route, times[name], times, session))
-        first = _in_turns(_first_tokens(session, prompts), options.rounds)
+        first = in_turns(_first_tokens(session, prompts), options.rounds)
         for name in first:
             table.append({"what": f"first token, {name}", "rows": n_rows, **_spread(first[name], first["HF generate"])})
-    mixed = _in_turns(_mixed(session, tokenizer, options), options.rounds)
+    mixed = in_turns(_mixed(session, tokenizer, options), options.rounds)
     ideal = [sum(parts) / len(_NESTED) for parts in zip(*(mixed[f"64 x {name}"] for name in _NESTED), strict=True)]
     for name in ("layer-major", "by route"):
         table.append({"what": f"64 rows on five routes, {name}", "rows": 64, **_spread(mixed[name], mixed["layer-major"])})
@@ -60,24 +60,13 @@ def main() -> None:
         [{**dict.fromkeys(_COLUMNS, ""), **row} for row in table],
         options,
         ceilings=asdict(measure_ceilings(session.device, model.dtype, session.facts.width, rows)),
-        layer_major_of_shares=_ratio(ideal, mixed["layer-major"]),
-        by_route_over_layer_major=_ratio(mixed["by route"], mixed["layer-major"]),
+        layer_major_of_shares=ratio(ideal, mixed["layer-major"]),
+        by_route_over_layer_major=ratio(mixed["by route"], mixed["layer-major"]),
     )
 
 
 _COLUMNS = ("what", "rows", "ms", "p20", "p80", "times HF", "GB/s", "of the bandwidth")
 _NESTED = ("full", "27", "24", "20", "15")
-
-
-def _in_turns(variants: Mapping[str, Callable[[], float]], rounds: int) -> Times:
-    """Seconds of each variant, once a round, behind a round that is not counted; the order alternates."""
-    times: Times = {name: [] for name in variants}
-    for turn in range(rounds + 1):
-        for name in list(variants) if turn % 2 else reversed(variants):
-            seconds = variants[name]()
-            if turn:
-                times[name].append(seconds)
-    return times
 
 
 def _steps(
@@ -112,15 +101,15 @@ def _mixed(session: Session, tokenizer: Any, options: Any) -> dict[str, Callable
     prompts = made_prompts(tokenizer, session.facts.vocabulary, 64, options.prompt, options.seed)
     ready = session.prefill_ids(prompts)
     deepest = sorted(_nested(session), key=len, reverse=True)
-    routes = [deepest[i * len(deepest) // 64] for i in range(64)]
-    buckets = [[i for i in range(64) if routes[i] == route] for route in deepest]
+    mixed = [deepest[i * len(deepest) // 64] for i in range(64)]
+    buckets = [[i for i in range(64) if mixed[i] == route] for route in deepest]
 
-    def timed(groups: Sequence[Sequence[int]], of: Callable[[int], Route]) -> Callable[[], float]:
+    def timed(groups: Sequence[Sequence[int]], routes: Sequence[Route]) -> Callable[[], float]:
         def call() -> float:
             batches = []
             for group in groups:
                 batch = RowBatch(session.model, len(group))
-                batch.join(ready.select(torch.tensor(group)), [of(i) for i in group], group, options.steps)
+                batch.join(ready.select(torch.tensor(group)), [routes[i] for i in group], group, options.steps)
                 batches.append(batch)
             tokens = [torch.full((len(group),), 5) for group in groups]
             seconds = []
@@ -134,10 +123,8 @@ def _mixed(session: Session, tokenizer: Any, options: Any) -> dict[str, Callable
         return call
 
     whole = [list(range(64))]
-    found = {"layer-major": timed(whole, lambda i: routes[i]), "by route": timed(buckets, lambda i: routes[i])}
-    for name, route in zip(_NESTED, deepest, strict=True):
-        found[f"64 x {name}"] = timed(whole, lambda _, route=route: route)  # type: ignore[misc]
-    return found
+    found = {"layer-major": timed(whole, mixed), "by route": timed(buckets, mixed)}
+    return found | {f"64 x {name}": timed(whole, [route] * 64) for name, route in zip(_NESTED, deepest, strict=True)}
 
 
 def _nested(session: Session) -> list[Route]:
@@ -155,7 +142,7 @@ def _row(name: str, n_rows: int, route: Route, mine: list[float], times: Times, 
         "rows": n_rows,
         **spread,
         "GB/s": n_bytes / statistics.median(mine) / 1e9,
-        "of the bandwidth": n_bytes * _ratio(times["byte"], mine),
+        "of the bandwidth": n_bytes * ratio(times["byte"], mine),
     }
 
 
@@ -165,12 +152,8 @@ def _spread(mine: Sequence[float], reference: Sequence[float]) -> dict[str, floa
         "ms": 1e3 * statistics.median(mine),
         "p20": 1e3 * low,
         "p80": 1e3 * high,
-        "times HF": _ratio(reference, mine),
+        "times HF": ratio(reference, mine),
     }
-
-
-def _ratio(a: Sequence[float], b: Sequence[float]) -> float:
-    return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from common import arguments, publish
+from common import arguments, in_turns, publish
 
 import depthdial as dd
 
@@ -30,15 +31,16 @@ def main() -> None:
 
 def _cell(model: Any, tokenizer: Any, kind: str, prompts: Sequence[str], options: Any) -> list[dict[str, Any]]:
     depths = ["full", *options.depths.split(",")]
-    times: dict[str, list[float]] = {depth: [] for depth in depths}
     last: dict[str, list[Any]] = {}
-    for turn in range(options.rounds + 1):
-        for depth in depths if turn % 2 else reversed(depths):
-            last[depth] = dd.generate(
-                model, tokenizer, list(prompts), depth=depth, max_new_tokens=options.tokens, batch_size=len(prompts)
-            )
-            if turn:  # the first round measures what a pass costs
-                times[depth].append(last[depth][0].decode_sec)
+
+    def decode_sec(depth: str) -> float:
+        last[depth] = dd.generate(
+            model, tokenizer, list(prompts), depth=depth, max_new_tokens=options.tokens, batch_size=len(prompts)
+        )
+        return last[depth][0].decode_sec
+
+    # The round that is not counted measures what a pass costs.
+    times = in_turns({depth: partial(decode_sec, depth) for depth in depths}, options.rounds)
     plain = [answer.tokens for answer in last["full"]]
     rows = []
     for depth in depths[1:]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,25 @@ def publish(title: str, rows: Sequence[Mapping[str, Any]], options: argparse.Nam
         options.out, {"title": title, "when": when, "settings": settings, **environment(), **extra, "rows": list(rows)}
     )
     print(f"written: {options.out}")
+
+
+def in_turns(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What each variant says it took, once a round, behind a round that warms up and is not counted.
+
+    The order alternates, so that a drift of the machine's speed favours neither end.
+    """
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(rounds + 1):
+        for name in list(variants) if turn % 2 else reversed(variants):
+            took = variants[name]()
+            if turn:
+                times[name].append(took)
+    return times
+
+
+def ratio(a: Sequence[float], b: Sequence[float]) -> float:
+    """The median of the ratios within rounds."""
+    return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
 def seconds(call: Any) -> float:
