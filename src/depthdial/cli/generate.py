@@ -106,7 +106,7 @@ def _bias(text: str) -> tuple[str, float]:
 def _depth(text: str | None, controller: Path | None, budget: str | None, routes: str | None) -> Any:
     """What `dd.generate` takes; what can be refused without the model is refused here."""
     from depthdial.control.controller import CONTROLLER_FILE, SequenceController
-    from depthdial.engine.depth import number_in
+    from depthdial.engine.depth_numbers import number_in
 
     if text is not None and controller is not None:
         raise InputError("--depth and --controller each say which layers run: give one of them.")
