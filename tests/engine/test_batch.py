@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.engine import batch as batches
+from depthdial.engine import walk
 from depthdial.engine.batch import RowBatch, in_rows, why_not_in_rows
 from depthdial.engine.prefill import continue_on, continuing, left_padded, prefill
 from depthdial.errors import InputError
@@ -56,6 +57,28 @@ def base():
 def test_each_architecture_runs_in_rows_or_says_why_not(name):
     reason = why_not_in_rows(snapshot(tiny(name)))
     assert (reason is not None) == (name in ELSEWHERE), reason
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_whose_rows_would_see_other_tokens_is_not_run_in_rows(dtype, monkeypatch):
+    model = snapshot(make_llama().to(dtype))
+    assert batches._tried(model) is None
+    mask_of = walk.mask_of
+    monkeypatch.setattr(walk, "mask_of", lambda *given: torch.zeros_like(mask_of(*given)))
+    assert "off by" in batches._tried(model)
+
+
+def test_in_halves_rows_may_be_off_by_what_rounding_does_to_transformers_own(monkeypatch):
+    model = snapshot(make_llama().to(torch.bfloat16))
+    step, theirs = RowBatch.step, batches._their_logits
+    rounded = 1 + 0.08 * (torch.arange(model.config.vocab_size) % 2)
+    monkeypatch.setattr(RowBatch, "step", lambda self, tokens: step(self, tokens) * rounded)
+    assert "off by" in batches._tried(model)
+    alone = lambda model, depth, ready, rows: [  # noqa: E731
+        logits * (rounded if len(rows) == 1 else 1) for logits in theirs(model, depth, ready, rows)
+    ]
+    monkeypatch.setattr(batches, "_their_logits", alone)
+    assert batches._tried(model) is None
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "qwen3_moe", "opt", "gpt2", "gpt_oss", "falcon", "deepseek_v3"])
