@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from common import arguments, in_turns, publish
+from common import arguments, in_turns, long_answers, publish
 
 import depthdial as dd
 
@@ -23,7 +23,7 @@ def main() -> None:
     )
     model, tokenizer = dd.load(options.model)
     table = []
-    for kind, texts in _prompts().items():
+    for kind, texts in _prompts(model, tokenizer, options.tokens).items():
         for n_rows in map(int, options.rows.split(",")):
             table += _cell(model, tokenizer, kind, texts[:n_rows], options)
     publish(f"Self-speculation of {options.model}, {options.tokens} tokens", table, options)
@@ -64,12 +64,12 @@ def _cell(model: Any, tokenizer: Any, kind: str, prompts: Sequence[str], options
     return rows
 
 
-def _prompts() -> dict[str, list[str]]:
+def _prompts(model: Any, tokenizer: Any, tokens: int) -> dict[str, list[str]]:
     examples = [example.instruction for example in dd.task("builtin").examples]
     text = " ".join(one for one in examples[:6])
     lists = ["\n".join(f"{i + 1}. {one}" for i, one in enumerate(examples[n : n + 6])) for n in range(0, 24, 6)]
     return {
-        "ordinary": examples[:4],
+        "ordinary": [one.instruction for one in long_answers(model, tokenizer, min(tokens, 64), 4).examples],
         "copying": [f"Repeat the following text word for word:\n{text[n * 40 :]}" for n in range(4)],
         "editing": [f"Here is a list.\n{one}\nWrite the same list again, with every number in brackets." for one in lists],
     }

@@ -6,6 +6,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+import depthdial as dd
+from depthdial.data.tasks import Task
 from depthdial.files import write_json
 from depthdial.provenance import environment
 
@@ -61,6 +64,15 @@ def in_turns(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict[s
 def ratio(a: Sequence[float], b: Sequence[float]) -> float:
     """The median of the ratios within rounds."""
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+
+def long_answers(model: Any, tokenizer: Any, tokens: int, most: int) -> Task:
+    """The first built-in prompts whose greedy answers at full depth have so many tokens or more."""
+    task = dd.task("builtin")
+    prompts = [one.instruction for one in task.examples]
+    answers = dd.generate(model, tokenizer, prompts, max_new_tokens=tokens, batch_size=8)
+    kept = [one for one, answer in zip(task.examples, answers, strict=True) if answer.new_tokens == tokens]
+    return replace(task, examples=tuple(kept[:most]))
 
 
 def seconds(call: Any) -> float:

@@ -82,11 +82,15 @@ class Slab:
 
     @property
     def keys(self) -> torch.Tensor:
-        return self._keys[: len(self.members)]
+        return self._of_members(self._keys)
 
     @property
     def values(self) -> torch.Tensor:
-        return self._values[: len(self.members)]
+        return self._of_members(self._values)
+
+    def _of_members(self, slab: torch.Tensor) -> torch.Tensor:
+        n = len(self.members)
+        return slab if n == slab.shape[0] else slab[:n]  # each step asks every layer: a slice takes its time
 
     @property
     def whole(self) -> tuple[torch.Tensor, torch.Tensor]:
