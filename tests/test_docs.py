@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -82,9 +83,13 @@ def test_the_speeds_are_those_of_the_benchmarks() -> None:
         assert told in page
     assert f"is {results['engine']['layer_major_of_shares']:.2f} of it" in page
     drafts = {(row["prompts"], row["rows"], row["depth"]): row["times plain"] for row in results["speculation"]["rows"]}
-    for kind, rows in (("copying", 1), ("copying", 4), ("editing", 1), ("editing", 4), ("ordinary", 4)):
+    for kind, rows in product(("copying", "editing", "ordinary"), (1, 4)):
         both = drafts[kind, rows, "lossless"], drafts[kind, rows, "lossless:lookup"]
         assert f"| {kind} | {rows} | {both[0]:.2f}x | {both[1]:.2f}x |" in page
+    forecast = json.loads((ROOT / "benchmarks/results/forecast.json").read_text())["rows"]
+    shares = [row["of the forecast"] for row in forecast]
+    assert f"is {min(shares):.2f} to {max(shares):.2f} times the forecast's" in page
+    assert f"the best is {max(row['measured'] for row in forecast):.2f}x" in page
     assert f"{whole['curve_sec']:.2f} s, {whole['ratio']:.0f} times less than a plain dynamic programme" in words
 
 
