@@ -119,6 +119,14 @@ def test_files_that_are_none(tmp_path):
         ({"routes": {"full": [0, 9], "uls:3": [0]}}, "Layer 9 does not exist"),
         ({"cells": document["cells"][:1]}, "at one depth alone"),
         ({"more": 1}, "damaged"),
+        ({"layer_share": [1.0] * 5 + [-1.0]}, "Invalid layer_share -1.0"),
+        ({"ceilings": {**document["ceilings"], "gemm": []}}, "hold no matrix product"),
+        (
+            {"ceilings": {**document["ceilings"], "gemm": [{"rows": 1, "flops_per_sec": 0, "way": ""}]}},
+            "Invalid flops_per_sec 0",
+        ),
+        ({"sizes": {**document["sizes"], "pair_flops": [1.0]}}, "There are 1 pair_flops of 6 layers"),
+        ({"sizes": {**document["sizes"], "head_bytes": "x"}}, "Invalid head_bytes 'x'"),
     ):
         path.write_text(json.dumps({**document, **change}))
         with pytest.raises(InputError, match=told):

@@ -268,7 +268,7 @@ class LosslessDepth(Depth):
         """What is asked, on a model.
 
         Raises:
-            InputError: for a draft that is no one route, or that skips no layer.
+            InputError: for a draft that is no one route, or that skips no layer, or for times of another model.
         """
         if given.draft_is_named:
             draft = Depth.parse(given.draft, model)
@@ -284,7 +284,7 @@ class LosslessDepth(Depth):
                 f"The draft {route.name!r} runs all {n_layers} layers, as the check of its tokens does: give a route that "
                 "skips some, such as depth='lossless:uls:50%'."
             )
-        return cls(given, route, n_layers)
+        return cls(given.with_times(n_layers), route, n_layers)
 
     @property
     def name(self) -> str:

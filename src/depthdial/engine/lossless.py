@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from depthdial.checks import choice, whole
@@ -68,6 +66,8 @@ class Lossless:
         choice("way of sampling", self.sampling, (PLAIN, REJECTION))
         if self.draft_tokens is not None:
             whole("draft_tokens", self.draft_tokens, 1)
+        if self.lookup is not None and not isinstance(self.lookup, bool):
+            raise InputError(f"Invalid lookup {self.lookup!r}: use True or False, or leave it out.")
         if self.draft == LOOKUP and self.lookup is False:
             raise InputError("The draft 'lookup' with lookup=False drafts nothing: leave lookup out, or give a route.")
 
@@ -108,6 +108,14 @@ class Lossless:
             return None
         return route_within(tuple(shallow), max(0.5, min(route.cost for route in shallow)))
 
+    def with_times(self, n_layers: int) -> Lossless:
+        """The same with its latency model read, which is to be of a model of so many layers.
+
+        Raises:
+            InputError: for what is no latency model, one of another model, or one without checks of drafts.
+        """
+        return self if self.latency is None else replace(self, latency=_latency(self.latency, n_layers))
+
     def drafting(self, route: Route | None, model: Any, draft: Any) -> Drafting:
         """For one batch.
 
@@ -116,10 +124,9 @@ class Lossless:
             draft: what runs the route; None for the model that checks.
         """
         copies = self.copies or route is None
-        latency = _latency(self.latency)
         rejects = self.sampling == REJECTION
-        drafting = Drafting(route, copies, draft, self.draft_tokens, latency, rejects)
-        if latency is None:
+        drafting = Drafting(route, copies, draft, self.draft_tokens, self.latency, rejects)
+        if self.latency is None:
             key = (None if route is None else route.layers, copies, draft is None, rejects)
             drafting.learned = _learned.setdefault(unwrap(model), {}).setdefault(key, drafting.learned)
         return drafting
@@ -128,9 +135,10 @@ class Lossless:
         return NAME if isinstance(self.draft, str) and self.draft == AUTO else f"{NAME}:{self.draft}"
 
 
-def _latency(given: Any) -> LatencyModel | None:
-    if isinstance(given, str | PathLike):
-        from depthdial.latency.model import LatencyModel
+def _latency(given: Any, n_layers: int) -> LatencyModel:
+    from depthdial.latency.model import LatencyModel
 
-        return LatencyModel.load(Path(given))
-    return given
+    found = given if isinstance(given, LatencyModel) else LatencyModel.load(given)
+    found.require_fits(n_layers)
+    found.verify_sec(1, 2)  # refuses one that has timed no check
+    return found

@@ -69,6 +69,10 @@ class Gemm:
     flops_per_sec: float
     way: str
 
+    def __post_init__(self) -> None:
+        whole("rows", self.rows, 1)
+        number("flops_per_sec", self.flops_per_sec, above=0)
+
 
 @dataclass(frozen=True)
 class Ceilings:
@@ -86,6 +90,8 @@ class Ceilings:
 
     def __post_init__(self) -> None:
         number("bandwidth_bytes_per_sec", self.bandwidth_bytes_per_sec, above=0)
+        if not self.gemm:
+            raise InputError("The ceilings hold no matrix product: bench the model again.")
 
     @property
     def peak_flops_per_sec(self) -> float:
@@ -116,6 +122,16 @@ class Sizes:
     layer_flops: tuple[float, ...]
     pair_flops: tuple[float, ...]
     head_flops: float
+
+    def __post_init__(self) -> None:
+        number("head_bytes", self.head_bytes, 0)
+        number("head_flops", self.head_flops, above=0)
+        for name in ("layer_bytes", "kv_bytes_per_token", "layer_flops", "pair_flops"):
+            values = getattr(self, name)
+            if len(values) != len(self.layer_bytes):
+                raise InputError(f"There are {len(values)} {name} of {len(self.layer_bytes)} layers: bench the model again.")
+            for value in values:
+                number(name, value, 0)
 
     def step_bytes(self, layers: Sequence[int], rows: int, context_tokens: float) -> float:
         """Read in one decoding step of `rows` sequences: weights once, keys and values of each row."""

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ class LatencyModel:
         whole("n_layers", self.n_layers, 1)
         if len(self.layer_share) != self.n_layers or len(self.sizes.layer_bytes) != self.n_layers:
             raise InputError(f"The latency model tells of other layers than its {self.n_layers}: bench the model again.")
+        for share in self.layer_share:
+            number("layer_share", share, above=0)
         for cell in self.cells:
             if cell.route not in self.routes:
                 raise InputError(f"A cell is of the route {cell.route!r}, which has no layers: add it to routes.")
@@ -94,6 +97,11 @@ class LatencyModel:
         Raises:
             InputError: if there is none, or it is damaged or of another version.
         """
+        if not isinstance(path, str | PathLike):
+            raise InputError(
+                f"A latency model is given as it is, by its file or by the folder of a bench, not as {type(path).__name__}: "
+                "give what depthdial bench writes."
+            )
         path = Path(path)
         return _DOCUMENT.read(path / BENCH_FILE if path.is_dir() else path, cls._of_document)
 
