@@ -105,3 +105,21 @@ def test_lossless_is_the_untouched_full_model(model, tokenizer, with_lora, depth
         assert (
             beside.result().tokens == dd.generate(adapted, tokenizer, PROMPTS[0], depth="uls:3", max_new_tokens=12)[0].tokens
         )
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"max_new_tokens": 1}, "nothing to draft"),
+        ({"guidance_scale": 1.5}, "guidance_scale runs two prompts at once"),
+        ({"logits_processor": [lambda ids, scores: scores]}, "logits processors that may keep a state would see drafts"),
+        ({"watermarking_config": {"bias": 2.0}}, "logits processors that may keep a state would see drafts"),
+        ({"stopping_criteria": [lambda ids, _: False]}, "stopping criteria of the caller's run by themselves"),
+    ],
+)
+def test_why_nothing_is_drafted_is_told(model, tokenizer, options, why):
+    given = {"max_new_tokens": 6, **options}
+    with dd.Engine(model, tokenizer) as engine:
+        answer = engine.submit("the cat", depth=LOSSLESS, **given).result()
+    assert answer.tokens == dd.generate(model, tokenizer, "the cat", **given)[0].tokens
+    assert str(answer.speculation) == f"speculation: off ({why})"

@@ -13,7 +13,7 @@ from depthdial.engine.answers import Answer
 from depthdial.engine.prefill import Prefill
 from depthdial.engine.sampler import Sampler
 from depthdial.engine.session import Session
-from depthdial.engine.speculation import Drafting
+from depthdial.engine.speculation import GUIDED, NOTHING, OTHERS, PROCESSED, Drafting
 from depthdial.engine.speculative_stream import SpeculativeStream
 
 
@@ -21,7 +21,7 @@ class DraftedGroup:
     """A batch of answers at full depth with drafts.
 
     Args:
-        answers: each with its first token, for which `can_draft` is true.
+        answers: each with its first token, for which `why_not_drafted` has no reason.
         drafting: what drafts.
     """
 
@@ -72,16 +72,21 @@ class DraftedGroup:
         return torch.tensor([answer.tokens[-1] for answer in self._answers], device=self._device)
 
 
-def can_draft(answers: Sequence[Answer], drafting: Drafting, session: Session) -> bool:
-    """Whether answers may be drafted together: alike in what is told of them, and with nothing of the caller's own to run.
+def why_not_drafted(answers: Sequence[Answer], drafting: Drafting, session: Session) -> str | None:
+    """Why answers that step together are not drafted; None where they may be.
 
-    An error in a caller's processor would be all answers' error here. An answer that lost its row goes on without drafts.
+    They are to be alike in what is told of them, and to have nothing of the caller's own to run, whose error would be all
+    answers' error here. An answer that lost its row goes on without drafts.
     """
-    are_alike = all(
-        answer.drafting is drafting
-        and answer.options.logprobs == answers[0].options.logprobs
-        and not (answer.processors or answer.criteria or answer.is_guided)
-        and len(answer.tokens) == 1
-        for answer in answers
-    )
-    return are_alike and drafting.fits(session.model, answers[0].route, max(answer.limit for answer in answers))
+    for answer in answers:
+        is_alike = answer.drafting is drafting and answer.options.logprobs == answers[0].options.logprobs
+        if not is_alike or len(answer.tokens) != 1:
+            return OTHERS
+        if answer.is_guided:
+            return GUIDED
+        if answer.processors or "watermarking_config" in answer.options.values:
+            return PROCESSED
+        if answer.criteria:
+            return "stopping criteria of the caller's run by themselves"
+    is_fit = drafting.fits(session.model, answers[0].route, max(answer.limit for answer in answers))
+    return None if is_fit else drafting.why_off or NOTHING

@@ -31,7 +31,7 @@ from depthdial.engine.row_sampler import RowSampler
 from depthdial.engine.sampler import Sampler
 from depthdial.engine.sampling import Chance
 from depthdial.engine.session import Session
-from depthdial.engine.speculation import Drafting
+from depthdial.engine.speculation import GUIDED, PROCESSED, Drafting
 from depthdial.engine.streams import check_streaming, streaming
 from depthdial.routes import AnyRoute, Route
 from depthdial.views.tokens.depth import Depth as Running
@@ -320,9 +320,9 @@ class _Job:
         """What drafts, unless drafts would be seen by what keeps count of the tokens that it is shown."""
         found = assignment.drafting
         if found is not None and self.options.guidance_scale is not None:
-            found.why_off = "guidance_scale runs two prompts at once"
+            found.why_off = GUIDED
         elif found is not None and (self.processors or "watermarking_config" in self.options.values):
-            found.why_off = "logits processors that may keep a state would see drafts"
+            found.why_off = PROCESSED
         return found
 
     def _guidance(self, session: Session, ready: Prefill) -> Guidance | None:

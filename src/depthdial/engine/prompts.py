@@ -14,7 +14,7 @@ from depthdial.engine.answers import Answer
 from depthdial.engine.depth import Assignment, Batch, Depth, RouteDepth, TokenwiseDepth
 from depthdial.engine.prefill import Prefill, PrefillInParts
 from depthdial.engine.session import Session
-from depthdial.engine.speculation import Speculation
+from depthdial.engine.speculation import NOTHING, Speculation
 from depthdial.routes import Route
 
 
@@ -125,8 +125,8 @@ class PromptPass:
             for member, (answer, route) in enumerate(zip(answers, assignment.routes, strict=True)):
                 answer.route = route
                 answer.drafting = drafting = assignment.drafting
-                if drafting is not None:  # until it is drafted for
-                    answer.speculation = Speculation(drafting.name, why_off=drafting.why_off or "others ran beside it")
+                if drafting is not None:
+                    answer.speculation = Speculation(drafting.name, why_off=drafting.why_off or NOTHING)
                 answer.why = assignment.reasons[member] if assignment.reasons else None
                 session = assignment.running(self._session, route)
                 prefilled, row = source(made, assignment.routes, member)

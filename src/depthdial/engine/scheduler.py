@@ -16,7 +16,7 @@ import torch
 
 from depthdial.engine.answers import Answer, choose
 from depthdial.engine.batch import in_rows
-from depthdial.engine.drafted import DraftedGroup, can_draft
+from depthdial.engine.drafted import DraftedGroup, why_not_drafted
 from depthdial.engine.groups import EagerGroup, Group, RowGroup
 from depthdial.engine.handles import failure, is_out_of_memory
 from depthdial.engine.loop import guided
@@ -24,6 +24,7 @@ from depthdial.engine.prefill import Prefill
 from depthdial.engine.prompts import Placed, PromptPass, Settling, shares_pass
 from depthdial.engine.schedules import Chooser
 from depthdial.engine.session import Session
+from depthdial.engine.speculation import OTHERS, Speculation
 from depthdial.engine.tallies import Gauges, Tallies
 from depthdial.engine.waiting import Queue
 from depthdial.errors import InputError
@@ -232,10 +233,13 @@ class Scheduler:
             route = members[0].route
             drafting = members[0].drafting
             is_alone = len(members) == len(self._running) and not len(self._waiting)
-            if drafting is not None and is_alone and can_draft(members, drafting, session):
-                # With nobody beside them: rows that others join step by step are plain ones.
+            # With nobody beside them: rows that others join step by step are plain ones.
+            why_off = why_not_drafted(members, drafting, session) if drafting is not None and is_alone else OTHERS
+            if drafting is not None and why_off is None:
                 self._groups[members[0].number] = DraftedGroup(session, members, prefilled, drafting)
                 continue
+            for one in members:
+                one.speculation = None if one.drafting is None else Speculation(one.drafting.name, why_off=why_off)
             if isinstance(route, TokenDepth) or session.rotates_by_length or not in_rows(session.model):
                 assert route is not None
                 self._groups[key] = EagerGroup(session, route, members, prefilled, own)

@@ -15,6 +15,11 @@ if TYPE_CHECKING:  # it imports scipy
     from depthdial.latency.model import LatencyModel
 
 ROUTE, LOOKUP = "route", "lookup"  # sources of drafts
+# Why nothing is drafted.
+NOTHING = "nothing to draft"
+OTHERS = "others ran beside it"
+GUIDED = "guidance_scale runs two prompts at once"
+PROCESSED = "logits processors that may keep a state would see drafts"
 
 # Acceptance that is expected before any was seen: of a route's token, and of a copied one by the length of the match.
 _PRIORS = {ROUTE: 0.7} | {f"{LOOKUP} {n}": 0.25 * n for n in range(SHORTEST, LONGEST)} | {f"{LOOKUP} {LONGEST}": 0.8}
@@ -51,8 +56,11 @@ class Speculation:
 
     @property
     def is_on(self) -> bool:
-        """Whether drafts brought a tenth as many tokens as there were passes, or more; otherwise they were tried at most."""
-        return self.rounds > 0 and sum(self.accepted) >= 0.1 * (self.steps + self.rounds)
+        """Whether most passes checked drafts, or drafts brought a tenth as many tokens as there were passes.
+
+        Otherwise they were tried at most.
+        """
+        return self.rounds > self.steps or 0 < 0.1 * (self.steps + self.rounds) <= sum(self.accepted)
 
     @property
     def acceptance(self) -> float:
@@ -64,7 +72,7 @@ class Speculation:
         if self.why_off is not None:
             return f"speculation: off ({self.why_off})"
         if not self.is_on:
-            return f"speculation: off ({expected or 'nothing to draft'})"
+            return f"speculation: off ({expected or NOTHING})"
         told = [
             f"drafts by {self.draft} in {self.rounds} of {self.steps + self.rounds} passes",
             f"{sum(self.accepted)} of {sum(self.drafted)} tokens accepted",
@@ -151,7 +159,7 @@ class Drafting:
     def told(self, row: int) -> Speculation:
         """What became of the drafts of a row of the last batch."""
         if not self.counts:
-            return Speculation(self.name, why_off=self.why_off or "nothing to draft")
+            return Speculation(self.name, why_off=self.why_off or NOTHING)
         counts = self.counts[row]
         told = Speculation(
             self.name,
@@ -161,7 +169,9 @@ class Drafting:
             tuple(counts.accepted),
             counts.layers_run,
         )
-        expected = self.length.speedup if told.is_on or self.route is None else self.length.expected.get(ROUTE)
+        expected = None if told.is_on or self.route is None else self.length.expected.get(ROUTE)
+        if expected is None and (told.rounds or self.route is None):
+            expected = self.length.speedup
         return replace(told, expected_speedup=expected)
 
 
