@@ -85,6 +85,12 @@ def test_rows_that_say_less():
             "do not say how many layers 'gates' ran",
         ),
         ({"route_layers": np.array(["0-5", "0-9"] * 2, dtype=object)}, {}, "Layer 9 does not exist|layers 0 to 5"),
+        ({"layers_run": np.array([6.0, 60.0] * 2)}, {}, "'layers_run' holds 60, and 'tiny' has 6 layers"),
+        ({"new_tokens": np.array(["x"] * 4)}, {}, "'new_tokens' does not hold numbers"),
+        ({"prompt_tokens": np.array([20, 20, 30])}, {}, "'prompt_tokens' and 'sequence_id' differ in length"),
+        ({"route_layers": np.array(["0-5"] * 3, dtype=object)}, {}, "'route_layers' and 'sequence_id' differ in length"),
+        ({}, {"steps": "all"}, "Unknown steps 'all'"),
+        ({}, {"latency": 5}, "not as int: give what depthdial bench writes"),
     ],
 )
 def test_bad_input_is_answered_in_a_sentence(columns, options, told):
@@ -96,3 +102,14 @@ def test_bad_input_is_answered_in_a_sentence(columns, options, told):
 def test_rows_that_do_not_say_which_layers_ran():
     with pytest.raises(InputError, match="say nowhere which layers ran: give the column 'route_layers' or 'layers_run'"):
         modelled_sec({"n_layers": np.full(2, 6)}, LATENCY)
+
+
+def test_every_route_may_be_charged_for_the_full_models_steps():
+    rows = make_rows(new_tokens=np.array([5, 3, 9, 20]))
+    order = np.array([2, 0, 3, 1])  # of the rows: whatever it is, each keeps its own
+    for steps, shallow in (("full", (4, 8)), ("own", (2, 19))):
+        table = {name: column[order] for name, column in rows.items()}
+        curve = oracle(table, metric="agreement", cost="ms", latency=LATENCY, steps=steps, n_bootstrap=0)
+        sec = [n * affine(3, 1, 1, prompt + (n + 1) / 2) for n, prompt in zip(shallow, (20, 30), strict=True)]
+        assert curve.full_cost == pytest.approx(500 * (4 * affine(6, 1, 1, 22.5) + 8 * affine(6, 1, 1, 34.5)))
+        assert {one.route: one.cost for one in curve.fixed}["uls:3"] == pytest.approx(500 * sum(sec))

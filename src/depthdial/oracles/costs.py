@@ -85,7 +85,7 @@ class CostReader:
         """
         choice("steps", self.steps, ("own", "full"))
         name = cost_name(cost)
-        steps = self._steps() if name in (LAYER_STEPS, STEPS) else None
+        steps = self.decoding_steps() if name in (LAYER_STEPS, STEPS) else None
         if name == LAYER_STEPS:
             if steps is not None and steps.any():
                 return LAYER_STEPS, *self._layer_steps(steps)
@@ -125,8 +125,9 @@ class CostReader:
             )
         return costs, full_costs
 
-    def _steps(self) -> np.ndarray | None:
-        """Decoding steps of each row; None where no row tells of any."""
+    def decoding_steps(self) -> np.ndarray | None:
+        """Decoding steps of each row, its own or the full route's; None where no row tells of any."""
+        choice("steps", self.steps, ("own", "full"))
         tokens = self.pivot(TOKENS_COLUMN)
         if tokens is None or np.isnan(tokens).all():
             return None

@@ -136,7 +136,7 @@ def read_drafts(rows: Rows, *, routes: Sequence[str] | None = None, full_route: 
         """(n_sequences,) means over the rows of a route; NaN where there is none."""
         chosen = labels == route
         at = np.array([place[one] for one in sequence_ids[chosen]], dtype=int)
-        values = np.asarray(column_of(rows, column))[chosen].astype(float)
+        values = _numbers(rows, column)[chosen]
         counts = np.bincount(at, minlength=len(sequences))
         with np.errstate(invalid="ignore"):
             return np.bincount(at, weights=values, minlength=len(sequences)) / np.where(counts, counts, np.nan)
@@ -164,7 +164,7 @@ def read_drafts(rows: Rows, *, routes: Sequence[str] | None = None, full_route: 
     if not steps.sum() > 0:
         raise InputError("The full model's answers are of one token each, so nothing is decoded: sweep with longer answers.")
     context = head = None
-    if "prompt_tokens" in names and len(prompts := np.asarray(column_of(rows, "prompt_tokens")).astype(float)):
+    if "prompt_tokens" in names and len(prompts := _numbers(rows, "prompt_tokens")):
         context = float(np.nanmean(prompts)) + float(np.average((steps + 1) / 2, weights=np.maximum(steps, 1e-9)))
         context = context if np.isfinite(context) else None
     if has_tokens and "head_flops" in names:
@@ -186,6 +186,17 @@ def _has_adapters(rows: Rows, names: Sequence[str], chosen: np.ndarray) -> bool:
     return "model" in names and any(" + " in str(one) for one in np.asarray(column_of(rows, "model"))[chosen].tolist())
 
 
+def _numbers(rows: Rows, column: str) -> np.ndarray:
+    """(n_rows,) numbers of a column."""
+    try:
+        found = np.asarray(column_of(rows, column)).astype(float)
+    except (TypeError, ValueError):
+        raise InputError(f"The column {column!r} does not hold numbers: sweep again, or repair it.") from None
+    if len(found) != len(column_of(rows, "route")):
+        raise InputError(f"The columns {column!r} and 'route' differ in length: give one table.")
+    return found
+
+
 def _mean(agreed: str) -> float:
     return agreed.count("1") / len(agreed) if agreed else 0.0
 
@@ -193,7 +204,7 @@ def _mean(agreed: str) -> float:
 def _the_one(rows: Rows, names: Sequence[str], column: str) -> int:
     if column not in names:
         raise InputError(f"The rows have no column {column!r}, the number of the model's layers: sweep again, or add it.")
-    found = np.unique(np.asarray(column_of(rows, column)).astype(float))
+    found = np.unique(_numbers(rows, column))
     if len(found) != 1 or not found[0] >= 1:
         raise InputError(f"The rows are of models with {', '.join(f'{n:g}' for n in found)} layers: keep those of one.")
     return int(found[0])

@@ -66,16 +66,21 @@ def _weights(columns: dict[str, np.ndarray], latency: LatencyModel) -> np.ndarra
     texts, counts = columns.get(LAYERS_TEXT), columns.get(LAYERS_COLUMN)
     if texts is None and counts is None:
         raise InputError(f"The rows say nowhere which layers ran: give the column {LAYERS_TEXT!r} or {LAYERS_COLUMN!r}.")
+    if counts is not None and (wrong := counts[(counts < 0) | (counts > latency.n_layers)]).size:
+        raise InputError(
+            f"The column {LAYERS_COLUMN!r} holds {wrong[0]:g}, and {latency.model!r} has {latency.n_layers} layers: bench "
+            "the model that the rows are of."
+        )
     if texts is None:
-        return np.asarray(counts)
+        texts = np.full(len(np.asarray(counts)), "")
     known = {text: _weight(text, latency) for text in set(texts.tolist())}
     found = np.array([np.nan if known[text] is None else known[text] for text in texts.tolist()], dtype=float)
     gaps = np.isnan(found)
     if gaps.any() and counts is not None:
         found[gaps] = counts[gaps]
     if np.isnan(found).any():
-        text = texts[int(np.isnan(found).argmax())]
-        raise InputError(f"The rows do not say how many layers {str(text)!r} ran: sweep it again, or leave its rows out.")
+        text = str(texts[int(np.isnan(found).argmax())]) or "a route"
+        raise InputError(f"The rows do not say how many layers {text!r} ran: sweep it again, or leave its rows out.")
     return found
 
 

@@ -11,8 +11,16 @@ import numpy as np
 from depthdial.checks import choice
 from depthdial.errors import InputError
 from depthdial.metrics import MEASURED
-from depthdial.oracles.costs import LAYER_STEPS, LAYERS, LAYERS_COLUMN, SECONDS_COLUMN, CostReader, cost_columns
-from depthdial.oracles.modelled import MODELLED_FROM, loaded_latency, modelled_sec
+from depthdial.oracles.costs import (
+    LAYER_STEPS,
+    LAYERS,
+    LAYERS_COLUMN,
+    SECONDS_COLUMN,
+    TOKENS_COLUMN,
+    CostReader,
+    cost_columns,
+)
+from depthdial.oracles.modelled import LAYERS_TEXT, MODELLED_FROM, loaded_latency, modelled_sec
 from depthdial.stats.intervals import coded
 
 # Costs of the samples of a cell that differ by less are equal.
@@ -138,8 +146,7 @@ def read_scores(
     reader = CostReader(grid.gaps, grid.pivot, full, steps)
     # Layer-steps weigh by steps themselves.
     if latency is not None:
-        model, known = loaded_latency(latency, cost), set(column_names(rows))
-        seconds = modelled_sec({n: column_of(rows, n) for n in MODELLED_FROM if n in known}, model, latency_rows)
+        seconds = modelled_sec(_modelled_from(grid, reader), loaded_latency(latency, cost), latency_rows)
         costs, full_costs = 1e3 * grid.placed(seconds), None
         costs = costs.mean(axis=2) if costs.ndim == 3 else costs
     else:
@@ -189,6 +196,19 @@ def read_samples(rows: Rows, *, sample: str, **columns: Any) -> ScoreTable:
             "number is needed, one half to choose on and the other to score on."
         )
     return read_scores(rows, sample=sample, **columns)
+
+
+def _modelled_from(grid: _Grid, reader: CostReader) -> dict[str, np.ndarray]:
+    """(n_rows,) columns that modelled seconds are read from: those that there are, with the steps that are asked for."""
+    known, found = column_names(grid.rows), {}
+    for name in MODELLED_FROM:
+        if name == LAYERS_TEXT and name in known:
+            found[name] = column_of(grid.rows, name)
+            grid.check_length(name, found[name])
+        elif (table := grid.gaps(name)) is not None:
+            found[name] = grid.by_row(table)
+    steps = reader.decoding_steps()
+    return found if steps is None else found | {TOKENS_COLUMN: grid.by_row(steps) + 1}
 
 
 def _known_before(cost: str, costs: np.ndarray) -> np.ndarray:
@@ -281,13 +301,22 @@ class _Grid:
             raise InputError(f"The column {name!r} does not hold numbers; name a numeric column.") from None
         if column.ndim != 1:
             raise InputError(f"The column {name!r} has shape {column.shape}; give one number per row.")
+        self.check_length(name, column)
+        return self.placed(column)
+
+    def check_length(self, name: str, column: np.ndarray) -> None:
         if len(column) != len(self.order):
             raise InputError(f"The columns {name!r} and {self.first!r} differ in length; give one table.")
-        return self.placed(column)
 
     def placed(self, column: np.ndarray) -> np.ndarray:
         """(n_rows,) as an array of the grid's shape."""
         return column[self.order].reshape(self.shape)
+
+    def by_row(self, table: np.ndarray) -> np.ndarray:
+        """(n_rows,) entries of an array of the grid's shape, in the order of the rows."""
+        column = np.empty(table.size, dtype=table.dtype)
+        column[self.order] = table.ravel()
+        return column
 
 
 def column_of(rows: Rows, name: str) -> np.ndarray:
