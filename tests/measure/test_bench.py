@@ -103,6 +103,10 @@ def test_unlike_layers_have_unlike_shares(tokenizer):
         ({"rows": ()}, "The argument rows of a bench is empty"),
         ({"drafts": (0,)}, "Invalid drafts 0"),
         ({"rounds": 0}, "Invalid rounds 0"),
+        ({"rows": "1"}, "Invalid rows '1': use a whole number"),
+        ({"rows": None}, "Invalid rows None"),
+        ({"depths": (Route((0, 1), 6),)}, "The depths of a bench are texts such as 'uls:50%'"),
+        ({"depths": None}, "The depths of a bench are texts"),
         ({"depths": ("full",)}, "All depths of this bench run every layer"),
         ({"depths": ("rls:3@0",)}, "'rls:3@0' is no fixed route"),
         ({"depths": ("uls:9",)}, "9"),
@@ -113,6 +117,21 @@ def test_bad_input_is_answered_in_a_sentence(model, tokenizer, changes, told):
     with pytest.raises(InputError, match=told) as caught:
         bench(model, tokenizer, settings=BenchSettings(**{**vars(SMALL), **changes}))
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+
+def test_one_number_stands_for_itself():
+    assert BenchSettings(rows=4, depths="uls:50%") == BenchSettings(rows=(4,), depths=("uls:50%",))
+
+
+@pytest.mark.parametrize("unit", ["ceilings", "layers", "step-1x8", "verify-2", "prefill-1x4"])
+@pytest.mark.parametrize("text", ["{", "{}", "[1]", "null"])
+def test_a_damaged_cell_is_told_in_a_sentence(model, tokenizer, tmp_path, unit, text):
+    settings = BenchSettings(**{**vars(SMALL), "context": (8,), "rounds": 1, "steps": 1})
+    bench(model, tokenizer, settings=settings, out=tmp_path)
+    (tmp_path / "cells" / f"{unit}.json").write_text(text)
+    with pytest.raises(InputError) as caught:
+        bench(model, tokenizer, settings=settings, out=tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_unknown_option_is_refused(model, tokenizer):

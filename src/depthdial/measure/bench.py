@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from depthdial.checks import whole
 from depthdial.engine.depth import read_depths
 from depthdial.engine.session import Session
-from depthdial.errors import InputError
+from depthdial.errors import InputError, one_line
 from depthdial.files import check_out_folder, claim, read_json, write_json
 from depthdial.latency.cells import HF_PREFILL, HF_STEP, PREFILL, STEP, VERIFY, Ceilings, Cell, Gemm, Sizes
 from depthdial.latency.model import BENCH_FILE, LatencyModel
@@ -69,13 +69,22 @@ class BenchSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        depths = _several(self.depths)
+        if not all(isinstance(depth, str) for depth in depths):
+            raise InputError(f"The depths of a bench are texts such as 'uls:50%', not {depths!r}: give their text.")
+        object.__setattr__(self, "depths", depths)
         for name in ("rows", "context", "prompts", "drafts"):
-            values = tuple(sorted({whole(name, value, 1) for value in getattr(self, name)}))
+            values = tuple(sorted({whole(name, value, 1) for value in _several(getattr(self, name))}))
             if not values:
                 raise InputError(f"The argument {name} of a bench is empty: give at least one number.")
             object.__setattr__(self, name, values)
         for name in ("rounds", "steps", "most_tokens"):
             whole(name, getattr(self, name), 1)
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    """One value, or those of a list."""
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
 
 
 def bench(
@@ -121,17 +130,27 @@ def bench(
         claim(folder / "settings.json", {"kind": "bench", **about}, "bench")
     units = list(job.units())
     found: dict[str, Any] = {}
+    was_there = False
     with progress_bar("bench", sum(unit.work for unit in units), show=progress) as advance:
         for unit in units:
             path = None if folder is None else folder / "cells" / f"{unit.name}.json"
             if path is not None and path.exists():
                 found[unit.name] = read_json(path, "bench")
+                was_there = True
             else:
                 found[unit.name] = unit.measure()
                 if path is not None:
                     write_json(path, found[unit.name])
             advance(unit.work)
-    latency = job.latency_model(found, identity)
+    try:
+        latency = job.latency_model(found, identity)
+    except (AttributeError, InputError, KeyError, TypeError, ValueError) as error:
+        if folder is None or not was_there:
+            raise
+        raise InputError(
+            f"The cells of a stopped bench in {folder} are damaged ({one_line(error).rstrip('.')}): delete the folder, or "
+            "choose another --out."
+        ) from error
     if folder is not None:
         latency.save(folder / BENCH_FILE)
     return latency
@@ -257,6 +276,9 @@ class _Bench:
         cost = model_cost(self.session.given)
         ceilings = found.pop("ceilings")
         share = found.pop("layers")
+        for name, cells in found.items():
+            if not (isinstance(cells, list) and cells):
+                raise InputError(f"the unit {name!r} holds no cells")
         return LatencyModel(
             model=identity.name,
             weights_hash=identity.weights_hash,
