@@ -35,6 +35,8 @@ from depthdial.engine.sampler import Sampler
 from depthdial.engine.sampling import GREEDY
 from depthdial.engine.session import Session
 from depthdial.engine.speculation import Drafting
+from depthdial.errors import InputError
+from depthdial.files import check_out_folder
 from depthdial.measure.ceilings import measure_ceilings
 from depthdial.measure.cost import model_cost
 from depthdial.measure.passes import Checks, hf_secs, step_secs
@@ -57,16 +59,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny models, to try the script")
     parser.add_argument("--parts", default=",".join(_SHARES), help="which, of the default's")
     given = parser.parse_args(arguments)
-    device = torch.device(given.device)
+    try:
+        device = torch.device(given.device)
+    except RuntimeError:
+        _leave(f"The device {given.device!r} is unknown: use cuda or cpu.")
+    if not given.minutes > 0:
+        _leave(f"The limit of {given.minutes:g} minutes leaves no time: give more, such as --minutes 8.")
     if device.type == "cuda" and not torch.cuda.is_available():
-        print(
-            "No CUDA device is there: run this on a machine with a GPU, or try it with --device cpu --tiny.", file=sys.stderr
-        )
-        raise SystemExit(2)
+        _leave("No CUDA device is there: run this on a machine with a GPU, or try it with --device cpu --tiny.")
     unknown = [name for name in given.parts.split(",") if name not in _SHARES]
     if unknown:
         _leave(f"The part {unknown[0]!r} is unknown: use {', '.join(_SHARES)}.")
-    given.out.mkdir(parents=True, exist_ok=True)
+    try:
+        check_out_folder(given.out).mkdir(parents=True, exist_ok=True)
+    except InputError as error:
+        _leave(str(error))
     run = Run(given.out, device, given.tiny, given.model, time.monotonic() + 60 * given.minutes)
     finished = resume(run)
     asked = {"machine", *given.parts.split(",")} - finished  # the others compare with the machine

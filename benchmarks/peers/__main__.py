@@ -78,6 +78,25 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _count(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    if not _names(text):
+        raise argparse.ArgumentTypeError("no number is given: give such as 1,8,32")
+    return tuple(map(_count, _names(text)))
+
+
+def _elsewhere(text: str) -> tuple[str, str]:
+    peer, equals, python = text.partition("=")
+    if not (peer and equals and python):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a peer and its Python: give such as tide=/path/to/python")
+    return peer, python
+
+
 def read_settings(arguments: Sequence[str] | None = None) -> Settings:
     known = Settings(Path())
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=(__doc__ or "").partition("\n")[0])
@@ -88,12 +107,13 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
     parser.add_argument("--depth", default=known.depth, help="of the peers on a route")
     parser.add_argument("--depths", type=_names, default=known.depths, help="further ones for time against quality")
     for name in ("prompts", "scored_prompts", "new_tokens", "rounds", "threads"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(known, name))
-    parser.add_argument("--rows", type=lambda t: tuple(map(int, _names(t))), default=known.rows, help="sizes of batches")
-    parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="run a peer under this Python")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=_count, default=getattr(known, name))
+    parser.add_argument("--rows", type=_counts, default=known.rows, help="sizes of batches")
+    python = {"metavar": "PEER=PATH", "help": "run a peer under this Python"}
+    parser.add_argument("--python", action="append", type=_elsewhere, default=[], **python)
     parser.add_argument("--no-quality", dest="with_quality", action="store_false", help="measure speed alone")
     given = vars(parser.parse_args(arguments))
-    given["python"] = tuple(tuple(one.split("=", 1)) for one in given["python"])
+    given["python"] = tuple(given["python"])
     return Settings(**given)
 
 

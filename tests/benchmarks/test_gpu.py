@@ -88,11 +88,20 @@ def test_without_a_gpu_it_says_so(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_part_is_refused(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--parts", "speed"), "The part 'speed' is unknown: use machine, steps,"),
+        (("--device", "gpu"), "The device 'gpu' is unknown: use cuda or cpu."),
+        (("--minutes", "0"), "The limit of 0 minutes leaves no time: give more"),
+        (("--out", __file__), "which is a file: choose another --out."),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_a_sentence(tmp_path, capsys, given, told):
     with pytest.raises(SystemExit) as left:
-        gpu.main(["--out", str(tmp_path), *TINY, "--parts", "speed"])
-    assert left.value.code == 2
-    assert "The part 'speed' is unknown: use machine, steps," in capsys.readouterr().err
+        gpu.main(["--out", str(tmp_path), *TINY, *given])
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and told in said and len(said.splitlines()) == 1
 
 
 def test_steps_through_graphs_and_without_have_equal_tokens(tmp_path, monkeypatch):

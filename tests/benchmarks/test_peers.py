@@ -222,6 +222,21 @@ def test_the_command_line(tmp_path, capsys):
     assert "There is no peer 'vllm': give some of hf-eager, " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--rows", "1,x"), "'x' is not a whole number of at least 1"),
+        (("--rows", ","), "no number is given"),
+        (("--rounds", "0"), "'0' is not a whole number of at least 1"),
+        (("--python", "tide"), "'tide' is not a peer and its Python"),
+    ],
+)
+def test_numbers_and_interpreters_that_are_none(tmp_path, capsys, given, told):
+    with pytest.raises(SystemExit) as left:
+        read_settings(["--out", str(tmp_path), *given])
+    assert left.value.code == 2 and told in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_peer_in_a_process_of_its_own(settings, tmp_path):
     subject = Subject(settings.model, DEPTHS[0], tmp_path / "work", 1)
