@@ -54,6 +54,7 @@ class Answer:
     key: int = 0
     number: int = -1
     submitted_sec: float = 0.0
+    admitted_sec: float = 0.0
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     n_fed: int = 0
@@ -136,7 +137,7 @@ class Answer:
         if logprob is not None:
             self.logprobs.append(logprob)
         self.reason = self.sampler.ended(self.tokens)
-        self.handle.add_token(self.place, token)
+        self.handle.add_token(self.place, token, logprob)
 
     def generation(self) -> Generation:
         """What its caller gets, once it is over."""
@@ -148,6 +149,7 @@ class Answer:
             tokens=tuple(self.tokens),
             route=route,
             finish_reason=self.reason,
+            queue_sec=self.admitted_sec - self.submitted_sec,
             prefill_sec=self.prefill_sec,
             decode_sec=self.last_token_sec - self.first_token_sec,
             batch_size=self.batch_size,

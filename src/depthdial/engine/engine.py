@@ -6,7 +6,8 @@ import itertools
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +22,10 @@ from depthdial.engine.handles import EngineRequest
 from depthdial.engine.reading import Reader
 from depthdial.engine.scheduler import Limits, Scheduler
 from depthdial.engine.schedules import SCHEDULES, Chooser, StepCost
+from depthdial.engine.scoring import Fidelity, ScoredText, fidelity_of, score_text
 from depthdial.engine.session import Session
 from depthdial.engine.tallies import EngineStats, Tallies
-from depthdial.engine.worker import Worker
+from depthdial.engine.worker import Job, Worker
 from depthdial.errors import InputError
 from depthdial.latency.model import LatencyModel
 
@@ -89,6 +91,7 @@ class Engine:
         session = Session.of(model, tokenizer)
         in_rows(session.model)  # tried out now, not in the first request
         self._limits = Limits(max_rows, max_tokens, chunk_tokens)
+        self._session, self.tokenizer = session, tokenizer
         self._reader = Reader(session, tokenizer)
         self._tallies = Tallies(session.n_layers)
         self._scheduler = Scheduler(
@@ -99,11 +102,27 @@ class Engine:
         # Without a reference to the engine: one that nobody holds any more ends its thread.
         self._finalizer = weakref.finalize(self, self._worker.stop, True)
 
+    @property
+    def n_layers(self) -> int:
+        """Of the model."""
+        return self._session.n_layers
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest prompt and answer together that the model was made for; None if its configuration does not say."""
+        return self._session.context_tokens
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer where nobody says otherwise."""
+        return self._session.eos_token_ids
+
     def submit(
         self,
         prompt: str | None = None,
         *,
         messages: Sequence[Any] | None = None,
+        prompt_ids: Sequence[int] | None = None,
         depth: Any = "full",
         max_new_tokens: int | None = None,
         seed: int | None = None,
@@ -113,14 +132,14 @@ class Engine:
         """Queue one request, and return at once.
 
         Args:
-            prompt: a text. Or `messages`, a chat.
+            prompt: a text. Or `messages`, a chat; or `prompt_ids`, the tokens of a prompt, which no template changes.
             depth: as in `dd.generate`, but for lists. A random rule draws by the number of the request in this engine.
             options: every other argument of `dd.generate` but `batch_size`, `streamer` and `on_text`. With `n`, several
                 sampled answers.
 
         Returns:
             The request: `result()` waits for its Generation (a list of them with `n`), iterating gives pieces of its text,
-            `cancel()` stops it, and `done` says whether it is over.
+            `events()` news of all its answers, `cancel()` stops it, and `done` says whether it is over.
 
         Raises:
             InputError: for what `dd.generate` refuses, a request that exceeds `max_tokens` or `max_rows` by itself, and
@@ -136,7 +155,7 @@ class Engine:
         if isinstance(depth, list):
             raise InputError("A request has one depth, not a list: give several to run(), or a route's layers as a tuple.")
         given = {"messages": messages, "max_new_tokens": max_new_tokens, "seed": seed, "stop_strings": stop_strings}
-        return self._submit(prompt, depth, {**given, **options}, is_one=True)[0]
+        return self._submit(prompt, depth, {**given, "prompt_ids": prompt_ids, **options}, is_one=True)[0]
 
     def run(
         self,
@@ -177,6 +196,70 @@ class Engine:
                 request.cancel()
             raise
         return [one for result in results for one in (result if isinstance(result, list) else [result])]
+
+    def score(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        depth: Any = "full",
+        logprobs: int = 0,
+        template: str = "auto",
+        prompt_depth: str = "full",
+    ) -> Future[ScoredText]:
+        """Queue a pass that gives the log-probabilities of given tokens; all of them run on the depth.
+
+        Args:
+            prompt_ids: at least one token.
+            depth: as of `submit`.
+            logprobs: how many likeliest tokens to tell at each position.
+            template, prompt_depth: what a controller asks about the prompt that it reads, which is the text.
+
+        Returns:
+            The future, whose result is a ScoredText.
+
+        Raises:
+            InputError: for a depth or tokens that cannot be used, more tokens than the model's context, and after `close`.
+
+        Example:
+            >>> scored = engine.score([4, 6, 8], depth="uls:50%").result()
+            >>> scored.logprobs[0] is None, scored.logprobs[1].token, len(scored.route)
+            (True, 6, 3)
+        """
+        whole("logprobs", logprobs, 0)
+        with self._reading:
+            self._worker.check_open()
+            ids = self._reader.read_ids(prompt_ids)
+            deciding, about = self._reader.read_depth(depth, prompt_depth, template)
+            key = next(self._numbers)
+        return self._queue(lambda: score_text(self._session, ids, deciding, about, key, logprobs))
+
+    def fidelity(
+        self, request: EngineRequest, place: int = 0, *, full_untouched: bool = False, is_patient: bool = True
+    ) -> Future[Fidelity]:
+        """Queue two passes that compare the depth of a finished answer with the full model, token by token.
+
+        Args:
+            place: which answer of the request.
+            full_untouched: whether an answer on the full route ran without adapters, as a controller's does.
+            is_patient: wait until half of the rows are free and nobody waits for them.
+
+        Returns:
+            The future, whose result is a Fidelity; `close` cancels one that waits.
+
+        Example:
+            >>> request = engine.submit("the cat", max_new_tokens=4)
+            >>> _ = request.result()
+            >>> engine.fidelity(request).result().agreement
+            1.0
+        """
+        results = request.result()
+        answer: Generation = results[place] if isinstance(results, list) else results
+        return self._queue(lambda: fidelity_of(self._session, request.prompt_ids, answer, full_untouched), is_patient)
+
+    def _queue(self, run: Callable[[], Any], is_patient: bool = False) -> Future[Any]:
+        job = Job(run, is_patient)
+        self._worker.submit(jobs=[job])
+        return job.future
 
     def stats(self) -> EngineStats:
         """Requests, steps, layer calls, memory and times so far, and the schedule with the reason for it.

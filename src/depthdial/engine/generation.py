@@ -31,6 +31,7 @@ class Generation:
         layers_run: layers that ran for a token after the first, in the mean; None where a token-wise answer has no such.
         logprobs: one for each token, where `logprobs` asked for them.
         speculation: what was drafted and accepted; None but for the depth `lossless`.
+        queue_sec: seconds that a request of an `Engine` waited for its row; 0 outside of one.
 
     Example:
         >>> dd.generate(model, tokenizer, "the cat", depth="uls:50%", max_new_tokens=4)[0].route.layers
@@ -51,6 +52,7 @@ class Generation:
     layers_run: float | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
     speculation: Speculation | None = None
+    queue_sec: float = 0.0
 
     @property
     def new_tokens(self) -> int:

@@ -7,15 +7,15 @@ never waits for a tokenizer.
 from __future__ import annotations
 
 import concurrent.futures
-import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
+from depthdial.engine.events import AnswerLog, EventReader
 from depthdial.engine.generation import Generation
-from depthdial.engine.streams import Pieces
+from depthdial.engine.logprobs import TokenLogprob
 from depthdial.errors import InputError, one_line
 
 
@@ -31,11 +31,13 @@ class EngineRequest:
     """A request that an `Engine` has taken: one prompt, and one answer or several to it.
 
     Iterating gives pieces of the text as they come, whole characters only, which make up `Generation.text`; each iteration
-    starts with the first piece, and ends early where the request is cancelled.
+    starts with the first piece, and ends early where the request is cancelled. `events` gives more: tokens,
+    log-probabilities and ends of all answers.
 
     Args:
         n_answers: how many answers the prompt gets.
         on_cancel: called once if the request is cancelled before it is done.
+        prompt_ids: the prompt's tokens.
 
     Example:
         >>> with dd.Engine(model, tokenizer) as engine:
@@ -43,28 +45,28 @@ class EngineRequest:
         ...     text = "".join(request)
         >>> request.done, request.result().text == text
         (True, True)
+        >>> [event.answer.finish_reason for event in request.events() if event.answer]
+        ['length']
     """
 
-    def __init__(self, tokenizer: Any, n_answers: int, on_cancel: Callable[[], None]) -> None:
-        self.tokenizer, self._on_cancel = tokenizer, on_cancel
-        self._changed = threading.Condition()
-        self._tokens: list[int] = []
-        self._answers: list[Generation | None] = [None] * n_answers
-        self._error: Exception | None = None
-        self._is_cancelled = False
+    def __init__(
+        self, tokenizer: Any, n_answers: int, on_cancel: Callable[[], None], prompt_ids: Sequence[int] = ()
+    ) -> None:
+        self.tokenizer, self.prompt_ids, self._on_cancel = tokenizer, tuple(prompt_ids), on_cancel
+        self._log = AnswerLog(n_answers)
 
     @property
     def n_answers(self) -> int:
-        return len(self._answers)
+        return len(self._log.answers)
 
     @property
     def done(self) -> bool:
         """Whether all answers are there, or there will be none."""
-        return self._is_cancelled or self._error is not None or None not in self._answers
+        return self._log.is_over
 
     @property
     def cancelled(self) -> bool:
-        return self._is_cancelled
+        return self._log.is_cancelled
 
     def result(self, timeout: float | None = None) -> Any:
         """The Generation once it is there; a list of them where several answers were asked for.
@@ -77,16 +79,17 @@ class EngineRequest:
             InputError: if the request was cancelled, or needs more memory than there is.
             RequestFailedError: if something else went wrong with it.
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: self.done, timeout):
+        log = self._log
+        with log.changed:
+            if not log.changed.wait_for(lambda: self.done, timeout):
                 raise TimeoutError(f"The request has no result after {timeout:g} s: wait longer, or cancel it.")
-        if self._is_cancelled:
+        if log.is_cancelled:
             raise RequestCancelledError(
-                f"The request was cancelled after {len(self._tokens)} tokens: submit it again for an answer."
+                f"The request was cancelled after {len(log.tokens[0])} tokens: submit it again for an answer."
             )
-        if self._error is not None:
-            raise self._error
-        return self._answers[0] if self.n_answers == 1 else list(self._answers)
+        if log.error is not None:
+            raise log.error
+        return log.answers[0] if self.n_answers == 1 else list(log.answers)
 
     def cancel(self) -> bool:
         """Stop the request; its rows are free from the next step on.
@@ -94,13 +97,27 @@ class EngineRequest:
         Returns:
             False if it was done already.
         """
-        with self._changed:
+        with self._log.changed:
             if self.done:
                 return False
-            self._is_cancelled = True
-            self._changed.notify_all()
+            self._log.is_cancelled = True
+        self._log.tell()
         self._on_cancel()
         return True
+
+    def events(self) -> EventReader:
+        """The events of all answers, to be iterated over, or to be taken without waiting (`take`).
+
+        Raises:
+            RequestFailedError: by the iteration, if the request fails meanwhile.
+        """
+        return EventReader(self._log, self.tokenizer)
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Have a function called whenever there are new events, in the engine's thread, which waits for it; at once where
+        there are some already.
+        """
+        self._log.listen(listener)
 
     def __iter__(self) -> Iterator[str]:
         """Pieces of the text.
@@ -110,52 +127,35 @@ class EngineRequest:
             RequestFailedError: if the request fails meanwhile.
         """
         if self.n_answers > 1:
-            raise InputError(f"One answer can be streamed, not {self.n_answers}: ask for one, or call result().")
-        return self._pieces()
-
-    def _pieces(self) -> Iterator[str]:
-        found: list[str] = []
-        streamer, n_read, is_done = Pieces(self.tokenizer, found.append), 0, False
-        streamer.put(torch.empty(0))  # the prompt, which a streamer is given first
-        while not is_done:
-            with self._changed:
-                while not (self.done or len(self._tokens) > n_read):
-                    self._changed.wait()
-                is_done, new = self.done, self._tokens[n_read:]
-            if new:
-                n_read += len(new)
-                streamer.put(torch.tensor(new))
-            if is_done and not self._is_cancelled:
-                streamer.end()
-            yield from found
-            found.clear()
-        if self._error is not None:
-            raise self._error
+            raise InputError(f"One answer can be streamed, not {self.n_answers}: ask for one, or read events() or result().")
+        return (event.text for event in self.events() if event.text)
 
     # What the worker calls.
 
-    def add_token(self, place: int, token: int) -> None:
-        """The next token of one of the answers; only the first one's are kept, to be streamed."""
-        if place == 0:
-            with self._changed:
-                self._tokens.append(token)
-                self._changed.notify_all()
+    def add_token(self, place: int, token: int, logprob: TokenLogprob | None = None) -> None:
+        """The next token of one of the answers."""
+        with self._log.changed:
+            self._log.tokens[place].append(token)
+            if logprob is not None:
+                self._log.logprobs[place].append(logprob)
+        self._log.tell()
 
     def finish(self, place: int, answer: Generation, count: Callable[[], None]) -> None:
         """One of the answers is there; `count` is called if that was the last one, before anybody sees it."""
-        with self._changed:
-            if not self.done and self._answers.count(None) == 1:
+        with self._log.changed:
+            if not self.done and self._log.answers.count(None) == 1:
                 count()
-            self._answers[place] = answer
-            self._changed.notify_all()
+            self._log.answers[place] = answer
+        self._log.tell()
 
     def fail(self, error: Exception, count: Callable[[], None]) -> None:
         """There will be no further answers; `count` is called unless the request was done."""
-        with self._changed:
-            if not self.done:
-                count()
-                self._error = error
-                self._changed.notify_all()
+        with self._log.changed:
+            if self.done:
+                return
+            count()
+            self._log.error = error
+        self._log.tell()
 
 
 def failure(error: Exception, n_tokens: int) -> Exception:

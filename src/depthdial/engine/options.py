@@ -37,7 +37,7 @@ ENDING = ("max_new_tokens", "max_length", "stop_strings", "eos_token_id")
 PASSES = ("guidance_scale", "prefill_chunk_size")
 OUTPUT = ("num_return_sequences", "logprobs")
 # Not transformers', whose own generate passes over them in a model's generation_config.
-OTHERS = frozenset((*PENALTIES, "logprobs", "n"))
+OTHERS = frozenset((*PENALTIES, "logprobs", "n", "stop_in_answer"))
 HONOURED = OTHERS.union(SAMPLING, LOGITS, ENDING, PASSES, OUTPUT, ("do_sample", "pad_token_id", "bos_token_id"))
 
 # transformers' value of what nobody sets; the others' do nothing.
@@ -61,6 +61,8 @@ class Options:
         prefill_chunk_size: most tokens of a prompt's pass; None for all of them.
         n_answers: how many answers each prompt gets.
         logprobs: how many of the likeliest tokens are told at each position; None for no log-probabilities at all.
+        stop_in_answer: whether a stop string ends an answer only where it stands wholly in it, as with OpenAI; transformers
+            also counts one that began with the last words of the prompt.
     """
 
     values: Mapping[str, Any]
@@ -74,6 +76,7 @@ class Options:
     prefill_chunk_size: int | None = None
     n_answers: int = 1
     logprobs: int | None = None
+    stop_in_answer: bool = False
 
     @property
     def is_sampled(self) -> bool:
@@ -149,6 +152,7 @@ def read_options(
         _whole(merged, "prefill_chunk_size", 1),
         _n_answers({**passed, **keywords}, models, is_sampled),
         _whole(merged, "logprobs", 0),
+        _flag(merged, "stop_in_answer"),
     )
 
 

@@ -13,9 +13,10 @@ from depthdial.engine.depth import Asked, Depth
 from depthdial.engine.depth_lists import is_several, one_each, takes_routes, written_alike
 from depthdial.engine.depth_numbers import number_in
 from depthdial.engine.handles import EngineRequest
-from depthdial.engine.requests import read_requests, repeated
+from depthdial.engine.requests import Request, read_requests, repeated
 from depthdial.engine.session import Session
 from depthdial.errors import InputError
+from depthdial.hf.architectures import unwrap
 
 _KEPT_DEPTHS = 256
 
@@ -46,6 +47,7 @@ class Reader:
         prompt_depth: str = "full",
         template: str = "auto",
         generation_config: Any = None,
+        prompt_ids: Sequence[int] | None = None,
         logits_processor: Sequence[Any] | None = None,
         stopping_criteria: Sequence[Any] | None = None,
         **options: Any,
@@ -58,7 +60,7 @@ class Reader:
         session = self._session
         check_call(session.given, prompt_depth)
         _refuse_others(options)
-        requests = read_requests(prompts, messages, template, self._tokenizer)
+        requests = self._requests(prompts, messages, template, prompt_ids)
         own = tuple(logits_processor or ())
         chosen, limits = read_settings(
             session,
@@ -73,7 +75,7 @@ class Reader:
         about = Asked(prompt_depth, resolve_template(template, self._tokenizer), routes)
         depths = self._read_depths(depth, about, len(requests))
         n_answers = chosen.n_answers
-        handles = [EngineRequest(self._tokenizer, n_answers, on_cancel) for _ in requests]
+        handles = [EngineRequest(self._tokenizer, n_answers, on_cancel, request.ids) for request in requests]
         return [
             Answer(
                 asked,
@@ -87,6 +89,31 @@ class Reader:
             )
             for place, asked in enumerate(repeated(requests, n_answers))
         ]
+
+    def read_ids(self, prompt_ids: Sequence[int]) -> tuple[int, ...]:
+        """The tokens of one text.
+
+        Raises:
+            InputError: for none, unknown ones, or more than the model's context holds.
+        """
+        ids = self._requests(None, None, "plain", prompt_ids)[0].ids
+        context = self._session.context_tokens
+        if context is not None and len(ids) > context:
+            raise InputError(f"A text has {len(ids)} tokens but the model's context is {context}: shorten it.")
+        return ids
+
+    def read_depth(self, depth: Any, prompt_depth: str, template: str = "auto") -> tuple[Depth, Asked]:
+        """One depth, ready to assign routes, and what is asked beside it.
+
+        Raises:
+            InputError: for what is no depth, or does not fit.
+        """
+        return self._read_depth(depth, Asked(prompt_depth, resolve_template(template, self._tokenizer)))
+
+    def _requests(self, prompts: Any, messages: Any, template: str, prompt_ids: Any) -> list[Request]:
+        embeddings: Any = unwrap(self._session.model).get_input_embeddings()
+        vocabulary = int(embeddings.weight.shape[0])
+        return read_requests(prompts, messages, template, self._tokenizer, prompt_ids, vocabulary)
 
     def _read_depths(self, depth: Any, about: Asked, n_prompts: int) -> list[tuple[Depth, Asked]]:
         if not is_several(depth):

@@ -25,17 +25,26 @@ class Request:
     repeat: int = 0
 
 
-def read_requests(prompts: Any, messages: Any, template: str, tokenizer: Any) -> list[Request]:
+def read_requests(
+    prompts: Any, messages: Any, template: str, tokenizer: Any, prompt_ids: Any = None, vocabulary: int | None = None
+) -> list[Request]:
     """The requests of one call, in order.
+
+    Args:
+        prompt_ids: the tokens of one prompt, in the place of prompts or messages.
+        vocabulary: how many tokens the model has; None where that is not checked.
 
     Raises:
         InputError: for prompts and messages together, none of them, or what cannot be encoded.
     """
-    if (prompts is None) == (messages is None):
+    if sum(given is None for given in (prompts, messages, prompt_ids)) != 2:
         raise InputError("Generation answers either prompts or messages: give one of them.")
-    found = (
-        _from_prompts(prompts, template, tokenizer) if messages is None else _from_messages(messages, template, tokenizer)
-    )
+    if prompt_ids is not None:
+        found = [_from_ids(prompt_ids, vocabulary, tokenizer)]
+    elif messages is not None:
+        found = _from_messages(messages, template, tokenizer)
+    else:
+        found = _from_prompts(prompts, template, tokenizer)
     requests = []
     for place, (text, ids) in enumerate(found):
         if not ids:
@@ -77,3 +86,17 @@ def _from_messages(messages: Any, template: str, tokenizer: Any) -> list[tuple[s
     conversations = [messages] if is_one else messages
     chat = ChatTemplate(tokenizer)
     return [chat.render(check_conversation(one)) for one in conversations]
+
+
+def _from_ids(ids: Any, vocabulary: int | None, tokenizer: Any) -> tuple[str, list[int]]:
+    if not isinstance(ids, Sequence) or isinstance(ids, str | bytes) or not all(map(_is_whole, ids)):
+        raise InputError("A prompt's tokens are a list of token ids, whole numbers from 0: give such as [5, 17].")
+    unknown = next((i for i in ids if i < 0 or (vocabulary is not None and i >= vocabulary)), None)
+    if unknown is not None:
+        last = "" if vocabulary is None else f", and the model's end at {vocabulary - 1}"
+        raise InputError(f"Token {unknown} is not in the vocabulary: token ids begin at 0{last}.")
+    return tokenizer.decode(list(ids)), [int(i) for i in ids]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

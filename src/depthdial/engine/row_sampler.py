@@ -122,7 +122,7 @@ class RowSampler:
             prompt=row.prompt,
             processors=processors_of(options, processors, row),
             shared=None if reads_tokens(options, processors) else _shared(options),
-            stops=StopStrings(tokenizer, options.stop_strings, prompt_ids) if options.stop_strings else None,
+            stops=_stops(tokenizer, options, prompt_ids),
             criteria=criteria,
         )
 
@@ -202,6 +202,12 @@ class RowSampler:
         if self._prompt is None:
             raise ValueError("Processors and criteria that read tokens need the prompt.")
         return torch.cat([self._prompt, torch.tensor([list(answer)], dtype=torch.long, device=self._prompt.device)], dim=1)
+
+
+def _stops(tokenizer: Any, options: Options, prompt_ids: Sequence[int]) -> StopStrings | None:
+    if not options.stop_strings:
+        return None
+    return StopStrings(tokenizer, options.stop_strings, () if options.stop_in_answer else prompt_ids)
 
 
 def next_tokens(samplers: Sequence[RowSampler], answers: Answers, logits: torch.Tensor) -> torch.Tensor:

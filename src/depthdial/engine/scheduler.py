@@ -75,6 +75,11 @@ class Scheduler:
     def is_idle(self) -> bool:
         return not (len(self._waiting) or self._running)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether nobody waits, and half of the rows or more are free."""
+        return not len(self._waiting) and 2 * len(self._running) <= self._max_rows
+
     def add(self, answers: Sequence[Answer]) -> None:
         """Put answers at the end of the queue."""
         for answer in answers:
@@ -127,6 +132,7 @@ class Scheduler:
                 return
             self._waiting.remove(answer)
             self._running[answer.number] = answer
+            answer.admitted_sec = answer.admitted_sec or time.perf_counter()
             self._admitted.append(answer)
 
     def _decide(self) -> None:

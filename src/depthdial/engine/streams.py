@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from depthdial.engine.events import TextSoFar
 from depthdial.errors import InputError
 
 
@@ -52,24 +53,18 @@ class Pieces:
     """A streamer for transformers' generate: decodes as tokens come and passes on whole characters."""
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
-        self._tokenizer, self._on_text = tokenizer, on_text
-        self._tokens: list[int] = []
-        self._sent = 0
+        self._text, self._on_text = TextSoFar(tokenizer), on_text
         self._prompt_seen = False
 
     def put(self, value: torch.Tensor) -> None:
         if not self._prompt_seen:  # generate() first hands over the prompt
             self._prompt_seen = True
             return
-        self._tokens += value.flatten().tolist()
-        text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # the rest of a character is still to come
-            self._send(text)
+        self._send(self._text.add(value.flatten().tolist()))
 
     def end(self) -> None:
-        self._send(self._tokenizer.decode(self._tokens, skip_special_tokens=True))
+        self._send(self._text.end())
 
     def _send(self, text: str) -> None:
-        if len(text) > self._sent:
-            self._on_text(text[self._sent :])
-            self._sent = len(text)
+        if text:
+            self._on_text(text)
