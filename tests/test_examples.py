@@ -107,7 +107,10 @@ def test_the_example_of_a_public_name(shared: dict[str, Any], name: str, monkeyp
 
 @pytest.mark.parametrize(
     "name",
-    ["metrics", "oracles.costs", "oracles.drafts", "stats.bootstrap", "stats.intervals", "stats.serialize", "routes.route"],
+    [
+        *("metrics", "oracles.costs", "oracles.drafts", "stats.bootstrap", "stats.intervals", "stats.keeping"),
+        *("stats.serialize", "routes.route", "report.kit.differences"),
+    ],
 )
 def test_the_examples_of_a_module_without_a_model(name: str) -> None:
     failed, tried = doctest.testmod(import_module(f"depthdial.{name}"), extraglobs={"dd": dd, "np": np})

@@ -19,6 +19,8 @@ from .hf.untouched import untouched as untouched
 from .latency.model import LatencyModel as LatencyModel
 from .measure.bench import BenchSettings as BenchSettings
 from .measure.bench import bench as bench
+from .measure.check import check as check
+from .measure.compare import compare as compare
 from .measure.cost import model_cost as model_cost
 from .measure.similarity import similarity as similarity
 from .measure.sweep import sweep as sweep

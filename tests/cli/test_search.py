@@ -39,6 +39,14 @@ def test_every_method_can_be_asked_for(run, paths, arguments, name, shown):
     assert family.name == name and [len(route) for route in family.routes] == [4, 5, 6]
 
 
+def test_a_search_for_saved_folders(run, paths):
+    status, out, err = run("search", *SEARCH, "--prompt-depth", "route", out="routes.json")
+    assert status == 0, err
+    assert "--prompt-depth route" in out.splitlines()[-1]
+    family = RouteFamily.load(paths / "routes.json")
+    assert (family.name, family.prompt_depth) == ("greedy-kl-route", "route")
+
+
 def test_a_study_and_its_report(run, paths):
     # The figures are drawn once, by the verb for them.
     with mock.patch("depthdial.studies.search.write_search_report", lambda folder: folder / "report.html"):
@@ -72,6 +80,8 @@ def test_routes_that_draft_well(run, paths):
         ("search", ("--screen", "few"), "--screen takes a number of layers, 0 for all, not 'few'"),
         ("search", ("--metric", "ppl"), "Unknown search metric 'ppl'"),
         ("search", ("--cost", "joules"), "Unknown cost 'joules'"),
+        ("search", ("--prompt-depth", "half"), "Unknown prompt depth 'half'"),
+        ("search", ("--method", "angular", "--prompt-depth", "route"), "finds the same routes for any prompt depth"),
         ("search", ("--min-layers", "6"), "min_layers is 6 but the model has 6"),
         ("search-study", ("--methods", "greedy,best"), "No search is called 'best'"),
         ("search-study", ("--fractions", "most"), "--fractions takes fractions of the layers such as 0.9,0.75 or 90%"),

@@ -7,6 +7,7 @@ from unittest import mock
 
 import pytest
 
+import depthdial as dd
 from depthdial.errors import InputError
 from depthdial.hf.load import load
 from depthdial.train.depth.settings import FinetuneSettings
@@ -87,3 +88,15 @@ def test_distillation_follows_the_family_unless_it_is_asked_for(paths, command_l
         ):
             assert command_line(*fixed, *arguments)[0] == 2
         assert asked.call_args.kwargs["settings"] == FinetuneSettings(distill=distill, lora_alpha=3.0)
+
+
+def test_weights_for_what_ships_say_so_and_are_warned_of_behind_other_prompts(finetune, paths, command_line):
+    status, out, err = finetune("--route", "uls:3", "--prompt-depth", "route", "--max-tokens", "30")
+    assert status == 0, err
+    assert "--depth uls:3 --prompt-depth route" in out
+    assert dd.AdapterCard.load(paths / "out").prompt_depth == "route"
+    assert "Trained with prompts that run the route, as a saved folder" in (paths / "out" / "README.md").read_text()
+    answer = ("generate", paths / "base", "one cat", "--adapter", paths / "out", "--depth", "uls:3", "--max-new-tokens", "2")
+    assert command_line(*answer, "--prompt-depth", "route")[0] == 0
+    with pytest.warns(dd.RouteWarning, match="was trained for prompts that run the route, and here prompts run every layer"):
+        assert command_line(*answer)[0] == 0

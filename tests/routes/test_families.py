@@ -288,3 +288,53 @@ def test_a_route_that_is_given_twice_remembers_every_search():
         assert one.name == routes[0].name and one.searched_on == {"a", "b"}
     assert plain.searched_on == frozenset()
     assert distinct_routes((plain, Route((0, 2), 4))) == (plain, Route((0, 2), 4))
+
+
+def test_a_family_says_how_prompts_ran_in_its_search_and_its_routes_remember(tmp_path):
+    routes, full = (Route((0, 1), 4, "own:2"), Route((0, 1, 2), 4, "own:3")), Route((0, 1, 2, 3), 4, "full")
+    family = RouteFamily("own", 4, (*routes, full), prompt_depth="route")
+    again = RouteFamily.load(family.save(tmp_path / "own.json"))
+    for one in (family, again):
+        assert one.prompt_depth == "route"
+        assert [route.searched_for for route in one.routes] == ["route", "route", None]
+    mixed = RouteFamily("mixed", 4, (*family.routes[:1], Route((0, 3), 4, "plain")), prompt_depth="full")
+    again = RouteFamily.load(mixed.save(tmp_path / "mixed.json"))
+    assert [route.searched_for for route in again.routes] == ["route", "full"]
+    stored = json.loads((tmp_path / "mixed.json").read_text())
+    assert stored["prompt_depth"] == "full"
+    assert [entry.get("searched_for") for entry in stored["routes"]] == ["route", None]
+
+
+@pytest.mark.parametrize(
+    ("made_by", "prompt_depth"),
+    [
+        ({"metric": "KL", "settings": {"prompt_depth": "full"}}, "full"),
+        ({"settings": {"prompt_depth": "full"}}, None),  # block influence and the like look at no prompt depth
+        ({"metric": "KL", "settings": {"prompt_depth": 3}}, None),
+        ({}, None),
+    ],
+)
+def test_a_file_from_before_says_it_in_its_record(tmp_path, made_by, prompt_depth):
+    path = RouteFamily("own", 4, (Route((0, 1), 4, "own:2"),), made_by).save(tmp_path / "own.json")
+    document = json.loads(path.read_text())
+    del document["prompt_depth"]
+    path.write_text(json.dumps(document))
+    family = RouteFamily.load(path)
+    assert family.prompt_depth == family.routes[0].searched_for == prompt_depth
+
+
+def test_an_unknown_prompt_depth_is_refused(tmp_path):
+    with pytest.raises(InputError, match="Unknown prompt depth 'half': use full or route"):
+        RouteFamily("own", 4, (Route((0, 1), 4),), prompt_depth="half")
+    path = RouteFamily("own", 4, (Route((0, 1), 4, "a", searched_for="route"),)).save(tmp_path / "own.json")
+    path.write_text(path.read_text().replace('"searched_for": "route"', '"searched_for": "half"'))
+    with pytest.raises(InputError, match="damaged route family file"):
+        RouteFamily.load(path)
+
+
+def test_layers_that_searches_of_both_kinds_found_are_for_any_prompts():
+    one, other = (Route((0, 1), 4, f"{depth}:2", searched_for=depth) for depth in ("full", "route"))
+    plain = Route((0, 1), 4, "ee:2")
+    assert distinct_routes((one, other))[0].searched_for is None
+    assert distinct_routes((one, plain))[0].searched_for == "full"
+    assert distinct_routes((plain, one))[0].searched_for is None

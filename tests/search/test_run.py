@@ -21,8 +21,9 @@ def run(model, tokenizer, task, **options):
     return search_routes(model, tokenizer, task=task, **{"answer_tokens": 5, "batch_size": 3, **options})
 
 
-def mean_kl(model, tokenizer, task, route):
-    rows = sweep(model, tokenizer, task=task, routes=[route], metrics=("kl",), fidelity_tokens=5, allow_searched_rows=True)
+def mean_kl(model, tokenizer, task, route, prompt_depth="full"):
+    options = {"metrics": ("kl",), "fidelity_tokens": 5, "allow_searched_rows": True, "prompt_depth": prompt_depth}
+    rows = sweep(model, tokenizer, task=task, routes=[route], **options)
     return sum(rows["kl"].to_pylist()) / rows.num_rows
 
 
@@ -59,6 +60,34 @@ def test_every_round_drops_the_cheapest_layer_and_a_wide_beam_finds_the_best_set
         (found,) = (route for route in beam.routes if len(route) == n_layers)
         assert found.layers == min(harms, key=harms.get)
         assert kl == pytest.approx(harms[found.layers], abs=1e-4)
+
+
+def test_a_search_for_a_saved_folder_tries_prompts_on_the_route(model, tokenizer, small_task, tmp_path):
+    family = run(model, tokenizer, small_task, min_layers=3, prompt_depth="route", out=tmp_path / "routes.json")
+    assert (family.name, family.prompt_depth) == ("greedy-kl-route", "route")
+    measured = [mean_kl(model, tokenizer, small_task, route, "route") for route in reversed(family.routes[:-1])]
+    assert family.made_by["kl"] == pytest.approx(measured, abs=1e-4)
+    (alone,) = (route for route in family.routes if len(route) == 5)
+    tried = {i: mean_kl(model, tokenizer, small_task, f"drop:{i}", "route") for i in range(6)}
+    assert alone.skipped == (min(tried, key=tried.get),)
+    assert family.made_by["importance"] == pytest.approx([tried[i] for i in range(6)], abs=1e-4)
+    behind_full_prompts = run(model, tokenizer, small_task, min_layers=5)
+    assert behind_full_prompts.prompt_depth == "full"
+    assert behind_full_prompts.made_by["importance"] != pytest.approx([tried[i] for i in range(6)], abs=1e-2)
+    assert RouteFamily.load(tmp_path / "routes.json").prompt_depth == "route"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"prompt_depth": "none"}, "Unknown prompt depth 'none': use full or route"),
+        ({"method": "angular", "prompt_depth": "route"}, "finds the same routes for any prompt depth: leave prompt_depth out"),
+        ({"metric": "speculation", "prompt_depth": "route"}, "is for drafts, whose prompts run every layer"),
+    ],
+)
+def test_prompt_depths_that_a_search_cannot_aim_at(model, tokenizer, small_task, options, complaint):
+    with pytest.raises(InputError, match=complaint):
+        run(model, tokenizer, small_task, **options)
 
 
 def test_routes_are_nested_named_and_cheapest_first(model, tokenizer, small_task):

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthdial.stats.intervals import Interval, coded, known_interval, mean_interval, mean_over_samples
+from depthdial.stats.intervals import (
+    Interval,
+    coded,
+    known_interval,
+    mean_interval,
+    mean_over_samples,
+    ratio_interval,
+)
 
 # Two-sided quantiles of Student's t as printed in tables: degrees of freedom, at 90%, 95% and 99%.
 TABLE = [
@@ -111,3 +118,20 @@ def test_entries_are_numbered_in_order_of_appearance():
 def test_an_interval_of_what_is_there():
     assert known_interval(np.array([1.0, math.nan, 2.0])) == mean_interval([1.0, 2.0])
     assert known_interval(np.array([math.nan])) is None and known_interval(np.empty(0)) is None
+
+
+def test_a_ratio_of_means_covers_the_true_one_as_often_as_it_promises():
+    rng, found = np.random.default_rng(3), []
+    for _ in range(1500):
+        bases = rng.gamma(4.0, 0.25, 60)
+        found.append(ratio_interval(0.8 * bases + rng.normal(0, 0.2, 60), bases))
+    assert np.mean([one.mean for one in found]) == pytest.approx(0.8, abs=0.005)
+    assert np.mean([one.low <= 0.8 <= one.high for one in found]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_ratio_leaves_out_pairs_with_a_gap_and_needs_a_base():
+    values, bases = np.array([0.5, math.nan, 1.0, 9.0]), np.array([1.0, 1.0, 2.0, math.nan])
+    assert ratio_interval(values, bases) == Interval(0.5, 0.5, 0.5, 2)
+    assert ratio_interval(values, np.zeros(4)) is None and ratio_interval(np.empty(0), np.empty(0)) is None
+    alone = ratio_interval(np.array([0.5]), np.array([1.0]))
+    assert (alone.mean, alone.n) == (0.5, 1) and math.isnan(alone.low)

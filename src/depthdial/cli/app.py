@@ -24,6 +24,7 @@ from depthdial.cli.rows import made_on, tell_rows, trained_rows
 from depthdial.cli.search import search, search_study
 from depthdial.cli.serve import serve
 from depthdial.cli.settings import Given, options_of, parts_of
+from depthdial.cli.ship import check, compare
 from depthdial.cli.train import finetune, train_gates
 from depthdial.cli.warmup import warmup
 from depthdial.errors import InputError
@@ -231,7 +232,7 @@ def study(
     typer.echo("\n".join(filter(None, (result.verdict.sentence, result.verdict.next_line))))
 
 
-for verb in (study, generate, search, sweep, report, bench, warmup, routes, finetune, serve):
+for verb in (study, generate, compare, search, sweep, report, check, bench, warmup, routes, finetune, serve):
     app.command()(verb)
 for verb in (oracle, forecast, similarity, search_study, gates_study, train_gates):
     app.command(rich_help_panel="Research")(verb)

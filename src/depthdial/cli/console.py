@@ -33,6 +33,7 @@ _SPELLED = str.maketrans(
 )
 _ERRORS = "depthdial-spelled"
 _WIDE = 130  # columns that a table with intervals needs
+_LEAST_ANSWER = 36  # columns that an answer beside others needs
 
 
 def prepare_console() -> None:
@@ -128,3 +129,31 @@ def _console() -> Any:
 
     console = Console()
     return console if console.is_terminal else Console(width=200)
+
+
+def print_answers(columns: list[tuple[str, str, str]]) -> None:
+    """Answers beside each other, each (title, text, how it was made), as many as fit the width; below each other where none do.
+
+    Words that the first answer does not have at their place are underlined; without styles they stand in {+ +}, as in git's
+    word diffs.
+    """
+    from rich.columns import Columns
+    from rich.panel import Panel
+    from rich.text import Text
+
+    from depthdial.report.kit.differences import differences
+
+    console, first = _console(), columns[0][1]
+    is_styled = console.is_terminal and console.color_system is not None
+    width = max(_LEAST_ANSWER, console.width // len(columns) - 1)
+    panels = []
+    for title, answer, how in columns:
+        text = Text()
+        for piece in differences(first, answer):
+            words = piece.text.lstrip()
+            text.append(piece.text[: len(piece.text) - len(words)])
+            shown = f"{{+{words}+}}" if piece.is_new and words and not is_styled else words
+            text.append(shown, style="bold underline" if piece.is_new else "")
+        text.append(f"\n\n{how}", style="dim")
+        panels.append(Panel(text, title=Text(title), title_align="left", width=width))
+    console.print(Columns(panels, padding=(0, 1)))

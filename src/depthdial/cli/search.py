@@ -18,8 +18,11 @@ _METHOD = ("method", "metric", "screen", "beam_width", "nested")
 SearchOptions = options_of(
     "search.run:search_routes",
     "Method",
-    common=("method", "metric", "min_layers", "cost", "latency"),
-    only=(*_METHOD, "min_layers", "cost", "latency", "answer_tokens", "batch_size", "allow_searched_rows"),
+    common=("method", "metric", "min_layers", "prompt_depth", "cost", "latency"),
+    only=(
+        *(*_METHOD, "prompt_depth", "min_layers", "cost", "latency"),
+        *("answer_tokens", "batch_size", "allow_searched_rows"),
+    ),
 )
 
 
@@ -32,18 +35,20 @@ def search(
     limit: options.Limit = 24,
 ) -> None:
     """Find which layers a model can do without: a route for each number of layers, on calibration prompts."""
-    from depthdial.search.run import make_method, search_routes
+    from depthdial.search.run import check_prompt_depth, make_method, search_routes
 
     given = how.read()
     given["screen"] = _screen(given["screen"])
-    make_method(**{name: given[name] for name in _METHOD})  # before the model
+    # Before the model is loaded.
+    check_prompt_depth(given["prompt_depth"], make_method(**{name: given[name] for name in _METHOD}))
     prompts = source.read(limit, split=source.held_out_split)
     loaded, tokenizer = loading.load()
     tell_rows(source, [*made_on(model=loaded), ("to search", prompts)], source.held_out_split)
     given |= loading.measuring(loaded, out)
     search_routes(loaded, tokenizer, task=prompts, on_found=_print_family, **given)
     typer.echo(f"routes: {out}")
-    say_next("sweep", *loading.words, *source.other_words, "--depth", out, "--out", out.with_suffix(""))
+    run_so = ["--prompt-depth", "route"] if given["prompt_depth"] == "route" else []
+    say_next("sweep", *loading.words, *source.other_words, "--depth", out, *run_so, "--out", out.with_suffix(""))
 
 
 def _screen(text: str) -> str | int | None:

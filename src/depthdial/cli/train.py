@@ -80,7 +80,8 @@ def finetune(
     is_adapter = settings.method == "lora"
     typer.echo(f"{'adapter' if is_adapter else 'model'}: {out}")
     words = (loading.model, "PROMPT", "--adapter", out) if is_adapter else (out, "PROMPT")
-    say_next("generate", *words, "--depth", next(iter(tokens)))
+    run_so = ["--prompt-depth", "route"] if settings.prompt_depth == "route" else []
+    say_next("generate", *words, "--depth", next(iter(tokens)), *run_so)
 
 
 @with_bundles

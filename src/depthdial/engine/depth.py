@@ -27,6 +27,7 @@ from depthdial.engine.speculation import Drafting
 from depthdial.errors import InputError
 from depthdial.hf.adapter import warn_if_outside
 from depthdial.hf.architectures import count_layers
+from depthdial.hf.prompts import warn_if_prompts_differ
 from depthdial.routes import AnyRoute, RandomRoute, Route, require_depth
 from depthdial.routes.families import listed_routes
 from depthdial.views.tokens.depth import Depth as Running
@@ -208,10 +209,11 @@ class RouteDepth(Depth):
 
     def prepare(self, session: Session, asked: Asked) -> None:
         """Warns:
-        RouteWarning: for a route that the model's adapter was not trained for.
+        RouteWarning: for a route that the model's adapter was not trained for, or that was made for other prompts.
         """
         refuse_routes(asked.routes)
         warn_if_outside(session.given, self.route, stacklevel=4)
+        warn_if_prompts_differ(session.given, self.route, asked.prompt_depth, stacklevel=4)
 
     def assign(self, session: Session, batch: Batch, asked: Asked) -> Assignment:
         full = (batch.full or session.prefill_ids(batch.ids)) if asked.prompt_depth == "full" else None
@@ -301,6 +303,7 @@ class LosslessDepth(Depth):
         refuse_routes(asked.routes)
         if self.route is not None:
             warn_if_outside(session.given, self.route, stacklevel=4)
+            warn_if_prompts_differ(session.given, self.route, "full", stacklevel=4)
         self._checking(session)
 
     def assign(self, session: Session, batch: Batch, asked: Asked) -> Assignment:

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from depthdial.engine.prefill import Prefill, continue_on, continuing
+from depthdial.engine.prefill import Prefill, continue_on, continuing, prompt_inputs
 from depthdial.engine.prefixes import SharedPrefixes
-from depthdial.hf.architectures import accepts, decoder_stack, layer_states
+from depthdial.hf.architectures import accepts, decoder_stack, layer_states, unwrap
 from depthdial.routes import Route
 from depthdial.views.snapshot import as_is
 from depthdial.views.tokens.depth import Depth
@@ -109,6 +109,63 @@ def continued_logits(model: Any, route: Depth, prefilled: Prefill, tokens: torch
     # The last token predicts nothing that is asked for.
     running, cache = continuing(model, route, prefilled)
     return _run(running, cache, prefilled, tokens[:, :-1], mask[:, :-1]).logits
+
+
+def whole_logits(
+    running: Any,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    response_ids: torch.Tensor,
+    response_mask: torch.Tensor,
+    **options: Any,
+) -> torch.Tensor:
+    """Logits that predict each of `response_ids`, (n_sequences, n_tokens, vocabulary), by one pass over prompt and response.
+
+    Differentiable where gradients are enabled; `options` are further arguments of `running`.
+    """
+    output = _whole(running, prompt_ids, prompt_mask, response_ids, response_mask, **options)
+    return output.logits[:, -response_ids.shape[1] :]
+
+
+def routed_logits(
+    model: Any,
+    route: Route,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    prefixes: SharedPrefixes | None = None,
+) -> torch.Tensor:
+    """`forced_logits` where the prompt runs the route too, as a saved folder of the route runs it.
+
+    Args:
+        prompt_ids, prompt_mask: (n_sequences, n_prompt_tokens), left-padded.
+        tokens, mask: (n_sequences, n_tokens), right-padded.
+        prefixes: of this model, these prompts and these tokens, for passes of this kind alone.
+    """
+    given = (prompt_ids, prompt_mask, tokens, mask)
+    with as_is(tokens.device):
+        if prefixes is None:
+            output = _whole(known_view(model, route), *given)
+        else:
+            output = prefixes.run(model, route, lambda view: _whole(view, *given))
+    return output.logits[:, -tokens.shape[1] :]
+
+
+def _whole(
+    running: Any,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    response_ids: torch.Tensor,
+    response_mask: torch.Tensor,
+    **options: Any,
+) -> Any:
+    pairs = ((prompt_ids, response_ids), (prompt_mask, response_mask))
+    ids, mask = (torch.cat([of_prompt, of_response[:, :-1]], dim=1) for of_prompt, of_response in pairs)
+    inputs = prompt_inputs(unwrap(running), ids, mask)
+    if "logits_to_keep" in inputs:
+        inputs["logits_to_keep"] = response_ids.shape[1]
+    return running(**inputs, use_cache=False, **options)
 
 
 def forced_states(

@@ -10,8 +10,10 @@ from depthdial.latency.model import BENCH_FILE
 from depthdial.report.controller.scores import SCORES_FILE
 from depthdial.report.study.verdict import KEEP
 from depthdial.rows.gates import is_gates_study
+from depthdial.rows.store import CHECK_FILE
 
-PAGES = {kind: f"depthdial.report.{kind}.page" for kind in ("study", "search", "gates", "controller", "bench")}
+_KINDS = ("study", "search", "gates", "controller", "bench", "compare", "check")
+PAGES = {kind: f"depthdial.report.{kind}.page" for kind in _KINDS}
 
 
 def kind_of(folder: Path | str) -> str:
@@ -22,6 +24,8 @@ def kind_of(folder: Path | str) -> str:
         return str(about["kind"])
     if about is None and (folder / SCORES_FILE).exists():
         return "controller"
+    if about is None and (folder / CHECK_FILE).exists():
+        return "check"
     if about is None and (folder / BENCH_FILE).exists() and not (folder / "rows.parquet").exists():
         return "bench"
     return "gates" if is_gates_study(folder) else "study"
@@ -30,7 +34,8 @@ def kind_of(folder: Path | str) -> str:
 def write_report(folder: Path | str, *, keep: float = KEEP) -> Path:
     """Draw the figures of a result folder and write `report.html`; the same files give the same bytes.
 
-    The folder is one of a study, sweep, similarity run, search study, gates study, evaluated controller or bench.
+    The folder is one of a study, sweep, similarity run, search study, gates study, evaluated controller, bench, comparison
+    or check.
 
     Args:
         keep: the share of the full model's quality that a study's verdict asks routes to keep.

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from depthdial.checks import choice
 from depthdial.errors import InputError
 from depthdial.files import Document
 from depthdial.routes import FAMILIES, AnyRoute, Route, family_routes, require_depth, split_routes, stored_route
 
+# How prompts run: through every layer, or through the route as the response does (as a saved folder runs them).
+PROMPT_DEPTHS = ("full", "route")
 _FILE = Document("depthdial-routes", 1, "route family", "make one with `depthdial search`")
 
 
@@ -24,6 +27,8 @@ class RouteFamily:
         name: of the family, such as `greedy-kl`.
         routes: each has its own name, such as `greedy-kl:24`.
         made_by: JSON-ready record of the search (method, calibration data, model, seed, scores); may be empty.
+        prompt_depth: `full` or `route`, how prompts ran in the search: how they should run when a route is used. None where
+            that is not known, or makes no difference to the method; read from `made_by` where not given.
 
     Raises:
         InputError: if there is no route, a route is for another depth, or two share a name.
@@ -38,6 +43,7 @@ class RouteFamily:
     n_layers: int
     routes: tuple[Route, ...]
     made_by: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    prompt_depth: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.routes:
@@ -52,10 +58,17 @@ class RouteFamily:
                 f"Route {deep.name!r} of family {self.name!r} is for {deep.n_layers} layers, not {self.n_layers}: "
                 "put routes of one model depth in a family."
             )
-        seen = self.searched_on
-        if seen:  # it stays with each route, wherever that is taken: the full one is no finding of a search
-            tagged = (r if r.is_full else replace(r, searched_on=r.searched_on | seen) for r in self.routes)
-            object.__setattr__(self, "routes", tuple(tagged))
+        if self.prompt_depth is not None:
+            choice("prompt depth", self.prompt_depth, PROMPT_DEPTHS)
+        object.__setattr__(self, "prompt_depth", self.prompt_depth or _told_prompt_depth(self.made_by))
+        # What is known of the search stays with each route, wherever that is taken: the full one is no finding of a search.
+        object.__setattr__(self, "routes", tuple(map(self._tagged, self.routes)))
+
+    def _tagged(self, route: Route) -> Route:
+        if route.is_full:
+            return route
+        found = {"searched_on": route.searched_on | self.searched_on, "searched_for": route.searched_for or self.prompt_depth}
+        return route if all(getattr(route, name) == value for name, value in found.items()) else replace(route, **found)
 
     @property
     def searched_on(self) -> frozenset[str]:
@@ -69,8 +82,13 @@ class RouteFamily:
 
     def save(self, path: Path | str) -> Path:
         """Write the family as JSON, by atomic rename."""
-        routes = stored_routes(self.routes, known=self.searched_on)
-        fields = {"name": self.name, "n_layers": self.n_layers, "routes": routes, "made_by": dict(self.made_by)}
+        fields = {
+            "name": self.name,
+            "n_layers": self.n_layers,
+            "prompt_depth": self.prompt_depth,
+            "routes": stored_routes(self.routes, known=self.searched_on, known_for=self.prompt_depth),
+            "made_by": dict(self.made_by),
+        }
         return _FILE.write(Path(path), fields)
 
     @classmethod
@@ -85,7 +103,8 @@ class RouteFamily:
     @classmethod
     def _of(cls, document: Mapping[str, Any]) -> RouteFamily:
         routes = restored_routes(document["routes"], document["n_layers"])
-        return cls(_text(document["name"]), document["n_layers"], routes, dict(document.get("made_by", {})))
+        made_by, prompt_depth = dict(document.get("made_by", {})), document.get("prompt_depth")  # before it was written: None
+        return cls(_text(document["name"]), document["n_layers"], routes, made_by, prompt_depth)
 
 
 Named = Callable[[Any], "Route | None"]
@@ -190,20 +209,26 @@ def distinct_routes(routes: Iterable[Any]) -> tuple[Any, ...]:
         first = kept.setdefault(route, route)
         more = getattr(route, "searched_on", frozenset()) - getattr(first, "searched_on", frozenset())
         if more:
-            kept[route] = replace(first, searched_on=first.searched_on | more)
+            first = kept[route] = replace(first, searched_on=first.searched_on | more)
+        found_for = {getattr(one, "searched_for", None) for one in (first, route)} - {None}
+        if len(found_for) > 1:  # searches of both kinds found it
+            kept[route] = replace(first, searched_for=None)
     return tuple(kept.values())
 
 
-def stored_routes(routes: Iterable[Route], known: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """JSON-ready entries, of which `restored_routes` makes the routes again: names, layers, what they were searched on.
+def stored_routes(routes: Iterable[Route], known: Iterable[str] = (), known_for: str | None = None) -> list[dict[str, Any]]:
+    """JSON-ready entries, of which `restored_routes` makes the routes again: names, layers, what they were searched on and for.
 
-    Hashes of prompts that are `known`, for the document tells them of all the routes elsewhere, are left out.
+    Hashes of prompts that are `known`, and a prompt depth that is `known_for`, are left out: the document tells them of all
+    the routes elsewhere.
     """
     entries: list[dict[str, Any]] = []
     for route in routes:
         entries.append({"name": route.name, "layers": str(route)})
         if seen := route.searched_on.difference(known):
             entries[-1]["searched_on"] = sorted(seen)
+        if route.searched_for not in (None, known_for):
+            entries[-1]["searched_for"] = route.searched_for
     return entries
 
 
@@ -221,8 +246,18 @@ def restored_routes(entries: Iterable[Mapping[str, Any]], n_layers: int) -> tupl
         seen = entry.get("searched_on", [])
         if not isinstance(seen, list) or not all(isinstance(one, str) for one in seen):
             raise TypeError(f"searched_on is a list of hashes, not {seen!r}")
-        found.append(replace(parsed, name=_text(entry["name"]), searched_on=frozenset(seen)))
+        found_for = entry.get("searched_for")
+        if found_for is not None:
+            choice("prompt depth", found_for, PROMPT_DEPTHS)
+        found.append(replace(parsed, name=_text(entry["name"]), searched_on=frozenset(seen), searched_for=found_for))
     return tuple(found)
+
+
+def _told_prompt_depth(made_by: Mapping[str, Any]) -> str | None:
+    """What a record from before families said it themselves has; methods without a metric look at no prompt depth."""
+    settings = made_by.get("settings")
+    told = settings.get("prompt_depth") if isinstance(settings, Mapping) and "metric" in made_by else None
+    return told if told in PROMPT_DEPTHS else None
 
 
 def _text(value: object) -> str:

@@ -70,6 +70,7 @@ class Route(_Costed):
         n_layers: number of layers of the whole model, L.
         name: how reports call the route; the text it was parsed from, or its canonical text. Not compared.
         searched_on: hashes of the prompts that a search found it on, which may not judge it. Not compared.
+        searched_for: `full` or `route`, how prompts ran in the search that found it; None if not known. Not compared.
 
     Raises:
         InputError: (a ValueError) for no layers, or layers that are unsorted, repeated, or outside the model.
@@ -84,6 +85,7 @@ class Route(_Costed):
     n_layers: int
     name: str = field(default="", compare=False)
     searched_on: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    searched_for: str | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         whole("n_layers", self.n_layers, 1, _MOST_LAYERS)

@@ -51,6 +51,16 @@ SWEEP_COLUMNS = KEY_COLUMNS | typed(
 SIMILARITY_COLUMNS = KEY_COLUMNS | typed(
     (_COUNT, "response_tokens"), (_REAL, "cosine_final cosine_pre_norm cosine_intermediate kl agreement")
 )
+# Greedy answers of something that ships beside the full model's (`check`). `agreement` is the share of the full answer's tokens
+# before the first difference; `same` is 1 where there is none. Answers, prompts and references are there where asked for.
+CHECK_COLUMNS = typed(
+    (_TEXT, "sequence_id"),
+    (_COUNT, "prompt_tokens full_tokens target_tokens"),
+    (_TEXT, "full_finish target_finish"),
+    (_REAL, "same agreement rouge_l_answers rouge_l rouge_l_full target_sec"),
+    (_TEXT, "full_answer target_answer prompt reference"),
+)
+CHECK_FILE = "check.json"  # the verdict, beside the rows
 # Where a study keeps its sweeps: of the untouched model, and of an adapter's routes.
 STUDY_SWEEPS = ("sweep", "elastic")
 _PROVENANCE = typed(

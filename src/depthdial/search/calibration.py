@@ -1,7 +1,8 @@
 """The prompts that a search looks at, with what a route is to say behind them, ready to be tried with many routes.
 
-KL is taken on the full model's own greedy answers, and NLL on the rows' references, both behind prompts at full depth. Of a
-model with adapters the routes run with them, and the full model is the untouched one, without them.
+KL is taken on the full model's own greedy answers, and NLL on the rows' references. The prompts run every layer, or the tried
+route as well (`prompt_depth`). Of a model with adapters the routes run with them, and the full model is the untouched one,
+without them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from depthdial.data.tasks import EncodedExample
 from depthdial.engine.prefill import Prefill
 from depthdial.engine.prefixes import SharedPrefixes
 from depthdial.engine.session import Session
-from depthdial.engine.teacher_forcing import Predictions, forced_logits, nll, right_padded
+from depthdial.engine.teacher_forcing import Predictions, forced_logits, nll, right_padded, routed_logits
 from depthdial.errors import InputError
 from depthdial.measure.references import Reference
 from depthdial.routes import Route
@@ -36,6 +37,7 @@ class _Batch:
         tokens, mask: (n_sequences, n_tokens), the texts right-padded.
         full: the full model's predictions on each text, where KL is asked for.
         prefixes: what routes that were tried have computed of their first layers.
+        on_route: whether the prompts run the tried route too.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -44,7 +46,15 @@ class _Batch:
     tokens: torch.Tensor
     mask: torch.Tensor
     full: tuple[Predictions, ...]
-    prefixes: SharedPrefixes
+    prefixes: SharedPrefixes | None
+    on_route: bool = False
+
+    def logits(self, session: Session, route: Route) -> torch.Tensor:
+        """What a route predicts of each text, (n_sequences, n_tokens, vocabulary)."""
+        if self.on_route:
+            prompts = (self.prefilled.input_ids, self.prefilled.attention_mask)
+            return routed_logits(session.model, route, *prompts, self.tokens, self.mask, self.prefixes)
+        return forced_logits(session.model, route, self.prefilled, self.tokens, self.mask, self.prefixes)
 
 
 @dataclass(frozen=True)
@@ -70,8 +80,12 @@ class Calibration:
         answer_tokens: int,
         batch_size: int,
         reference: Reference | None = None,
+        prompt_depth: str = "full",
     ) -> Calibration:
         """Run the prompts; `reference` may have run them before.
+
+        Args:
+            prompt_depth: `full`, or `route`: then a tried route runs the prompts too.
 
         Raises:
             InputError: for NLL, if a row has no reference.
@@ -82,7 +96,7 @@ class Calibration:
         started = time.perf_counter()
         known, batches = reference or Reference(session), session.batches(examples, batch_size)
         prefixes = SharedPrefixes()  # one memory for all batches
-        each = ((batch, metric, answer_tokens, prefixes.on(i)) for i, batch in enumerate(batches))
+        each = ((batch, metric, answer_tokens, prefixes.on(i), prompt_depth == "route") for i, batch in enumerate(batches))
         batches = tuple(_run(session, known, *one) for one in each)
         return cls(session, metric, batches, time.perf_counter() - started)
 
@@ -112,7 +126,7 @@ class Calibration:
         """
         total = 0.0
         for batch in self.batches:
-            logits = forced_logits(self.session.model, route, batch.prefilled, batch.tokens, batch.mask, batch.prefixes)
+            logits = batch.logits(self.session, route)
             for i, text in enumerate(batch.texts):
                 own = logits[i, : len(text)]
                 total += batch.full[i].fidelity(own)[0] if batch.full else nll(own, batch.tokens[i, : len(text)])
@@ -128,7 +142,7 @@ class Calibration:
         """Of each text, which of its tokens the route would have chosen too: 1 and 0, the first one the prompt's own."""
         found = []
         for batch in self.batches:
-            logits = forced_logits(self.session.model, route, batch.prefilled, batch.tokens, batch.mask, batch.prefixes)
+            logits = batch.logits(self.session, route)
             same = (logits.argmax(-1) == batch.tokens).tolist()
             found += ["".join("01"[one] for one in row[: len(text)]) for row, text in zip(same, batch.texts, strict=True)]
         return found
@@ -147,18 +161,21 @@ def _run(
     metric: str | None,
     answer_tokens: int,
     prefixes: SharedPrefixes,
+    on_route: bool,
 ) -> _Batch:
     prompts, teacher = tuple(e.prompt_ids for e in batch), reference.untouched
     prefilled = reference.prefill(batch) if teacher is session else session.prefill(batch)
     if metric == "nll":
         texts = tuple(e.reference_ids[:answer_tokens] for e in batch)
-        return _Batch(prompts, texts, prefilled, *right_padded(texts, session.pad_token_id, session.device), (), prefixes)
+        padded = right_padded(texts, session.pad_token_id, session.device)
+        return _Batch(prompts, texts, prefilled, *padded, (), prefixes, on_route)
     own = prefilled if teacher is session else reference.prefill(batch)
     full: tuple[Predictions, ...] = ()
     texts = reference.answers(batch, own, answer_tokens).tokens
     tokens, mask = right_padded(texts, session.pad_token_id, session.device)
     if metric == "kl":
         shared = prefixes if teacher is session else None
-        logits = forced_logits(teacher.model, session.full, own, tokens, mask, shared)
+        asked = _Batch(prompts, texts, own, tokens, mask, (), shared, on_route)
+        logits = asked.logits(teacher, session.full)
         full = tuple(Predictions.of(row[: len(text)]) for row, text in zip(logits, texts, strict=True))
-    return _Batch(prompts, texts, prefilled, tokens, mask, full, prefixes)
+    return _Batch(prompts, texts, prefilled, tokens, mask, full, prefixes, on_route)

@@ -1,7 +1,8 @@
 """Training-free route search: which layers a model can best do without, by one of several methods, on calibration prompts.
 
 Every method is a file of its own in this room, with its source; they share the calibration prompts, what a layer costs, and
-the record that a family carries. Routes are for prompts at full depth (arXiv 2410.20022, section 3).
+the record that a family carries. Routes are for prompts at full depth (arXiv 2410.20022, section 3), or for prompts that run
+the route too, as a saved folder runs them; a family says which.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from depthdial.measure.references import Reference
 from depthdial.progress import progress_bar
 from depthdial.provenance import digest, environment
 from depthdial.routes import Route
-from depthdial.routes.families import RouteFamily
+from depthdial.routes.families import PROMPT_DEPTHS, RouteFamily
 from depthdial.search.angular import Angular
 from depthdial.search.beam import Beam
 from depthdial.search.block_influence import BlockInfluence
@@ -61,6 +62,7 @@ def search_routes(
     method: str = "greedy",
     metric: str | None = None,
     cost: str = "layers",
+    prompt_depth: str = "full",
     min_layers: int | None = None,
     screen: Screen = "default",
     beam_width: int | None = None,
@@ -86,6 +88,8 @@ def search_routes(
             speed-up of drafting on a route by the latency model.
         cost: what dropping a layer saves, against which its harm is weighed: `layers` (all alike), `flops` per token, or
             `ms`, measured here on every layer. It decides about routes only where layers differ.
+        prompt_depth: `full` (the prompt runs every layer) or `route` (the tried route runs the prompt too, as an exported folder
+            does). Of methods that try routes: the others look at the full model's states alone.
         min_layers: where to stop (default: half of the layers, rounded down).
         screen: of greedy and beam: layers tried in each round after the first (default: 8); None tries all that are left.
         beam_width: of beam: sets kept of each size (default: 4).
@@ -100,8 +104,9 @@ def search_routes(
             measuring here; the metric speculation needs one.
 
     Returns:
-        A family of `full` and one route for each number of layers, named METHOD-METRIC:LAYERS, with what each layer matters,
-        the harm of each route where the method measures it, costs, time and the calibration's record in `made_by`.
+        A family of `full` and one route for each number of layers, named METHOD-METRIC:LAYERS, or
+        METHOD-METRIC-route:LAYERS with prompt_depth `route`; with what each layer matters, the harm of each route where the
+        method measures it, costs, time and the calibration's record in `made_by`.
 
     Raises:
         InputError: for bad arguments, an option that the method does not know, a row without a reference where NLL is
@@ -113,15 +118,16 @@ def search_routes(
         [3, 4, 5, 6]
     """
     chosen = make_method(method, metric=metric, screen=screen, beam_width=beam_width, nested=nested)
+    check_prompt_depth(prompt_depth, chosen)
     choice("cost", cost, COSTS)
     times = _latency(latency, chosen.metric, cost)
     for name, value in (("answer_tokens", answer_tokens), ("batch_size", batch_size)):
         whole(name, value, 1)
-    name = chosen.name if cost == "layers" else f"{chosen.name}-{cost}"
+    name = chosen.name + "-route" * (prompt_depth == "route") + ("" if cost == "layers" else f"-{cost}")
     settings = {"kind": "search", "method": name, **vars(chosen), "cost": cost, "answer_tokens": answer_tokens}
     if times is not None:
         settings["latency"] = digest(asdict(times))
-    about: dict[str, Any] = {"prompt_depth": "full", "identity": identity, "settings": settings}
+    about: dict[str, Any] = {"prompt_depth": prompt_depth, "identity": identity, "settings": settings}
     task = as_task(task, held_out=True)
     if not allow_searched_rows:
         require_unsearched(task, model=model)
@@ -139,7 +145,7 @@ def search_routes(
     # What is kept of a stopped search has another form since beams and greedy share one: `states` tells them apart.
     settings = {**plan.run.settings, "batch_size": batch_size, "sequences": [e.id for e in plan.examples], "states": "sets"}
     memory = Memory.open(None if out is None else Path(f"{out}.unfinished"), settings)
-    calibration = Calibration.of(session, plan.examples, chosen.metric, answer_tokens, batch_size, reference)
+    calibration = Calibration.of(session, plan.examples, chosen.metric, answer_tokens, batch_size, reference, prompt_depth)
     memory.start_clock()
     # The KL of the full route is 0, except with adapters on, as the full model is then the untouched one.
     is_harmed = chosen.metric in ("nll", SPECULATION) or (chosen.metric == "kl" and has_adapters_on(model))
@@ -185,6 +191,20 @@ def make_method(method: str, **given: Any) -> Method:
         if options.get(name) is not None:
             whole(name, options[name], 1)
     return _MAKERS[method](**options)
+
+
+def check_prompt_depth(prompt_depth: str, method: Method) -> None:
+    """InputError for an unknown prompt depth, or one that a method cannot aim at."""
+    choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
+    if prompt_depth == "route" and method.metric is None:
+        raise InputError(
+            f"The search by {method.name} looks at the full model's states and finds the same routes for any prompt depth: "
+            "leave prompt_depth out, or search by greedy."
+        )
+    if prompt_depth == "route" and method.metric == SPECULATION:
+        raise InputError(
+            "The metric 'speculation' is for drafts, whose prompts run every layer: leave prompt_depth out, or search by kl."
+        )
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -275,4 +295,5 @@ def _family(
         **environment(),
         "cost": problem.costs.record(routes),
     }
-    return RouteFamily(name, n, tuple(reversed(routes)), made_by)
+    prompt_depth = None if chosen.metric is None else plan.asked.prompt_depth
+    return RouteFamily(name, n, tuple(reversed(routes)), made_by, prompt_depth)

@@ -46,6 +46,23 @@ def known_interval(values: np.ndarray) -> Interval | None:
     return mean_interval(known) if len(known) else None
 
 
+def ratio_interval(values: np.ndarray, bases: np.ndarray, confidence: float = 0.95) -> Interval | None:
+    """The mean of `values` over that of `bases`, (n,) of the same sequences, with the delta method's paired interval.
+
+    Pairs of which either is NaN are left out; None where there is no other, or the mean of the bases is not above 0.
+
+    >>> str(ratio_interval(np.array([0.5, 1.0, 1.5]), np.array([1.0, 2.0, 3.0])))
+    '0.500 [0.500, 0.500]'
+    """
+    known = np.isfinite(values) & np.isfinite(bases)
+    mine, others = values[known], bases[known]
+    if not len(mine) or others.mean() <= 0:
+        return None
+    ratio = float(mine.mean() / others.mean())
+    left = mean_interval((mine - ratio * others) / others.mean(), confidence)
+    return Interval(ratio, ratio + left.low, ratio + left.high, left.n)
+
+
 def coded(entries: Iterable[Hashable]) -> tuple[list[Any], np.ndarray]:
     """The distinct entries in order of appearance, and (n,) the number of each entry's own.
 

@@ -60,7 +60,7 @@ class StudySettings:
         routes: texts of routes to sweep beside the searched ones; empty for full, ULS and early exit at 80%.
         fidelity_tokens: see `sweep`.
         screen, search_tokens: see `search_routes`.
-        prompt_depth: full (the prompt runs every layer) or route.
+        prompt_depth: full (the prompt runs every layer) or route; the search aims at the same.
         keep_text: keep the answers in the rows.
     """
 
@@ -313,6 +313,8 @@ def similarity_routes(family: RouteFamily, n_layers: int) -> list[AnyRoute]:
     costs = sorted({len(Route.parse(f"uls:{100 * cost:g}%", n_layers)) for cost in SIMILARITY_COSTS})
     routes: list[AnyRoute] = [Route.parse(f"{kind}:{c}", n_layers) for kind in SIMILARITY_FAMILIES for c in costs]
     searched = [route for route in family.routes if route.is_full or route.cost_layers in costs]
+    # States are compared behind full prompts, whichever prompts the search was for.
+    searched = [replace(route, searched_for=None) for route in searched]
     return list(dict.fromkeys([*searched, *routes]))
 
 
@@ -335,6 +337,7 @@ def _family(
         min_layers=max(1, round(settings.min_layers_fraction * n_layers)),
         screen=settings.screen,
         answer_tokens=settings.search_tokens,
+        prompt_depth=settings.prompt_depth,
         batch_size=settings.batch_size,
         out=path,
         allow_searched_rows=True,  # what the model was trained on may not judge, which it is not for here

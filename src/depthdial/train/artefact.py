@@ -18,6 +18,13 @@ from depthdial.routes import Route
 from depthdial.train.depth.settings import FinetuneSettings
 
 RECORD_FILE = "training.json"
+# How prompts ran in training, and what that makes the weights for.
+_TRAINED = {
+    "full": "Trained with prompts that run every layer: run it so too (the default of every verb). A saved folder of a route runs "
+    "prompts on the route, which these weights were not trained for.",
+    "route": "Trained with prompts that run the route, as a saved folder of the route runs them: run it with "
+    "`--prompt-depth route`.",
+}
 # Where a run keeps its checkpoints, and in the end its final weights, within its folder.
 CHECKPOINTS = "checkpoints"
 FINAL = f"{CHECKPOINTS}/final"
@@ -70,7 +77,9 @@ def _page(card: AdapterCard, settings: FinetuneSettings, record: Mapping[str, An
     data = record["data"]
     return f"""# {what} of {card.base_name}
 
-Made by Depthdial: {how}. Prompts run at {card.prompt_depth} depth.
+Made by Depthdial: {how}.
+
+{_TRAINED[settings.prompt_depth]}
 
 | route | layers run | layers | response tokens trained on |
 | --- | ---: | --- | ---: |

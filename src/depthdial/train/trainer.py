@@ -18,13 +18,13 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from depthdial.engine.prefill import left_padded
-from depthdial.engine.teacher_forcing import right_padded
+from depthdial.engine.teacher_forcing import right_padded, whole_logits
 from depthdial.errors import InputError
 from depthdial.files import read_json
 from depthdial.hf.load import quiet_transformers
 from depthdial.progress import Advance
 from depthdial.routes import Route
-from depthdial.train.depth.routed import RoutedModel, whole_logits
+from depthdial.train.depth.routed import RoutedModel
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.objective import response_loss
 from depthdial.train.rows import TrainingRow

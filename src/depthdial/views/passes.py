@@ -12,9 +12,9 @@ from depthdial.checks import whole
 from depthdial.errors import InputError
 from depthdial.hf.cache_name import argument_name, renamed
 from depthdial.hf.facts import setting as config_setting
+from depthdial.routes.families import PROMPT_DEPTHS as PROMPT_DEPTHS
 
 PromptDepth = Literal["full", "route"]
-PROMPT_DEPTHS: tuple[PromptDepth, ...] = ("full", "route")
 
 # Cut by their last dimension where a pass is split; `cache_position` is from before transformers 5.13.
 _BY_COLUMN = ("position_ids", "cache_position", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")

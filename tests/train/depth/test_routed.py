@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from depthdial.engine.prefill import left_padded, prefill
-from depthdial.engine.teacher_forcing import continued_logits, right_padded
+from depthdial.engine.teacher_forcing import continued_logits, right_padded, whole_logits
 from depthdial.errors import InputError
 from depthdial.routes import Route
-from depthdial.train.depth.routed import RoutedModel, refuse_checkpointing, whole_logits
+from depthdial.train.depth.routed import RoutedModel, refuse_checkpointing
 from depthdial.views.view import view
 
 PROMPTS = [[1, 5, 9, 4], [1, 7], [1, 8, 8, 3, 12, 20]]

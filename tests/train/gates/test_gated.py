@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from depthdial.engine.prefill import left_padded
-from depthdial.engine.teacher_forcing import right_padded
-from depthdial.train.depth.routed import whole_logits
+from depthdial.engine.teacher_forcing import right_padded, whole_logits
 from depthdial.train.gates.gated import GatedModel, RelaxedGates
 from depthdial.views.tokens.gates import GateConfig, TokenGates
 from depthdial.views.tokens.view import token_view

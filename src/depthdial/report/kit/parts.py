@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from depthdial.report.kit.differences import MarkedText
 from depthdial.report.kit.tables import Column, cell_parts
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Sample:
     """Answers of several routes, each (route, score, text), to one sequence; its prompt where rows hold it."""
 
     sequence_id: str
-    answers: Sequence[tuple[str, str, str]]
+    answers: Sequence[tuple[str, str, str | MarkedText]]
     prompt: str = ""
 
 

@@ -17,7 +17,7 @@ from depthdial.checks import share
 from depthdial.errors import InputError
 from depthdial.report.study.summary import RouteRows, Speed, full_of, gather
 from depthdial.routes import Route
-from depthdial.stats.intervals import Interval, mean_interval
+from depthdial.stats.intervals import Interval, ratio_interval
 
 KEEP = 0.95
 _NAMES = {"rouge_l": "ROUGE-L", "agreement": "agreement"}
@@ -153,15 +153,10 @@ def _choice(route: RouteRows, full: RouteRows, metric: str, prompt_depth: str | 
 
 
 def _kept(route: RouteRows, full: RouteRows, metric: str) -> Interval | None:
-    """The ratio of the means over the sequences that both scored; its interval by the delta method, paired."""
+    """The ratio of the means over the sequences that both scored."""
     theirs = full.by_sequence(metric)
     pairs = np.array([(mine, theirs.get(sequence, math.nan)) for sequence, mine in route.by_sequence(metric).items()])
-    mine, others = pairs[np.isfinite(pairs).all(axis=1)].T
-    if not len(mine) or others.mean() <= 0:
-        return None
-    ratio = float(mine.mean() / others.mean())
-    left = mean_interval((mine - ratio * others) / others.mean())
-    return Interval(ratio, ratio + left.low, ratio + left.high, left.n)
+    return ratio_interval(*pairs.T)
 
 
 def _cards(known: Sequence[Choice], chosen: Choice | None) -> tuple[Choice, ...]:

@@ -15,6 +15,7 @@ from depthdial.data.tasks import Task
 from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.hf.adapter import CARD_FILE
+from depthdial.hf.prompts import warn_if_prompts_differ
 from depthdial.measure.plan import ModelIdentity, Routes, unique_routes
 from depthdial.routes import Route
 from depthdial.train.artefact import save_card
@@ -64,6 +65,8 @@ def finetune(
     if rule is not None:  # it has no weights of its own to train
         raise InputError(f"{rule!r} is a rule, not one route: train a fixed route, such as uls:50%, or a family of them.")
     refuse_checkpointing(model, chosen, settings.prompt_depth)
+    for route in chosen:
+        warn_if_prompts_differ(model, route, settings.prompt_depth)
     if in_place and (settings.method != "full" or settings.distill):
         raise InputError(
             "The option in_place=True is for method='full' without distillation: an adapter or a teacher needs the model."

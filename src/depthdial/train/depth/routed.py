@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthdial.engine.prefill import Prefill, prefill, prompt_inputs
-from depthdial.engine.teacher_forcing import continued_logits
+from depthdial.engine.prefill import Prefill, prefill
+from depthdial.engine.teacher_forcing import continued_logits, whole_logits
 from depthdial.errors import InputError
 from depthdial.hf.architectures import count_layers, unwrap
 from depthdial.routes import Route
@@ -71,26 +71,6 @@ class RoutedModel(nn.Module):
             self._prompts = None  # before the next one is made, so that there are never two
             self._prompts = (group, prefill(self.model, prompt_ids, prompt_mask))
         return self._prompts[1]
-
-
-def whole_logits(
-    running: Any,
-    prompt_ids: torch.Tensor,
-    prompt_mask: torch.Tensor,
-    response_ids: torch.Tensor,
-    response_mask: torch.Tensor,
-    **options: Any,
-) -> torch.Tensor:
-    """Logits that predict each of `response_ids`, (n_sequences, n_tokens, vocabulary), by one pass over prompt and response.
-
-    `options` are further arguments of `running`.
-    """
-    pairs = ((prompt_ids, response_ids), (prompt_mask, response_mask))
-    ids, mask = (torch.cat([of_prompt, of_response[:, :-1]], dim=1) for of_prompt, of_response in pairs)
-    inputs, n_tokens = prompt_inputs(unwrap(running), ids, mask), response_ids.shape[1]
-    if "logits_to_keep" in inputs:
-        inputs["logits_to_keep"] = n_tokens
-    return running(**inputs, use_cache=False, **options).logits[:, -n_tokens:]
 
 
 def refuse_checkpointing(model: Any, routes: Any, prompt_depth: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from depthdial.train.depth.routed import whole_logits
+from depthdial.engine.teacher_forcing import whole_logits
 from depthdial.views.tokens.gates import TokenGates
 from depthdial.views.tokens.policy import Decide, TokenPolicy, TokenStep, logistic_noise
 from depthdial.views.tokens.view import token_view

@@ -1,0 +1,1 @@
+"""The page of a check: what ships beside the full model."""

@@ -1,0 +1,1 @@
+"""The page of a comparison: answers of some depths side by side."""
