@@ -92,5 +92,5 @@ def test_check_a_server(paths, command_line, model, tokenizer, monkeypatch):
 
 
 def test_check_refuses_what_is_nowhere(paths, command_line):
-    status, out, err = command_line("check", "./nowhere", paths / "base", "--data", paths / "lessons.jsonl")
+    status, _, err = command_line("check", "./nowhere", paths / "base", "--data", paths / "lessons.jsonl")
     assert status == 2 and "There is no folder ./nowhere" in err and "Traceback" not in err

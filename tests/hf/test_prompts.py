@@ -32,7 +32,10 @@ def said(run):
 def test_generate_sweep_and_the_engine_warn_once_for_a_family(model, tokenizer, small_task, made_for, other):
     shallow = family(made_for).routes
     answer = {"max_new_tokens": 2, "prompt_depth": other}
-    assert said(lambda: dd.generate(model, tokenizer, "the cat", depth=shallow[0], **{**answer, "prompt_depth": made_for})) == []
+    assert (
+        said(lambda: dd.generate(model, tokenizer, "the cat", depth=shallow[0], **{**answer, "prompt_depth": made_for}))
+        == []
+    )
     (told,) = said(lambda: dd.generate(model, tokenizer, "the cat", depth=shallow[0], **answer))
     run = {"full": "run every layer", "route": "run the route"}
     assert told == (
@@ -59,7 +62,9 @@ def test_an_adapter_is_warned_of_in_its_routes_place(model):
     attach_card(model, card)
     assert said(lambda: warn_if_prompts_differ(model, ROUTES[0], "full")) == []
     (told,) = said(lambda: [warn_if_prompts_differ(model, route, "route") for route in (*ROUTES, FULL)])
-    assert told.startswith("The elastic adapter of base was trained for prompts that run every layer, and here prompts run the")
+    assert told.startswith(
+        "The elastic adapter of base was trained for prompts that run every layer, and here prompts run the"
+    )
     other = dd.Route((0, 5), 6, "own:2", searched_for="route")
     assert said(lambda: warn_if_prompts_differ(model, other, "route")) == []
 

@@ -38,7 +38,11 @@ def test_a_busy_server_is_asked_again(served):
 @pytest.mark.parametrize(
     ("status", "body", "told"),
     [
-        (400, b'{"error": {"message": "prompt is too long."}}', "answered 400 (prompt is too long): check the server, or send"),
+        (
+            400,
+            b'{"error": {"message": "prompt is too long."}}',
+            "answered 400 (prompt is too long): check the server, or send",
+        ),
         (400, b'{"error": "no ids here"}', "answered 400 (no ids here)"),
         (404, b"not json", "answered 404 (not json): check the URL and the model's name"),
         (422, b"[1]", "answered 422"),

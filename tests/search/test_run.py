@@ -81,7 +81,10 @@ def test_a_search_for_a_saved_folder_tries_prompts_on_the_route(model, tokenizer
     ("options", "complaint"),
     [
         ({"prompt_depth": "none"}, "Unknown prompt depth 'none': use full or route"),
-        ({"method": "angular", "prompt_depth": "route"}, "finds the same routes for any prompt depth: leave prompt_depth out"),
+        (
+            {"method": "angular", "prompt_depth": "route"},
+            "finds the same routes for any prompt depth: leave prompt_depth out",
+        ),
         ({"metric": "speculation", "prompt_depth": "route"}, "is for drafts, whose prompts run every layer"),
     ],
 )

@@ -132,7 +132,7 @@ def _console() -> Any:
 
 
 def print_answers(columns: list[tuple[str, str, str]]) -> None:
-    """Answers beside each other, each (title, text, how it was made), as many as fit the width; below each other where none do.
+    """Print answers beside each other, each (title, text, how it was made), in as many columns as the width has room for.
 
     Words that the first answer does not have at their place are underlined; without styles they stand in {+ +}, as in git's
     word diffs.

@@ -142,7 +142,9 @@ def check(
     api_key = _api_key(api_key_env)
     sequences = source.read(limit)
     loaded, tokenizer = loading.load()
-    how_loaded = {name: getattr(loading, name) for name in ("dtype", "device", "device_map", "allow_bin", "trust_remote_code")}
+    how_loaded = {
+        name: getattr(loading, name) for name in ("dtype", "device", "device_map", "allow_bin", "trust_remote_code")
+    }
     ships: Any = target if is_url(target) else load(target, **how_loaded)
     tell_rows(source, [*made_on(model=loaded), ("to judge", sequences)])
     given = {**how.read(), "progress": True, **({} if out is None else loading.measuring(loaded, out))}

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from depthdial.checks import choice, share, whole
@@ -235,7 +234,9 @@ def judge(rows: pa.Table, keep: float, metric: str | None = None, target: str = 
     """
     columns = {name: rows[name].to_numpy().astype(float) for name in SCORES}
     found = {name: known_interval(values) for name, values in columns.items()}
-    kept = {name: found.get(name) for name in METRICS} | {"rouge_l": ratio_interval(columns["rouge_l"], columns["rouge_l_full"])}
+    kept = {name: found.get(name) for name in METRICS} | {
+        "rouge_l": ratio_interval(columns["rouge_l"], columns["rouge_l_full"])
+    }
     chosen = metric or next(name for name in METRICS if kept[name] is not None)
     interval = kept[chosen]
     if interval is None:

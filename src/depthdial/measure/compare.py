@@ -79,11 +79,10 @@ def compare(
     if len(depths) < 2:
         raise InputError(f"There are {len(depths)} depths to compare: give two or more, such as full,80%.")
     alone = {"prompt_depth": prompt_depth, "max_new_tokens": max_new_tokens, **options, "batch_size": 1}
-    asked = {"depth": depths * len(texts), **alone}
-    answers = generate(model, tokenizer, [text for text in texts for _ in depths], **asked)
+    # A call for each depth, for a prompt that stands twice in one is drawn another answer for.
+    answers = [generate(model, tokenizer, texts, depth=depth, **alone) for depth in depths]
     labels = [one if isinstance(one, str) else getattr(one, "name", str(one)) for one in depths]
-    each = (answers[start : start + len(depths)] for start in range(0, len(answers), len(depths)))
-    return tuple(Comparison(text, _beside(labels, group)) for text, group in zip(texts, each, strict=True))
+    return tuple(Comparison(text, _beside(labels, group)) for text, *group in zip(texts, *answers, strict=True))
 
 
 def _beside(labels: Sequence[str], answers: Sequence[Generation]) -> tuple[DepthAnswer, ...]:

@@ -74,8 +74,8 @@ class Endpoint:
         names = [str(entry.get("id")) for entry in _entries(listed, "data", found.base)]
         if model is None and len(names) != 1:
             raise InputError(
-                f"The endpoint {base} serves {len(names)} models ({', '.join(names[:6]) or 'none'}): say which with served_model "
-                "(--served-model)."
+                f"The endpoint {base} serves {len(names)} models ({', '.join(names[:6]) or 'none'}): say which with "
+                "served_model (--served-model)."
             )
         # A server may take more names than it lists (our own takes MODEL:DEPTH), so that a name is not refused here.
         return cls(base, model or names[0], api_key, timeout_sec)
@@ -95,7 +95,9 @@ class Endpoint:
         choices = _entries(self._post("/completions", asked), "choices", self.base)
         first = choices[0] if choices else {}
         if not isinstance(first.get("text"), str):
-            raise InputError(f"The endpoint {self.base} answered a completion without a text: check that it is OpenAI-style.")
+            raise InputError(
+                f"The endpoint {self.base} answered a completion without a text: check that it is OpenAI-style."
+            )
         return Completion(first["text"], first.get("finish_reason") == "stop", time.perf_counter() - started)
 
     def _get(self, path: str) -> Any:
@@ -167,7 +169,9 @@ def _remedy(code: int) -> str:
         return "name the environment variable of the key with api_key (--api-key-env)"
     if code == 404:
         return "check the URL and the model's name (--served-model)"
-    return "try later, finished rows are kept" if code in _BUSY else "check the server, or send prompts as text (--send text)"
+    return (
+        "try later, finished rows are kept" if code in _BUSY else "check the server, or send prompts as text (--send text)"
+    )
 
 
 def _wait_sec(told: str | None, attempt: int) -> float:

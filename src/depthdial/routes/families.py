@@ -67,7 +67,10 @@ class RouteFamily:
     def _tagged(self, route: Route) -> Route:
         if route.is_full:
             return route
-        found = {"searched_on": route.searched_on | self.searched_on, "searched_for": route.searched_for or self.prompt_depth}
+        found = {
+            "searched_on": route.searched_on | self.searched_on,
+            "searched_for": route.searched_for or self.prompt_depth,
+        }
         return route if all(getattr(route, name) == value for name, value in found.items()) else replace(route, **found)
 
     @property
@@ -103,7 +106,10 @@ class RouteFamily:
     @classmethod
     def _of(cls, document: Mapping[str, Any]) -> RouteFamily:
         routes = restored_routes(document["routes"], document["n_layers"])
-        made_by, prompt_depth = dict(document.get("made_by", {})), document.get("prompt_depth")  # before it was written: None
+        made_by, prompt_depth = (
+            dict(document.get("made_by", {})),
+            document.get("prompt_depth"),
+        )  # before it was written: None
         return cls(_text(document["name"]), document["n_layers"], routes, made_by, prompt_depth)
 
 
@@ -217,7 +223,7 @@ def distinct_routes(routes: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def stored_routes(routes: Iterable[Route], known: Iterable[str] = (), known_for: str | None = None) -> list[dict[str, Any]]:
-    """JSON-ready entries, of which `restored_routes` makes the routes again: names, layers, what they were searched on and for.
+    """JSON-ready entries, of which `restored_routes` makes the routes again: names, layers, and how they were searched.
 
     Hashes of prompts that are `known`, and a prompt depth that is `known_for`, are left out: the document tells them of all
     the routes elsewhere.

@@ -51,8 +51,8 @@ SWEEP_COLUMNS = KEY_COLUMNS | typed(
 SIMILARITY_COLUMNS = KEY_COLUMNS | typed(
     (_COUNT, "response_tokens"), (_REAL, "cosine_final cosine_pre_norm cosine_intermediate kl agreement")
 )
-# Greedy answers of something that ships beside the full model's (`check`). `agreement` is the share of the full answer's tokens
-# before the first difference; `same` is 1 where there is none. Answers, prompts and references are there where asked for.
+# Greedy answers of something that ships beside the full model's (`check`). `agreement` is the share of the full answer's
+# tokens before the first difference; `same` is 1 where there is none. Texts are there where asked for.
 CHECK_COLUMNS = typed(
     (_TEXT, "sequence_id"),
     (_COUNT, "prompt_tokens full_tokens target_tokens"),

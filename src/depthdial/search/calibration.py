@@ -1,8 +1,8 @@
 """The prompts that a search looks at, with what a route is to say behind them, ready to be tried with many routes.
 
-KL is taken on the full model's own greedy answers, and NLL on the rows' references. The prompts run every layer, or the tried
-route as well (`prompt_depth`). Of a model with adapters the routes run with them, and the full model is the untouched one,
-without them.
+KL is taken on the full model's own greedy answers, and NLL on the rows' references. The prompts run every layer, or the
+tried route as well (`prompt_depth`). Of a model with adapters the routes run with them, and the full model is the untouched
+one, without them.
 """
 
 from __future__ import annotations

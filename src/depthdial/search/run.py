@@ -88,8 +88,8 @@ def search_routes(
             speed-up of drafting on a route by the latency model.
         cost: what dropping a layer saves, against which its harm is weighed: `layers` (all alike), `flops` per token, or
             `ms`, measured here on every layer. It decides about routes only where layers differ.
-        prompt_depth: `full` (the prompt runs every layer) or `route` (the tried route runs the prompt too, as an exported folder
-            does). Of methods that try routes: the others look at the full model's states alone.
+        prompt_depth: `full` (the prompt runs every layer) or `route` (the tried route runs the prompt too, as a saved
+            folder does). Of methods that try routes: the others look at the full model's states alone.
         min_layers: where to stop (default: half of the layers, rounded down).
         screen: of greedy and beam: layers tried in each round after the first (default: 8); None tries all that are left.
         beam_width: of beam: sets kept of each size (default: 4).

@@ -20,8 +20,8 @@ from depthdial.train.depth.settings import FinetuneSettings
 RECORD_FILE = "training.json"
 # How prompts ran in training, and what that makes the weights for.
 _TRAINED = {
-    "full": "Trained with prompts that run every layer: run it so too (the default of every verb). A saved folder of a route runs "
-    "prompts on the route, which these weights were not trained for.",
+    "full": "Trained with prompts that run every layer: run it so too (the default of every verb). A saved folder of a "
+    "route runs prompts on the route, which these weights were not trained for.",
     "route": "Trained with prompts that run the route, as a saved folder of the route runs them: run it with "
     "`--prompt-depth route`.",
 }

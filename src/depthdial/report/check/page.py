@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,13 @@ def score_table(told: Mapping[str, Any]) -> list[Cells]:
     if not isinstance(scores, Mapping) or not scores:
         raise InputError("The check's verdict holds no scores: run `depthdial check` again.")
     known = [name for name in LABELS if name in scores]
-    return [{"score": LABELS[name], "mean": load(Interval, scores[name], "interval")} for name in known]
+    return [{"score": LABELS[name], "mean": _interval(scores[name])} for name in known]
+
+
+def _interval(stored: Any) -> Interval:
+    """Of a single row without ends, which JSON holds as null."""
+    found = load(Interval, stored, "interval")
+    return found if found.low is not None else replace(found, low=math.nan, high=math.nan)
 
 
 def _answers(rows: pa.Table) -> list[Section]:

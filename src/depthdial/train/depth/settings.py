@@ -34,8 +34,8 @@ class FinetuneSettings:
         warmup_fraction: share of the steps in which the rate rises.
         weight_decay: of AdamW.
         max_grad_norm: gradients are clipped to this norm.
-        prompt_depth: `full` (the paper's: the prompt runs every layer) or `route` (prompt and response run the route in one pass,
-            as a saved folder of the route does). The card records it, and verbs warn where prompts then run the other way.
+        prompt_depth: `full` (the paper's: the prompt runs every layer) or `route` (prompt and response run the route in one
+            pass, as a saved folder of the route does). The card records it, and verbs warn where prompts run the other way.
         prompt_gradient: whether a full-depth prompt is differentiated through behind a shallower route. Without it the
             prompt costs one forward pass, which the routes of a step share.
         answers: what is learned: the `reference`, the `model`'s own greedy answers, or `both` in equal parts.
