@@ -1,8 +1,7 @@
 """The playground: the page at `/` of the server, which asks one prompt at several depths side by side.
 
 The files in `page/` are served as they are: HTML, CSS and JavaScript that load nothing from elsewhere and need no build
-step. They hold nothing of the model and nothing of its user, so they are served without an API key: the page asks for the
-key, and everything that it then shows comes from the server's API.
+step.
 """
 
 from __future__ import annotations
@@ -37,10 +36,6 @@ def _page_files() -> dict[str, Path]:
     """The files of the page, by the path that each is served at."""
     files = {f"/playground/{path.name}": path for path in sorted(PAGE.iterdir()) if path.suffix in _TYPES}
     return {"/": files.pop("/playground/index.html"), **files}
-
-
-# What is served without an API key.
-PUBLIC_PATHS = frozenset(_page_files())
 
 
 def playground_router(facts: Callable[[], PageFacts]) -> APIRouter:

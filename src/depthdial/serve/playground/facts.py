@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from depthdial.engine.lossless import NAME as LOSSLESS
 from depthdial.errors import InputError
-from depthdial.hf.architectures import count_layers
-from depthdial.hf.known_routes import route_within, searched_routes
-from depthdial.routes import Route, family_routes
+from depthdial.serve.depths import CONTROLLER, FULL, Chosen, Depths
+
+_ABOUT = {
+    FULL: "what the others are compared with",
+    LOSSLESS: "the full model's answer, drafted on fewer layers",
+    CONTROLLER: "reads the prompt and picks",
+}
 
 
 @dataclass(frozen=True)
@@ -49,28 +54,50 @@ class PageFacts:
     dial: tuple[OfferedDepth, ...]
     named: tuple[OfferedDepth, ...]
 
+    @classmethod
+    def of(cls, depths: Depths, tokenizer: Any) -> PageFacts:
+        """Of what a server's requests may name.
 
-def dial_stops(model: Any, routes: Sequence[Route] | None = None) -> tuple[OfferedDepth, ...]:
-    """The stops of a model's dial: the routes that a count of layers chooses from, from few layers to all.
+        The dial stops at the routes that a count of layers chooses, from two layers to all; depths that are not on the dial
+        are named.
 
-    Args:
-        routes: to choose from; None: the best known ones of the model, or uniformly skipped layers.
+        Example:
+            >>> from depthdial.serve.depths import Depths
+            >>> family = dd.RouteFamily("mine", 6, (dd.Route((0, 5), 6), dd.Route((0, 1, 3, 5), 6)))
+            >>> facts = PageFacts.of(Depths(model, "tiny", families=[family]), tokenizer)
+            >>> [stop.depth for stop in facts.dial], facts.named[0].title
+            (['2', '4', 'full'], 'Full model')
+        """
+        full = _named(depths.read(FULL))
+        dial = {stop.layers: stop for stop in reversed([*_counted(depths), full])}
+        others = [chosen for chosen in depths.listed() if chosen.label == LOSSLESS or _layers(chosen) not in dial]
+        return cls(
+            depths.name,
+            depths.n_layers,
+            bool(getattr(tokenizer, "chat_template", None)),
+            depths.choose(None).prompt_depth,
+            (*reversed(dial.values()),),
+            (full, *map(_named, others)),
+        )
 
-    Example:
-        >>> [stop.depth for stop in dial_stops(model)]
-        ['2', '3', '4', '5', 'full']
-    """
-    n_layers = count_layers(model)
-    known = tuple(routes or searched_routes(model) or family_routes("unified", n_layers))
-    found: dict[tuple[int, ...], OfferedDepth] = {}
-    for count in range(2, n_layers):
+
+def _counted(depths: Depths) -> Iterator[OfferedDepth]:
+    """The depths that are counts of layers; the first of those that choose the same route is the one to keep."""
+    for count in range(2, depths.n_layers):
         try:
-            layers = route_within(known, count / n_layers).layers
+            layers = _layers(depths.read(str(count)))
         except InputError:  # no route is so short
             continue
-        found.setdefault(layers, OfferedDepth(str(count), f"{len(layers)} of {n_layers} layers", layers))
-    return (*found.values(), full_depth(n_layers))
+        if layers is not None:
+            yield OfferedDepth(str(count), f"{len(layers)} of {depths.n_layers} layers", layers)
 
 
-def full_depth(n_layers: int) -> OfferedDepth:
-    return OfferedDepth("full", "Full model", tuple(range(n_layers)), "what the others are compared with")
+def _named(chosen: Chosen) -> OfferedDepth:
+    title = "Full model" if chosen.label == FULL else chosen.label.capitalize() if chosen.label in _ABOUT else chosen.label
+    # Drafts and checks of a lossless answer run different layers.
+    layers = None if chosen.label == LOSSLESS else _layers(chosen)
+    return OfferedDepth(chosen.label, title, layers, _ABOUT.get(chosen.label, ""))
+
+
+def _layers(chosen: Chosen) -> tuple[int, ...] | None:
+    return None if chosen.route is None else chosen.route.layers

@@ -52,7 +52,8 @@ async function request(path, options) {
   const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
   let response;
   try {
-    response = await fetch(path, { ...options, headers, cache: "no-store" });
+    // The page's own address may hold a name and a key, which no request may.
+    response = await fetch(new URL(path, location.origin + location.pathname), { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ServerError("The server does not answer: check that `depthdial serve` still runs, then run again.");

@@ -1,7 +1,7 @@
 // One answer: its depth, the map of its layers, its times and its text.
 
 import { postStream } from "./api.js";
-import { describe, drawMap } from "./layers.js";
+import { describe, drawMap, layersIn } from "./layers.js";
 import { compareWords } from "./words.js";
 
 const ENDS = { stop: "end of the answer", length: "longest answer" };
@@ -101,9 +101,8 @@ export class Card {
     this.end = choice?.finish_reason ?? this.end;
     if (event.usage) {
       this.usage = event.usage;
-      const layers = event.usage.depthdial?.layer_indices;
-      if (layers) this.#showMap(layers, false);
-      else this.#showMap(null, false);
+      const text = event.usage.depthdial?.route_layers;
+      this.#showMap(text ? layersIn(text) : null, false);
     }
     this.#showFacts();
   }
@@ -123,6 +122,8 @@ export class Card {
       ["Speed", this.#speed()],
       ["Layers run", this.#layersRun()],
     ];
+    const route = this.usage?.depthdial?.route;
+    if (route && route !== this.depth.depth) facts.push(["Route", route]);
     this.facts.replaceChildren(
       ...facts.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]),
     );
@@ -143,6 +144,8 @@ export class Card {
   compareWith(full) {
     const how = { stopped: "Stopped before its end.", failed: "", done: `Ended by: ${ENDS[this.end] ?? this.end ?? "?"}.` }[this.state];
     this.note.textContent = how ?? "";
+    const drafting = this.usage?.depthdial?.answers?.[0]?.speculation;
+    if (drafting) this.note.textContent += ` Drafts: ${drafting}.`;
     if (!this.answer) return;
     this.text.setAttribute("aria-live", "off"); // the marks are no news
     if (!full?.answer || full === this) {

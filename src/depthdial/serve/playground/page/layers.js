@@ -33,3 +33,11 @@ export function drawMap(element, layers, nLayers, isPlanned) {
   element.setAttribute("role", "img");
   element.setAttribute("aria-label", describe(layers, nLayers, isPlanned ? "run" : "ran"));
 }
+
+/** The layers of such text as the server gives for a route: "0-2,8" is [0, 1, 2, 8]. */
+export function layersIn(text) {
+  return text.split(",").flatMap((span) => {
+    const [from, to = from] = span.split("-").map(Number);
+    return Array.from({ length: to - from + 1 }, (_, place) => from + place);
+  });
+}
