@@ -25,6 +25,8 @@ from depthdial.serve.endpoints import Endpoint
 from depthdial.serve.errors import ApiError, Json
 from depthdial.serve.guard import HEALTH, Guard
 from depthdial.serve.invalid import invalid
+from depthdial.serve.playground import playground_router
+from depthdial.serve.playground.facts import PageFacts
 from depthdial.serve.replies import version
 from depthdial.serve.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from depthdial.serve.service import Ready, Service, Source
@@ -86,6 +88,7 @@ def create_app(
     app.state.service, app.state.settings, app.state.created = service, settings, int(time.time())
     _add_routes(app)
     _add_errors(app)
+    app.include_router(playground_router(lambda: PageFacts.of(service.ready.depths, service.ready.tokenizer)))
 
     def on_response(path: str, status: int) -> None:
         if service.metrics is not None:

@@ -11,15 +11,20 @@ const at = (id) => document.getElementById(id);
 let facts = null; // what the server says of its model: see `load`
 let kept = []; // depths that the reader kept or wrote
 let cards = [];
+let nLoads = 0;
 let running = null; // the AbortController of the run in progress
 
 // Start
 
 /** Ask the server for its model: {model, n_layers, has_chat, prompt_depth, dial: [depth], named: [depth]}. */
 async function load() {
+  const own = ++nLoads;
+  at("model").textContent = "Connecting to the server …";
+  let found;
   try {
-    facts = await getJson("playground/facts");
+    found = await getJson("playground/facts");
   } catch (error) {
+    if (own !== nLoads) return; // another key was given meanwhile
     if (error.status === 503) {
       at("model").textContent = "The model is loading …";
       setTimeout(load, RETRY_MS);
@@ -31,6 +36,8 @@ async function load() {
     if (error.status === 401) at("key").focus();
     return;
   }
+  if (own !== nLoads) return;
+  facts = found;
   showError("");
   at("key-form").hidden = true;
   at("controls").disabled = false;
