@@ -152,6 +152,7 @@ async function run() {
   const stopper = new AbortController();
   setRunning(stopper);
   at("status").textContent = `Running ${cards.length} ${cards.length === 1 ? "depth" : "depths"} …`;
+  if (matchMedia("(max-width: 56rem)").matches) at("status").scrollIntoView();
   const path = facts.has_chat ? "v1/chat/completions" : "v1/completions";
   const ask = (card) => card.run(path, bodyFor(card.depth.depth, prompt), stopper.signal);
   if (at("in-turn").checked) {
@@ -182,6 +183,7 @@ function setRunning(stopper) {
   running = stopper;
   at("run").setAttribute("aria-disabled", String(Boolean(stopper)));
   at("stop").setAttribute("aria-disabled", String(!stopper));
+  document.body.classList.toggle("running", Boolean(stopper)); // on narrow screens the buttons stay in sight
 }
 
 function compare() {
@@ -201,7 +203,7 @@ function settle() {
   const n = (state) => cards.filter((card) => card.state === state).length;
   const told = [[n("done"), "finished"], [n("stopped"), "stopped"], [n("failed"), "failed"]].filter(([count]) => count);
   at("status").textContent = `${told.map(([count, word]) => `${count} ${word}`).join(", ")}.${
-    cards.length > 1 && !at("in-turn").checked ? " Answers that run at once share the machine's time." : ""
+    cards.length > 1 && !at("in-turn").checked ? " Answers that run at once share every step: for times, run them one after the other." : ""
   }`;
 }
 

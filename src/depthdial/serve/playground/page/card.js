@@ -4,7 +4,7 @@ import { postStream } from "./api.js";
 import { describe, drawMap, layersIn } from "./layers.js";
 import { compareWords } from "./words.js";
 
-const ENDS = { stop: "end of the answer", length: "longest answer" };
+const ENDS = { stop: "Ended by itself.", length: "Ended at the limit of tokens." };
 let n_cards = 0;
 
 /** Make an element with properties and children. */
@@ -50,7 +50,7 @@ export class Card {
     this.nPieces = 0;
     this.text.replaceChildren();
     this.text.dataset.empty = "Not run yet";
-    this.note.textContent = this.depth.about ?? "";
+    this.note.textContent = "";
     this.error.hidden = true;
     this.#showMap(this.depth.layers, true);
     this.#showFacts();
@@ -80,6 +80,7 @@ export class Card {
     this.text.dataset.empty = this.state === "done" ? "The answer is empty." : "No answer";
     this.text.setAttribute("aria-busy", "false");
     if (this.state === "failed") {
+      if (!this.depth.layers) this.mapText.textContent = "";
       this.error.textContent = this.failure.message;
       this.error.hidden = false;
     }
@@ -119,33 +120,34 @@ export class Card {
     const facts = [
       ["First token", this.firstMs === null ? "–" : seconds(this.firstMs)],
       ["Tokens", this.usage?.completion_tokens ?? (this.nPieces ? `≈ ${this.nPieces}` : "–")],
-      ["Speed", this.#speed()],
+      ["Tokens/s", this.#tokensPerSec()],
       ["Layers run", this.#layersRun()],
     ];
     const route = this.usage?.depthdial?.route;
-    if (route && route !== this.depth.depth) facts.push(["Route", route]);
+    if (route && route !== this.depth.depth && route !== "full") facts.push(["Route", route]);
     this.facts.replaceChildren(
       ...facts.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]),
     );
   }
 
-  #speed() {
+  #tokensPerSec() {
     const nTokens = this.usage?.completion_tokens ?? this.nPieces;
     const ms = this.lastMs - this.firstMs;
-    return nTokens > 1 && ms > 0 ? `${short((1000 * (nTokens - 1)) / ms)} tokens/s` : "–";
+    return nTokens > 1 && ms > 0 ? ((1000 * (nTokens - 1)) / ms).toFixed(1) : "–";
   }
 
   #layersRun() {
     const ran = this.usage?.depthdial?.layers_run;
-    return ran == null ? "–" : `${short(ran)} of ${this.nLayers}`;
+    if (ran == null) return "–";
+    return ran > this.nLayers ? `${short(ran)} a token` : `${short(ran)} of ${this.nLayers}`; // drafts count too
   }
 
   /** Mark the words that are not those of the full model's answer (a card), and say how the two differ. */
   compareWith(full) {
-    const how = { stopped: "Stopped before its end.", failed: "", done: `Ended by: ${ENDS[this.end] ?? this.end ?? "?"}.` }[this.state];
-    this.note.textContent = how ?? "";
+    const ended = ENDS[this.end] ?? "";
+    this.note.textContent = { stopped: "Stopped before its end.", done: ended }[this.state] ?? "";
     const drafting = this.usage?.depthdial?.answers?.[0]?.speculation;
-    if (drafting) this.note.textContent += ` Drafts: ${drafting}.`;
+    if (drafting) this.note.textContent += ` S${drafting.slice(1)}.`;
     if (!this.answer) return;
     this.text.setAttribute("aria-live", "off"); // the marks are no news
     if (!full?.answer || full === this) {
