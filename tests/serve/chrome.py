@@ -34,13 +34,13 @@ os.execv(sys.argv[3], sys.argv[3:])
 """
 _KEYS = {  # key: (code, number, text)
     "Enter": ("Enter", 13, "\r"), "Escape": ("Escape", 27, ""), "Tab": ("Tab", 9, ""), "Space": ("Space", 32, " "),
-    "ArrowLeft": ("ArrowLeft", 37, ""), "ArrowRight": ("ArrowRight", 39, ""), "Home": ("Home", 36, ""), "End": ("End", 35, ""),
+    "ArrowLeft": ("ArrowLeft", 37, ""), "ArrowRight": ("ArrowRight", 39, ""), "End": ("End", 35, ""),
 }  # fmt: skip
 CTRL, SHIFT = 2, 8
 
 
 class Page:
-    """One page of a browser. `problems` has what its console and its policy complained of, `requests` every address asked."""
+    """One page of a browser; `problems` has the complaints of its console and its policy, `requests` every address asked."""
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
         self._out, self._in = to_browser, from_browser

@@ -132,7 +132,8 @@ def cards(page: Page) -> list[dict[str, Any]]:
             title: card.querySelector('h3').textContent,
             lit: [...card.querySelectorAll('.map i')].flatMap((cell, place) => cell.className === 'ran' ? [place] : []),
             map: card.querySelector('.map').getAttribute('aria-label'),
-            facts: Object.fromEntries([...card.querySelectorAll('dt')].map(dt => [dt.textContent, dt.nextSibling.textContent])),
+            facts: Object.fromEntries(
+                [...card.querySelectorAll('dt')].map(dt => [dt.textContent, dt.nextSibling.textContent])),
             text: card.querySelector('.text').textContent,
             busy: card.querySelector('.text').ariaBusy === 'true',
             marks: [...card.querySelectorAll('mark')].map(mark => mark.textContent),
@@ -203,6 +204,23 @@ def test_escape_stops_what_runs_on_the_server_too(page: Page, address: str) -> N
     page.press("Enter", CTRL)  # another run works
     page.wait("document.querySelector('#status').textContent.startsWith('2 finished')")
     assert page.js("document.querySelector('.text').textContent") != before
+
+
+@pytest.mark.slow
+@needs_browser
+def test_one_after_the_other_runs_one_at_a_time(page: Page) -> None:
+    set_tokens(page, 4000)
+    page.click("#in-turn")
+    page.write("the cat", "#prompt")
+    page.click("#run")
+    page.wait("document.querySelector('.text').textContent.length > 20")
+    first, second = cards(page)
+    assert first["busy"] and not second["busy"] and not second["text"]
+    page.click("#stop")
+    finished(page)
+    set_tokens(page, 4)
+    page.click("#run")
+    page.wait("document.querySelector('#status').textContent === '2 finished.'")
 
 
 @pytest.mark.slow
@@ -351,9 +369,7 @@ def test_words_are_compared_as_by_a_table(page: Page) -> None:
     draw = random.Random(0)
     for _ in range(60):
         one, other = ([draw.choice("abcd") for _ in range(draw.randrange(12))] for _ in range(2))
-        found = page.js(
-            f"import('/playground/words.js').then(m => m.compareWords({' '.join(one)!r}, {' '.join(other)!r}))"
-        )
+        found = page.js(f"import('/playground/words.js').then(m => m.compareWords({' '.join(one)!r}, {' '.join(other)!r}))")
         kept = longest(tuple(one), tuple(other))
         assert found["n_different"] == len(one) - kept and found["n_missing"] == len(other) - kept
         assert "".join(piece["text"] for piece in found["pieces"]) == " ".join(one)

@@ -11,7 +11,7 @@ from depthdial.errors import InputError
 from depthdial.serve.depths import CONTROLLER, FULL, Chosen, Depths
 
 _ABOUT = {
-    FULL: "what the others are compared with",
+    FULL: "the reference",
     LOSSLESS: "the full model's answer, drafted on fewer layers",
     CONTROLLER: "reads the prompt and picks",
 }

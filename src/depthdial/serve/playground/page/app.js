@@ -156,7 +156,7 @@ async function run() {
   const path = facts.has_chat ? "v1/chat/completions" : "v1/completions";
   const ask = (card) => card.run(path, bodyFor(card.depth.depth, prompt), stopper.signal);
   if (at("in-turn").checked) {
-    for (const card of cards) card.clear();
+    for (const card of cards) card.wait();
     for (const card of cards) await ask(card);
   } else await Promise.all(cards.map(ask));
   setRunning(null);

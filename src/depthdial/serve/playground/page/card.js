@@ -56,6 +56,12 @@ export class Card {
     this.#showFacts();
   }
 
+  /** Show that its turn comes later. */
+  wait() {
+    this.clear();
+    this.text.dataset.empty = "Waits for its turn";
+  }
+
   /** Ask the server and show the answer as it comes. Never throws: the card says what went wrong, `this.failure` has it. */
   async run(path, body, signal) {
     this.clear();
