@@ -35,6 +35,7 @@ SMALLER = {
     "train-gates": "--max-tokens 60",
     "gates-study": "--tokens 60 --base-tokens 60 --seeds 2 --budgets 0.75 --map-sequences 2 --max-new-tokens 4 --limit 4",
     "compare": "--max-new-tokens 3",
+    "export": "--limit 4 --max-new-tokens 3",
     "bench": "--rows 1,2 --context 8,16 --prompts 8 --drafts 1 --rounds 2 --steps 4",
     "controller fit": "--response-tokens 4",
     "controller evaluate": "--seeds 1 --limit 24 --calibration-limit 24",

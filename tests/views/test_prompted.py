@@ -133,3 +133,12 @@ def test_positions_count_real_tokens_only():
 def test_a_prompted_view_is_not_cut_again(model):
     with pytest.raises(InputError, match="cannot be cut again"):
         view(prompted_view(model, "uls:3"), "ee:2")
+
+
+def test_it_cannot_be_saved_as_if_it_were_a_plain_view(model, with_lora, tmp_path):
+    for base in (model, with_lora(model)):
+        with pytest.raises(
+            InputError, match=r"runs its prompt at full depth, which a saved folder would not do: save dd.view"
+        ):
+            prompted_view(base, "uls:3").save_pretrained(tmp_path / "out")
+    assert not list(tmp_path.iterdir())

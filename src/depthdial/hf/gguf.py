@@ -1,4 +1,4 @@
-"""A GGUF file's tokenizer, as the file describes it.
+"""A GGUF file's tokenizer, as the file describes it, and what transformers does not read of its configuration.
 
 transformers reads GGUF tokenizers with some losses, which differ between its versions: the splitting that the file
 names is often replaced by GPT-2's, and 5.10 confuses the special tokens. So byte-level BPE tokenizers are built here, and
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from depthdial.errors import InputError, TokenizerWarning
+from depthdial.hf.gguf_layers import DEFAULT_PERIOD, PATTERN_KEY, sliding_layers
+from depthdial.hf.gguf_rope import TENSOR, llama3_parameters
 from depthdial.hf.gguf_splits import DEFAULT, SPLITS, Split
 from depthdial.hf.tokenizers import set_ends
 
@@ -106,3 +108,31 @@ def _build_byte_level(file: Path, read: Callable[..., Any], special: dict[str, i
     add_bos, add_eos = read("ggml.add_bos_token", split.add_bos), read("ggml.add_eos_token", False)
     set_ends(tokenizer, add_bos=bool(add_bos), add_eos=bool(add_eos))
     return tokenizer
+
+
+def correct_config(config: Any, file: Path) -> None:
+    """Put what transformers does not read of a file into its configuration, as llama.cpp reads it.
+
+    Of Llama 3 its scaled rotary frequencies; of Gemma 3 the period of its sliding windows, their rotary frequencies, and the
+    scale of attention, which llama.cpp tells from the number of layers (62: Gemma 3 27B).
+    """
+    from gguf import GGUFReader
+
+    if config.model_type == "llama":
+        factors = next((one.data for one in GGUFReader(file).tensors if one.name == TENSOR), None)
+        scaled = None if factors is None else llama3_parameters(factors.tolist(), config.rope_parameters["rope_theta"])
+        if scaled is not None:
+            config.rope_parameters = scaled
+    if config.model_type == "gemma3_text":
+        _correct_gemma3(config, GGUFReader(file).fields)
+
+
+def _correct_gemma3(config: Any, fields: Any) -> None:
+    pattern, local = (fields.get(f"gemma3.{name}") for name in (PATTERN_KEY, "rope.freq_base_swa"))
+    period = None if pattern is None else pattern.contents()
+    kinds = sliding_layers(period if isinstance(period, int) else DEFAULT_PERIOD, config.num_hidden_layers)  # not a list
+    config.layer_types = ["sliding_attention" if one else "full_attention" for one in kinds]
+    if local is not None:
+        config.rope_parameters["sliding_attention"]["rope_theta"] = local.contents()
+    is_27b = config.num_hidden_layers == 62
+    config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads if is_27b else config.head_dim

@@ -16,7 +16,7 @@ from depthdial.errors import InputError
 from depthdial.hf import builtin
 from depthdial.hf.adapter import CARD_FILE, AdapterCard, attach_card, check_base, shipped_adapter
 from depthdial.hf.checkpoint import check_adapter, check_folder, hub_snapshot
-from depthdial.hf.gguf import check_gguf, read_tokenizer
+from depthdial.hf.gguf import check_gguf, correct_config, read_tokenizer
 from depthdial.hf.loaded import (
     check_complete,
     check_config_file,
@@ -271,6 +271,7 @@ def _load_gguf(file: Path, options: _Options) -> tuple[PreTrainedModel, PreTrain
         with refusing(str(file), "cannot be loaded (is it damaged?)"):
             config = AutoConfig.from_pretrained(folder, **source)
             _check_decoder(config, str(file), options)
+            correct_config(config, file)
             keywords["config"] = config  # reading it again takes seconds
             loaded = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **keywords)
         model = check_complete(loaded, str(file))
@@ -361,3 +362,11 @@ def with_adapter(model: PreTrainedModel, folder: Path, label: str) -> PreTrained
         attach_card(adapted, card)
     note_training(adapted, prompts_of_folder(folder), of_adapter=True)
     return adapted
+
+
+def checkpoint_of(name: str | os.PathLike[str]) -> str | None:
+    """The folder or Hub id from which other programs load the model of a name; None for a GGUF file."""
+    kind, label = resolve_name(name), os.fspath(name)
+    if kind == "alias":
+        return str(builtin.ensure(builtin.ALIASES[label], _convert))
+    return {"folder": str(Path(label).expanduser().absolute()), "hub": label}.get(kind)

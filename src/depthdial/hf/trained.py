@@ -20,7 +20,7 @@ from depthdial.hf.untouched import has_adapters_on
 # On the model inside PEFT's wrapper, from where views take them along: of its own weights, and of the adapter on it.
 _WEIGHTS, _ADAPTER = "depthdial_trained_on", "depthdial_adapter_trained_on"
 # The files of a folder that carry the record of a training, and under which name.
-_RECORDS = (("depthdial.json", "training"), ("gates.json", "about"))
+_RECORDS = (("depthdial.json", "training"), ("gates.json", "about"), ("depthdial_export.json", "training"))
 
 
 def recorded_prompts(record: Any) -> frozenset[str]:

@@ -254,6 +254,11 @@ def _rebind(function: Any, old: nn.Module, new: nn.Module) -> Any:
 
 def _save(top: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
     """`save_pretrained` of a view: a plain folder of its layers, or InputError where that would not be the same model."""
+    if UNCUT_ATTRIBUTE in top.__dict__:
+        raise InputError(
+            f"This view {top.__dict__[UNCUT_ATTRIBUTE]}, which a saved folder would not do: save dd.view(model, route), "
+            "whose prompts run on the route too, or use dd.export, which measures what that costs."
+        )
     # With an adapter added to the view itself, transformers writes that adapter alone, and no layers.
     reason = None if getattr(top, "_hf_peft_config_loaded", False) else why_not_saved(top)
     if reason is not None:
@@ -263,12 +268,18 @@ def _save(top: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
 
 def _save_merged(top: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
     """`save_pretrained` of a view whose base has adapters: they are merged into a copy, which any loader reads."""
+    _save(top if UNCUT_ATTRIBUTE in top.__dict__ else merged_copy(top), *args, **kwargs)
+
+
+def merged_copy(top: PreTrainedModel) -> PreTrainedModel:
+    """A view as a model of its own, in memory of its own, with the adapters that are on merged into its weights."""
     plain = copy.deepcopy(top)
     _untie_adapted(plain)
     _unload_adapters(plain)
     for name in ("peft_config", "_hf_peft_config_loaded"):
         plain.__dict__.pop(name, None)
-    _save(plain, *args, **kwargs)
+    plain.__dict__["save_pretrained"] = functools.partial(_save, plain)
+    return plain
 
 
 def _untie_adapted(model: PreTrainedModel) -> None:
