@@ -8,6 +8,7 @@ import inspect
 import json
 import warnings
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,18 @@ def namespace(folder: Path) -> dict[str, Any]:
     }
 
 
+_MARKS = {
+    "gates_study": pytest.mark.slow,
+    "evaluate": pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs the extra eval"),
+}
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return namespace(tmp_path_factory.mktemp("examples"))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "gates_study" else name for name in dd.__all__]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_MARKS[name]) if name in _MARKS else name for name in dd.__all__])
 def test_the_example_of_a_public_name(shared: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for page in (
         "gates.write_gates_report",

@@ -77,6 +77,7 @@ FLOORS: tuple[tuple[Room, ...], ...] = (
         Room("studies", frozenset({"numpy", "pyarrow", "filelock"}), has_model=True),
         Room("serve", frozenset({"fastapi", "starlette", "pydantic", "prometheus_client", "uvicorn"}), has_model=True),
         _model("exports"),
+        _model("evals"),
     ),
     (Room("cli", frozenset({"typer", "rich"}), has_model=True),),
 )

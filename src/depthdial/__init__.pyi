@@ -9,6 +9,7 @@ from .errors import CheckpointWarning as CheckpointWarning
 from .errors import InputError as InputError
 from .errors import RouteWarning as RouteWarning
 from .errors import TokenizerWarning as TokenizerWarning
+from .evals.evaluate import evaluate as evaluate
 from .exports.export import Export as Export
 from .exports.export import export as export
 from .guarantee.plan import Certificate as Certificate

@@ -17,6 +17,7 @@ from depthdial.cli.bench import bench, forecast
 from depthdial.cli.console import prepare_console, print_rows, say_next, show_notices
 from depthdial.cli.controller import app as controller
 from depthdial.cli.controller import print_scores, rows_to_fit, unsearched
+from depthdial.cli.evals import evaluate
 from depthdial.cli.export import export
 from depthdial.cli.gates import gate_depths, gates_study
 from depthdial.cli.generate import generate
@@ -238,6 +239,9 @@ for verb in (study, generate, compare, search, sweep, report, check, bench, warm
 for verb in (oracle, forecast, similarity, search_study, gates_study, train_gates):
     app.command(rich_help_panel="Research")(verb)
 app.add_typer(controller, name="controller", rich_help_panel="Research")
+
+
+app.command("eval")(evaluate)
 
 
 @app.callback()

@@ -12,7 +12,7 @@ from depthdial.report.study.verdict import KEEP
 from depthdial.rows.gates import is_gates_study
 from depthdial.rows.store import CHECK_FILE
 
-_KINDS = ("study", "search", "gates", "controller", "bench", "compare", "check")
+_KINDS = ("study", "search", "gates", "controller", "bench", "compare", "check", "eval")
 PAGES = {kind: f"depthdial.report.{kind}.page" for kind in _KINDS}
 
 
@@ -34,8 +34,8 @@ def kind_of(folder: Path | str) -> str:
 def write_report(folder: Path | str, *, keep: float = KEEP) -> Path:
     """Draw the figures of a result folder and write `report.html`; the same files give the same bytes.
 
-    The folder is one of a study, sweep, similarity run, search study, gates study, evaluated controller, bench, comparison
-    or check.
+    The folder is one of a study, sweep, similarity run, search study, gates study, evaluated controller, bench, comparison,
+    check or evaluation.
 
     Args:
         keep: the share of the full model's quality that a study's verdict asks routes to keep.

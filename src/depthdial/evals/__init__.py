@@ -1,0 +1,1 @@
+"""Tasks of lm-evaluation-harness at any depth of a model; needs the extra `eval`."""
