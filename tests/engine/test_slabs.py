@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import depthdial as dd
 from depthdial.engine.slabs import LayerCache, Slab, window_for
 
 
@@ -77,3 +78,26 @@ def test_room_grows_by_doubling_and_keeps_what_is_held():
 
 def test_windows_are_multiples():
     assert [window_for(n) for n in (1, 64, 65, 128)] == [64, 64, 128, 128]
+
+
+def test_a_row_in_anothers_place_finds_nothing_that_it_left_behind():
+    slab = filled([5, 2, 3])
+    slab.keys[1:] = torch.nan
+    slab.values[1:] = torch.nan
+    slab.keep([True, False, False], [0, -1, -1])
+    new = torch.ones(2, 2, 1, 3)
+    slab.append([1, 2], new, -new, [0, 0], 1)
+    assert [held(slab, row, 4) for row in range(3)] == [[1, 2, 3, 4], [1, 0, 0, 0], [1, 0, 0, 0]]
+    assert slab.keys.isfinite().all() and slab.values.isfinite().all()
+
+
+def test_what_is_no_number_in_one_request_stays_there(model, tokenizer):
+    weight = model.get_input_embeddings().weight.data
+    weight[tokenizer.convert_tokens_to_ids("six")] = torch.nan
+    given = {"max_new_tokens": 6, "eos_token_id": None}
+    expected = dd.generate(model, tokenizer, "a dog", **given)[0].tokens
+    with dd.Engine(model, tokenizer, max_rows=2) as engine:
+        engine.submit("the cat", max_new_tokens=100, eos_token_id=None)  # so that a row is free, and the slabs stay
+        for _ in range(3):
+            engine.submit("six six six six", **given).result()
+            assert engine.submit("a dog", **given).result().tokens == expected

@@ -64,6 +64,7 @@ class Slab:
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, capacity_rows: int, window_tokens: int) -> None:
         """An empty slab; `keys` and `values`, of four dimensions, give heads, widths, type and device."""
         self.members: list[int] = []
+        self._n_used = 0  # the rest of the rows has never been written
         # Zeros: a slot that is masked has no weight, but what it holds is multiplied by that all the same.
         self._keys = keys.new_zeros(capacity_rows, keys.shape[1], window_tokens, keys.shape[3])
         self._values = values.new_zeros(capacity_rows, values.shape[1], window_tokens, values.shape[3])
@@ -99,7 +100,7 @@ class Slab:
 
     def clear(self) -> None:
         """Forget all rows, and what they left behind."""
-        self.members = []
+        self.members, self._n_used = [], 0
         self._keys.zero_()
         self._values.zero_()
 
@@ -112,6 +113,7 @@ class Slab:
         rows = rows if capacity_rows <= rows else max(capacity_rows, 2 * rows)
         window = window if window_tokens <= window else max(window_tokens, 2 * window)
         self._keys, self._values = (self._grown(old, rows, window) for old in (self._keys, self._values))
+        self._n_used = len(self.members)
 
     def _grown(self, old: torch.Tensor, rows: int, window: int) -> torch.Tensor:
         new = old.new_zeros(rows, old.shape[1], window, old.shape[3])
@@ -132,6 +134,10 @@ class Slab:
         """
         first = len(self.members)
         self.members = [*self.members, *members]
+        # What rows before left behind need not be finite, and no weight of 0 would keep that from these.
+        for slab in (self._keys, self._values):
+            slab[first : min(self._n_used, len(self.members))] = 0
+        self._n_used = max(self._n_used, len(self.members))
         beyond = width - keys.shape[2]  # columns that a sliding window has left behind
         targets, sources = [], []
         for mine, new in ((self._keys, keys), (self._values, values)):
