@@ -188,15 +188,24 @@ def choose(answers: Sequence[Answer], logits: torch.Tensor) -> int:
             ready.append(row)
         except Exception as error:
             answer.error = error
-    if len(ready) < len(answers):
-        answers, logits = [answers[row] for row in ready], logits[ready]
+    together = [row for row in ready if not answers[row].processors]
+    # A caller's own processors may keep count of their calls: an error in another answer calls none of them again.
+    groups = [together, *([row] for row in ready if answers[row].processors)]
+    return sum(_choose_or_fail([answers[row] for row in rows], _rows(logits, rows)) for rows in groups if rows)
+
+
+def _choose_or_fail(answers: Sequence[Answer], logits: torch.Tensor) -> int:
     try:
-        return _choose(answers, logits) if answers else 0
+        return _choose(answers, logits)
     except Exception as error:
         if len(answers) == 1:
             answers[0].error = error
             return 0
-        return sum(choose([answer], logits[row : row + 1]) for row, answer in enumerate(answers))
+        return sum(_choose_or_fail([answer], logits[row : row + 1]) for row, answer in enumerate(answers))
+
+
+def _rows(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    return logits if len(rows) == len(logits) else logits[rows]
 
 
 def _choose(answers: Sequence[Answer], logits: torch.Tensor) -> int:
