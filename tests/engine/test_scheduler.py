@@ -9,7 +9,9 @@ import pytest
 
 from depthdial.engine import schedules
 from depthdial.engine.batch import RowBatch, in_rows
+from depthdial.engine.depth import Depth
 from depthdial.engine.groups import Work
+from depthdial.engine.handles import RequestFailedError
 from depthdial.engine.prefill import PrefillInParts
 from depthdial.engine.reading import Reader
 from depthdial.engine.scheduler import Limits, Scheduler
@@ -195,3 +197,29 @@ def test_the_example_of_measured_steps():
     told: list[str] = []
     doctest.DocTestRunner().run(example, out=told.append)
     assert example.examples and not told, "".join(told)
+
+
+class Stuck(Depth):
+    """A depth whose pass over prompts cannot begin."""
+
+    name, n_layers = "stuck", 6
+
+    def prepare(self, session, asked): ...
+
+    def prompts_in_parts(self, session, prompts, asked):
+        raise ArithmeticError("no pass")
+
+    def assign(self, session, batch, asked): ...
+
+
+def test_a_depth_whose_pass_cannot_begin_fails_its_own_requests_alone(start):
+    run = start(max_rows=4)
+    fine = run.add(2, 3)
+    run.tick(2)
+    stuck = run.add(2, 3, depth=Stuck())
+    fine += run.add(4)
+    run.end()
+    assert all(answer.handle.result(0).tokens for answer in fine)
+    for answer in stuck:
+        with pytest.raises(RequestFailedError, match=r"\(ArithmeticError: no pass\)"):
+            answer.handle.result(0)

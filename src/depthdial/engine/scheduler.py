@@ -18,7 +18,7 @@ from depthdial.engine.answers import Answer, choose
 from depthdial.engine.batch import in_rows
 from depthdial.engine.drafted import DraftedGroup, why_not_drafted
 from depthdial.engine.groups import EagerGroup, Group, RowGroup
-from depthdial.engine.handles import failure, is_out_of_memory
+from depthdial.engine.handles import failure, is_out_of_memory, no_memory
 from depthdial.engine.loop import guided
 from depthdial.engine.prefill import Prefill
 from depthdial.engine.prompts import Placed, PromptPass, Settling, shares_pass
@@ -27,7 +27,6 @@ from depthdial.engine.session import Session
 from depthdial.engine.speculation import OTHERS, Speculation
 from depthdial.engine.tallies import Gauges, Tallies
 from depthdial.engine.waiting import Queue
-from depthdial.errors import InputError
 from depthdial.routes import Route
 from depthdial.views.tokens.depth import TokenDepth
 
@@ -94,7 +93,7 @@ class Scheduler:
             self._drop_cancelled()
         self._admit()
         if self._pass is None and self._admitted:
-            self._pass = PromptPass(self._session, self._next_prompts())
+            self._pass = self._begun(self._next_prompts())
         if self._pass is not None and not self._step_is_due(self._pass):
             self._prefill(self._pass)
         elif self._groups:
@@ -164,6 +163,13 @@ class Scheduler:
                 chosen.append(answer)
         self._admitted = [answer for answer in self._admitted if answer not in chosen]
         return chosen
+
+    def _begun(self, answers: list[Answer]) -> PromptPass | None:
+        try:
+            return PromptPass(self._session, answers)
+        except Exception as error:  # a depth's, which makes a pass of its own
+            self._could_not_start(answers, error)
+            return None
 
     def _step_is_due(self, prompts: PromptPass) -> bool:
         """Whether rows that decode have waited for as many tokens of prompts as they may."""
@@ -369,10 +375,7 @@ class Scheduler:
         rows = sum(answer.n_rows for answer in self._running.values())
         if len(self._running) <= 1:
             for answer in answers:
-                answer.error = InputError(
-                    f"The memory does not hold a prompt of {len(answer.ids)} tokens and an answer of up to {answer.limit} "
-                    "even alone: shorten them, or load the model in a smaller dtype."
-                )
+                answer.error = no_memory(answer.ids, answer.limit)
                 answer.error.__cause__ = error.with_traceback(None)
             self._retire(answers)
             return
