@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from depthdial.checks import whole
+from depthdial.checks import number, whole
 from depthdial.engine.penalties import PENALTIES, read_penalties
 from depthdial.engine.refusals import REFUSED
 from depthdial.errors import InputError
@@ -26,6 +26,8 @@ DEFAULT_NEW_TOKENS = 64
 
 # How a token is drawn; without effect on greedy answers.
 SAMPLING = ("temperature", "top_h", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+# Of which transformers takes texts, True or what is no number without a word.
+_NUMBERS = ("temperature", "top_p", "min_p", "typical_p")
 # What else changes the logits, greedy or not.
 LOGITS = (
     *("sequence_bias", "encoder_repetition_penalty", "repetition_penalty", "no_repeat_ngram_size"),
@@ -134,7 +136,7 @@ def read_options(
     _check_own(models, {**passed, **keywords})
     merged = {**models, **passed, **keywords}
     is_sampled = _flag(merged, "do_sample")
-    _check_sampling(keywords, is_sampled)
+    _check_sampling(keywords, merged, is_sampled)
     names = (*LOGITS, *SAMPLING) if is_sampled else LOGITS
     values = {name: merged[name] for name in names if merged.get(name) is not None} | read_penalties(merged)
     if is_sampled and "top_k" not in merged:
@@ -238,8 +240,11 @@ def _asks_for_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:
     return any(type(value) in (type(one), float, int) and value == one for one in neutral)
 
 
-def _check_sampling(keywords: Mapping[str, Any], is_sampled: bool) -> None:
+def _check_sampling(keywords: Mapping[str, Any], merged: Mapping[str, Any], is_sampled: bool) -> None:
     if is_sampled:
+        for name in _NUMBERS:
+            if merged.get(name) is not None:
+                number(name, merged[name])
         temperature = keywords.get("temperature")
         if temperature is not None and not isinstance(temperature, bool) and temperature == 0:
             raise InputError(
@@ -296,9 +301,9 @@ def _stop_strings(given: Any) -> tuple[str, ...]:
             f"The argument stop_strings is a text or a list of texts, not {_short(given)}: give such as ['\\n\\n']."
         )
     texts = tuple(several)
-    bad = next((text for text in texts if not isinstance(text, str) or not text), None)
-    if bad is not None:
-        raise InputError(f"A stop string is a text of at least one character, not {_short(bad)}: leave it out.")
+    for text in texts:
+        if not isinstance(text, str) or not text:
+            raise InputError(f"A stop string is a text of at least one character, not {_short(text)}: leave it out.")
     return texts
 
 

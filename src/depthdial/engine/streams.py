@@ -13,6 +13,10 @@ from depthdial.errors import InputError
 
 def check_streaming(streamer: Any, on_text: Any, n_prompts: int, n_answers: int) -> None:
     """InputError for what cannot be streamed to, more prompts than one, or more answers to it."""
+    if on_text is not None and not callable(on_text):
+        raise InputError(
+            f"The argument on_text is a function that takes a text, not {type(on_text).__name__}: give such as print."
+        )
     if on_text is not None and n_prompts > 1:
         raise InputError("Text can be streamed for one prompt at a time: leave on_text out, or give one prompt.")
     if n_answers > 1 and (on_text is not None or streamer is not None):
