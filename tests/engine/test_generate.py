@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+from transformers import LlamaModel
 
 import depthdial as dd
+from depthdial.engine.batch import RowBatch
 from depthdial.errors import InputError
 from depthdial.hf.adapter import AdapterCard, attach_card
 from depthdial.routes import Route
@@ -88,6 +90,10 @@ def test_the_base_is_bit_identical_afterwards(model, tokenizer, weights_of, asse
         ("the cat", {"template": "chat"}, "no chat template"),
         ("the cat", {"temprature": 1.0}, "no argument 'temprature'"),
         (["a", "b"], {"on_text": print}, "one prompt at a time"),
+        ("a", {"on_text": 3}, "on_text is a function that takes a text, not int"),
+        ("a", {"stop_strings": [None]}, "at least one character, not None"),
+        ("a", {"do_sample": True, "top_p": float("nan")}, "Invalid top_p nan"),
+        ("a", {"do_sample": True, "temperature": "0.7"}, "Invalid temperature .0.7."),
     ],
 )
 def test_bad_arguments(model, tokenizer, prompts, options, message):
@@ -176,3 +182,25 @@ def test_chunks_and_guidance_are_those_of_transformers_for_each_row(model, token
 def test_chunks_and_guidance_of_nonsense_are_refused(model, tokenizer, options):
     with pytest.raises(InputError, match=next(iter(options))):
         dd.generate(model, tokenizer, PROMPTS, max_new_tokens=2, **options)
+
+
+@pytest.mark.parametrize("where", ["prompt", "step"])
+@pytest.mark.parametrize("chance", [{}, {"do_sample": True, "seed": 3, "n": 2}])
+def test_out_of_memory_means_fewer_rows_and_then_one_sentence(model, tokenizer, monkeypatch, where, chance):
+    prompts = ["the cat", "a dog sat on the mat", "it was", "by two", "six"]
+    options = {"depth": ["uls:3", "full", "ee:2", "rls:3@1", "full"], "max_new_tokens": 6, **chance}
+    expected = [answer.tokens for answer in dd.generate(model, tokenizer, prompts, **options)]
+    most, owner, name = [2], *{"prompt": (LlamaModel, "forward"), "step": (RowBatch, "step")}[where]
+    original = getattr(owner, name)
+
+    def limited(self, tokens=None, **given):
+        rows = given["input_ids"] if tokens is None else tokens
+        if len(rows) > most[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(self, tokens, **given) if tokens is not None else original(self, **given)
+
+    monkeypatch.setattr(owner, name, limited)
+    assert [answer.tokens for answer in dd.generate(model, tokenizer, prompts, **options)] == expected
+    most[0] = 0
+    with pytest.raises(InputError, match="does not hold a prompt of 2 tokens and an answer of up to 6 even alone"):
+        dd.generate(model, tokenizer, prompts, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,22 @@ def check_call(model: Any, prompt_depth: str, batch_size: int = 1) -> None:
     whole("batch_size", batch_size, 1)
 
 
+def read_functions(name: str, given: Any) -> tuple[Any, ...]:
+    """A caller's logits processors or stopping criteria.
+
+    Raises:
+        InputError: for anything else than a list of functions.
+    """
+    several = () if given is None else given
+    if not isinstance(several, Iterable) or isinstance(several, str | Mapping):
+        raise InputError(f"The argument {name} is a list of functions, not {type(given).__name__}: put it in a list.")
+    found = tuple(several)
+    other = next((one for one in found if not callable(one)), None)
+    if other is not None:
+        raise InputError(f"The argument {name} is a list of functions, and {other!r} is none: leave it out.")
+    return found
+
+
 def read_settings(
     session: Session, requests: Sequence[Request], processors: Sequence[Any], **written: Any
 ) -> tuple[Options, list[int]]:
@@ -46,7 +62,13 @@ def read_settings(
     options = read_options(own, ends=session.eos_token_ids, pad_token_id=session.pad_token_id, **written)
     limits = [options.limit(len(request.ids), session.context_tokens) for request in requests]
     embeddings: Any = unwrap(session.model).get_input_embeddings()
+    vocabulary = int(embeddings.weight.shape[0])
+    largest = max(max(request.ids) for request in requests)
+    if largest >= vocabulary:
+        raise InputError(
+            f"A prompt has token {largest}, and the model's end at {vocabulary - 1}: give the tokenizer that belongs to it."
+        )
     first = torch.tensor([requests[0].ids], device=session.device)
     # Made for the errors of values that no processor takes.
-    processors_of(options, processors, Row(first, limits[0], int(embeddings.weight.shape[0]), options.ends))
+    processors_of(options, processors, Row(first, limits[0], vocabulary, options.ends))
     return options, limits

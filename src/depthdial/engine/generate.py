@@ -16,11 +16,12 @@ import torch
 
 from depthdial.data.templates import resolve_template
 from depthdial.engine.batch import in_rows
-from depthdial.engine.calls import check_call, read_settings
+from depthdial.engine.calls import check_call, read_functions, read_settings
 from depthdial.engine.depth import Asked, Assignment, Batch, Depth, RouteDepth
 from depthdial.engine.depth_lists import is_several, one_each, takes_routes, written_alike
 from depthdial.engine.depth_numbers import number_in
 from depthdial.engine.generation import Generation
+from depthdial.engine.handles import is_out_of_memory, no_memory
 from depthdial.engine.loop import Guidance, decode_tokens
 from depthdial.engine.lossless import Lossless
 from depthdial.engine.options import Options
@@ -127,7 +128,8 @@ def generate(
     requests = read_requests(prompts, messages, template, tokenizer)
     n_prompts = len(requests)
     session = Session.of(model, tokenizer)
-    processors = tuple(logits_processor or ())
+    processors = read_functions("logits_processor", logits_processor)
+    criteria = read_functions("stopping_criteria", stopping_criteria)
     chosen, limits = read_settings(
         session,
         requests,
@@ -148,7 +150,7 @@ def generate(
         chosen,
         [limit for limit in limits for _ in range(chosen.n_answers)],
         processors,
-        tuple(stopping_criteria or ()),
+        criteria,
         streaming(tokenizer, streamer, on_text),
     )
     resolved = resolve_template(template, tokenizer)
@@ -203,6 +205,11 @@ class _Listed(Depth):
         return Assignment(tuple(self.depths[key].route.for_sequence(key) for key in batch.keys), full)
 
 
+def _halves(several: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+    middle = (len(several) + 1) // 2
+    return several[:middle], several[middle:]
+
+
 def _read(depth: Any, model: Any, routes: Any) -> tuple[Depth, Any]:
     found = Depth.parse(depth, model, routes)
     return found, None if number_in(depth) is not None else routes
@@ -227,12 +234,20 @@ class _Job:
     streamer: Any
 
     def answer(self, places: Sequence[int], depth: Depth, asked: Asked) -> dict[int, Generation]:
-        answers: dict[int, Generation] = {}
+        """Answers to some of the requests; where memory does not hold all of them at once, half at a time."""
         # The answers to one prompt run on one route.
         batch = Batch([self.requests[place].ids for place in places], [place // self.options.n_answers for place in places])
-        assignment = depth.assign(self.session, batch, asked)
+        try:
+            assignment = depth.assign(self.session, batch, asked)
+        except Exception as error:
+            if not self._splits(places, error):
+                raise
+            assignment = None
+        if assignment is None:  # outside of the handler, whose error holds what takes the memory
+            return {place: one for half in _halves(places) for place, one in self.answer(half, depth, asked).items()}
+        answers: dict[int, Generation] = {}
         for members in self._together(assignment, places).values():
-            answers |= self._group(assignment, batch, members, [places[i] for i in members])
+            answers |= self._decoded(assignment, batch, members, places)
         if assignment.settle is not None:  # the first token of an answer comes out of the prompt's pass
             assignment.settle(np.array([max(len(answers[place].tokens) - 1, 0) for place in places]))
         return answers
@@ -248,6 +263,31 @@ class _Job:
             is_row = isinstance(route, Route) and assignment.full is not None and in_rows(model)
             groups.setdefault(id(model) if is_row else (id(model), route, self.limits[place]), []).append(member)
         return groups
+
+    def _decoded(
+        self, assignment: Assignment, batch: Batch, members: Sequence[int], places: Sequence[int]
+    ) -> dict[int, Generation]:
+        try:
+            return self._group(assignment, batch, members, [places[i] for i in members])
+        except Exception as error:
+            if not self._splits([places[i] for i in members], error):
+                raise
+        halves = (self._decoded(assignment, batch, half, places) for half in _halves(members))
+        return {place: answer for half in halves for place, answer in half.items()}
+
+    def _splits(self, places: Sequence[int], error: Exception) -> bool:
+        """Whether the requests that an error came up with are to be tried again, half at a time.
+
+        Raises:
+            InputError: if memory does not hold a single one.
+        """
+        if not is_out_of_memory(error):
+            return False
+        if len(places) == 1:
+            raise no_memory(self.requests[places[0]].ids, self.limits[places[0]]) from error.with_traceback(None)
+        if self.session.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return True
 
     def _group(
         self, assignment: Assignment, batch: Batch, members: Sequence[int], chosen: Sequence[int]

@@ -8,7 +8,7 @@ from typing import Any
 
 from depthdial.data.templates import resolve_template
 from depthdial.engine.answers import Answer
-from depthdial.engine.calls import check_call, read_settings
+from depthdial.engine.calls import check_call, read_functions, read_settings
 from depthdial.engine.depth import Asked, Depth
 from depthdial.engine.depth_lists import is_several, one_each, takes_routes, written_alike
 from depthdial.engine.depth_numbers import number_in
@@ -61,7 +61,8 @@ class Reader:
         check_call(session.given, prompt_depth)
         _refuse_others(options)
         requests = self._requests(prompts, messages, template, prompt_ids)
-        own = tuple(logits_processor or ())
+        own = read_functions("logits_processor", logits_processor)
+        criteria = read_functions("stopping_criteria", stopping_criteria)
         chosen, limits = read_settings(
             session,
             requests,
@@ -85,7 +86,7 @@ class Reader:
                 chosen,
                 limits[place // n_answers],
                 own,
-                tuple(stopping_criteria or ()),
+                criteria,
             )
             for place, asked in enumerate(repeated(requests, n_answers))
         ]
