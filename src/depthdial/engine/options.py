@@ -26,8 +26,8 @@ DEFAULT_NEW_TOKENS = 64
 
 # How a token is drawn; without effect on greedy answers.
 SAMPLING = ("temperature", "top_h", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-# Of which transformers takes texts, True or what is no number without a word.
-_NUMBERS = ("temperature", "top_p", "min_p", "typical_p")
+# Of which texts, True or what is no number would be taken without a word.
+_NUMBERS = ("temperature", "top_p")
 # What else changes the logits, greedy or not.
 LOGITS = (
     *("sequence_bias", "encoder_repetition_penalty", "repetition_penalty", "no_repeat_ngram_size"),
