@@ -284,7 +284,7 @@ class _Job:
         if not is_out_of_memory(error):
             return False
         if len(places) == 1:
-            raise no_memory(self.requests[places[0]].ids, self.limits[places[0]]) from error.with_traceback(None)
+            raise no_memory(self.requests[places[0]].ids, self.limits[places[0]], error)
         if self.session.device.type == "cuda":
             torch.cuda.empty_cache()
         return True

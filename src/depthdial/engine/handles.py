@@ -173,12 +173,14 @@ def failure(error: Exception, n_tokens: int) -> Exception:
     return found
 
 
-def no_memory(prompt: Sequence[int], limit: int) -> InputError:
+def no_memory(prompt: Sequence[int], limit: int, error: Exception) -> InputError:
     """For a prompt whose answer of up to `limit` tokens memory does not hold, whatever else runs."""
-    return InputError(
+    found = InputError(
         f"The memory does not hold a prompt of {len(prompt)} tokens and an answer of up to {limit} even alone: shorten "
         "them, or load the model in a smaller dtype."
     )
+    found.__cause__ = error.with_traceback(None)
+    return found
 
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")

@@ -93,7 +93,7 @@ class Scheduler:
             self._drop_cancelled()
         self._admit()
         if self._pass is None and self._admitted:
-            self._pass = self._begun(self._next_prompts())
+            self._begin(self._next_prompts())
         if self._pass is not None and not self._step_is_due(self._pass):
             self._prefill(self._pass)
         elif self._groups:
@@ -164,12 +164,11 @@ class Scheduler:
         self._admitted = [answer for answer in self._admitted if answer not in chosen]
         return chosen
 
-    def _begun(self, answers: list[Answer]) -> PromptPass | None:
+    def _begin(self, answers: list[Answer]) -> None:
         try:
-            return PromptPass(self._session, answers)
+            self._pass = PromptPass(self._session, answers)
         except Exception as error:  # a depth's, which makes a pass of its own
             self._could_not_start(answers, error)
-            return None
 
     def _step_is_due(self, prompts: PromptPass) -> bool:
         """Whether rows that decode have waited for as many tokens of prompts as they may."""
@@ -375,8 +374,7 @@ class Scheduler:
         rows = sum(answer.n_rows for answer in self._running.values())
         if len(self._running) <= 1:
             for answer in answers:
-                answer.error = no_memory(answer.ids, answer.limit)
-                answer.error.__cause__ = error.with_traceback(None)
+                answer.error = no_memory(answer.ids, answer.limit, error)
             self._retire(answers)
             return
         if self._session.device.type == "cuda":
