@@ -118,7 +118,11 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def others(request: Request, error: HTTPException) -> Response:
-        told = {404: f"There is no {request.url.path[:100]}: see /openapi.json.", 405: "This path has another method."}
+        told = {
+            400: "The body is not JSON: send an object with the request's fields.",
+            404: f"There is no {request.url.path[:100]}: see /openapi.json.",
+            405: "This path has another method: see /openapi.json.",
+        }
         return ApiError(error.status_code, told.get(error.status_code, str(error.detail)), headers=error.headers).response()
 
     @app.exception_handler(Exception)
