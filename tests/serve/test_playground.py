@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from fastapi.testclient import TestClient
 from transformers import LlamaForCausalLM
 
 import depthdial as dd
+from depthdial.errors import RouteWarning
 from depthdial.routes import Route
 from depthdial.serve.depths import Depths
 from depthdial.serve.playground import FACTS_PATH, PAGE, playground_router
@@ -84,16 +86,21 @@ def test_the_dial_stops_at_the_routes_that_counts_choose(client: TestClient, mod
 # The page in a browser
 
 
-@contextmanager
-def serving(keys: Sequence[str] = ()) -> Iterator[str]:
-    """The address of the real server of a tiny model that never ends an answer by itself."""
+def endless(tokenizer: Any = None) -> Served:
+    """A tiny model that never ends an answer by itself."""
     config = make_llama().config
     config.max_position_embeddings = 8192
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         model.lm_head.weight[config.eos_token_id] = 0
-    with running(Served.of(model, chat_tokenizer(), "tiny", families=[FAMILY]), keys=keys) as server:
+    return Served.of(model, tokenizer or chat_tokenizer(), "tiny", families=[FAMILY])
+
+
+@contextmanager
+def serving(source: Any = None, keys: Sequence[str] = ()) -> Iterator[str]:
+    """The address of the real server."""
+    with running(source or endless(), keys=keys) as server:
         yield f"{server.url}/"
 
 
@@ -197,6 +204,7 @@ def test_escape_stops_what_runs_on_the_server_too(page: Page, address: str) -> N
     assert page.js("document.querySelector('#status').textContent").startswith("2 stopped.")
     assert all("Stopped before its end." in card["note"] and not card["busy"] and not card["error"] for card in stopped)
     assert all(card["facts"]["Tokens"].startswith("≈") for card in stopped)
+    assert [card["map"] for card in stopped] == ["All 6 layers ran.", "Layers 0–1, 3, 5 ran: 4 of 6."]
     running = "fetch('metrics').then(answer => answer.text()).then(text => /num_requests_running\\S* 0\\.0/.test(text))"
     page.wait(running, timeout_sec=10)
     before = page.js("document.querySelector('.text').textContent")
@@ -264,6 +272,32 @@ def test_errors_are_one_sentence_where_they_belong(page: Page) -> None:
 
 @pytest.mark.slow
 @needs_browser
+def test_it_waits_for_a_model_that_loads_and_sends_plain_prompts_without_a_chat_template(browser: Page, tokenizer) -> None:
+    may_load = threading.Event()
+
+    def load() -> Served:
+        may_load.wait(60)
+        return endless(tokenizer)
+
+    with serving(load) as address:
+        try:
+            browser.go(address)
+            browser.wait("document.querySelector('#model').textContent === 'The model is loading …'")
+            assert browser.js("document.querySelector('#controls').disabled")
+        finally:
+            may_load.set()
+        browser.wait("!document.querySelector('#controls').disabled")
+        assert browser.js("document.querySelector('#system').hidden")
+        browser.requests.clear()
+        set_tokens(browser, 5)
+        browser.write("the cat", "#prompt")
+        browser.press("Enter", CTRL)
+        assert [card["facts"]["Tokens"] for card in finished(browser)] == ["5", "5"]
+        assert browser.requests == [f"{address}v1/completions"] * 2
+
+
+@pytest.mark.slow
+@needs_browser
 def test_a_server_that_is_gone_is_said_once(browser: Page) -> None:
     with serving() as address:
         browser.go(address)
@@ -289,7 +323,7 @@ def test_a_key_is_asked_for_and_kept_in_memory_alone(browser: Page) -> None:
         browser.press("Enter", CTRL)
         finished(browser)
         assert browser.js("document.querySelector('#error').textContent").startswith("The API key is missing or wrong")
-        browser.wait("!document.querySelector('#key-form').hidden")
+        browser.wait("!document.querySelector('#key-form').hidden && document.activeElement.id === 'key'")
         for key, told in (("wrong-key", "Not connected"), ("right-key", "tiny · 6 layers · prompts run every layer")):
             browser.write(key, "#key")
             browser.press("Enter")
@@ -383,6 +417,21 @@ def longest(one: tuple[str, ...], other: tuple[str, ...]) -> int:
         for j, b in enumerate(other):
             best[i + 1][j + 1] = best[i][j] + 1 if a == b else max(best[i][j + 1], best[i + 1][j])
     return best[-1][-1]
+
+
+@pytest.mark.slow
+def test_a_controller_is_offered_and_its_layers_come_with_the_answer(model, tokenizer, many) -> None:
+    controller = dd.SequenceController.fit(model, tokenizer, task=many, routes=["uls:50%", "full"], response_tokens=2)
+    facts = PageFacts.of(Depths(model, "tiny", families=[FAMILY], controller=controller), tokenizer)
+    offered = {depth.depth: depth for depth in facts.named}
+    assert offered["controller"].layers is None and offered["controller"].title == "Controller"
+
+
+def test_without_known_routes_the_dial_skips_layers_uniformly(model, tokenizer) -> None:
+    with pytest.warns(RouteWarning):
+        facts = PageFacts.of(Depths(model, "tiny"), tokenizer)
+    assert [stop.depth for stop in facts.dial] == ["2", "3", "4", "5", "full"]
+    assert facts.dial[1].layers == Route.parse("unified:3", 6).layers
 
 
 def test_only_files_of_the_page_are_in_its_folder() -> None:

@@ -59,6 +59,7 @@ async function request(path, options) {
     throw new ServerError("The server does not answer: check that `depthdial serve` still runs, then run again.");
   }
   if (response.ok) return response;
+  if (response.status === 401) throw new ServerError("The API key is missing or wrong: enter it here.", 401);
   const told = await response.json().catch(() => ({}));
   throw new ServerError(sentence(told.error ?? told.detail, response.status), response.status);
 }

@@ -31,9 +31,8 @@ async function load() {
       return;
     }
     at("model").textContent = "Not connected";
-    at("key-form").hidden = error.status !== 401;
     showError(error.message);
-    if (error.status === 401) at("key").focus();
+    if (error.status === 401) askForKey();
     return;
   }
   if (own !== nLoads) return;
@@ -49,6 +48,11 @@ async function load() {
   at("named").replaceChildren(...facts.named.map(choiceOf));
   showCards();
   at("prompt").focus();
+}
+
+function askForKey() {
+  at("key-form").hidden = false;
+  at("key").focus();
 }
 
 function setUpDial() {
@@ -198,12 +202,12 @@ function settle() {
   if (failed.length === cards.length && reasons.size === 1) {
     showError([...reasons][0]);
     for (const card of failed) card.error.hidden = true;
-    if (failed[0].failure.status === 401) at("key-form").hidden = false;
+    if (failed[0].failure.status === 401) askForKey();
   }
   const n = (state) => cards.filter((card) => card.state === state).length;
   const told = [[n("done"), "finished"], [n("stopped"), "stopped"], [n("failed"), "failed"]].filter(([count]) => count);
   at("status").textContent = `${told.map(([count, word]) => `${count} ${word}`).join(", ")}.${
-    cards.length > 1 && !at("in-turn").checked ? " Answers that run at once share every step: for times, run them one after the other." : ""
+    n("done") > 1 && !at("in-turn").checked ? " Answers that run at once share every step: for times, run them one after the other." : ""
   }`;
 }
 

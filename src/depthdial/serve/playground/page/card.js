@@ -85,6 +85,8 @@ export class Card {
     }
     this.text.dataset.empty = this.state === "done" ? "The answer is empty." : "No answer";
     this.text.setAttribute("aria-busy", "false");
+    // A stopped answer comes without its usage, but a route that is known beforehand is the one that ran.
+    if (this.state === "stopped" && this.answer && this.depth.layers) this.#showMap(this.depth.layers, false);
     if (this.state === "failed") {
       if (!this.depth.layers) this.mapText.textContent = "";
       this.error.textContent = this.failure.message;
@@ -143,7 +145,7 @@ export class Card {
   }
 
   #layersRun() {
-    const ran = this.usage?.depthdial?.layers_run;
+    const ran = this.usage?.depthdial?.layers_run ?? (this.state === "stopped" && this.answer ? this.depth.layers?.length : null);
     if (ran == null) return "–";
     return ran > this.nLayers ? `${short(ran)} a token` : `${short(ran)} of ${this.nLayers}`; // drafts count too
   }
