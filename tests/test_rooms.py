@@ -78,6 +78,7 @@ FLOORS: tuple[tuple[Room, ...], ...] = (
         Room("serve", frozenset({"fastapi", "starlette", "pydantic", "prometheus_client", "uvicorn"}), has_model=True),
         _model("exports"),
         _model("evals"),
+        _model("vllm"),
     ),
     (Room("cli", frozenset({"typer", "rich"}), has_model=True),),
 )
