@@ -25,6 +25,7 @@ from depthdial.engine.schedules import SCHEDULES, Chooser, StepCost
 from depthdial.engine.scoring import Fidelity, ScoredText, fidelity_of, score_text
 from depthdial.engine.session import Session
 from depthdial.engine.tallies import EngineStats, Tallies
+from depthdial.engine.threads import give_back_threads
 from depthdial.engine.worker import Job, Worker
 from depthdial.errors import InputError
 from depthdial.latency.model import LatencyModel
@@ -42,7 +43,8 @@ class Engine:
             for piece in engine.submit("two dog", depth=0.5):
                 print(piece, end="")
 
-    One thread runs the model; `submit`, `run` and the requests may be used from any. The model is not changed.
+    One thread runs the model; `submit`, `run` and the requests may be used from any. The model is not changed. What else
+    computes with PyTorch at the same time, in another thread, slows both down.
 
     Args:
         model: a decoder-only model, as in `dd.generate`; what is done to it later need not reach the engine.
@@ -101,6 +103,7 @@ class Engine:
         self._numbers, self._reading = itertools.count(), threading.Lock()
         # Without a reference to the engine: one that nobody holds any more ends its thread.
         self._finalizer = weakref.finalize(self, self._worker.stop, True)
+        give_back_threads()  # loading and trying out the model left some to this thread
 
     @property
     def n_layers(self) -> int:
@@ -303,6 +306,7 @@ class Engine:
             for answer in answers:
                 answer.submitted_sec = now
                 answer.set_key(keys[answer.handle])
+            give_back_threads()  # before the worker needs all cores: the caller may have computed something meanwhile
             self._worker.submit(answers)
         return handles
 

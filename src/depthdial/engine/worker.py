@@ -13,6 +13,7 @@ import torch
 from depthdial.engine.answers import Answer
 from depthdial.engine.handles import failure
 from depthdial.engine.scheduler import Scheduler
+from depthdial.engine.threads import give_back_threads
 from depthdial.errors import InputError
 from depthdial.views.snapshot import as_is
 
@@ -113,6 +114,8 @@ class Worker:
     def _work(self) -> None:
         scheduler = self._scheduler
         while True:
+            if scheduler.is_idle:
+                give_back_threads()  # so that whoever computes meanwhile is as fast as without an engine
             with self._changed:
                 self._changed.wait_for(
                     lambda: self._inbox or self._is_closed or self._is_poked or self._jobs or not scheduler.is_idle
