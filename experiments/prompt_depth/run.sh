@@ -7,8 +7,8 @@ cd "$(dirname "$0")"
 depthdial=${DEPTHDIAL:-../../.venv/bin/depthdial}
 
 for prompts in full route; do
-  [ -f "for-$prompts.json" ] || "$depthdial" search smollm2-135m --task builtin --min-layers 24 --answer-tokens 24 \
-    --prompt-depth "$prompts" --out "for-$prompts.json"
+  [ -f "for-$prompts.json" ] || "$depthdial" search smollm2-135m --task builtin --limit 16 --min-layers 24 --screen 5 \
+    --answer-tokens 16 --prompt-depth "$prompts" --out "for-$prompts.json"
 done
 for prompts in full route; do
   "$depthdial" sweep smollm2-135m --task builtin --split test --depth full,for-full.json:24,for-route.json:24 \

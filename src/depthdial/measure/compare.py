@@ -79,6 +79,8 @@ def compare(
     if len(depths) < 2:
         raise InputError(f"There are {len(depths)} depths to compare: give two or more, such as full,80%.")
     alone = {"prompt_depth": prompt_depth, "max_new_tokens": max_new_tokens, **options, "batch_size": 1}
+    # The first answer of a process takes longer, and is nobody's.
+    generate(model, tokenizer, texts[:1], depth=depths[0], **{**alone, "max_new_tokens": 2})
     # A call for each depth, for a prompt that stands twice in one is drawn another answer for.
     answers = [generate(model, tokenizer, texts, depth=depth, **alone) for depth in depths]
     labels = [one if isinstance(one, str) else getattr(one, "name", str(one)) for one in depths]

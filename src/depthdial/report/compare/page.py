@@ -51,10 +51,10 @@ def write_compare_report(folder: Path | str) -> Path:
 
 def _answers(routes: Sequence[RouteRows]) -> Section:
     first, *others = routes
-    texts, prompts = _texts(first, "answer"), _texts(first, "prompt")
-    samples = []
+    (texts, prompts, references), samples = (_texts(first, name) for name in ("answer", "prompt", "reference")), []
     for sequence in list(texts)[:_MOST_SEQUENCES]:
-        answers: list[Any] = [(_name(first), _score(first, sequence), texts[sequence])]
+        answers: list[Any] = [("reference", "", references[sequence])] if sequence in references else []
+        answers.append((_name(first), _score(first, sequence), texts[sequence]))
         for route in others:
             text = _texts(route, "answer").get(sequence)
             if text is not None:
