@@ -72,3 +72,15 @@ def test_an_adapter_is_warned_of_in_its_routes_place(model):
 def test_routes_that_no_search_found_are_for_any_prompts(model, tokenizer):
     for route in ("uls:3", "rls:3@0", "0,2,5"):
         assert said(lambda route=route: dd.generate(model, tokenizer, "a", depth=route, prompt_depth="route")) == []
+
+
+@pytest.mark.parametrize(("to", "made_for"), [("hf", "full"), ("vllm", "route")])
+def test_an_export_warns_where_its_prompts_run_another_way(model, tokenizer, small_task, tmp_path, to, made_for):
+    """And only of that: the measurement runs prompts both ways on purpose."""
+    task = replace(small_task, examples=small_task.examples[:2])
+    given = {"to": to, "task": task, "max_new_tokens": 2, "out": tmp_path / "warned"}
+    (told,) = said(lambda: dd.export(model, tokenizer, depth=family(made_for).routes[0], **given))
+    assert "'greedy-kl:3' was searched for prompts that run" in told
+    other, given["out"] = make_llama(), tmp_path / "quiet"
+    aimed = family("route" if made_for == "full" else "full").routes[0]
+    assert said(lambda: dd.export(other, tokenizer, depth=aimed, **given)) == []

@@ -59,6 +59,17 @@ def test_a_study_leaves_everything_in_its_folder_goes_on_there_and_refuses_anoth
         run(model, tokenizer, small_task, tmp_path, settings=replace(SMALL, max_new_tokens=5))
 
 
+def test_a_study_of_prompts_on_the_route_searches_for_them_and_warns_of_nothing(
+    tmp_path, model, tokenizer, small_task, monkeypatch
+):
+    monkeypatch.setattr(studies, "write_report", lambda folder, **_: folder / "report.html")
+    result = run(model, tokenizer, small_task, tmp_path, settings=replace(SMALL, prompt_depth="route"))
+    family = RouteFamily.load(tmp_path / "routes.json")
+    assert (family.name, family.prompt_depth) == ("greedy-kl-route", "route")
+    assert "greedy-kl-route:5" in result.rows["route"].to_pylist()
+    assert "--prompt-depth route" in result.verdict.next_line
+
+
 def test_nothing_is_both_searched_on_and_evaluated(tmp_path, model, tokenizer, small_task):
     with pytest.raises(InputError, match="were used to search the routes"):
         study(model, tokenizer, task=small_task, calibration=small_task, out=tmp_path, settings=SMALL)

@@ -23,6 +23,7 @@ from depthdial.exports.ways import DRAFT_FILE, GGUF_FILE, WAYS, Job, Written, re
 from depthdial.files import write_text
 from depthdial.hf.adapter import adapter_card
 from depthdial.hf.gguf_write import GGUF_TYPES
+from depthdial.hf.prompts import warn_if_prompts_differ
 from depthdial.hf.untouched import has_adapters_on
 from depthdial.measure.plan import ModelIdentity
 from depthdial.provenance import environment
@@ -106,6 +107,9 @@ def export(
         InputError: for a depth that is not one route, a folder that holds something else, a model that the format cannot
             describe, and files that do not compute what the model does.
 
+    Warns:
+        RouteWarning: for a route, or an adapter, that was made for prompts that run another way than in the export.
+
     Example:
         >>> done = dd.export(model, tokenizer, depth="uls:50%", out=folder / "half", task=task)
         >>> done.comparison.is_equal, done.route.layers
@@ -115,6 +119,8 @@ def export(
     """
     route, out = exported_route(depth, model), Path(out)
     way = WAYS[choice("way out", to, tuple(WAYS))]
+    # Whatever has no other layers than the route runs prompts on it; the plugin of vLLM runs them at full depth.
+    warn_if_prompts_differ(model, route, "full" if to == "vllm" else "route")
     source = _checked_source(to, gguf_type, source, model)
     whole("max_new_tokens", max_new_tokens, 1)
     whole("batch_size", batch_size, 1)

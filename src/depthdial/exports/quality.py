@@ -16,6 +16,7 @@ import numpy as np
 
 from depthdial.data.tasks import Task
 from depthdial.errors import InputError
+from depthdial.hf.prompts import both_prompt_depths
 from depthdial.measure.references import KEPT_BYTES, Reference
 from depthdial.measure.sweep import sweep
 from depthdial.routes import Route
@@ -143,7 +144,9 @@ def measure(model: Any, shipped: Any, tokenizer: Any, route: Route, out: Path, h
     full = sweep(model, tokenizer, routes="full", out=out / "full", full_untouched=True, **common)
     scores = [_scores(full, FULL)]
     if not route.is_full:
-        scores.append(_scores(sweep(model, tokenizer, routes=route, out=out / "study", **common), STUDIED))
+        with both_prompt_depths():
+            studied = sweep(model, tokenizer, routes=route, out=out / "study", **common)
+        scores.append(_scores(studied, STUDIED))
     if shipped is not None:
         written = sweep(shipped, tokenizer, routes="full", out=out / "export", prompt_depth="route", **common)
         scores.append(_scores(written, SHIPPED))

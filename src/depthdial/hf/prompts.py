@@ -7,6 +7,9 @@ saved folder runs it, it finds its own. Layers that can go in the one case need 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,6 +21,17 @@ from depthdial.routes import AnyRoute, Route
 _RUN = {"full": "run every layer", "route": "run the route"}
 # By model (the one inside PEFT's wrapper): what has been warned of, by the name of what was made and how prompts run.
 _WARNED: WeakKeyDictionary[Any, set[tuple[str, str]]] = WeakKeyDictionary()
+_BOTH = ContextVar("measures prompts both ways", default=False)
+
+
+@contextmanager
+def both_prompt_depths() -> Iterator[None]:
+    """Inside, prompts run the other way on purpose, to be compared: nobody is warned of it."""
+    token = _BOTH.set(True)
+    try:
+        yield
+    finally:
+        _BOTH.reset(token)
 
 
 def warn_if_prompts_differ(model: Any, route: AnyRoute, prompt_depth: str, *, stacklevel: int = 3) -> None:
@@ -32,7 +46,7 @@ def warn_if_prompts_differ(model: Any, route: AnyRoute, prompt_depth: str, *, st
     Warns:
         RouteWarning: with what to run or search instead.
     """
-    if not isinstance(route, Route) or route.is_full:
+    if not isinstance(route, Route) or route.is_full or _BOTH.get():
         return
     card = adapter_card(model)
     is_trained = card is not None and route in card.routes

@@ -22,6 +22,7 @@ from depthdial.errors import InputError
 from depthdial.files import claim, read_json, write_json
 from depthdial.hf.adapter import AdapterCard, adapter_card
 from depthdial.hf.architectures import count_layers
+from depthdial.hf.prompts import both_prompt_depths
 from depthdial.measure.plan import ModelIdentity
 from depthdial.measure.references import KEPT_BYTES, Reference
 from depthdial.measure.similarity import similarity
@@ -170,17 +171,18 @@ def study(
     family = _family(model, tokenizer, calibration, folder, settings, n_layers, common)
     require_unsearched(task, family.routes, can_allow=False)  # it may be of an earlier start, on other prompts
     say(f"2/{n_steps} similarity: hidden states of early exit and layer skipping against the full model's")
-    similarity(
-        model,
-        tokenizer,
-        task=replace(task, examples=task.examples[: settings.similarity_sequences]),
-        routes=similarity_routes(family, n_layers),
-        out=folder / "similarity",
-        batch_size=min(settings.batch_size, 16),
-        max_response_tokens=settings.similarity_tokens,
-        fidelity_tokens=settings.fidelity_tokens,
-        **common,
-    )
+    with both_prompt_depths():  # states are compared behind full prompts, whichever prompts the search was for
+        similarity(
+            model,
+            tokenizer,
+            task=replace(task, examples=task.examples[: settings.similarity_sequences]),
+            routes=similarity_routes(family, n_layers),
+            out=folder / "similarity",
+            batch_size=min(settings.batch_size, 16),
+            max_response_tokens=settings.similarity_tokens,
+            fidelity_tokens=settings.fidelity_tokens,
+            **common,
+        )
     routes = sweep_routes(family, n_layers, given, [len(route) for route in own_routes])
     say(f"3/{n_steps} sweep: {len(task.examples)} sequences x {len(routes) + len(own_routes)} routes")
     options = {
@@ -313,8 +315,6 @@ def similarity_routes(family: RouteFamily, n_layers: int) -> list[AnyRoute]:
     costs = sorted({len(Route.parse(f"uls:{100 * cost:g}%", n_layers)) for cost in SIMILARITY_COSTS})
     routes: list[AnyRoute] = [Route.parse(f"{kind}:{c}", n_layers) for kind in SIMILARITY_FAMILIES for c in costs]
     searched = [route for route in family.routes if route.is_full or route.cost_layers in costs]
-    # States are compared behind full prompts, whichever prompts the search was for.
-    searched = [replace(route, searched_for=None) for route in searched]
     return list(dict.fromkeys([*searched, *routes]))
 
 
