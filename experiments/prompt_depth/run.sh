@@ -11,6 +11,6 @@ for prompts in full route; do
     --answer-tokens 16 --prompt-depth "$prompts" --out "for-$prompts.json"
 done
 for prompts in full route; do
-  "$depthdial" sweep smollm2-135m --task builtin --split test --depth full,for-full.json:24,for-route.json:24 \
+  "$depthdial" sweep smollm2-135m --task builtin --split test --limit 64 --depth full,for-full.json:24,for-route.json:24 \
     --prompt-depth "$prompts" --max-new-tokens 64 --fidelity-tokens 64 --out "prompts-$prompts"
 done
