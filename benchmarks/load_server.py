@@ -126,7 +126,7 @@ def offline(model_name: str) -> None:
     depths = Depths(model, "model")
     with dd.Engine(model, tokenizer, max_rows=32) as engine:
         engine.run([requests[0][0]] * 8, max_new_tokens=8)
-        started, tokens = time.perf_counter(), engine.stats().new_tokens
+        started, cpu_sec, tokens = time.perf_counter(), time.process_time(), engine.stats().new_tokens
         asked = [
             engine.submit(
                 messages=[{"role": "user", "content": prompt}], depth=depths.read(depth).depth, max_new_tokens=most
@@ -135,8 +135,10 @@ def offline(model_name: str) -> None:
         ]
         answers = [one.result() for one in asked]
         seconds, tokens = time.perf_counter() - started, engine.stats().new_tokens - tokens
+        cpu_sec = time.process_time() - cpu_sec
     told = [[one.text, "length" if one.finish_reason == "length" else "stop"] for one in answers]
-    print(json.dumps({"tokens_per_sec": tokens / seconds, "seconds": seconds, "tokens": tokens, "answers": told}))
+    found = {"tokens_per_sec": tokens / seconds, "tokens_per_cpu_sec": tokens / cpu_sec, "answers": told}
+    print(json.dumps(found))
 
 
 # The server, in another.
@@ -174,6 +176,12 @@ def memory_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def busy_sec(pid: int) -> float:
+    """Processor time of a process so far, which others on the machine change little."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def load(options: Any, plan: list[Asked], port: int, pid: int) -> dict[str, Any]:
     from openai import AsyncOpenAI
 
@@ -183,6 +191,7 @@ async def load(options: Any, plan: list[Asked], port: int, pid: int) -> dict[str
         for _ in range(8):  # kernels and caches are warm, as offline
             await client.chat.completions.create(**arguments_of(Asked("plain", "Say hello.", "full", 8, {}), options))
         tokens, started = metric(port, "depthdial_generation_tokens_total"), time.perf_counter()
+        cpu_sec = busy_sec(pid)
 
         async def worker() -> None:
             for place in queue:
@@ -190,10 +199,11 @@ async def load(options: Any, plan: list[Asked], port: int, pid: int) -> dict[str
                 memory.append(memory_bytes(pid))
 
         await asyncio.gather(*(worker() for _ in range(options.at_once)))
-        seconds = time.perf_counter() - started
+        seconds, cpu_sec = time.perf_counter() - started, busy_sec(pid) - cpu_sec
     tokens = metric(port, "depthdial_generation_tokens_total") - tokens
     cancelled = metric(port, "depthdial_requests_cancelled_total")
-    return {"results": results, "seconds": seconds, "tokens": tokens, "memory": memory, "cancelled": cancelled}
+    rates = {"tokens_per_sec": tokens / seconds, "tokens_per_cpu_sec": tokens / cpu_sec}
+    return {"results": results, "memory": memory, "cancelled": cancelled, **rates}
 
 
 def arguments_of(asked: Asked, options: Any) -> dict[str, Any]:
@@ -279,8 +289,6 @@ def judged(
     memory = found["memory"]
     quarter = len(memory) // 4
     early, late = (sum(part) / len(part) for part in (memory[quarter : 2 * quarter], memory[-quarter:]))
-    rate = found["tokens"] / found["seconds"]
-    alone = [before["tokens_per_sec"], after["tokens_per_sec"]]
     rows = [
         {"what": "requests", "value": len(plan)},
         *({"what": name, "value": counts[name]} for name in KINDS),
@@ -288,15 +296,23 @@ def judged(
         {"what": "texts that differ", "value": counts["texts that differ"]},
         {"what": "reasons that differ", "value": counts["reasons that differ"]},
         {"what": "cancelled in the engine", "value": int(found["cancelled"])},
-        {"what": "tokens/s, server", "value": rate},
-        {"what": "tokens/s, engine before", "value": alone[0]},
-        {"what": "tokens/s, engine after", "value": alone[1]},
-        {"what": "of the engine", "value": rate / (sum(alone) / 2)},
+        *_rates("tokens/s", [one["tokens_per_sec"] for one in (found, before, after)]),
+        *_rates("tokens per CPU second", [one["tokens_per_cpu_sec"] for one in (found, before, after)]),
         {"what": "memory, last quarter over second", "value": late / early},
         {"what": "memory, MB", "value": late / 1e6},
         {"what": "load average", "value": os.getloadavg()[1]},
     ]
     return f"{len(plan)} requests, {options.at_once} at a time, {options.model}", rows, {"failures": failures[:20]}
+
+
+def _rates(name: str, rates: list[float]) -> list[dict[str, Any]]:
+    server, *alone = rates
+    return [
+        {"what": f"{name}, server", "value": server},
+        {"what": f"{name}, engine before", "value": alone[0]},
+        {"what": f"{name}, engine after", "value": alone[1]},
+        {"what": f"{name}, of the engine's", "value": server / (sum(alone) / 2)},
+    ]
 
 
 if __name__ == "__main__":

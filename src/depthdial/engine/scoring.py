@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from depthdial.engine.teacher_forcing import Predictions, forced_logits
 from depthdial.hf.cache_name import cache_of
 from depthdial.routes import Route
 from depthdial.views.tokens.depth import Depth as Running
+from depthdial.views.view import known_view
 
 _CHUNK_TOKENS = 256  # of a text in one pass: logits of a large vocabulary outweigh everything else
 
@@ -74,10 +76,16 @@ def score_text(session: Session, ids: Sequence[int], depth: Depth, about: Asked,
 
 def _scored(session: Session, ids: Sequence[int], route: Running, n_top: int) -> list[TokenLogprob]:
     tokens = torch.tensor([list(ids)], device=session.device)
-    first = session.prefill_ids([ids[:1]], route if isinstance(route, Route) else None)
-    found = read_logprobs(first.logits[0], tokens[0, 1:2], n_top)
-    model, cache = continuing(session.model, route, first)
-    for start in range(1, len(ids) - 1, _CHUNK_TOKENS):
+    found: list[TokenLogprob] = []
+    cache: Any = None
+    if isinstance(route, Route):
+        model, begin = known_view(session.model, route), 0
+    else:  # tokens are routed behind a prompt: the first one
+        first = session.prefill_ids([ids[:1]])
+        found += read_logprobs(first.logits[0], tokens[0, 1:2], n_top)
+        model, cache = continuing(session.model, route, first)
+        begin = 1
+    for start in range(begin, len(ids) - 1, _CHUNK_TOKENS):
         end = min(start + _CHUNK_TOKENS, len(ids) - 1)
         mask = torch.ones(1, end, dtype=torch.long, device=session.device)
         output = continue_on(model, cache, tokens[:, start:end], mask)
