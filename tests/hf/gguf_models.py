@@ -70,7 +70,8 @@ def logits_in_llama_cpp(file: Path, ids: list[int]) -> Any:
     """(tokens, vocabulary) logits of a GGUF file in llama.cpp."""
     engine = llama_cpp()
     os.environ.setdefault("GGML_LOG_LEVEL", "error")
-    loaded = engine.Llama(str(file), n_ctx=64, n_threads=1, logits_all=True, verbose=False)
+    exact = {"type_k": engine.GGML_TYPE_F32, "type_v": engine.GGML_TYPE_F32}  # keys and values as they are, not in fp16
+    loaded = engine.Llama(str(file), n_ctx=64, n_threads=1, logits_all=True, verbose=False, **exact)
     try:
         loaded.eval(ids)
         return loaded.scores[: len(ids)].copy()
