@@ -27,15 +27,14 @@ def rows() -> Any:
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma3_text"])
 def test_a_gguf_file_is_the_view(tmp_path: Path, kind: str) -> None:
-    layers = (0, 1, 2, 3, 4) if kind == "gemma3_text" else LAYERS
     model, tokenizer = tiny_for_gguf(kind), tiny_tokenizer()
     done = dd.export(
-        model, tokenizer, depth=layers, to="gguf", gguf_type="f32", out=tmp_path / "out", task=rows(), max_new_tokens=4
+        model, tokenizer, depth=LAYERS, to="gguf", gguf_type="f32", out=tmp_path / "out", task=rows(), max_new_tokens=4
     )
     assert done.comparison.agreement == 1 and (done.comparison.is_equal or kind == "gemma3_text")
     again, _ = dd.load(tmp_path / "out" / GGUF_FILE)
-    torch.testing.assert_close(logits(again), logits(dd.view(model, layers)), atol=1e-4, rtol=1e-4)
-    assert done.quality.of(SHIPPED).layers == len(layers)
+    torch.testing.assert_close(logits(again), logits(dd.view(model, LAYERS)), atol=1e-4, rtol=1e-4)
+    assert done.quality.of(SHIPPED).layers == len(LAYERS)
     assert done.commands == (f"llama-cli -m {tmp_path / 'out' / GGUF_FILE} -p PROMPT",)
 
 
@@ -83,11 +82,10 @@ def test_an_architecture_that_gguf_has_not_is_refused(model, tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma3_text"])
 def test_llama_cpp_predicts_what_the_view_predicts(tmp_path: Path, kind: str) -> None:
-    layers = (0, 1, 2, 3, 4) if kind == "gemma3_text" else LAYERS
     model, ids = tiny_for_gguf(kind), list(range(3, 40))
-    dd.export(model, tiny_tokenizer(), depth=layers, to="gguf", gguf_type="f32", out=tmp_path / "out", measured=False)
+    dd.export(model, tiny_tokenizer(), depth=LAYERS, to="gguf", gguf_type="f32", out=tmp_path / "out", measured=False)
     with torch.no_grad():
-        ours = dd.view(model, layers)(torch.tensor([ids])).logits[0].numpy()
+        ours = dd.view(model, LAYERS)(torch.tensor([ids])).logits[0].numpy()
     theirs = logits_in_llama_cpp(tmp_path / "out" / GGUF_FILE, ids)
     assert np.array_equal(theirs.argmax(-1), ours.argmax(-1))
 

@@ -9,23 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthdial.errors import InputError
-from depthdial.hf.gguf_layers import cut_array, sliding_layers, sliding_period
+from depthdial.hf.gguf_layers import cut_array, sliding_layers, sliding_pattern
 
 
 @given(st.integers(1, 12), st.integers(1, 40))
 def test_a_period_is_found_again(period: int, n_layers: int) -> None:
     sliding = sliding_layers(period, n_layers)
-    assert sliding_layers(sliding_period(sliding), n_layers) == sliding
+    assert sliding_layers(sliding_pattern(sliding), n_layers) == sliding
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=12))
-def test_only_periods_are_taken(sliding: list[bool]) -> None:
-    periods = {sliding_layers(period, len(sliding)) for period in range(len(sliding) + 2)}
-    if tuple(sliding) in periods:
-        assert sliding_layers(sliding_period(sliding), len(sliding)) == tuple(sliding)
-    else:
-        with pytest.raises(InputError, match=r"as a period, and this route leaves .*full"):
-            sliding_period(sliding)
+def test_any_pattern_is_written_and_read(sliding: list[bool]) -> None:
+    pattern = sliding_pattern(sliding)
+    assert sliding_layers(pattern, len(sliding)) == tuple(sliding)
+    periods = {sliding_layers(period, len(sliding)) for period in range(1, len(sliding) + 2)}
+    assert isinstance(pattern, int) is (tuple(sliding) in periods)
+
+
+def test_a_file_that_does_not_say_has_every_sixth_layer_full() -> None:
+    assert sliding_layers(None, 7) == (True,) * 5 + (False, True)
 
 
 @pytest.mark.parametrize(

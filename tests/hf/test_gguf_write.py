@@ -69,7 +69,6 @@ def test_a_head_of_its_own_is_kept(tmp_path: Path) -> None:
         ("llama", {"hidden_act": "relu"}, "computes otherwise than llama.cpp's llama"),
         ("mistral", {"sliding_window": 8}, "sliding windows, which llama.cpp has not for llama"),
         ("gemma3_text", {"query_pre_attn_scalar": 64}, "scales attention by 64"),
-        ("gemma3_text", {"layer_types": ["full_attention", "sliding_attention"] * 3}, "as a period"),
     ],
 )
 def test_what_llama_cpp_computes_otherwise_is_refused(tmp_path: Path, kind: str, changes: dict, told: str) -> None:

@@ -17,7 +17,7 @@ from depthdial.exports.compare import Comparison, check_tokenizer, compare
 from depthdial.hf.architectures import unwrap
 from depthdial.hf.facts import ModelFacts
 from depthdial.hf.gguf_cut import cut_gguf
-from depthdial.hf.gguf_write import check_gguf_model, write_gguf
+from depthdial.hf.gguf_write import check_gguf_model, has_listed_windows, write_gguf
 from depthdial.hf.load import checkpoint_of, load
 from depthdial.hf.loaded import refusing
 from depthdial.hf.quiet import quiet_transformers
@@ -29,6 +29,10 @@ from depthdial.routes.route_file import HERE, RouteFile
 from depthdial.views.view import merged_copy, quiet_view
 
 GGUF_FILE, DRAFT_FILE = "model.gguf", "draft.gguf"
+_LISTED = (
+    "The file says layer by layer which attention is sliding. llama-cpp-python 0.3.36 reads that; older versions of llama.cpp "
+    "take every sixth layer to be a full one, and compute something else."
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ def write_gguf_folder(job: Job, folder: Path, file: str = GGUF_FILE) -> Written:
         exact = False
     again, tokenizer = reload(target, made)
     check_tokenizer(job.tokenizer, tokenizer, f"The file {file}")
-    return Written(compare(made, again, job.tokenizer, f"The file {file}", exact=exact))
+    notes = (_LISTED,) if has_listed_windows(made) else ()
+    return Written(compare(made, again, job.tokenizer, f"The file {file}", exact=exact), notes)
 
 
 def write_draft(job: Job, folder: Path) -> Written:
@@ -107,11 +112,11 @@ def write_draft(job: Job, folder: Path) -> Written:
     try:
         if job.source is None:
             check_gguf_model(job.view())
-        write_gguf_folder(job, folder, DRAFT_FILE)
+        notes = write_gguf_folder(job, folder, DRAFT_FILE).notes
     except InputError as reason:
         (folder / DRAFT_FILE).unlink(missing_ok=True)
         return Written(written.comparison, (f"No {DRAFT_FILE} for llama.cpp: {reason}",))
-    return written
+    return Written(written.comparison, notes)
 
 
 def write_vllm(job: Job, folder: Path) -> Written:

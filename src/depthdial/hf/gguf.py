@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from depthdial.errors import InputError, TokenizerWarning
-from depthdial.hf.gguf_layers import DEFAULT_PERIOD, PATTERN_KEY, sliding_layers
+from depthdial.hf.gguf_layers import PATTERN_KEY, sliding_layers
 from depthdial.hf.gguf_rope import TENSOR, llama3_parameters
 from depthdial.hf.gguf_splits import DEFAULT, SPLITS, Split
 from depthdial.hf.tokenizers import set_ends
@@ -129,8 +129,7 @@ def correct_config(config: Any, file: Path) -> None:
 
 def _correct_gemma3(config: Any, fields: Any) -> None:
     pattern, local = (fields.get(f"gemma3.{name}") for name in (PATTERN_KEY, "rope.freq_base_swa"))
-    period = None if pattern is None else pattern.contents()
-    kinds = sliding_layers(period if isinstance(period, int) else DEFAULT_PERIOD, config.num_hidden_layers)  # not a list
+    kinds = sliding_layers(None if pattern is None else pattern.contents(), config.num_hidden_layers)
     config.layer_types = ["sliding_attention" if one else "full_attention" for one in kinds]
     if local is not None:
         config.rope_parameters["sliding_attention"]["rope_theta"] = local.contents()

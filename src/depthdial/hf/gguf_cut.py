@@ -12,18 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from depthdial.errors import InputError
-from depthdial.hf.gguf_layers import (
-    DEFAULT_PERIOD,
-    PATTERN_KEY,
-    WINDOW_KEY,
-    cut_array,
-    sliding_layers,
-    sliding_period,
-    write_file,
-)
+from depthdial.hf.gguf_layers import PATTERN_KEY, WINDOW_KEY, cut_array, sliding_layers, sliding_pattern, write_file
 from depthdial.hf.loaded import refusing
 
-# Architectures whose layers llama.cpp builds without looking at their place, and gemma3, whose places have a period.
+# Architectures whose layers llama.cpp builds without looking at their place, but for what the metadata says of it.
 CUT_ARCHITECTURES = ("gemma", "gemma3", "llama", "qwen2", "qwen3")
 _LAYER = re.compile(r"blk\.(\d+)\.(.*)")
 
@@ -53,19 +45,13 @@ def cut_gguf(source: Path, target: Path, layers: Sequence[int], n_layers: int) -
         if field.name != f"{arch}.{PATTERN_KEY}" or arch != "gemma3":
             writer.add_key_value(field.name, value, kind, sub_type=inner)
     if arch == "gemma3" and f"{arch}.{WINDOW_KEY}" in reader.fields:
-        period = _period(reader.fields.get(f"{arch}.{PATTERN_KEY}"))
-        whole = sliding_layers(period, n_layers)
-        writer.add_uint32(f"{arch}.{PATTERN_KEY}", sliding_period([whole[i] for i in layers]))
+        stated = reader.fields.get(f"{arch}.{PATTERN_KEY}")
+        whole = sliding_layers(None if stated is None else stated.contents(), n_layers)
+        writer.add_sliding_window_pattern(sliding_pattern([whole[i] for i in layers]))
     tensors = [(name, tensor) for tensor in reader.tensors if (name := _renumbered(tensor.name, layers)) is not None]
     for name, tensor in tensors:
         writer.add_tensor_info(name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, tensor.tensor_type)
     write_file(writer, (tensor.data for _, tensor in tensors))
-
-
-def _period(field: Any) -> int:
-    # llama.cpp reads a number here, and takes its own for an array.
-    value = None if field is None else field.contents()
-    return value if isinstance(value, int) else DEFAULT_PERIOD
 
 
 def _renumbered(name: str, layers: Sequence[int]) -> str | None:

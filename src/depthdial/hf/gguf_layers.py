@@ -23,34 +23,32 @@ PER_LAYER_KEYS = frozenset(
 # "The first n layers are dense": n becomes the number of those that are kept.
 PREFIX_COUNT_KEYS = frozenset({"leading_dense_block_count"})
 WINDOW_KEY, PATTERN_KEY = "attention.sliding_window", "attention.sliding_window_pattern"
-# llama.cpp's own for gemma3, where a file does not say.
+# llama.cpp's own for gemma3, where a file does not say; older versions take it whatever a file says.
 DEFAULT_PERIOD = 6
 
 
-def sliding_layers(period: int, n_layers: int) -> tuple[bool, ...]:
-    """Whether each layer has a sliding window, where the last of every `period` layers sees everything."""
+def sliding_layers(pattern: int | Sequence[bool] | None, n_layers: int) -> tuple[bool, ...]:
+    """Whether each layer of a gemma3 file has a sliding window.
+
+    Args:
+        pattern: the file's: a period, of which the last layer sees everything, or one entry a layer; None where it has none.
+    """
+    if isinstance(pattern, Sequence):
+        return tuple(map(bool, pattern))
+    period = DEFAULT_PERIOD if pattern is None else pattern
     return tuple(period == 0 or (i + 1) % period != 0 for i in range(n_layers))
 
 
-def sliding_period(sliding: Sequence[bool]) -> int:
-    """The period of layers with and without a sliding window: llama.cpp takes nothing else for gemma3.
-
-    Raises:
-        InputError: if they have none.
+def sliding_pattern(sliding: Sequence[bool]) -> int | list[bool]:
+    """The pattern of a file with such layers: their period, which more versions of llama.cpp read, or one entry a layer.
 
     Example:
-        >>> from depthdial.hf.gguf_layers import sliding_period
-        >>> sliding_period((True, True, False, True, True, False, True))
-        3
+        >>> from depthdial.hf.gguf_layers import sliding_pattern
+        >>> sliding_pattern((True, True, False, True, True, False, True)), sliding_pattern((False, True))
+        (3, [False, True])
     """
     period = list(sliding).index(False) + 1 if False in sliding else len(sliding) + 1
-    if tuple(sliding) != sliding_layers(period, len(sliding)):
-        kept = " ".join("sliding" if one else "full" for one in sliding)
-        raise InputError(
-            f"llama.cpp takes the kinds of gemma3's attention as a period, and this route leaves {kept}: choose a route "
-            "that keeps equally many sliding layers before every full one, or export with --to hf."
-        )
-    return period
+    return period if tuple(sliding) == sliding_layers(period, len(sliding)) else [bool(one) for one in sliding]
 
 
 def cut_array(key: str, value: Any, layers: Sequence[int], n_layers: int) -> Any:

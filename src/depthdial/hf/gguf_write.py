@@ -17,7 +17,7 @@ import torch
 from depthdial.errors import InputError
 from depthdial.hf.architectures import unwrap
 from depthdial.hf.facts import ModelFacts, text_config
-from depthdial.hf.gguf_layers import sliding_period, write_file
+from depthdial.hf.gguf_layers import sliding_pattern, write_file
 from depthdial.hf.gguf_rope import TENSOR, llama3_factors
 from depthdial.hf.gguf_vocabulary import add_vocabulary
 from depthdial.hf.weights import state_tensors, stored_tensors
@@ -106,13 +106,11 @@ def _shape_of(model: Any) -> _Shape:
         )
     if any(facts.windows) and not shape.has_windows:
         raise InputError(f"{facts.name} has sliding windows, which llama.cpp has not for {shape.arch}: {_ELSEWHERE}.")
-    if shape.arch == "gemma3":
-        if getattr(config, "query_pre_attn_scalar", None) != config.head_dim:
-            raise InputError(
-                f"{facts.name} scales attention by {config.query_pre_attn_scalar} and not by its head size, which llama.cpp "
-                "tells from the number of layers: export with --to hf."
-            )
-        sliding_period([kind == "sliding_attention" for kind in facts.kinds])
+    if shape.arch == "gemma3" and getattr(config, "query_pre_attn_scalar", None) != config.head_dim:
+        raise InputError(
+            f"{facts.name} scales attention by {config.query_pre_attn_scalar} and not by its head size, which llama.cpp "
+            "tells from the number of layers: export with --to hf."
+        )
     if any(len(stored_tensors(tensor)) > 1 or not tensor.is_floating_point() for _, tensor in state_tensors(unwrap(model))):
         raise InputError(
             f"{facts.name} is quantised, and GGUF files are written of floating weights: load it in a float dtype."
@@ -140,7 +138,17 @@ def _add_sizes(writer: Any, model: Any, shape: _Shape) -> None:
     if shape.has_windows:
         writer.add_rope_freq_base_swa(rope["sliding_attention"]["rope_theta"])
         writer.add_sliding_window(config.sliding_window)
-        writer.add_sliding_window_pattern(sliding_period([kind == "sliding_attention" for kind in facts.kinds]))
+        writer.add_sliding_window_pattern(sliding_pattern(_sliding(facts)))
+
+
+def has_listed_windows(model: Any) -> bool:
+    """Whether a file of the model lists its layers with sliding windows, which older versions of llama.cpp ignore."""
+    facts = ModelFacts.of(model)
+    return any(facts.windows) and isinstance(sliding_pattern(_sliding(facts)), list)
+
+
+def _sliding(facts: ModelFacts) -> list[bool]:
+    return [kind == "sliding_attention" for kind in facts.kinds]
 
 
 def _head_dim(config: Any) -> int:
