@@ -24,7 +24,9 @@ def test_it_prints_both_numbers_and_how_to_run_it(export, paths) -> None:
     assert f"exported: {paths / 'out'} (3 of 6 layers)" in out and "loaded again: logits equal bit for bit" in out
     assert SHIPPED in out and "route, prompt at full depth" in out
     assert "As exported, prompts run on the route too: ROUGE-L is" in out
-    assert f"run: vllm serve {paths / 'out'}" in out and f"Next: depthdial generate {paths / 'out'} PROMPT" in out
+    assert (
+        f"run: vllm serve {paths / 'out'}" in out and f"Next: depthdial check {paths / 'out'} {paths / 'base'} --data" in out
+    )
     assert dd.load(paths / "out")[0].config.num_hidden_layers == 3
     again = export("--depth", "uls:3")
     assert again[0] == 0 and "found: " in again[1]

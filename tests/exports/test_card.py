@@ -64,5 +64,6 @@ def test_command_lines() -> None:
     line, other = commands("draft", folder, "org/llama", has_draft_file=True)
     assert json.loads(line.split("'")[1])["model"] == "out" and "--model-draft out/draft.gguf" in other
     assert commands("vllm", folder, "org/llama") == ("DEPTHDIAL_ROUTE=out/depthdial_route.json vllm serve org/llama",)
+    assert commands("vllm", folder, "out") == ("vllm serve out",)
     assert commands("hf", folder, "org/llama")[0] == "vllm serve out"
     assert commands("gguf", folder, "org/llama") == ("llama-cli -m out/model.gguf -p PROMPT",)

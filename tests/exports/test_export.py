@@ -33,6 +33,11 @@ def logits(model: Any) -> torch.Tensor:
         return model(IDS).logits
 
 
+@pytest.fixture
+def few() -> Any:
+    return make_task(["the cat", "a dog sat", "six"], ["sat on the mat", "and ran", None])
+
+
 def all_architectures() -> list[Any]:
     return [pytest.param(n, marks=() if n in REPRESENTATIVES else pytest.mark.matrix) for n in ARCHITECTURES]
 
@@ -109,11 +114,11 @@ def test_what_is_measured_is_what_ships(model, tokenizer, small_task, tmp_path: 
     assert "Prompts run on these layers alone, too" in card
 
 
-def test_the_same_call_again_measures_what_is_missing(model, tokenizer, small_task, tmp_path: Path) -> None:
+def test_the_same_call_again_measures_what_is_missing(model, tokenizer, few, tmp_path: Path) -> None:
     how: dict[str, Any] = {"depth": "uls:3", "out": tmp_path / "out"}
     assert dd.export(model, tokenizer, **how, measured=False).is_new
     stamp = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
-    second = dd.export(model, tokenizer, **how, task=small_task, max_new_tokens=4)
+    second = dd.export(model, tokenizer, **how, task=few, max_new_tokens=4)
     assert not second.is_new and second.quality is not None
     third = dd.export(model, tokenizer, **how, measured=False)
     assert third.quality == second.quality and third.comparison == second.comparison
@@ -143,11 +148,11 @@ def test_rows_that_the_route_was_searched_on_do_not_judge_it(model, tokenizer, s
         dd.sweep(again, tokenizer, task=small_task, routes="full", metrics=["agreement"])
 
 
-def test_the_route_of_an_unmodified_checkpoint(model, tokenizer, small_task, tmp_path: Path) -> None:
+def test_the_route_of_an_unmodified_checkpoint(model, tokenizer, few, tmp_path: Path) -> None:
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "base")
     loaded, its = dd.load(tmp_path / "base")
-    how: dict[str, Any] = {"depth": "0,1,4", "to": "vllm", "task": small_task, "max_new_tokens": 4}
+    how: dict[str, Any] = {"depth": "0,1,4", "to": "vllm", "task": few, "max_new_tokens": 4}
     done = dd.export(loaded, its, **how, out=tmp_path / "out", name=str(tmp_path / "base"))
     file = RouteFile.load(tmp_path / "out")
     assert (file.route.layers, file.checkpoint) == ((0, 1, 4), str(tmp_path / "base"))
@@ -245,7 +250,8 @@ def test_a_killed_export_leaves_nothing_that_stays(tmp_path: Path) -> None:
     assert (out / EXPORT_FILE).exists()
 
 
-def test_a_killed_measurement_goes_on(model, tokenizer, small_task, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.slow
+def test_a_killed_measurement_goes_on(model, tokenizer, few, tmp_path: Path, monkeypatch) -> None:
     from depthdial.measure.sweep import Sweep
 
     run, seen = Sweep.run, []
@@ -256,7 +262,7 @@ def test_a_killed_measurement_goes_on(model, tokenizer, small_task, tmp_path: Pa
             raise KeyboardInterrupt
         run(self, item, *args)
 
-    how: dict[str, Any] = {"depth": "uls:3", "task": small_task, "max_new_tokens": 4, "batch_size": 4}
+    how: dict[str, Any] = {"depth": "uls:3", "task": few, "max_new_tokens": 4, "batch_size": 2}
     with monkeypatch.context() as patched:
         patched.setattr(Sweep, "run", stop)
         with pytest.raises(KeyboardInterrupt):

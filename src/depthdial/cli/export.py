@@ -77,5 +77,5 @@ def export(
         typer.echo(done.quality.sentence)
     for line in done.commands:
         typer.echo(f"run: {line}")
-    if to in ("hf", "draft"):
-        say_next("generate", out, "PROMPT")
+    if to in ("hf", "gguf"):
+        say_next("check", out / "model.gguf" if to == "gguf" else out, *loading.words, "--data", "HELD-OUT.jsonl")

@@ -44,6 +44,8 @@ def commands(to: str, folder: Path, base: str, *, has_draft_file: bool = False) 
             lines.append(f"llama-server -m MODEL.gguf --model-draft {folder / 'draft.gguf'}")
         return tuple(lines)
     if to == "vllm":
+        if base == str(folder):  # where the file stands beside the weights
+            return (f"vllm serve {folder}",)
         return (f"DEPTHDIAL_ROUTE={folder / ROUTE_FILE} vllm serve {base}",)
     return (f"vllm serve {folder}", f"depthdial generate {folder} PROMPT")
 

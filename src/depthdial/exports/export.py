@@ -21,7 +21,7 @@ from depthdial.exports.folder import EXPORT_FILE, RECORD, found_there, read_reco
 from depthdial.exports.quality import ROWS, Measuring, Quality, measure, study_scores
 from depthdial.exports.ways import DRAFT_FILE, GGUF_FILE, WAYS, Job, Written, reload, where_loaded
 from depthdial.files import write_text
-from depthdial.hf.adapter import adapter_card
+from depthdial.hf.adapter import adapter_card, warn_if_outside
 from depthdial.hf.gguf_write import GGUF_TYPES
 from depthdial.hf.prompts import warn_if_prompts_differ
 from depthdial.hf.untouched import has_adapters_on
@@ -118,15 +118,16 @@ def export(
         True
     """
     route, out = exported_route(depth, model), Path(out)
+    shipped_depth = "full" if to == "vllm" else "route"  # whatever has no other layers than the route runs prompts on it
     way = WAYS[choice("way out", to, tuple(WAYS))]
-    # Whatever has no other layers than the route runs prompts on it; the plugin of vLLM runs them at full depth.
-    warn_if_prompts_differ(model, route, "full" if to == "vllm" else "route")
     source = _checked_source(to, gguf_type, source, model)
     whole("max_new_tokens", max_new_tokens, 1)
     whole("batch_size", batch_size, 1)
     rows = _rows(task) if measured else None
     if study is not None:
         study_scores(Path(study), route)
+    warn_if_outside(model, route)
+    warn_if_prompts_differ(model, route, shipped_depth)
     identity = ModelIdentity.of(model, name)
     card = adapter_card(model)
     if adapter is None and has_adapters_on(model):
@@ -145,8 +146,7 @@ def export(
         how = Measuring(
             rows, max_new_tokens, batch_size, None if study is None else Path(study), allow_searched_rows, progress
         )
-        # The plugin of vLLM runs prompts at full depth; whatever has no other layers than the route cannot.
-        shipped = None if to == "vllm" else reload(out / GGUF_FILE if to == "gguf" else out, model)[0]
+        shipped = None if shipped_depth == "full" else reload(out / GGUF_FILE if to == "gguf" else out, model)[0]
         quality = measure(model, shipped, tokenizer, route, out / ROWS, how)
         record = {**record, "measured": quality.record()}
         _write_record(out, out, job, to, record)

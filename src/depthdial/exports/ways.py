@@ -30,8 +30,8 @@ from depthdial.views.view import merged_copy, quiet_view
 
 GGUF_FILE, DRAFT_FILE = "model.gguf", "draft.gguf"
 _LISTED = (
-    "The file says layer by layer which attention is sliding. llama-cpp-python 0.3.36 reads that; older versions of llama.cpp "
-    "take every sixth layer to be a full one, and compute something else."
+    "The file says layer by layer which attention is sliding. llama-cpp-python 0.3.36 reads that; older versions of "
+    "llama.cpp take every sixth layer to be a full one, and compute something else."
 )
 
 
