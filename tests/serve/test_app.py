@@ -56,6 +56,10 @@ def test_tokens_and_back(server):
     assert server.ask("/tokenize", {}).status == 400 and server.ask("/tokenize", {**chat, "prompt": "x"}).status == 400
     assert server.ask("/detokenize", {"tokens": [10**30]}).status == 400
     assert server.ask("/tokenize", {"prompt": ""}).json["count"] == 0
+    assert server.ask("/tokenize", {"prompt": "the cat", "add_special_tokens": False}).json["tokens"] == [4, 6]
+    assert server.ask("/tokenize", {**chat, "add_special_tokens": True}).status == 400
+    told = server.ask("/tokenizer_info").json
+    assert told["eos_token"] == "</s>" and "messages" in told["chat_template"]
 
 
 def test_others(server):

@@ -100,7 +100,9 @@ def create_app(
 
 def _add_routes(app: FastAPI) -> None:
     posts = {"/v1/chat/completions": chat, "/v1/completions": complete, "/tokenize": tokenize, "/detokenize": detokenize}
-    gets = {HEALTH: health, "/version": tell_version, "/metrics": metrics, "/v1/models": models}
+    gets = {HEALTH: health, "/version": tell_version, "/metrics": metrics, "/v1/models": models} | {
+        "/tokenizer_info": tokenizer_info
+    }
     for path, endpoint in posts.items():
         app.add_api_route(path, endpoint, methods=["POST"], responses=_ERRORS, response_model=None)
     for path, endpoint in (gets | {"/v1/models/{model_id:path}": model}).items():
@@ -157,10 +159,20 @@ async def tokenize(body: TokenizeRequest, http: Request) -> Response:
     if (body.prompt is None) == (body.messages is None):
         raise ApiError(400, "Either a prompt or messages are tokenized: give one of them.", param="prompt", code="invalid")
 
+    if body.messages is not None and body.add_special_tokens:
+        raise ApiError(
+            400,
+            "The field add_special_tokens is for prompts: a chat template writes its own.",
+            param="add_special_tokens",
+            code="unsupported_value",
+        )
+
     def read() -> tuple[int, ...]:
         if body.messages is not None:
             return asked.chat_ids(body.messages, ready.tokenizer)
-        return asked.text_ids(body.prompt or "", ready.tokenizer) if body.prompt else ()
+        if body.add_special_tokens is False or not body.prompt:
+            return asked.bare_ids(body.prompt or "", ready.tokenizer)
+        return asked.text_ids(body.prompt, ready.tokenizer)
 
     ids = await _reading(ready, read)
     return Json({"count": len(ids), "max_model_len": ready.engine.context_tokens, "tokens": list(ids)})
@@ -177,6 +189,14 @@ async def detokenize(body: DetokenizeRequest, http: Request) -> Response:
             400, f"Token {unknown} is not in the vocabulary: ids are 0 to {most - 1}.", param="tokens", code="invalid"
         )
     return Json({"prompt": await _reading(ready, lambda: str(ready.tokenizer.decode(body.tokens)))})
+
+
+async def tokenizer_info(http: Request) -> Response:
+    """Special tokens and the chat template, as of vLLM: lm-evaluation-harness takes the server's tokenizer by it."""
+    tokenizer = _ready(http).tokenizer
+    names = ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
+    found = {name: getattr(tokenizer, name, None) for name in names}
+    return Json({"tokenizer_class": type(tokenizer).__name__, **found})
 
 
 async def health(http: Request) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from depthdial.data.chat import check_conversation
+from depthdial.data.chat import check_conversation, check_encodable
 from depthdial.engine.engine import Engine
 from depthdial.engine.requests import read_requests
 from depthdial.errors import InputError
@@ -27,6 +27,19 @@ def chat_ids(messages: Sequence[Message], tokenizer: Any) -> tuple[int, ...]:
         return read_requests(None, conversation, "auto", tokenizer)[0].ids
     except InputError as error:
         raise refused(error, "messages") from error
+
+
+def bare_ids(text: str, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens of a text without any that the tokenizer adds.
+
+    Raises:
+        ApiError: for half of a character.
+    """
+    try:
+        check_encodable(text)
+    except InputError as error:
+        raise refused(error, "prompt") from error
+    return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def text_ids(prompt: str | Sequence[int], tokenizer: Any) -> tuple[int, ...]:

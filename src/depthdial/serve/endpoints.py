@@ -115,7 +115,8 @@ class Endpoint:
             submit = functools.partial(self._submit, body, chosen, reads, limit, template, scores)
             submitted = await asyncio.get_running_loop().run_in_executor(self.ready.reading, submit)
             held.callback(submitted.cancel)
-            watch = Watch(submitted.requests, self.settings.timeout_sec, self.settings.keep_alive_sec)
+            times = self.settings.timeout_sec, self.settings.keep_alive_sec
+            watch = Watch(submitted.requests, *times, is_stream=bool(body.stream))
             finish = functools.partial(self._count, submitted, watch, chosen, n_answers)
             try:
                 await unless_gone(self._scored(submitted), http.receive)

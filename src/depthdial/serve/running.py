@@ -69,18 +69,21 @@ class Watch:
     Args:
         timeout_sec: after which they are cancelled.
         keep_alive_sec: of silence, after which a stream is told so.
+        is_stream: whether `events` are read; else `finished` alone.
 
     Attributes:
         first_token_sec: from the start to the first token; None before.
     """
 
-    def __init__(self, requests: Sequence[EngineRequest], timeout_sec: float, keep_alive_sec: float) -> None:
+    def __init__(
+        self, requests: Sequence[EngineRequest], timeout_sec: float, keep_alive_sec: float, is_stream: bool = True
+    ) -> None:
         self.requests = tuple(requests)
         self.started = time.monotonic()
         self.first_token_sec: float | None = None
         self._timeout_sec, self._keep_alive_sec = timeout_sec, keep_alive_sec
         self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
-        self._is_due = False
+        self._is_due, self._is_stream = False, is_stream
         for request in self.requests:
             request.listen(self._on_news)
 
@@ -125,19 +128,22 @@ class Watch:
             raise ApiError(
                 504, f"The request took longer than {self._timeout_sec:g} s: ask for fewer tokens.", code="timeout"
             )
+        timer = self._loop.call_later(min(left_sec, self._keep_alive_sec), self._news.set)
         try:
-            await asyncio.wait_for(self._news.wait(), min(left_sec, self._keep_alive_sec))
-        except TimeoutError:
+            await self._news.wait()
+        finally:
+            timer.cancel()
+        self._news.clear()
+        if not self._is_due:  # and it stays as it is: the engine's thread may be setting it
             return False
         self._is_due = False
-        self._news.clear()
         return True
 
     def _on_news(self) -> None:
-        """In the engine's thread: wake the loop, once until it has looked."""
+        """In the engine's thread: wake the loop, once until it has looked, and for whole answers once they are there."""
         if self.first_token_sec is None:
             self.first_token_sec = time.monotonic() - self.started
-        if not self._is_due:
+        if not self._is_due and (self._is_stream or all(request.done for request in self.requests)):
             self._is_due = True
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._news.set)

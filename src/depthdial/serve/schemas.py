@@ -285,6 +285,7 @@ class TokenizeRequest(_Strict):
     model: str | None = None
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    add_special_tokens: bool | None = Field(None, description="Of a prompt. Default: true, as completions have them.")
 
 
 class DetokenizeRequest(_Strict):
