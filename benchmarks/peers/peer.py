@@ -109,6 +109,8 @@ class Peer(ABC):
         most_rows: the largest batch that it takes; None for any.
         scored_as: the peer whose quality it has: itself, one whose numbers are the same, or None where nothing is scored.
         has_layers: whether the layers that it runs are modules of the subject's model, which can be counted.
+        keeps_threads: whether threads of its own stay between its turns. Then it is timed in a process of its own: with more
+            OpenMP threads than cores in a process, everything in it takes twice as long.
         time_limit_sec: of its preparation, which then happens in a process of its own; None for no limit.
     """
 
@@ -118,6 +120,7 @@ class Peer(ABC):
     most_rows: int | None = None
     scored_as: str | None = REFERENCE
     has_layers: bool = True
+    keeps_threads: bool = False
     time_limit_sec: float | None = None
 
     def why_absent(self, subject: Subject) -> str | None:

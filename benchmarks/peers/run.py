@@ -90,7 +90,7 @@ class Run:
             if file.exists():
                 found[name] = read_json(file, "count of layers")["layers_per_token"]
                 continue
-            peer = self._fresh(name)
+            peer = self._fresh(name, is_timed=False)
             if not peer.has_layers or self._is_absent(peer):
                 continue
             with counting(self.subject.model) as seen:
@@ -148,9 +148,9 @@ class Run:
         for peer in self.ready.values():
             peer.close()
 
-    def _fresh(self, name: str) -> Peer:
+    def _fresh(self, name: str, *, is_timed: bool = True) -> Peer:
         peer, elsewhere = roster(self.settings.all_depths)[name], dict(self.settings.python)
-        if name in elsewhere or peer.time_limit_sec is not None:
+        if name in elsewhere or peer.time_limit_sec is not None or (is_timed and peer.keeps_threads):
             return Remote(peer, self.settings.all_depths, elsewhere.get(name, sys.executable))
         return peer
 

@@ -26,3 +26,13 @@ def test_a_token_that_the_model_does_not_have_is_refused(model, tokenizer):
     model.resize_token_embeddings(20)
     assert dd.generate(model, tokenizer, "the cat", max_new_tokens=1)
     refused(model, tokenizer, "has token 29, and the model's end at 19: give the tokenizer", prompt="the six")
+
+
+@pytest.mark.parametrize("name", ["flex_attention", "paged|sdpa"])
+def test_an_attention_implementation_that_cannot_run_rows_is_refused(model, tokenizer, name):
+    model.config._attn_implementation_internal = name
+    message = f"attention implementation {name!r} cannot run .* attn_implementation='sdpa'"
+    with pytest.raises(InputError, match=message.replace("|", "[|]")):
+        dd.generate(model, tokenizer, "the cat")
+    with pytest.raises(InputError, match=message.replace("|", "[|]")):
+        dd.Engine(model, tokenizer)

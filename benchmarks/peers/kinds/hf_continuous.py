@@ -15,6 +15,7 @@ _PAGE_TOKENS = 64
 class ContinuousBatching(HFPeer):
     name = "hf-continuous"
     what = "transformers continuous batching, a manager that stays"
+    keeps_threads = True
     _manager: Any = None
     _room = (0, 0)  # tokens and rows
 

@@ -14,6 +14,7 @@ from depthdial.engine.decode import Decoded, decode, joined
 from depthdial.engine.prefill import Prefill, PrefillInParts, left_padded, prefill
 from depthdial.engine.sampling import GREEDY, DecodingPolicy
 from depthdial.hf.architectures import count_layers, unwrap
+from depthdial.hf.attention import check_attention
 from depthdial.hf.ends import eos_ids
 from depthdial.hf.facts import ModelFacts
 from depthdial.hf.untouched import has_adapters_on
@@ -49,7 +50,12 @@ class Session:
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, *, pack: bool = True) -> Session:
-        """A session of a model with the weights that it has now."""
+        """A session of a model with the weights that it has now.
+
+        Raises:
+            InputError: for an implementation of attention that cannot run batches of rows.
+        """
+        check_attention(unwrap(model))
         ends = eos_ids(model, tokenizer)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*ends, 0)[0]
         return cls(model, _private(model, pack), count_layers(model), ends, pad, pack=pack)

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from depthdial.errors import InputError
 from depthdial.hf.architectures import OWN_ATTENTION, decoder_stack
 
 # The implementation of transformers whose results and masks the own one has.
@@ -24,6 +25,19 @@ WITHOUT_EFFECT = frozenset(
         *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "logits_to_keep"),
     )
 )
+
+
+def check_attention(model: Any) -> None:
+    """InputError for an implementation of attention that takes no masks for padded rows at the lengths of decoding.
+
+    Paged ones are for transformers' continuous batching alone; FlexAttention compiles a kernel for each length.
+    """
+    name = str(getattr(model.config.get_text_config(decoder=True), "_attn_implementation", None))
+    if name == "flex_attention" or name.startswith("paged"):
+        raise InputError(
+            f"The attention implementation {name!r} cannot run batches of unlike lengths step by step: load the model with "
+            "attn_implementation='sdpa'."
+        )
 
 
 def stock_attention() -> Callable[..., Any]:
