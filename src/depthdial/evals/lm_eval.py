@@ -9,10 +9,11 @@ own code on a view, so that a view has the scores of its saved folder. Read in l
 
 from __future__ import annotations
 
+import collections
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,10 +23,9 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 
 from depthdial.checks import choice, whole
 from depthdial.control.choosing import ChoosingDepth
-from depthdial.engine.depth import Asked, Assignment, Batch, Depth, LosslessDepth, TokenwiseDepth
+from depthdial.engine.depth import Asked, Depth, LosslessDepth, TokenwiseDepth
 from depthdial.engine.engine import Engine
 from depthdial.engine.options import SAMPLING
-from depthdial.engine.prefill import PrefillInParts
 from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.evals.harness import quiet_harness
@@ -211,50 +211,50 @@ class DepthdialLM(HFLM):
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
         """The answers to (context, settings), each up to where the first of its stop strings begins."""
-        groups: dict[str, list[int]] = {}
-        for place, request in enumerate(requests):
-            groups.setdefault(json.dumps(request.args[1], sort_keys=True, default=str), []).append(place)
-        texts: dict[int, str] = {}
+        seen: collections.Counter[str] = collections.Counter()
+        handles = []
         with Engine(self.given, self.tokenizer, max_rows=self.batch_size) as engine:
-            for places in groups.values():
-                contexts = [requests[place].args[0] for place in places]
-                answers = self._answers(engine, contexts, requests[places[0]].args[1])
-                for place, text in zip(places, answers, strict=True):
-                    texts[place] = text
-                    self.cache_hook.add_partial("generate_until", requests[place].args, text)
-        return [texts[place] for place in range(len(requests))]
+            for request in requests:
+                context, settings = request.args
+                key = json.dumps([context, settings], sort_keys=True, default=str)
+                handles.append(self._submit(engine, context, settings, seen[key]))
+                seen[key] += 1
+            answers = [handle.result() for handle in handles]
+        self.tally.generated([float(one.layers_run or 0) for one in answers], self.asked.prompt_depth)
+        texts = []
+        for request, answer in zip(requests, answers, strict=True):
+            texts.append(postprocess_generated_text(answer.text, _stops(request.args[1]), None))
+            self.cache_hook.add_partial("generate_until", request.args, texts[-1])
+        return texts
 
-    def _answers(self, engine: Engine, contexts: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+    def _submit(self, engine: Engine, context: str, settings: Mapping[str, Any], repeat: int) -> Any:
+        """One answer on its way; a request that is repeated draws anew."""
         options: dict[str, Any] = dict(normalize_gen_kwargs(dict(settings), self.max_gen_toks))
-        stops, new_tokens = [one for one in handle_stop_sequences(options.pop("until", None), None) if one], 0
+        del options["until"]
         new_tokens = options.pop("max_gen_toks")
         if not options.get("do_sample"):
             options = {name: value for name, value in options.items() if name not in SAMPLING}
-        answers = engine.run(
-            [self._fitted(context, new_tokens) for context in contexts],
-            depth=_Told(self.depth, self.asked.template) if isinstance(self.depth, ChoosingDepth) else self.depth,
+        return engine.submit(
+            prompt_ids=self._fitted(context, new_tokens),
+            depth=self.depth,
             prompt_depth=self.asked.prompt_depth,
-            template="plain",  # the harness has written the prompts
+            template=self.asked.template,  # for a controller to ask: the harness has written the prompt
             max_new_tokens=new_tokens,
-            stop_strings=stops or None,
-            seed=self.seed if options.get("do_sample") else None,
+            stop_strings=_stops(settings) or None,
+            stop_in_answer=True,
+            seed=self.seed + repeat if options.get("do_sample") else None,
             **options,
         )
-        self.tally.generated([float(one.layers_run or 0) for one in answers], self.asked.prompt_depth)
-        return [postprocess_generated_text(one.text, stops, None) for one in answers]
 
-    def _fitted(self, context: str, new_tokens: int) -> str:
-        """A context that leaves room for the answer, cut from the left."""
+    def _fitted(self, context: str, new_tokens: int) -> list[int]:
+        """The tokens of a context that leave room for the answer, cut from the left."""
         most = self.max_length - new_tokens
         if most < 1:
             raise InputError(
                 f"An answer of {new_tokens} tokens leaves no room for a prompt in the {self.max_length} of the model: give "
                 "less max_gen_toks."
             )
-        kept = most
-        while len(ids := self.tok_encode(context)) > most:
-            context, kept = self.tokenizer.decode(ids[-kept:], skip_special_tokens=True), kept - 1
-        return context
+        return self.tok_encode(context)[-most:]
 
     def get_model_info(self) -> dict[str, Any]:
         """For the harness's results: what ran."""
@@ -268,29 +268,8 @@ class DepthdialLM(HFLM):
         }
 
 
-@dataclass(frozen=True)
-class _Told(Depth):
-    """A controller that is told the template which the harness has written the prompts with."""
-
-    depth: Depth
-    template: str
-
-    @property
-    def name(self) -> str:
-        return self.depth.name
-
-    @property
-    def n_layers(self) -> int:
-        return self.depth.n_layers
-
-    def prepare(self, session: Session, asked: Asked) -> None:
-        self.depth.prepare(session, replace(asked, template=self.template))
-
-    def assign(self, session: Session, batch: Batch, asked: Asked) -> Assignment:
-        return self.depth.assign(session, batch, replace(asked, template=self.template))
-
-    def prompts_in_parts(self, session: Session, prompts: Sequence[Sequence[int]], asked: Asked) -> PrefillInParts | None:
-        return self.depth.prompts_in_parts(session, prompts, replace(asked, template=self.template))
+def _stops(settings: Mapping[str, Any]) -> list[str]:
+    return [one for one in handle_stop_sequences(copy.copy(settings.get("until")), None) if one]
 
 
 def _asked_depth(depth: Depth, prompt_depth: str) -> str:
