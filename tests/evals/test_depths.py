@@ -14,6 +14,9 @@ from tests.tiny_controllers import fit_tiny, prompts
 
 pytest.importorskip("lm_eval")
 
+from lm_eval.models.huggingface import HFLM
+
+from depthdial.evals.harness import quiet_harness
 from tests.evals.test_lm_eval import asked, generating, make
 
 
@@ -83,11 +86,15 @@ def test_gates_run_on_the_weights_that_they_came_with(
     assert 0 < sum(lm.tally.layers) / len(lm.tally.layers) < 6
 
 
-def test_an_adapter_is_part_of_the_model(model, tokenizer, folder, with_lora):
+def test_an_adapter_is_part_of_the_model(model, tokenizer, folder, with_lora, tmp_path):
+    """Its view has the scores of its saved folder, which holds it merged."""
     adapted = with_lora(copy.deepcopy(model))
-    merged = copy.deepcopy(adapted).merge_and_unload()
+    dd.view(adapted, "uls:4").save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
     one = responses(make(adapted, tokenizer, "uls:4"), folder, "choice")["choice"]
-    other = responses(make(merged, tokenizer, "uls:4"), folder, "choice")["choice"]
+    with quiet_harness():
+        plain = HFLM(pretrained=str(tmp_path / "saved"), device="cpu", batch_size=4)
+    other = responses(plain, folder, "choice")["choice"]
     bare = responses(make(model, tokenizer, "uls:4"), folder, "choice")["choice"]
     flat = [torch.tensor([resp[0][0] for resps in each for resp in resps]) for each in (one, other, bare)]
     torch.testing.assert_close(flat[0], flat[1], rtol=1e-4, atol=1e-4)

@@ -24,6 +24,7 @@ from lm_eval.models.huggingface import HFLM
 
 from depthdial.evals.harness import quiet_harness
 from depthdial.evals.lm_eval import DepthdialLM
+from depthdial.evals.local_tasks import FOLDER
 
 ALL = ("choice", "letter", "answer", "text", "last")
 ROUTE = "0,2,3,5"
@@ -214,9 +215,12 @@ def test_the_harnesss_own_command_line(model, tokenizer, folder, tmp_path):
     )
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])}
-    done = subprocess.run(
-        [sys.executable, "-m", "depthdial.evals", *words], env=environment, capture_output=True, text=True, check=False
-    )
+
+    def run(*command):
+        whole = [sys.executable, "-m", *command]
+        return subprocess.run(whole, env=environment, capture_output=True, text=True, check=False)
+
+    done = run("depthdial.evals", *words)
     assert done.returncode == 0, done.stderr[-2000:]
     (path,) = (tmp_path / "results").rglob("results_*.json")
     document = json.loads(path.read_text())
@@ -225,3 +229,10 @@ def test_the_harnesss_own_command_line(model, tokenizer, folder, tmp_path):
     right = [max(range(3), key=lambda i: resps[i][0][0]) for resps in responses(lm, folder, "choice")["choice"]]
     expected = sum(one == row["answer"] for one, row in zip(right, CHOICES, strict=True)) / len(CHOICES)
     assert document["results"]["tiny_choice"]["acc,none"] == expected
+    stock = run("lm_eval", *words[:5], "--tasks", str(FOLDER / "builtin_choice.yaml"), "--limit", "2")
+    assert stock.returncode == 0, stock.stderr[-2000:]
+    assert "builtin_choice" in stock.stdout and "acc_norm" in stock.stdout
+    wrong = run("depthdial.evals", *words[:4], f"pretrained={tmp_path / 'base'},colour=red", *words[5:])
+    assert wrong.returncode == 2 and wrong.stderr.splitlines()[-1].startswith(
+        "depthdial: The model depthdial takes no argument"
+    )

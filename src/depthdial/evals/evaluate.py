@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
@@ -120,7 +121,7 @@ def evaluate(
                     max_length=max_length,
                     seed=seed,
                     is_chat=chat,
-                    progress=say is not None,
+                    progress=say is not None and sys.stderr.isatty(),
                 )
                 unit = run_unit(lm, task, loaded, limit=limit, chat=chat)
                 store.write(key, unit)

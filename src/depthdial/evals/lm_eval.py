@@ -148,27 +148,29 @@ class DepthdialLM(HFLM):
         self.depth.prepare(self.session, self.asked)
         self.fixed = standing(self.session, self.depth)
         self.tally = Tally()
-        # A single route is scored by the harness's own code, on a view that is no other's.
-        is_route = self.fixed is not None and isinstance(self.fixed.running, Route)
-
-        runs = self.fixed.session.model if self.fixed is not None else self.session.model
-        route = self.fixed.running if is_route and self.fixed is not None else self.session.full
         rows = _rows(batch_size, max_batch_size)
         with quiet_harness():  # which says of a model that is given as it is how it must not be launched
             super().__init__(
-                quiet_view(runs, route),  # type: ignore[arg-type]
+                self._scored_view(),  # type: ignore[arg-type]
                 backend="causal",
                 tokenizer=tokenizer,
                 batch_size=rows,
                 max_length=None if max_length is None else whole("max_length", max_length, 2),
             )
 
+    def _scored_view(self) -> Any:
+        """What the harness's own code scores: a view of the one route; or of all layers, for its configuration alone."""
+        if self.fixed is None:
+            return quiet_view(self.session.model, self.session.full)
+        running = self.fixed.running
+        return quiet_view(self.fixed.session.model, running if isinstance(running, Route) else self.session.full)
+
     def _loglikelihood_tokens(
         self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
         """(log-likelihood in nats, whether greedy) of each (text, context ids, continuation ids)."""
         is_rolling = bool(requests) and requests[0][0] is None
-        empty = next((text for text, _, tokens in requests if not tokens), None)
+        empty = next((text for text, _, tokens in requests if text is not None and not tokens), None)
         if empty is not None:
             raise InputError(
                 f"The continuation {empty[1]!r} has no tokens of its own behind {empty[0][-40:]!r}: leave it out."
@@ -177,7 +179,8 @@ class DepthdialLM(HFLM):
         if self.fixed is not None and isinstance(self.fixed.running, Route) and prompt_depth == "route":
             lengths = [len(tokens) for _, _, tokens in requests]
             self.tally.scored(lengths, [self.fixed.running.cost_layers] * len(lengths), prompt_depth)
-            return super()._loglikelihood_tokens(requests, disable_tqdm or not self.progress, override_bs)
+            is_quiet = disable_tqdm or is_rolling or not self.progress  # of rolling windows each batch would have a bar
+            return super()._loglikelihood_tokens(requests, is_quiet, override_bs)
         scorer = Scorer(self.session, self.depth, self.asked)
         found: dict[int, tuple[float, bool]] = {}
         rows = [self._cut(context, tokens) for _, context, tokens in requests]
