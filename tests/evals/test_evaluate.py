@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
 import depthdial as dd
 from depthdial.errors import DataWarning, InputError
@@ -106,8 +107,6 @@ def test_the_global_state_is_left_alone(model, tokenizer, folder, weights_of, as
     import logging
     import random
 
-    import torch
-
     before, state, torch_state = weights_of(model), random.getstate(), torch.get_rng_state()
     level = logging.getLogger("lm_eval").level
     go(model, tokenizer, folder, tasks="tiny_choice,tiny_answer")
@@ -166,3 +165,12 @@ def test_a_task_of_the_harness_that_is_not_here(model, tokenizer):
         dd.evaluate(model, tokenizer, tasks="helaswag")
     with pytest.raises(InputError, match="data of the task 'hellaswag' cannot be loaded"):
         dd.evaluate(model, tokenizer, tasks="hellaswag")
+
+
+def test_scores_that_are_not_finite(model, tokenizer, folder):
+    with torch.no_grad():
+        model.lm_head.weight[5] = math.nan
+    with pytest.raises(
+        InputError, match=r"On the task 'tiny_text' at the depth 'full' a?.* is not finite: try --dtype float32"
+    ):
+        go(model, tokenizer, folder, tasks="tiny_text", depth="full")

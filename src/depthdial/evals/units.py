@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,24 +27,32 @@ def run_unit(lm: DepthdialLM, name: str, loaded: Mapping[str, Any], *, limit: in
         loaded: of `Catalogue.load`.
 
     Raises:
-        InputError: if the task wants what is not done here: several modalities, or to run code that the model writes.
+        InputError: if the task wants what is not done here (several modalities, or to run code that the model writes), or a
+            score is not finite.
     """
     _check(loaded["tasks"])
     lm.tally = Tally()
     started = time.perf_counter()
-    with quiet_harness():
-        results: Any = run_harness(
-            lm=lm,
-            task_dict=loaded,
-            limit=limit,
-            bootstrap_iters=0,  # standard errors are taken of the documents' own scores
-            log_samples=True,
-            apply_chat_template=chat,
-            fewshot_as_multiturn=chat,
-        )
+    try:
+        with quiet_harness():
+            results: Any = run_harness(
+                lm=lm,
+                task_dict=loaded,
+                limit=limit,
+                bootstrap_iters=0,  # standard errors are taken of the documents' own scores
+                log_samples=True,
+                apply_chat_template=chat,
+                fewshot_as_multiturn=chat,
+            )
+    except OverflowError:  # of a perplexity
+        raise _not_finite(name, lm.depth.name, "a score") from None
     tasks, tally = loaded["tasks"], lm.tally
     by_task = {one: _scores(tasks[one], results, one) for one in tasks}
     group = (loaded.get("groups") or {}).get(name)
+    scores = by_task[name] if group is None else _group_scores(group, results, by_task)
+    bad = next((one for one in scores if not math.isfinite(one.value)), None)
+    if bad is not None:
+        raise _not_finite(name, lm.depth.name, bad.name)
     return EvalUnit(
         task=name,
         depth=lm.depth.name,
@@ -54,11 +63,18 @@ def run_unit(lm: DepthdialLM, name: str, loaded: Mapping[str, Any], *, limit: in
         n_documents=sum(results["n-samples"][one]["effective"] for one in tasks),
         n_shot=_only([results["n-shot"][one] for one in tasks]),
         task_version=str(results["versions"].get(name, "")),
-        scores=by_task[name] if group is None else _group_scores(group, results, by_task),
+        scores=scores,
         chance=_chance(tasks, limit),
         one_token_share=tally.single / tally.continuations if tally.continuations else None,
         sec=time.perf_counter() - started,
         provenance=environment(),
+    )
+
+
+def _not_finite(task: str, depth: str, what: str) -> InputError:
+    return InputError(
+        f"On the task {task!r} at the depth {depth!r} {what} is not finite: try --dtype float32, or a deeper one; what was "
+        "finished before is kept."
     )
 
 
