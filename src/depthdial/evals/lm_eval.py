@@ -1,8 +1,8 @@
 """`DepthdialLM`: a model of lm-evaluation-harness that runs at a depth, registered as `depthdial` by importing this module.
 
 The harness has no plugins: `python -m depthdial.evals --model depthdial ..` is its command line behind this import, and in
-Python `import depthdial.evals.lm_eval` goes before `lm_eval.simple_evaluate(model="depthdial", ..)`. The harness's stock command
-knows the model where `--tasks` names a file that imports this module, for it reads such files first.
+Python `import depthdial.evals.lm_eval` goes before `lm_eval.simple_evaluate(model="depthdial", ..)`. The stock command knows
+the model where `--tasks` names a file that imports this module, for the harness reads such files first.
 
 Contexts are encoded, batched and cut as the harness's own `hf` model does it, and a fixed route is scored by that model's
 own code on a view, so that a view has the scores of its saved folder. Read in lm-evaluation-harness 0.4.13.
