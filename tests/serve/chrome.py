@@ -157,6 +157,7 @@ def chrome(profile: Path) -> Iterator[Page]:
     process = subprocess.Popen(
         [*launch, f"--user-data-dir={profile}", "about:blank"],
         pass_fds=(its_in, its_out),
+        env={**os.environ, "HOME": str(profile)},  # also its reports of crashes stay in the profile
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
