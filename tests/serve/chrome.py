@@ -72,7 +72,7 @@ class Page:
                 return answer["result"]
             self._note(answer)
 
-    def _message(self, timeout_sec: float = 30) -> dict[str, Any]:
+    def _message(self, timeout_sec: float = 60) -> dict[str, Any]:
         deadline = time.monotonic() + timeout_sec
         while b"\0" not in self._rest:
             if not select.select([self._in], [], [], max(0, deadline - time.monotonic()))[0]:
@@ -104,7 +104,7 @@ class Page:
             raise RuntimeError(f"{expression}: {found['exceptionDetails']}")
         return found["result"].get("value")
 
-    def wait(self, expression: str, timeout_sec: float = 30) -> Any:
+    def wait(self, expression: str, timeout_sec: float = 60) -> Any:
         """The value of an expression once it is true."""
         deadline = time.monotonic() + timeout_sec
         while time.monotonic() < deadline:
