@@ -8,6 +8,10 @@ import pytest
 
 from depthdial.report.kit.tables import cell_text
 from depthdial.report.search.comparison import Comparison, read_comparison
+from depthdial.report.study.summary import gather
+from depthdial.routes.families import RouteFamily
+from depthdial.rows.store import load_rows
+from depthdial.stats.intervals import mean_interval
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "experiments" / "search"
@@ -41,3 +45,25 @@ def test_the_committed_table_and_rows_are_one_and_hold_no_text(comparison: Compa
     assert comparison.table.column("answer").null_count == comparison.table.num_rows
     told = (FOLDER / "tables" / "search.md").read_text(encoding="utf-8")
     assert all(cell_text("kl", row["kl"]) in told for row in comparison.rows())
+
+
+def test_the_table_of_prompt_depths_is_that_of_its_rows() -> None:
+    document = " ".join((ROOT / "docs" / "search.md").read_text(encoding="utf-8").split())
+    ran, made_for = {"full": "every layer", "route": "the route"}, {"full": "at full depth", "route": "on the route"}
+    found = {}
+    for prompts in ran:
+        rows = gather(load_rows(ROOT / "experiments" / "prompt_depth" / f"prompts-{prompts}"))
+        for route in rows:
+            found[prompts, route.name] = route
+        for searched, name in (("full", "greedy-kl:24"), ("route", "greedy-kl-route:24")):
+            cells = [str(found[prompts, name].interval(column)) for column in ("rouge_l", "agreement", "kl")]
+            assert f"| {ran[prompts]} | prompts {made_for[searched]} | {' | '.join(cells)} |" in document
+    assert f"The full model has a ROUGE-L of {found['route', 'full'].interval('rouge_l')}" in document
+    ends = (found["route", "greedy-kl:24"].values("new_tokens") == 1).sum()
+    assert f"{ends} of its 64 answers end with their first token" in document
+    for prompts, sign, words in (("route", 1, "gains {} of ROUGE-L there"), ("full", -1, "it loses {} to the other")):
+        mine, theirs = (found[prompts, name].by_sequence("rouge_l") for name in ("greedy-kl-route:24", "greedy-kl:24"))
+        assert words.format(mean_interval([sign * (mine[s] - theirs[s]) for s in mine])) in document
+    for prompts in ran:
+        family = RouteFamily.load(ROOT / "experiments" / "prompt_depth" / f"for-{prompts}.json")
+        assert family.prompt_depth == prompts
