@@ -19,7 +19,7 @@ _INTERVALS = (
     "the same documents, so that its interval is that of the comparison."
 )
 _CONTEXTS = (
-    "Contexts run: `route`, contexts run the depth as continuations do, which is what an exported folder does; `full`, they "
+    "Contexts run: route, contexts run the depth as continuations do, which is what an exported folder does; full, they "
     "run every layer, and the first token of a continuation, or of an answer, is the full model's. Layers: that ran for a "
     "token which is scored or generated, in the mean. Of one token: continuations that are a single token."
 )

@@ -74,7 +74,7 @@ def metrics_table(results: EvalResults, task: str) -> list[Cells]:
 
 
 def answer_sentences(results: EvalResults) -> list[str]:
-    """For each task: the fewest layers whose score cannot be told from the full model's, or how far the nearest is."""
+    """For each task the full model's score, beside the fewest layers that are not told apart from it, or else the most."""
     return [told for task in results.tasks if (told := _sentence(results, task))]
 
 
@@ -117,12 +117,12 @@ def _sentence(results: EvalResults, task: str) -> str | None:
     first = full.score()
     lost = [(unit, _loss(unit.score(first.name), first)) for unit in sorted(others, key=lambda unit: unit.layers)]
     kept = next((unit for unit, loss in lost if loss is not None and loss.low <= 0), None)
-    told = f"{task}: {first.name} {_number(first.value)} with all {full.n_layers} layers"
-    if kept is not None:
-        value = _number(kept.score(first.name).value)
-        return f"{told}; {kept.depth} ({kept.layers:.4g} layers) has {value}, not significantly worse (95%)."
-    nearest = max(others, key=lambda unit: unit.layers)
-    return f"{told}; {nearest.depth} ({nearest.layers:.4g} layers) has {_number(nearest.score(first.name).value)}."
+    told = kept or max(others, key=lambda unit: unit.layers)
+    score = told.score(first.name)
+    moved = change(score, first)
+    beside = "" if moved is None else f", a difference of {moved} on the same {moved.n} documents"
+    whole = f"{task}: {first.name} {_number(first.value)} with all {full.n_layers} layers"
+    return f"{whole}; {told.depth} ({told.layers:.4g} layers) has {_number(score.value)}{beside}."
 
 
 def _loss(score: EvalScore, full: EvalScore) -> Interval | None:
