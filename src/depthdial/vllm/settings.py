@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from depthdial.errors import InputError
-from depthdial.vllm.request import PROMPT_DEPTH, Request, requested
+from depthdial.vllm.request import PROMPT_DEPTH, requested
 from depthdial.vllm.skeleton import Served, served
 from depthdial.vllm.wrap import wrap
 
@@ -21,7 +21,7 @@ def install() -> None:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.transformers_utils import config
 
-    wrap(EngineArgs, "create_engine_config", _with_what_full_prompts_need)
+    wrap(EngineArgs, "create_engine_config", _create)
     for name, parser in config._CONFIG_FORMAT_TO_CONFIG_PARSER.items():
         wrap(parser, "parse", _with_route if name == "hf" else _without_route)
 
@@ -70,14 +70,27 @@ def _check_quantization(document: dict[str, Any], found: Served) -> None:
         )
 
 
-def _with_what_full_prompts_need(create: Any, arguments: Any, *args: Any, **kwargs: Any) -> Any:
+def _create(create: Any, arguments: Any, *args: Any, **kwargs: Any) -> Any:
     request = requested(arguments.model, arguments.hf_overrides)
     if request is not None and request.prompt_depth == "full":
-        _prepare(arguments, request)
-    return create(arguments, *args, **kwargs)
+        _prepare(arguments)
+    try:
+        return create(arguments, *args, **kwargs)
+    except ValueError as error:
+        found = _input_error(error)
+        if found is None:
+            raise
+        raise InputError(str(found)) from None
 
 
-def _prepare(arguments: Any, request: Request) -> None:
+def _input_error(error: ValueError) -> InputError | None:
+    """The error of Depthdial in one of pydantic, which puts lines of its own around what a check raises."""
+    told = getattr(error, "errors", list)()
+    inner = [one.get("ctx", {}).get("error") for one in told]
+    return next((one for one in (error, *inner) if isinstance(one, InputError)), None)
+
+
+def _prepare(arguments: Any) -> None:
     """Set what prompts at full depth need, and refuse what they cannot go with."""
     cannot = {
         "--enable-prefix-caching": arguments.enable_prefix_caching,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,19 @@ import numpy as np
 from depthdial.vllm.wrap import wrap
 
 
+@dataclass
 class _Running:
     """The step of this process: a worker runs one at a time. `read` gives what `is_answer` takes."""
 
     read: Callable[[], tuple[Any, Any, Any]] | None = None
 
 
+_RUNNING = _Running()
+
+
 def answer_tokens() -> np.ndarray | None:
     """For each token of the step, in its order, whether it is of an answer; None outside a step of requests."""
-    return None if _Running.read is None else is_answer(*_Running.read())
+    return None if _RUNNING.read is None else is_answer(*_RUNNING.read())
 
 
 def is_answer(computed: Any, scheduled: Any, prompts: Any) -> np.ndarray:
@@ -63,22 +68,22 @@ def _step_of_first_runner(execute: Any, runner: Any, scheduler_output: Any, *arg
         scheduled = [scheduler_output.num_scheduled_tokens[request] for request in batch.req_ids[:n]]
         return batch.num_computed_tokens_cpu[:n], scheduled, batch.num_prompt_tokens[:n]
 
-    _Running.read = read
+    _RUNNING.read = read
     try:
         return execute(runner, scheduler_output, *args, **kwargs)
     finally:
-        _Running.read = None
+        _RUNNING.read = None
 
 
 def _step_of_second_runner(execute: Any, runner: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return execute(runner, *args, **kwargs)
     finally:
-        _Running.read = None
+        _RUNNING.read = None
 
 
 def _note_batch(prepare: Any, runner: Any, *args: Any, **kwargs: Any) -> Any:
     batch = prepare(runner, *args, **kwargs)
     prompts = runner.req_states.prompt_len.np[batch.idx_mapping_np]
-    _Running.read = lambda: (batch.num_computed_tokens_np, batch.num_scheduled_tokens, prompts)
+    _RUNNING.read = lambda: (batch.num_computed_tokens_np, batch.num_scheduled_tokens, prompts)
     return batch
