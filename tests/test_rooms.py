@@ -79,6 +79,7 @@ FLOORS: tuple[tuple[Room, ...], ...] = (
         _model("exports"),
         _model("evals"),
         _model("vllm"),
+        _plain("scale", "ray"),  # ray inside functions alone
     ),
     (Room("cli", frozenset({"typer", "rich"}), has_model=True),),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -22,6 +22,7 @@ from depthdial.cli.export import export
 from depthdial.cli.gates import gate_depths, gates_study
 from depthdial.cli.generate import generate
 from depthdial.cli.oracle import oracle
+from depthdial.cli.ray import OnRay, RayOptions, ray_settings
 from depthdial.cli.rows import made_on, tell_rows, trained_rows
 from depthdial.cli.search import search, search_study
 from depthdial.cli.serve import serve
@@ -116,32 +117,52 @@ def sweep(
     out: options.OutFolder,
     source: options.DataOptions,
     how: Annotated[Given, SweepOptions],
+    on_ray: Annotated[Given, RayOptions],
     routes: options.Routes = None,
     gates: Annotated[Path | None, typer.Option(help="Folder of train-gates: sweep its gates, sampled and argmax.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Default: rouge_l,nll,kl,agreement; of samples rouge_l.")] = None,
     limit: options.Limit = None,
     keep: options.Keep = 0.95,
+    ray: OnRay = False,
 ) -> None:
     """Run every sequence on every route: quality, theoretical cost and measured time, one row each."""
     from depthdial.engine.depth import read_depths
     from depthdial.hf.architectures import count_layers
+    from depthdial.measure.sweep import Sweep
     from depthdial.measure.sweep import sweep as run
     from depthdial.report.study.tables import headline
     from depthdial.report.study.verdict import decide
 
     if routes is None and gates is None:
         raise InputError("Say what to sweep: --routes full,uls:50%, or --gates DIR, or both.")
+    cluster = ray_settings(ray, on_ray)
     sequences = source.read(limit)
     if metrics is None:
         samples = how.values["samples"]
         scored = not samples or sequences.any_reference
         metrics = ("rouge_l" if samples else "rouge_l,nll,kl,agreement") if scored else "rouge_l,kl,agreement"
-    loaded, tokenizer = loading.load()
-    loaded, depths = (loaded, []) if gates is None else gate_depths(gates, loaded, source.seed)
-    chosen = [*(read_depths(routes, loaded, count_layers(loaded)) if routes else ()), *depths]
+    seed, asked = source.seed, {**how.read(), "metrics": parts_of(metrics)}
+
+    def ready() -> tuple[Any, Any, list[Any], dict[str, Any]]:
+        """The model, its tokenizer, depths and what else to run; on Ray in each process."""
+        loaded, tokenizer = loading.load()
+        loaded, depths = (loaded, []) if gates is None else gate_depths(gates, loaded, seed)
+        chosen = [*(read_depths(routes, loaded, count_layers(loaded)) if routes else ()), *depths]
+        return loaded, tokenizer, chosen, {"task": sequences, "routes": chosen, **asked, **loading.measuring(loaded, out)}
+
+    def make() -> Sweep:
+        loaded, tokenizer, _, given = ready()
+        return Sweep.of(loaded, tokenizer, **{name: value for name, value in given.items() if name != "progress"})
+
+    loaded, tokenizer, chosen, given = ready()
     tell_rows(source, [*made_on(chosen, loaded), ("to judge", sequences)])
-    given = {**how.read(), **loading.measuring(loaded, out), "metrics": parts_of(metrics)}
-    rows = run(loaded, tokenizer, task=sequences, routes=chosen, **given)
+    if cluster is None:
+        rows = run(loaded, tokenizer, **given)
+    else:
+        from depthdial.scale.work import run_on_ray
+
+        given.pop("progress")
+        rows = run_on_ray(make, cluster, job=Sweep.of(loaded, tokenizer, **given), progress=True)
     print_rows(f"{sequences.name}: {len(sequences.examples)} sequences", headline(rows))
     typer.echo(f"rows: {out / 'rows.parquet'}")
     typer.echo(decide(rows, keep, how.values["prompt_depth"]).sentence)

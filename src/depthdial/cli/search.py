@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +12,7 @@ import typer
 
 from depthdial.cli import options
 from depthdial.cli.console import print_rows, print_table, say_next
+from depthdial.cli.ray import OnRay, RayOptions, ray_settings
 from depthdial.cli.rows import made_on, tell_rows
 from depthdial.cli.settings import Given, options_of
 from depthdial.errors import InputError
@@ -32,20 +35,38 @@ def search(
     out: Annotated[Path, typer.Option(help="The route family file to write (.json).", callback=options.out_file)],
     source: options.DataOptions,
     how: Annotated[Given, SearchOptions],
+    on_ray: Annotated[Given, RayOptions],
     limit: options.Limit = 24,
+    ray: OnRay = False,
 ) -> None:
     """Find which layers a model can do without: a route for each number of layers, on calibration prompts."""
-    from depthdial.search.run import check_prompt_depth, make_method, search_routes
+    from depthdial.search.run import check_prompt_depth, harm_measure, make_method, search_routes
 
+    cluster = ray_settings(ray, on_ray)
     given = how.read()
     given["screen"] = _screen(given["screen"])
     # Before the model is loaded.
-    check_prompt_depth(given["prompt_depth"], make_method(**{name: given[name] for name in _METHOD}))
+    method = make_method(**{name: given[name] for name in _METHOD})
+    check_prompt_depth(given["prompt_depth"], method)
+    if cluster is not None and method.metric is None:
+        raise InputError(f"The search by {method.name} tries no routes, and is over soon: leave --ray out.")
     prompts = source.read(limit, split=source.held_out_split)
     loaded, tokenizer = loading.load()
     tell_rows(source, [*made_on(model=loaded), ("to search", prompts)], source.held_out_split)
-    given |= loading.measuring(loaded, out)
-    search_routes(loaded, tokenizer, task=prompts, on_found=_print_family, **given)
+    asked = {"task": prompts, **given}
+
+    def make() -> Callable[[Any], float]:
+        """What tries routes, in a process of its own."""
+        loaded, tokenizer = loading.load()
+        return harm_measure(loaded, tokenizer, **asked)
+
+    with contextlib.ExitStack() as stack:
+        if cluster is not None:
+            from depthdial.scale.harms import harms_on_ray
+
+            given["harms"] = stack.enter_context(harms_on_ray(make, cluster))
+        given |= loading.measuring(loaded, out)
+        search_routes(loaded, tokenizer, task=prompts, on_found=_print_family, **given)
     typer.echo(f"routes: {out}")
     run_so = ["--prompt-depth", "route"] if given["prompt_depth"] == "route" else []
     say_next("sweep", *loading.words, *source.other_words, "--depth", out, *run_so, "--out", out.with_suffix(""))

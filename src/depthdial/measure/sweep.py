@@ -137,11 +137,8 @@ def sweep(
     """
     given = {name: value for name, value in locals().items() if name not in ("model", "tokenizer", "progress")}
     job = Sweep.of(model, tokenizer, **given)
-    with progress_bar("sweep", len(job.batches) * len(job.plan.depths), show=progress) as advance:
-        for _ in share_work(
-            job.items(), None if out is None else Path(out), job.name, lambda _: False, lambda item: job.run(item, advance)
-        ):
-            pass
+    with progress_bar("sweep", job.pieces(job.items()), show=progress) as advance:
+        job.run_shared(job.items(), advance)
     return job.collect()
 
 
@@ -230,6 +227,15 @@ class Sweep:
     def collect(self) -> pa.Table:
         """The rows of all items, once they are done."""
         return self.store.collect(self.plan.units(self.batches), keep_others=True)
+
+    def pieces(self, items: Iterable[int]) -> int:
+        """How often `run` advances over some items: once a batch and route."""
+        return sum(1 for _ in items) * len(self.plan.depths)
+
+    def run_shared(self, items: Iterable[int], advance: Callable[[float], None] = lambda n: None) -> None:
+        """Run items; those that another process is at in the same folder come last, and are not measured twice."""
+        for _ in share_work(items, self.store.folder, self.name, lambda _: False, lambda item: self.run(item, advance)):
+            pass
 
     def run(self, item: int, advance: Callable[[float], None] = lambda n: None) -> None:
         """Measure what is missing of a batch, and keep its rows."""

@@ -10,6 +10,7 @@ Every round tries only the layers that looked cheapest when they were last tried
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -77,24 +78,29 @@ class Greedy:
         self, beam: list[Dropped], problem: Problem, advance: Callable[[float], None]
     ) -> tuple[list[Dropped], dict[frozenset[int], float]]:
         """The best sets of one more layer, the best first, and the harm of all that were tried."""
+        tried = [self._tried(one, problem) for one in beam]
+        times = Counter(gone for sets in tried for gone in sets.values())  # two paths may lead to one set
         harm: dict[frozenset[int], float] = {}
+        for gone, value in zip(times, problem.each_harm([problem.without(gone) for gone in times]), strict=True):
+            harm[gone] = value
+            for _ in range(times[gone]):
+                advance(1)
         children: dict[frozenset[int], Dropped] = {}
-        for one in beam:
+        for one, sets in zip(beam, tried, strict=True):
             now = one.harm[-1] if one.harm else problem.start_harm
-            kept = [layer for layer in range(problem.n_layers) if layer not in one.layers]
-            kept.sort(key=lambda layer: (problem.costs.rate(one.increments[layer], [layer]), layer))
-            sets = {
-                layer: frozenset([*one.layers, layer]) for layer in kept[: n_tried(len(kept), problem.n_layers, self.screen)]
-            }
             increments = list(one.increments)
             for layer, gone in sets.items():
-                if gone not in harm:  # two paths may lead to one set
-                    harm[gone] = problem.harm(problem.without(gone))
                 increments[layer] = harm[gone] - now
-                advance(1)
             for layer, gone in sets.items():
                 children.setdefault(gone, Dropped([*one.layers, layer], [*one.harm, harm[gone]], increments))
         return sorted(children.values(), key=lambda child: self._rank(child, problem))[: self.beam_width], harm
+
+    def _tried(self, one: Dropped, problem: Problem) -> dict[int, frozenset[int]]:
+        """The layers that looked cheapest when they were last tried, and the sets that they make."""
+        kept = [layer for layer in range(problem.n_layers) if layer not in one.layers]
+        kept.sort(key=lambda layer: (problem.costs.rate(one.increments[layer], [layer]), layer))
+        n = n_tried(len(kept), problem.n_layers, self.screen)
+        return {layer: frozenset([*one.layers, layer]) for layer in kept[:n]}
 
     def _rank(self, child: Dropped, problem: Problem) -> tuple[float, float, list[int]]:
         """Of what the last drop added. Where layers cost the same, the least harm wins even where two rates are equal."""

@@ -7,7 +7,7 @@ layers from the model's own down to `min_layers`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,8 @@ from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
 from depthdial.measure.latency import LayerCosts
 from depthdial.routes import Route
+
+Harms = Callable[[Sequence[Route]], Iterator[float]]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Problem:
         start_harm: that of every layer.
         states: hidden states of the calibration texts, batch by batch from the one that is asked for: one pass over them.
         n_batches: of these.
+        harms: that of several routes, in their order and with the numbers of `harm`, such as by several processes; None for
+            one after the other, here.
     """
 
     n_layers: int
@@ -40,10 +44,15 @@ class Problem:
     start_harm: float
     states: Callable[[int], Iterator[torch.Tensor]]
     n_batches: int
+    harms: Harms | None = None
 
     @property
     def n_drops(self) -> int:
         return self.n_layers - self.min_layers
+
+    def each_harm(self, routes: Sequence[Route]) -> Iterator[float]:
+        """The harm of each route, as it is found, in order."""
+        return map(self.harm, routes) if self.harms is None else self.harms(routes)
 
     def without(self, dropped: Collection[int]) -> Route:
         """The route of all other layers."""

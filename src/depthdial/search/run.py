@@ -7,9 +7,11 @@ the route too, as a saved folder runs them; a family says which.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from depthdial.checks import choice, whole
@@ -31,7 +33,7 @@ from depthdial.search.beam import Beam
 from depthdial.search.block_influence import BlockInfluence
 from depthdial.search.calibration import METRICS, SPECULATION, Calibration
 from depthdial.search.greedy import Greedy
-from depthdial.search.method import Found, Memory, Method, Problem
+from depthdial.search.method import Found, Harms, Memory, Method, Problem
 from depthdial.search.single_drop import SingleDrop
 from depthdial.search.speculation import DraftHarm
 
@@ -76,6 +78,7 @@ def search_routes(
     progress: bool = False,
     allow_searched_rows: bool = False,
     latency: Any = None,
+    harms: Harms | None = None,
 ) -> RouteFamily:
     """Find routes from the full model down to `min_layers` layers, one for each number of layers.
 
@@ -102,6 +105,7 @@ def search_routes(
         allow_searched_rows: also search on rows that the model or its adapter was trained on, where all routes look good.
         latency: a latency model, its bench.json or the folder of a bench. With cost ms it says what layers take, in place of
             measuring here; the metric speculation needs one.
+        harms: what measures the harm of several routes at once, such as processes of a cluster, each with `harm_measure`.
 
     Returns:
         A family of `full` and one route for each number of layers, named METHOD-METRIC:LAYERS, or
@@ -117,60 +121,136 @@ def search_routes(
         >>> [len(route.layers) for route in family.routes]
         [3, 4, 5, 6]
     """
-    chosen = make_method(method, metric=metric, screen=screen, beam_width=beam_width, nested=nested)
-    check_prompt_depth(prompt_depth, chosen)
-    choice("cost", cost, COSTS)
-    times = _latency(latency, chosen.metric, cost)
-    for name, value in (("answer_tokens", answer_tokens), ("batch_size", batch_size)):
-        whole(name, value, 1)
-    name = chosen.name + "-route" * (prompt_depth == "route") + ("" if cost == "layers" else f"-{cost}")
-    settings = {"kind": "search", "method": name, **vars(chosen), "cost": cost, "answer_tokens": answer_tokens}
-    if times is not None:
-        settings["latency"] = digest(asdict(times))
-    about: dict[str, Any] = {"prompt_depth": prompt_depth, "identity": identity, "settings": settings}
-    task = as_task(task, held_out=True)
-    if not allow_searched_rows:
-        require_unsearched(task, model=model)
+    given = {name: value for name, value in locals().items() if name not in _NOT_ASKED}
     if out is not None:
         check_out_file(Path(out))
-    reference = Reference.of(model, tokenizer, reference)
-    session = reference.session_of(model, tokenizer)
-    plan = make_plan(model, tokenizer, task, ["full"], answer_tokens=answer_tokens, session=session, **about)
-    n_layers = plan.session.n_layers
-    if times is not None:
-        times.require_fits(n_layers)
-    stop = n_layers // 2 if min_layers is None else whole("min_layers", min_layers, 1)
-    if stop >= n_layers:
-        raise InputError(f"The argument min_layers is {stop} but the model has {n_layers}: search down to fewer layers.")
+    asked = _Asked.of(model, tokenizer, **given)
+    chosen, plan = asked.chosen, asked.plan
     # What is kept of a stopped search has another form since beams and greedy share one: `states` tells them apart.
     settings = {**plan.run.settings, "batch_size": batch_size, "sequences": [e.id for e in plan.examples], "states": "sets"}
     memory = Memory.open(None if out is None else Path(f"{out}.unfinished"), settings)
-    calibration = Calibration.of(session, plan.examples, chosen.metric, answer_tokens, batch_size, reference, prompt_depth)
+    calibration = asked.calibration()
     memory.start_clock()
     # The KL of the full route is 0, except with adapters on, as the full model is then the untouched one.
     is_harmed = chosen.metric in ("nll", SPECULATION) or (chosen.metric == "kl" and has_adapters_on(model))
-    harm: Callable[[Route], float] = calibration.harm
-    if chosen.metric == SPECULATION:
-        assert times is not None
-        harm = DraftHarm(calibration, times, not has_adapters_on(model))
+    harm = asked.harm(calibration)
     problem = Problem(
-        n_layers,
-        stop,
-        _layer_costs(cost, plan, calibration, memory, times),
+        plan.session.n_layers,
+        asked.stop,
+        _layer_costs(cost, plan, calibration, memory, asked.times),
         harm,
-        harm(session.full) if is_harmed else 0.0,
+        harm(plan.session.full) if is_harmed else 0.0,
         calibration.states,
         len(calibration.batches),
+        harms,
     )
     with progress_bar("search", chosen.pieces(problem, memory), show=progress) as advance:
         found = chosen.find(problem, memory, advance)
-    family = _family(name, chosen, found, problem, calibration, memory, task, plan)
+    family = _family(asked.name, chosen, found, problem, calibration, memory, asked.task, plan)
     if on_found is not None:
         on_found(family)
     if out is not None:
         family.save(out)
         memory.clear()
     return family
+
+
+_NOT_ASKED = ("model", "tokenizer", "out", "on_found", "progress", "harms")
+
+
+def harm_measure(model: Any, tokenizer: Any, **options: Any) -> Callable[[Route], float]:
+    """What measures the harm of a route as a search of these options does, in another process than that of the search.
+
+    Args:
+        options: of `search_routes`, but out, on_found, progress and harms.
+
+    Raises:
+        InputError: as `search_routes`.
+
+    Example:
+        >>> from depthdial.search.run import harm_measure
+        >>> harm = harm_measure(model, tokenizer, task=task, answer_tokens=4)
+        >>> harm(dd.Route((0, 1, 2, 3, 4, 5), 6))
+        0.0
+    """
+    asked = _Asked.of(model, tokenizer, **options)
+    return asked.harm(asked.calibration())
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A search of some options, checked; nothing has run."""
+
+    chosen: Method
+    name: str
+    task: Task
+    times: LatencyModel | None
+    reference: Reference
+    plan: Plan
+    stop: int
+    answer_tokens: int
+    batch_size: int
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, **options: Any) -> _Asked:
+        bound = inspect.signature(search_routes).bind(model, tokenizer, **options)
+        bound.apply_defaults()
+        given = SimpleNamespace(**bound.arguments)
+        chosen = make_method(
+            given.method, metric=given.metric, screen=given.screen, beam_width=given.beam_width, nested=given.nested
+        )
+        check_prompt_depth(given.prompt_depth, chosen)
+        choice("cost", given.cost, COSTS)
+        times = _latency(given.latency, chosen.metric, given.cost)
+        for name in ("answer_tokens", "batch_size"):
+            whole(name, getattr(given, name), 1)
+        cost, answer_tokens = given.cost, given.answer_tokens
+        name = chosen.name + "-route" * (given.prompt_depth == "route") + ("" if cost == "layers" else f"-{cost}")
+        settings = {"kind": "search", "method": name, **vars(chosen), "cost": cost, "answer_tokens": answer_tokens}
+        if times is not None:
+            settings["latency"] = digest(asdict(times))
+        task = as_task(given.task, held_out=True)
+        if not given.allow_searched_rows:
+            require_unsearched(task, model=model)
+        reference = Reference.of(model, tokenizer, given.reference)
+        plan = make_plan(
+            model,
+            tokenizer,
+            task,
+            ["full"],
+            answer_tokens=answer_tokens,
+            session=reference.session_of(model, tokenizer),
+            prompt_depth=given.prompt_depth,
+            identity=given.identity,
+            settings=settings,
+        )
+        n_layers = plan.session.n_layers
+        if times is not None:
+            times.require_fits(n_layers)
+        stop = n_layers // 2 if given.min_layers is None else whole("min_layers", given.min_layers, 1)
+        if stop >= n_layers:
+            raise InputError(f"The argument min_layers is {stop} but the model has {n_layers}: search down to fewer layers.")
+        return cls(chosen, name, task, times, reference, plan, stop, answer_tokens, given.batch_size)
+
+    def calibration(self) -> Calibration:
+        """Run the prompts."""
+        plan, metric = self.plan, self.chosen.metric
+        return Calibration.of(
+            plan.session,
+            plan.examples,
+            metric,
+            self.answer_tokens,
+            self.batch_size,
+            self.reference,
+            plan.asked.prompt_depth,
+        )
+
+    def harm(self, calibration: Calibration) -> Callable[[Route], float]:
+        """What measures a route's harm on the calibration texts."""
+        if self.chosen.metric != SPECULATION:
+            return calibration.harm
+        assert self.times is not None
+        return DraftHarm(calibration, self.times, not has_adapters_on(self.plan.session.given))
 
 
 def make_method(method: str, **given: Any) -> Method:

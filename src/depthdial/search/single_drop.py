@@ -28,8 +28,9 @@ class SingleDrop:
 
     def find(self, problem: Problem, memory: Memory, advance: Callable[[float], None]) -> Found:
         harm = list(memory.state.get("harm", ()))
-        for layer in range(len(harm), problem.n_layers):
-            harm.append(problem.harm(problem.without([layer])))
+        left = [problem.without([layer]) for layer in range(len(harm), problem.n_layers)]
+        for value in problem.each_harm(left):
+            harm.append(value)
             memory.keep({"harm": harm})
             advance(1)
         added = [one - problem.start_harm for one in harm]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import uvicorn
 
@@ -42,15 +43,31 @@ def run_server(source: Source, settings: ServeSettings, say: Callable[[str], Non
         timeout_graceful_shutdown=_LAST_SEC,
     )
     server = uvicorn.Server(config)
-    host, port = listening.getsockname()[:2]
-    say(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1, ready when /health says so")
-    if not keys and not _is_loopback(host):
-        say(f"Everybody who reaches this address may ask: give --api-keys FILE or {KEYS_VARIABLE} for keys.")
+    _tell(listening, keys, say)
     with listening, contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after a clean end
         server.run(sockets=[listening])
     failure = app.state.service.failure
     if failure is not None:
         raise failure
+
+
+def tell_address(settings: ServeSettings, keys: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
+    """Host and port for a server that another one than uvicorn listens with, once it is sure that they are free.
+
+    Raises:
+        InputError: for an address that cannot be listened on.
+    """
+    with _listen(settings.host, settings.port) as listening:
+        host, port = _tell(listening, keys, say)
+    return {"host": host, "port": port}
+
+
+def _tell(listening: socket.socket, keys: Sequence[str], say: Callable[[str], None]) -> tuple[str, int]:
+    host, port = listening.getsockname()[:2]
+    say(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1, ready when /health says so")
+    if not keys and not _is_loopback(host):
+        say(f"Everybody who reaches this address may ask: give --api-keys FILE or {KEYS_VARIABLE} for keys.")
+    return host, port
 
 
 def _listen(host: str, port: int) -> socket.socket:
