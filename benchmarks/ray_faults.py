@@ -47,6 +47,11 @@ def table_of(rows: Any) -> list[dict[str, Any]]:
     return rows.drop_columns(list(MEASURED)).to_pylist()
 
 
+def differing(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> list[str]:
+    """The columns whose values differ."""
+    return sorted({name for one, other in zip(rows, expected, strict=True) for name in one if one[name] != other[name]})
+
+
 def workers() -> list[int]:
     """The processes of Ray Data that were started by this one's Ray."""
     import psutil
@@ -87,6 +92,7 @@ def run(seed: int, expected: list[dict[str, Any]]) -> dict[str, Any]:
             "lost": len(expected) - len(set(keys)),
             "doubled": len(keys) - len(set(keys)),
             "equal": table_of(rows) == expected,
+            "columns_that_differ": differing(table_of(rows), expected),
         }
 
 
