@@ -1,6 +1,7 @@
 """The server under load, asked by the openai client, beside the engine alone on the same requests in the same run.
 
-1,000 requests, 32 at a time, at mixed depths; 5% are malformed, 5% are left by their client, half of the others stream.
+1,000 requests, 32 at a time, at mixed depths (names without commas); 5% are malformed, 5% are left by their client, half of
+the others stream.
 Counted: failures other than the malformed requests' 4xx, answers and reasons of their ends that are not the engine's own,
 the memory of the server's process, and tokens per second beside the engine's (`dd.Engine.run`), before and after.
 """
@@ -113,7 +114,7 @@ def planned(options: Any) -> list[Asked]:
 def engine_alone(options: Any, plan: list[Asked]) -> dict[str, Any]:
     requests = [[one.prompt, one.depth, one.max_tokens] for one in plan if one.kind in ("plain", "stream")]
     command = [sys.executable, __file__, "--offline", options.model]
-    done = subprocess.run(command, input=json.dumps(requests), capture_output=True, text=True, check=True)
+    done = subprocess.run(command, input=json.dumps(requests), stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
