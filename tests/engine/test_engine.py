@@ -701,3 +701,15 @@ def test_a_thread_that_ends_leaves_nobody_waiting(model, tokenizer, monkeypatch)
         request.result(timeout=20)
     with pytest.raises(InputError, match="closed"):
         engine.submit("the cat")
+
+
+def test_layers_with_room_for_unlike_numbers_of_tokens_run_together(model, tokenizer):
+    """A shallow row with a long answer makes wider slabs than a deep one that joins it and stays when it has gone."""
+    expected = dd.generate(model, tokenizer, "a dog", max_new_tokens=40, eos_token_id=None)[0]
+    with dd.Engine(model, tokenizer, schedule="layer-major") as engine:
+        shallow = engine.submit("the cat", depth="uls:50%", max_new_tokens=100, eos_token_id=None)
+        shallow.events().wait()
+        deep = engine.submit("a dog", max_new_tokens=40, eos_token_id=None)
+        deep.events().wait()
+        assert shallow.cancel()
+        assert deep.result().tokens == expected.tokens

@@ -258,7 +258,7 @@ class Walk:
         """Run the rows of a segment, (n_rows, n_tokens, width), through its layers."""
         block = now.block
         positions = block.positions[segment.rows]
-        places: torch.Tensor | None = None
+        places: dict[tuple[int, int], torch.Tensor] = {}  # by heads and window: slabs made later may have another window
         calls: dict[tuple[int, Sight], Call] = {}
         for layer in segment.layers:
             slab, kind, sight = block.slabs[layer], self._kind_of[layer], self.sights[layer]
@@ -270,9 +270,10 @@ class Walk:
             fast = self._compiled.find(layer, *positions.shape)
             done = None if fast is None else fast(part, call.kwargs, keys, values, positions, call.args)
             if done is None:
-                if places is None or len(places) != len(positions) * keys.shape[1] * positions.shape[1]:
-                    places = flat_places(positions, keys)
-                call = call.replaced(now.cache, LayerCache(keys, values, positions, places, block.attended_tokens))
+                form = keys.shape[1], keys.shape[2]
+                if form not in places:
+                    places[form] = flat_places(positions, keys)
+                call = call.replaced(now.cache, LayerCache(keys, values, positions, places[form], block.attended_tokens))
                 done = layer_states(self._layers[layer](part, *call.args, **call.kwargs))
             part = done
             if now.keep is not None and layer == now.keep.n_layers - 1:
