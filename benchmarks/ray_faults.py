@@ -22,8 +22,8 @@ from depthdial.files import write_json
 from depthdial.provenance import environment
 
 UNITS = 64
-# Seconds, which no two runs share.
-MEASURED = ("batch_decode_sec", "batch_prefill_sec", "step_sec", "decode_sec")
+# Seconds, which no two runs share, and the commit, which may move while they run.
+MEASURED = ("batch_decode_sec", "batch_prefill_sec", "step_sec", "decode_sec", "commit")
 
 
 def job_maker(out: str | None) -> Callable[[], Any]:
@@ -43,7 +43,7 @@ def job_maker(out: str | None) -> Callable[[], Any]:
 
 
 def table_of(rows: Any) -> list[dict[str, Any]]:
-    """Rows without what was timed."""
+    """Rows without what is another in every run."""
     return rows.drop_columns(list(MEASURED)).to_pylist()
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from depthdial.hf.untouched import untouched
 from depthdial.measure.sweep import sweep
 from depthdial.routes import Route
 from depthdial.routes.families import RouteFamily
-from depthdial.search.run import METHOD, METHODS, make_method, search_routes
+from depthdial.search.run import METHOD, METHODS, harm_measure, make_method, search_routes
+from tests.conftest import make_llama
 
 
 def run(model, tokenizer, task, **options):
@@ -254,3 +256,23 @@ def test_with_an_adapter_the_kl_is_from_the_untouched_model(model, tokenizer, sm
         assert kl == pytest.approx(mean_kl(adapted, tokenizer, small_task, own[f"greedy-kl:{n_layers}"]), abs=1e-4)
     with untouched(adapted):
         assert run(adapted, tokenizer, small_task, min_layers=4).made_by["kl"] != family.made_by["kl"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "beam", "beam_width": 2}, {"method": "single-drop"}, {"metric": "nll"}], ids=str
+)
+def test_harms_from_elsewhere_make_the_same_family(model, tokenizer, small_task, options):
+    """As on Ray: another process measures the harm of a round's routes, with a model and prompts of its own."""
+    task = replace(small_task, examples=small_task.examples[:3])
+    asked = {"task": task, "answer_tokens": 4, "min_layers": 3, **options}
+    elsewhere, rounds = harm_measure(make_llama(), tokenizer, **asked), []
+
+    def harms(routes):
+        rounds.append(len(routes))
+        return iter([elsewhere(route) for route in reversed(routes)][::-1])
+
+    here, there = (search_routes(model, tokenizer, harms=one, **asked) for one in (None, harms))
+    assert rounds[0] == 6 and len(rounds) == (1 if options.get("method") == "single-drop" else 3)
+    assert here.routes == there.routes
+    about_here, about_there = ({**one.made_by, "seconds": 0, "calibration": 0} for one in (here, there))
+    assert about_here == about_there

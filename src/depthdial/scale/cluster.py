@@ -81,6 +81,18 @@ def share_of(ray: Any, settings: RaySettings) -> Share:
 
 
 @contextlib.contextmanager
+def quiet(logger: str) -> Iterator[None]:
+    """Inside, a logger of Ray's says no more than errors."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextlib.contextmanager
 def own_errors() -> Iterator[None]:
     """Raise an InputError of a process as it would have been raised here."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable
@@ -38,6 +39,7 @@ def serve_on_ray(
         from ray import serve
 
         share = share_of(ray, settings)
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)  # which the import has set
         serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
         try:
             _deploy(serve, build, share, max_requests)
@@ -61,11 +63,17 @@ def _deploy(serve: Any, build: Callable[[], Any], share: Share, max_requests: in
     try:
         serve.run(deployment(serve.ingress(build)(Replica)).bind(), name=_NAME, route_prefix="/")
     except RuntimeError as error:
-        lines = [line.strip() for line in str(serve.status()).replace("\\n", "\n").splitlines()]
-        told = next((line for line in reversed(lines) if InputError.__name__ + ": " in line), None)
-        if told is None:
+        text = _failure(serve.status())
+        if text is None:
             raise
-        raise InputError(told.partition(InputError.__name__ + ": ")[2]) from error
+        raise InputError(text) from error
+
+
+def _failure(status: Any) -> str | None:
+    """The sentence of the InputError that a replica's application raised."""
+    messages = [one.message for application in status.applications.values() for one in application.deployments.values()]
+    lines = [line for message in messages for line in message.splitlines() if f"{InputError.__name__}: " in line]
+    return lines[-1].partition(f"{InputError.__name__}: ")[2].strip() if lines else None
 
 
 def _until_stopped() -> None:

@@ -7,13 +7,12 @@ over what is there. So a run that is killed goes on with Ray or without, and an 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from depthdial.errors import InputError
 from depthdial.progress import progress_bar
-from depthdial.scale.cluster import cluster, own_errors, share_of
+from depthdial.scale.cluster import cluster, own_errors, quiet, share_of
 from depthdial.scale.settings import RaySettings
 
 _IN_FLIGHT = 2  # items that a process has at hand: the one that it is at, and the next
@@ -63,8 +62,11 @@ def _finished(ray: Any, make: Callable[[], Job], left: Sequence[int], settings: 
     """Each item as it is finished."""
     from ray.data import ActorPoolStrategy, DataContext
 
-    share = share_of(ray, settings)
-    with _quiet(DataContext.get_current()):
+    share, context = share_of(ray, settings), DataContext.get_current()
+    shown, context.enable_progress_bars = context.enable_progress_bars, False
+    with contextlib.ExitStack() as stack:
+        stack.callback(setattr, context, "enable_progress_bars", shown)
+        stack.enter_context(quiet("ray.data"))
         # Ray Data starts a killed process again by itself, and gives it again what it was at.
         done = ray.data.from_items([{"item": item} for item in left], override_num_blocks=len(left)).map_batches(
             _Worker,
@@ -77,26 +79,14 @@ def _finished(ray: Any, make: Callable[[], Job], left: Sequence[int], settings: 
             yield int(row["item"])
 
 
-@contextlib.contextmanager
-def _quiet(context: Any) -> Iterator[None]:
-    """Without Ray Data's own bars and lines."""
-    log = logging.getLogger("ray.data")
-    shown, level = context.enable_progress_bars, log.level
-    context.enable_progress_bars = False
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        context.enable_progress_bars = shown
-        log.setLevel(level)
-
-
 class _Worker:
-    """One process with the job that it made."""
+    """One process with the job that it makes."""
 
     def __init__(self, make: Callable[[], Job]) -> None:
-        self._job = make()
+        self._make, self._job = make, cast("Job | None", None)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self._job is None:  # here, for what fails in a constructor Ray takes for a death, and tells it at length
+            self._job = self._make()
         self._job.run_shared([int(item) for item in batch["item"]])
         return batch

@@ -194,10 +194,13 @@ class DepthTrainer(CarefulTrainer):
         return (loss, logits) if return_outputs else loss
 
     def means(self) -> dict[str, float]:
-        """The loss of each route."""
-        means = {self.routes[i].name: torch.stack(seen).mean().item() for i, seen in sorted(self._losses.items())}
+        """The loss of each route, over the passes of all processes."""
+        told = torch.zeros(len(self.routes), 2, dtype=torch.float64, device=self.args.device)
+        for i, seen in self._losses.items():
+            told[i, 0], told[i, 1] = torch.stack(seen).double().sum(), len(seen)
         self._losses = {}
-        return {f"loss/{name}": mean for name, mean in means.items()}
+        sums: Any = self.accelerator.reduce(told)
+        return {f"loss/{self.routes[i].name}": (total / n).item() for i, (total, n) in enumerate(sums) if n}
 
 
 class ProgressSteps(TrainerCallback):
