@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ class Catalogue:
     _loaded: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, tasks: Sequence[str], include_path: Path | str | None = None, n_shot: int | None = None) -> Catalogue:
+    def of(
+        cls, tasks: Sequence[str], include_path: str | PathLike[str] | None = None, n_shot: int | None = None
+    ) -> Catalogue:
         """Find tasks; names with `*` stand for all that fit.
 
         Args:
@@ -44,7 +47,7 @@ class Catalogue:
             raise InputError(f"There is no folder {include_path} of task files: check --include-path.")
         if not tasks:
             raise InputError(f"No task was given: name at least one, such as {local_tasks.GROUP}.")
-        own = [local_tasks.FOLDER, *([] if include_path is None else [Path(include_path)])]
+        own: list[str | Path] = [local_tasks.FOLDER, *([] if include_path is None else [Path(include_path)])]
         with quiet_harness():
             # The harness's own thousands of files take seconds, and are read where they are asked for.
             manager = TaskManager(include_path=own, include_defaults=False)

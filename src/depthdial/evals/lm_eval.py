@@ -43,6 +43,7 @@ _ARGUMENTS = (
     *("pretrained", "depth", "routes", "adapter", "prompt_depth", "tokenizer", "batch_size", "max_length", "seed"),
     *("dtype", "device", "trust_remote_code", "allow_bin"),
 )
+_HFLM: Any = HFLM  # whose own decorator hides its type
 
 
 @dataclass
@@ -71,8 +72,7 @@ class Tally:
         self.prompts.add(prompt_depth)
 
 
-@register_model("depthdial")
-class DepthdialLM(HFLM):
+class DepthdialLM(_HFLM):
     """A model of the harness that runs at a depth.
 
     Args:
@@ -300,3 +300,6 @@ def _rows(batch_size: int | str, most: int | None) -> int:
         return _AUTO_BATCH_SIZE if most is None else whole("max_batch_size", most, 1)
     text = str(batch_size)
     return whole("batch_size", int(text) if text.isdecimal() else batch_size, 1)
+
+
+register_model("depthdial")(DepthdialLM)  # no decorator, whose type would hide the class

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from lm_eval.evaluator import evaluate as run_harness
@@ -37,7 +37,7 @@ def run_unit(lm: DepthdialLM, name: str, loaded: Mapping[str, Any], *, limit: in
         with quiet_harness():
             results: Any = run_harness(
                 lm=lm,
-                task_dict=loaded,
+                task_dict=cast(Any, loaded),
                 limit=limit,
                 bootstrap_iters=0,  # standard errors are taken of the documents' own scores
                 log_samples=True,
