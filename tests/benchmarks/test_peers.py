@@ -190,6 +190,7 @@ def test_ratios_are_taken_within_a_round_and_spread_over_them():
     assert rows["fast"]["ms_in_turns"] == pytest.approx(125) and rows[REFERENCE]["ms_in_turns"] == pytest.approx(250)
 
 
+@pytest.mark.slow
 def test_a_run_writes_tables_figures_and_provenance_and_repeats_nothing(settings, monkeypatch, capsys):
     document = run(settings)
     names = {row["peer"] for row in document["rows"]}

@@ -662,6 +662,7 @@ def test_a_study_refuses_a_route_before_it_begins(model: Path, data: Path, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_study_takes_a_route_family_file_and_family_names(model: Path, data: Path, tmp_path: Path) -> None:
     path = dd.RouteFamily("mine", N_LAYERS, (dd.Route((0, 3), N_LAYERS, "mine:2"),)).save(tmp_path / "routes.json")
     for i, routes in enumerate((path, f"full,{path}", "full,unified")):

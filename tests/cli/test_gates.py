@@ -60,6 +60,7 @@ def test_a_study_its_report_and_another_one_in_its_place(run, paths):
     assert status == 2 and "holds a gates study with another tokens (20 then, 21 now)" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("and_more", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_gates_are_swept_both_ways_beside_routes(run, paths, and_more):
     trained = ("--target", "0.7", "--epochs", "2", "--rank", "2", "--batch-size", "3", "--key-values", "drop")

@@ -97,6 +97,7 @@ def assert_same_logits(session, shapes, *, tolerance: float = 1e-4, n_layers: in
             torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_a_compiled_layer_is_transformers_layer(tokenizer):
     model = tiny("llama", max_position_embeddings=512)
     session = session_of(model, tokenizer)

@@ -131,6 +131,7 @@ def test_a_token_wise_depth_runs_beside_routes(model, tokenizer):
     assert 0 < answers[0].layers_run < 6
 
 
+@pytest.mark.slow
 def test_a_controller_picks_the_routes_that_it_picks_in_generate(model, tokenizer, with_lora):
     adapted = with_lora(model)
     for one in (model, adapted):
@@ -144,6 +145,7 @@ def test_a_controller_picks_the_routes_that_it_picks_in_generate(model, tokenize
                 engine.submit("the cat", depth=controller, prompt_depth="route")
 
 
+@pytest.mark.slow
 def test_a_long_prompt_runs_in_parts_for_a_controller_too(model, tokenizer, with_lora, monkeypatch):
     adapted = with_lora(model)
     controller = fit_tiny(adapted, tokenizer)

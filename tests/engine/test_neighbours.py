@@ -88,6 +88,7 @@ def test_a_model_in_training_mode_answers_as_in_eval_mode_and_stays_in_it(tokeni
     assert {name: module.training for name, module in model.named_modules()} == modes
 
 
+@pytest.mark.slow
 def test_a_controllers_untouched_prompts_do_not_switch_the_callers_adapters(model, tokenizer, many, with_lora):
     adapted = with_lora(model)
     controller = dd.SequenceController.fit(

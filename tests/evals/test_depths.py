@@ -63,6 +63,7 @@ def test_a_controller_of_chat_prompts_asks_for_them(fitted):
         make(model, tokenizer, controller, is_chat=True)
 
 
+@pytest.mark.slow
 def test_gates_run_on_the_weights_that_they_came_with(
     model, tokenizer, folder, tmp_path, with_lora, weights_of, assert_same
 ):

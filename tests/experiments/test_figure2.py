@@ -101,6 +101,7 @@ def rouge_of(rows, weights: str, route: str) -> np.ndarray:
     return np.array([by_id[name] for name in sorted(by_id)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_layers", [6, pytest.param(24, marks=pytest.mark.slow)])
 def test_the_whole_reproduction_and_its_numbers(script, place, tokenizer, capsys, n_layers) -> None:
     low, high = costs = [n_layers // 4, n_layers // 2]
@@ -182,6 +183,7 @@ def test_a_killed_run_goes_on(script, place, tokenizer, monkeypatch, capsys) -> 
     assert "rows.parquet yet: run the same command without --only" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_specialists_that_have_answered_can_leave_the_disk(script, place, tokenizer) -> None:
     save_model(place, tokenizer, n_layers=6)
     write_settings(place, keep_weights=False, costs=[2])

@@ -125,6 +125,7 @@ def test_the_same_call_again_measures_what_is_missing(model, tokenizer, few, tmp
     assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
 def test_numbers_of_a_study_stand_beside(model, tokenizer, small_task, tmp_path: Path) -> None:
     dd.sweep(model, tokenizer, task=small_task, routes=["full", "uls:3"], metrics=["agreement"], out=tmp_path / "study")
     done = dd.export(

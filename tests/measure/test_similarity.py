@@ -79,6 +79,7 @@ def test_a_stopped_comparison_goes_on(tmp_path, model, tokenizer, small_task):
     assert len(units) == 4 and all(path.stat().st_mtime_ns == stamp for path, stamp in units.items())
 
 
+@pytest.mark.slow
 def test_with_an_adapter_distances_are_from_the_untouched_model(model, tokenizer, small_task, dense_reference, with_lora):
     bare = copy.deepcopy(model).requires_grad_(False)
     adapted = with_lora(model)

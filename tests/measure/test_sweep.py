@@ -245,6 +245,7 @@ def test_a_sample_depends_on_its_own_cell_alone(model, tokenizer, small_task):
         assert all([row[name] for name in exact] == [whole[cell][name] for name in exact] for cell, row in part.items())
 
 
+@pytest.mark.slow
 def test_another_seed_or_policy_draws_other_answers(tmp_path, model, tokenizer, small_task):
     def hashes(task=small_task, **options):
         return run(model, tokenizer, task, **{**SAMPLED, **options})["answer_hash"].to_pylist()

@@ -71,6 +71,7 @@ def test_kl_is_from_the_bare_full_model_to_the_adapted_route(bare, adapted, toke
     assert min(row["kl"] for row in rows if row["route"] == "full") > 0.01
 
 
+@pytest.mark.slow
 def test_every_route_gives_its_own_answers(adapted, tokenizer, small_task):
     prompts = [example.instruction for example in small_task.examples]
     for metrics in (("rouge_l",), ("rouge_l", "kl")):
@@ -80,6 +81,7 @@ def test_every_route_gives_its_own_answers(adapted, tokenizer, small_task):
             assert [row["answer"] for row in rows if row["route"] == route] == own
 
 
+@pytest.mark.slow
 def test_inside_untouched_the_rows_are_the_bare_models(bare, adapted, tokenizer, small_task):
     with untouched(adapted):
         rows = run(adapted, tokenizer, small_task)
@@ -96,6 +98,7 @@ def test_an_adapted_model_is_as_it_was_afterwards(adapted, tokenizer, small_task
     assert_same(before, weights_of(adapted))
 
 
+@pytest.mark.slow
 def test_only_an_adapter_costs_a_second_pass_over_the_prompts(bare, adapted, tokenizer, small_task, monkeypatch):
     passes, real = [], Session.prefill
     monkeypatch.setattr(Session, "prefill", lambda self, *args: (passes.append(self), real(self, *args))[1])
@@ -138,6 +141,7 @@ def test_samples_are_drawn_from_the_adapted_model(bare, adapted, tokenizer, smal
     assert off != run(adapted, tokenizer, small_task, **options)["answer_hash"].to_pylist()
 
 
+@pytest.mark.slow
 def test_each_route_outside_the_family_is_warned_of_and_none_that_a_search_tries(adapted, tokenizer, small_task):
     routes = (Route((0, 1, 2), 6, "own:3"),)
     attach_card(adapted, AdapterCard("elastic", "base", "0" * 64, "float32", 6, "full", routes))
@@ -149,6 +153,7 @@ def test_each_route_outside_the_family_is_warned_of_and_none_that_a_search_tries
     dd.similarity(adapted, tokenizer, task=small_task, routes=ROUTES, fidelity_tokens=3)
 
 
+@pytest.mark.slow
 def test_the_full_route_can_be_the_untouched_full_model(bare, adapted, tokenizer, small_task, weights_of, assert_same):
     before = weights_of(adapted)
     rows = run(adapted, tokenizer, small_task, full_untouched=True).to_pylist()

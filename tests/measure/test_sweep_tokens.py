@@ -158,6 +158,7 @@ def constant(runs: bool) -> TokenDepth:
     return TokenDepth(policy, 6, name="mine")
 
 
+@pytest.mark.slow
 def test_another_policy_of_the_same_name_makes_rows_of_its_own(tmp_path, model, tokenizer, few):
     """Also a function that is put where an earlier one was."""
     found = []

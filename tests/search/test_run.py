@@ -64,6 +64,7 @@ def test_every_round_drops_the_cheapest_layer_and_a_wide_beam_finds_the_best_set
         assert kl == pytest.approx(harms[found.layers], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_search_for_a_saved_folder_tries_prompts_on_the_route(model, tokenizer, small_task, tmp_path):
     family = run(model, tokenizer, small_task, min_layers=3, prompt_depth="route", out=tmp_path / "routes.json")
     assert (family.name, family.prompt_depth) == ("greedy-kl-route", "route")
@@ -248,6 +249,7 @@ def test_numbers_that_are_not_finite_are_told(model, tokenizer, small_task, meth
         run(model, tokenizer, small_task, method=method)
 
 
+@pytest.mark.slow
 def test_with_an_adapter_the_kl_is_from_the_untouched_model(model, tokenizer, small_task, with_lora):
     adapted = with_lora(model)
     family = run(adapted, tokenizer, small_task, min_layers=4)

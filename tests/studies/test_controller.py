@@ -246,6 +246,7 @@ def test_a_finished_evaluation_measures_nothing_again(whole, words, fitted, tmp_
 # The model, and its adapter
 
 
+@pytest.mark.slow
 def test_of_an_adapted_model_the_full_route_is_untouched_and_nothing_changes(
     words, tmp_path, with_lora, weights_of, assert_same, no_report
 ):

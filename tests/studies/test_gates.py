@@ -235,6 +235,7 @@ def test_another_processs_run_is_left_to_it_and_waited_for(whole, settings, copi
     assert held.read_bytes() == theirs and scores(found[0].rows) == scores(whole[1])
 
 
+@pytest.mark.slow
 def test_without_a_base_controls_and_pictures(words, tmp_path, no_report):
     """The model is T itself; the smallest study that there is, and inputs that are named twice."""
     model = make_llama(N_LAYERS)

@@ -101,6 +101,7 @@ def adapted(model, tokenizer, small_task, tmp_path):
     return load(tmp_path / "base", adapter=out)[0]
 
 
+@pytest.mark.slow
 def test_an_adapters_routes_stand_beside_those_of_the_untouched_model(tmp_path, model, adapted, tokenizer, small_task):
     out = tmp_path / "out"
     result = run(model, tokenizer, small_task, out, adapted=adapted)

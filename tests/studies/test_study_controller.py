@@ -57,6 +57,7 @@ def undrawn(monkeypatch):
     monkeypatch.setattr(studies, "write_report", write)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawn", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_study_with_rows_to_learn_from_has_a_controller_on_its_page(request, run, many, tmp_path, drawn):
     if not drawn:
@@ -81,6 +82,7 @@ def test_a_study_with_rows_to_learn_from_has_a_controller_on_its_page(request, r
     assert score.fixed[-1].value == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_a_finished_study_is_given_a_controller_and_keeps_it(run, many, tmp_path):
     rows = parts(many)[0]
@@ -103,6 +105,7 @@ def test_a_finished_study_is_given_a_controller_and_keeps_it(run, many, tmp_path
     assert held == {path: path.read_bytes() for path in held}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_killed_again_and_again_it_goes_on(run, many, monkeypatch):
     rows, real, written, ends = parts(many)[0], UnitStore.write, [], []
@@ -126,6 +129,7 @@ def test_killed_again_and_again_it_goes_on(run, many, monkeypatch):
     assert len(set(written)) == len(written)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_a_fitted_controller_is_not_fitted_again(run, many, tmp_path, monkeypatch):
     rows = parts(many)[0]

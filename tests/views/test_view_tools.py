@@ -85,6 +85,7 @@ def test_a_view_drafts_for_its_base() -> None:
     assert torch.equal(drafted, base.generate(prompt, **settings))
 
 
+@pytest.mark.slow
 def test_compiling_the_base_does_not_make_the_view_run_it() -> None:
     base = tiny("llama")
     expected = states(view(base, ROUTE))
@@ -109,6 +110,7 @@ def test_a_view_of_a_compiled_model() -> None:
     assert_same(states(view(torch.compile(base, backend="eager"), ROUTE)), states(view(base, ROUTE)))
 
 
+@pytest.mark.slow
 def test_routes_of_one_length_share_a_compiled_graph() -> None:
     from torch._dynamo.testing import CompileCounter
 

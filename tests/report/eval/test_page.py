@@ -37,6 +37,7 @@ def test_the_page_says_what_the_full_model_scored(tmp_path):
     assert "100% of the scored continuations are single tokens" in write_eval_report(tmp_path).read_text()
 
 
+@pytest.mark.slow
 def test_many_tasks_have_a_table_and_a_few_panels(tmp_path):
     save(tmp_path, made(14, 5, {"full": 30, "uls:20": 20}))
     text = write_eval_report(tmp_path).read_text()

@@ -77,6 +77,7 @@ def test_a_specialist_leaves_the_layers_it_skips_alone(run, base, lessons, quick
     assert not (result.folder / "checkpoints").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epochs", "at_most"), [(8, 0.8), pytest.param(25, 0.75, marks=pytest.mark.slow)])
 def test_training_lowers_what_it_trains_on(run, base, lessons, quick, tmp_path, epochs, at_most):
     result = run("uls:3", replace(quick, epochs=epochs))
@@ -94,6 +95,7 @@ def test_training_lowers_what_it_trains_on(run, base, lessons, quick, tmp_path, 
             verb(adapted[0], base[1], task=renamed, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epochs", "at_most"), [(4, 0.9), pytest.param(12, 0.7, marks=pytest.mark.slow)])
 def test_elastic_weights_come_closer_to_the_full_model_at_every_depth(run, base, lessons, quick, tmp_path, epochs, at_most):
     settings = replace(quick, distill=True, answers="model", epochs=epochs, weights_dtype="float16")
