@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
@@ -42,9 +43,10 @@ def serve_on_ray(
         logging.getLogger("ray.serve").setLevel(logging.ERROR)  # which the import has set
         serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
         try:
-            _deploy(serve, build, share, max_requests)
-            on_ready()
-            _until_stopped()
+            with contextlib.suppress(KeyboardInterrupt):  # also of one that comes while replicas load
+                _deploy(serve, build, share, max_requests)
+                on_ready()
+                _until_stopped()
         finally:
             serve.shutdown()
 

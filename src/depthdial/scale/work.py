@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 
 from depthdial.errors import InputError
 from depthdial.progress import progress_bar
-from depthdial.scale.cluster import cluster, own_errors, quiet, share_of
+from depthdial.scale.cluster import cluster, quiet, share_of
 from depthdial.scale.settings import RaySettings
 
 _IN_FLIGHT = 2  # items that a process has at hand: the one that it is at, and the next
@@ -52,7 +52,7 @@ def run_on_ray(make: Callable[[], Job], settings: RaySettings, *, job: Job | Non
     with progress_bar("on Ray", job.pieces(job.items()), show=progress) as advance:
         advance(job.pieces(job.items()) - job.pieces(left))
         if left:
-            with cluster(settings) as ray, own_errors():
+            with cluster(settings) as ray:
                 for item in _finished(ray, make, left, settings):
                     advance(job.pieces([item]))
     return job.collect()
@@ -76,6 +76,8 @@ def _finished(ray: Any, make: Callable[[], Job], left: Sequence[int], settings: 
             **share.of_each,
         )
         for row in done.iter_rows():
+            if row["refused"]:
+                raise InputError(row["refused"])
             yield int(row["item"])
 
 
@@ -86,7 +88,14 @@ class _Worker:
         self._make, self._job = make, cast("Job | None", None)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        if self._job is None:  # here, for what fails in a constructor Ray takes for a death, and tells it at length
-            self._job = self._make()
-        self._job.run_shared([int(item) for item in batch["item"]])
-        return batch
+        return {**batch, "refused": [self._refusal([int(item) for item in batch["item"]])]}
+
+    def _refusal(self, items: Sequence[int]) -> str:
+        """Run items; the sentence of an InputError, which as an exception Ray Data tells at length, without its cause."""
+        try:
+            if self._job is None:
+                self._job = self._make()
+            self._job.run_shared(items)
+        except InputError as error:
+            return str(error)
+        return ""
