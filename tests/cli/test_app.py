@@ -326,6 +326,7 @@ def page_text(folder: Path) -> str:
     return html.unescape((folder / "report.html").read_text())
 
 
+@pytest.mark.slow
 def test_study_does_all_in_order_and_goes_on_where_it_stopped(model: Path, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "study"
     run = succeed(*study_arguments(model, data, folder))

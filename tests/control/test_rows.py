@@ -51,6 +51,7 @@ def whole(words, tmp_path_factory):
     return folder, measured(make_llama(), words, rows("test"), folder)
 
 
+@pytest.mark.slow
 def test_features_and_values_are_of_the_same_sequences(whole, words):
     """In batches of 5 sorted by length, of which the last is smaller: each row must still be its own sequence's."""
     found, model = whole[1], make_llama()

@@ -156,6 +156,7 @@ def test_the_whole_reproduction_and_its_numbers(script, place, tokenizer, capsys
     assert read(place, "table.json") == table
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(script, place, tokenizer, monkeypatch, capsys) -> None:
     import depthdial as dd
 

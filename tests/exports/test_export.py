@@ -90,6 +90,7 @@ def test_tokenizer_settings_and_template_go_with_it(model, tokenizer, tmp_path: 
     assert again.config.num_hidden_layers == 3
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_what_ships(model, tokenizer, small_task, tmp_path: Path) -> None:
     done = dd.export(model, tokenizer, depth="0,2,3,5", out=tmp_path / "out", task=small_task, max_new_tokens=6)
     quality = done.quality

@@ -105,6 +105,7 @@ def test_a_long_neighbour_does_not_change_rotary_frequencies(kind):
         alike(own, [rows[r["route"], r["sequence_id"]] for r in own])
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(lengths=st.lists(st.integers(1, 31), min_size=7, max_size=7), most=st.integers(1, 40))
 def test_unequal_prompts_of_any_lengths(lengths, most):
@@ -220,6 +221,7 @@ def test_what_the_caller_has_set_for_torch_changes_nothing(surroundings):
         assert measured() == expected
 
 
+@pytest.mark.slow
 def test_threads_run_with_and_without_the_adapter_at_the_same_time(with_lora):
     adapted, words, task = with_lora(make_llama()), make_tokenizer(), filling((2, 5))
     options = {"task": task, "routes": ["full", "ee:3"], "metrics": ("rouge_l", "kl"), "keep_text": True}

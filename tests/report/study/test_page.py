@@ -159,6 +159,7 @@ def test_another_share_to_keep_has_another_verdict(study: Any, tmp_path: Path) -
         write_report(tmp_path, keep=1.5)
 
 
+@pytest.mark.slow
 def test_another_process_without_torch_writes_the_same_bytes(study: Any, page: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(study.folder, copy, ignore=shutil.ignore_patterns("figures", "report.html"))

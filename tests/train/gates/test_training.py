@@ -92,6 +92,7 @@ def test_a_target_is_reached_and_held_within_a_hundredth(run, brief, target, nam
     assert len(set(column(result, "price"))) > 5
 
 
+@pytest.mark.slow
 def test_alpha_is_what_a_layer_costs(run, brief):
     settings = replace(brief, target=None, alpha=0.0, epochs=4)
     free, dear = run(settings, "free"), run(replace(settings, alpha=50.0), "dear")
