@@ -74,9 +74,10 @@ def test_in_halves_rows_may_be_off_by_what_rounding_does_to_transformers_own(mon
     rounded = 1 + 0.08 * (torch.arange(model.config.vocab_size) % 2)
     monkeypatch.setattr(RowBatch, "step", lambda self, tokens: step(self, tokens) * rounded)
     assert "off by" in batches._tried(model)
-    alone = lambda model, depth, ready, rows: [  # noqa: E731
-        logits * (rounded if len(rows) == 1 else 1) for logits in theirs(model, depth, ready, rows)
-    ]
+
+    def alone(model, depth, ready, rows):
+        return [logits * (rounded if len(rows) == 1 else 1) for logits in theirs(model, depth, ready, rows)]
+
     monkeypatch.setattr(batches, "_their_logits", alone)
     assert batches._tried(model) is None
 

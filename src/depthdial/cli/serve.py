@@ -48,7 +48,7 @@ def serve(
     keys = read_keys(settings.api_keys)  # what can be refused without the model is refused here
     families = [RouteFamily.load(path) for path in routes or ()]
 
-    def load() -> object:
+    def load() -> Any:
         from depthdial.control.controller import SequenceController
         from depthdial.serve.service import Served
 
@@ -61,7 +61,7 @@ def serve(
         typer.echo(line, err=True)
 
     if cluster is None:
-        run_server(load, settings, say)  # type: ignore[arg-type]
+        run_server(load, settings, say)
         return
 
     from depthdial.scale.serving import serve_on_ray
@@ -70,7 +70,7 @@ def serve(
         """The server's application, in a replica; its model is loaded before it gets requests."""
         from depthdial.serve.app import create_app
 
-        return create_app(load(), settings, keys=keys)  # type: ignore[arg-type]
+        return create_app(load(), settings, keys=keys)
 
     address = tell_address(settings, keys, say)
     most = settings.max_rows + settings.max_waiting + _BESIDE

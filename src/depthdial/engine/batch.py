@@ -298,7 +298,8 @@ def _difference(model: PreTrainedModel, device: torch.device) -> str | None:
     left_out = range(n_layers // 2, n_layers // 2 + 1) if is_half and n_layers > 1 else range(1, n_layers, 2)
     route = Route(tuple(layer for layer in range(n_layers) if layer not in left_out), n_layers)
     ready = _prefilled(model, _TRIED_PROMPTS, device)
-    if any(getattr(layer, "keys", None) is None or layer.keys.dim() != 4 for layer in ready.cache.layers):
+    cached: Any = ready.cache.layers
+    if any(getattr(layer, "keys", None) is None or layer.keys.dim() != 4 for layer in cached):
         return "its KV cache holds something else than keys and values"
     alone = [_prefilled(model, [prompt], device) for prompt in _TRIED_PROMPTS] if is_half else []
     for depth in (full, route):

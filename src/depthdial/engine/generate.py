@@ -341,9 +341,10 @@ class _Job:
         sampler, streamer = Sampler(rows, n_logprobs=self.options.logprobs), self.streamer
         if streamer is not None:
             streamer.put(ready.input_ids.cpu())
+        running: Any = routes[0] if len(set(routes)) == 1 else routes  # unlike ones are routes, as rows have them
         decode_tokens(
             session.model,
-            routes[0] if len(set(routes)) == 1 else routes,
+            running,
             ready,
             sampler,
             max_new_tokens=max(self.limits[place] for place in places),

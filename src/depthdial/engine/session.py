@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +23,8 @@ from depthdial.views.packed import pack_linears
 from depthdial.views.snapshot import as_is, snapshot
 from depthdial.views.tokens.depth import Depth, TokenDepth
 from depthdial.views.view import quiet_view, remember_views
+
+T = TypeVar("T")
 
 # How many tokens of the full model's own greedy answer KL and agreement are taken on where nothing else is asked for.
 FIDELITY_TOKENS = 128
@@ -101,8 +103,10 @@ class Session:
         """Whether rotary frequencies follow the longest sequence of a batch (dynamic NTK, LongRoPE)."""
         return not self.facts.rope.isdisjoint({"dynamic", "longrope"})
 
-    def batches(self, examples: Sequence[EncodedExample], batch_size: int) -> list[Sequence[EncodedExample]]:
-        """Batches of at most `batch_size`; of one where neighbours would decide about a sequence's rotary frequencies."""
+    def batches(self, examples: Sequence[T], batch_size: int) -> list[Sequence[T]]:
+        """Examples, or their places, in batches of at most `batch_size`; of one where neighbours would decide about a
+        sequence's rotary frequencies.
+        """
         return list(batched(examples, 1 if self.rotates_by_length else batch_size))
 
     def prefill(self, batch: Sequence[EncodedExample], route: Route | None = None) -> Prefill:

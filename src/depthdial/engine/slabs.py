@@ -145,7 +145,7 @@ class Slab:
                 start = max(before, beyond)
                 targets.append(mine[first + row, :, start - before : width - before])
                 sources.append(new[row, :, start - beyond :])
-        torch._foreach_copy_(targets, sources)
+        torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateImportUsage]  # torch has no public name for it
 
     def keep(self, kept: Sequence[bool], renumbered: Sequence[int]) -> None:
         """Forget rows of the batch: each hole is filled with the last row that stays, and no other row moves.

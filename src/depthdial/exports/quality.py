@@ -22,7 +22,7 @@ from depthdial.measure.sweep import sweep
 from depthdial.routes import Route
 from depthdial.rows.store import load_study_rows
 from depthdial.stats import serialize
-from depthdial.stats.intervals import Interval, known_interval
+from depthdial.stats.intervals import Interval, known_interval, mean_over_samples
 
 METRICS = ("rouge_l", "agreement", "kl")
 # Rows of the measurement, within the folder of an export.
@@ -186,12 +186,10 @@ def _scores(rows: Any, what: str, name: str | None = None) -> Scores:
 
 
 def _intervals(rows: Any) -> Iterator[tuple[str, Interval]]:
-    ids = rows["sequence_id"].to_pylist()
-    for name in METRICS:
-        by_sequence: dict[str, list[float]] = {}
-        for one, value in zip(ids, rows[name].to_pylist() if name in rows.column_names else [None] * len(ids), strict=True):
-            if value is not None:
-                by_sequence.setdefault(one, []).append(value)  # samples of one sequence are no independent sequences
-        found = known_interval(np.array([np.mean(values) for values in by_sequence.values()]))
+    names = [name for name in METRICS if name in rows.column_names]
+    table = {name: rows[name].to_numpy() for name in ("sequence_id", "route")}
+    means = mean_over_samples({**table, **{name: rows[name].to_numpy().astype(float) for name in names}})
+    for name in names:
+        found = known_interval(means[name])
         if found is not None:
             yield name, found

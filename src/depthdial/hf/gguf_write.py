@@ -196,7 +196,8 @@ class _Tensor:
 def _tensors(model: Any, shape: _Shape, file_type: str) -> Iterator[_Tensor]:
     import gguf
 
-    base, config = unwrap(model), text_config(unwrap(model))
+    base: Any = unwrap(model)
+    config = text_config(base)
     if config.rope_parameters.get("rope_type") == "llama3":
         yield _Tensor(
             TENSOR, torch.tensor(llama3_factors(config.rope_parameters, _head_dim(config))), gguf.GGMLQuantizationType.F32

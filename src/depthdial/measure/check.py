@@ -139,11 +139,11 @@ def check(
     run = RunSettings({**plan.run.settings, **opened.settings})
     store = UnitStore(run, CHECK_COLUMNS, None if out is None else Path(out))
     job = _Check(reference, tokenizer, opened, store, max_new_tokens, rouge_tokenizer, keep_text)
-    places = reference.session.batches(range(len(plan.examples)), opened.batch_size(batch_size))  # type: ignore[arg-type]
+    places = reference.session.batches(range(len(plan.examples)), opened.batch_size(batch_size))
     units = []
     with progress_bar("check", len(plan.examples), show=progress) as advance:
         for batch in places:
-            units.append(job.run(plan.examples, batch))  # type: ignore[arg-type]
+            units.append(job.run(plan.examples, batch))
             advance(len(batch))
     result = judge(store.collect(units), keep, metric, opened.label)
     if out is not None:

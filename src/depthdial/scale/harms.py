@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from depthdial.routes import Route
 from depthdial.scale.cluster import cluster, own_errors, share_of
@@ -36,12 +37,12 @@ def harms_on_ray(make: Callable[[], Harm], settings: RaySettings) -> Iterator[Ca
         def harms(routes: Sequence[Route]) -> Iterator[float]:
             left = iter(routes)
             asked = []  # in order; an actor has two routes at a time, so that a slow one holds up few
-            waiting: dict[object, object] = {}
+            waiting: dict[Any, Any] = {}  # the actor of each route that is being tried
 
-            def ask(actor: object) -> None:
+            def ask(actor: Any) -> None:
                 route = next(left, None)
                 if route is not None:
-                    asked.append(actor.harm.remote(route))  # type: ignore[attr-defined]
+                    asked.append(actor.harm.remote(route))
                     waiting[asked[-1]] = actor
 
             for actor in actors * _IN_FLIGHT:

@@ -100,8 +100,9 @@ def _compare(base: Any, layers: tuple[int, ...], cut: Cut) -> str | None:
         theirs = _logits(twin, inputs)
     except Exception:
         return None  # nothing to compare with
-    if failure is not None or ours is None:
+    if failure is not None:
         return f"it fails with {type(failure).__name__}: {one_line(failure, 120).rstrip('.')}"
+    assert ours is not None
     difference = _distance(ours, theirs)
     scale = float(theirs.abs().max())
     if difference > _ROUNDING * scale:  # of float32: in halves, too, the same operations give the same bits

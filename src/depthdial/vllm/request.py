@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from depthdial.checks import choice
 from depthdial.errors import InputError
 from depthdial.routes import require_depth
+from depthdial.routes.families import PROMPT_DEPTHS
 from depthdial.routes.route_file import ROUTE_FILE, RouteFile
 
 ROUTE, PROMPT_DEPTH = "depthdial_route", "depthdial_prompt_depth"
 ROUTE_VARIABLE, PROMPT_DEPTH_VARIABLE = "DEPTHDIAL_ROUTE", "DEPTHDIAL_PROMPT_DEPTH"
-PROMPT_DEPTHS = ("full", "route")
 _PREFIX = "depthdial_"
 
 
@@ -67,8 +68,8 @@ def requested(model: str | Path, overrides: Any) -> Request | None:
 
 
 def _of(route: Any, prompt_depth: Any) -> Request | None:
-    if prompt_depth is not None and prompt_depth not in PROMPT_DEPTHS:
-        raise InputError(f"Unknown prompt depth {prompt_depth!r}: use {' or '.join(PROMPT_DEPTHS)}.")
+    if prompt_depth is not None:
+        choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
     if not route:
         if prompt_depth is not None:
             raise InputError(f"A prompt depth ({prompt_depth}) without a route says nothing: give {ROUTE} as well.")
