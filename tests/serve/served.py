@@ -97,7 +97,7 @@ def running(source: Any = None, settings: ServeSettings | None = None, **more: A
     """A server that is ready."""
     source = served(settings) if source is None else source
     app = create_app(source, settings, **more)
-    config = uvicorn.Config(app, log_level="error", access_log=False, ws="none", lifespan="on")
+    config = uvicorn.Config(app, log_config=None, log_level="error", access_log=False, ws="none", lifespan="on")
     server = uvicorn.Server(config)
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -35,6 +35,7 @@ def run_server(source: Source, settings: ServeSettings, say: Callable[[str], Non
     app = create_app(source, settings, keys=keys, on_failure=lambda: setattr(server, "should_exit", True))
     config = uvicorn.Config(
         app,
+        log_config=None,  # its own would close the streams of other handlers of this process, such as those of absl
         log_level="warning",
         access_log=False,
         server_header=False,
