@@ -189,7 +189,7 @@ def _private(model: Any, pack: bool) -> Any:
 Runner = Session  # what it was called before
 
 
-def batched(examples: Sequence[EncodedExample], batch_size: int) -> Iterator[Sequence[EncodedExample]]:
+def batched(examples: Sequence[T], batch_size: int) -> Iterator[Sequence[T]]:
     """Consecutive batches, in order, so that a larger limit only adds batches."""
     for start in range(0, len(examples), batch_size):
         yield examples[start : start + batch_size]
