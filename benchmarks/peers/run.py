@@ -19,6 +19,7 @@ from benchmarks.peers.rounds import Cells, measure
 from benchmarks.peers.workload import Workload
 from depthdial.files import check_out_folder, claim, read_json, write_json
 from depthdial.progress import progress_bar
+from depthdial.views.signature import signature
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,12 @@ class Run:
         return why is not None
 
     def _prepare(self) -> None:
+        """Make ready who is there.
+
+        Raises:
+            RuntimeError: for a peer that changes the model of all, hooks on it among them, which would slow the others.
+        """
+        before = signature(self.subject.model)
         for name in self.names():
             peer = self._fresh(name)
             if name in self.absent or self._is_absent(peer):
@@ -174,6 +181,8 @@ class Run:
                 self.absent[name] = f"It cannot be prepared: {_sentence(error)}"
                 peer.close()
                 continue
+            if signature(self.subject.model) != before:
+                raise RuntimeError(f"{name} changes the model that the others run: give it a copy")
             self.ready[name] = peer
 
     @staticmethod

@@ -23,6 +23,7 @@ from benchmarks.peers.run import Settings
 from benchmarks.peers.workload import Workload
 from depthdial.engine.requests import read_requests
 from depthdial.errors import InputError
+from depthdial.views.signature import signature
 
 DEPTHS = ("0,2,5", "0,1,2,5")
 NEW_TOKENS = 6
@@ -62,10 +63,12 @@ def test_a_peer_answers_or_says_why_it_is_absent(name, subject, prompts):
     if why is not None:
         assert why[0].isupper() and (why.endswith((".", ".)")) and len(why) > 20)
         return
+    before = signature(subject.model)
     peer.prepare(subject)
     rows = min(len(prompts), peer.most_rows or len(prompts))
     found = peer.generate(prompts[:rows], NEW_TOKENS)
     peer.close()
+    assert signature(subject.model) == before  # a hook that stays would slow all others
     assert len(found.tokens) == rows and found.seconds > 0
     assert all(len(tokens) <= NEW_TOKENS for tokens in found.tokens) and found.n_tokens > 0
     if peer.like is not None:

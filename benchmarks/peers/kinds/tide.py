@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Sequence
@@ -31,6 +32,10 @@ class Tide(HFPeer):
     def why_absent(self, subject: Subject) -> str | None:
         return missing_package("TIDE", "tide-inference")
 
+    def made(self, subject: Subject) -> Any:
+        """A copy: it leaves hooks on the layers, with which no peer on the same model would run compiled ones."""
+        return copy.deepcopy(subject.model)
+
     def prepare(self, subject: Subject) -> None:
         super().prepare(subject)
         from TIDE import TIDE, TIDEConfig, calibrate
@@ -46,12 +51,12 @@ class Tide(HFPeer):
             write_text(folder / "train.jsonl", "\n".join(lines) + "\n")
             config = TIDEConfig(calibration_samples=len(texts), calibration_dataset=str(folder))
             part = routers.with_suffix(".part")
-            calibrate(subject.model, subject.tokenizer, config=config, save_path=str(part), device="cpu")
+            calibrate(self.model, subject.tokenizer, config=config, save_path=str(part), device="cpu")
             part.replace(routers)
         config = TIDEConfig() if self.threshold is None else TIDEConfig(exit_threshold=self.threshold)
         # Its own default never lets a token leave before layer 8.
         config.min_layers = min(config.min_layers, subject.n_layers // 2)
-        self._runtime: Any = TIDE(subject.model, router_path=routers, config=config)
+        self._runtime: Any = TIDE(self.model, router_path=routers, config=config)
 
     def generate(self, prompts: Sequence[Prompt], new_tokens: int) -> Answers:
         (prompt,) = prompts
