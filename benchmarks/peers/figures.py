@@ -43,17 +43,18 @@ class _Look:
 
 
 _KINDS = (
+    _Look("Depthdial, bf16", PURPLE, "h", ("engine-bf16",)),
     _Look("Depthdial", BLUE, "o", ("dial", "engine")),
     _Look("Depthdial, elastic adapter", SKY, "p", ("elastic",)),
     _Look("transformers", BLACK, "P", ("hf-", CUT)),
     _Look("llama.cpp", ORANGE, "s", ("llama",)),
     _Look("fewer bits", GREEN, "^", ("bf16", "int8")),
     _Look("smaller model", VERMILION, "D", ("gemma",)),
-    _Look("tide-inference", PURPLE, "v", ("tide",)),
+    _Look("tide-inference", GRAY, "v", ("tide",)),
 )
 _OTHER = _Look("other", GRAY, "X")
-# The line that joins the depths of a way to dial them, and its name in the key; the elastic adapter has a colour of its own.
-_WAYS = {"dial": ("-", "dd.generate"), "engine": ("--", "dd.Engine"), "elastic": ("-", "")}
+# The line that joins the depths of a way to dial them, and its name in the key; a colour of its own needs none.
+_WAYS = {"dial": ("-", "dd.generate"), "engine": ("--", "dd.Engine"), "elastic": ("-", ""), "engine-bf16": ("--", "")}
 _METRICS = (
     ("kl", "KL to the full fp32 model (nats)"),
     ("agreement", "Greedy agreement with it"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from benchmarks.peers.kinds.dial import LOSSLESS, Dial, Elastic, EngineDial
+from benchmarks.peers.kinds.dial import LOSSLESS, Dial, Elastic, EngineBF16, EngineDial
 from benchmarks.peers.kinds.hf import Eager
 from benchmarks.peers.kinds.hf_assisted import AssistedByView, EarlyExit, PromptLookup
 from benchmarks.peers.kinds.hf_continuous import ContinuousBatching
@@ -44,6 +44,7 @@ def roster(depths: Sequence[str] = ()) -> dict[str, Peer]:
         LlamaCpp("llama.cpp-f16", "F16"),
         LlamaCpp("llama.cpp-native", "native"),
         BF16(),
+        EngineBF16("engine-bf16-full", "full"),
         Int8Weights(),
         Int8Dynamic(),
         Gemma(),
@@ -52,6 +53,7 @@ def roster(depths: Sequence[str] = ()) -> dict[str, Peer]:
         peers.append(Dial(f"dial@{depth}", depth))
         peers.append(Elastic(f"elastic@{depth}", depth))
         peers.append(EngineDial(f"engine@{depth}", depth, like=f"dial@{depth}", scored_as=f"dial@{depth}"))
+        peers.append(EngineBF16(f"engine-bf16@{depth}", depth))
     return {peer.name: peer for peer in peers}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,7 +138,7 @@ class EngineDial(Dial):
 
     def prepare(self, subject: Subject) -> None:
         super().prepare(subject)
-        self._engine = dd.Engine(subject.model, subject.tokenizer, max_rows=_MOST_ROWS)
+        self._engine = dd.Engine(self.model, subject.tokenizer, max_rows=_MOST_ROWS)
 
     def close(self) -> None:
         self._engine.close(cancel=True)
@@ -150,3 +151,16 @@ class EngineDial(Dial):
             max_new_tokens=new_tokens,
             eos_token_id=None,
         )
+
+
+class EngineBF16(EngineDial):
+    """The same with the weights in bfloat16: fewer layers and fewer bits go together."""
+
+    has_layers = False  # of a model of its own
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.what += ", in bfloat16"
+
+    def made(self, subject: Subject) -> Any:
+        return copy.deepcopy(subject.model).to(torch.bfloat16)
