@@ -122,11 +122,14 @@ def draw_quality(
         named: list[tuple[Axes, list[tuple[str, float, float]]]] = []
         for line, size in zip(panels, sizes, strict=True):
             for axes, (metric, label) in zip(line, _METRICS, strict=True):
-                points = [
-                    (row["peer"], row["ms_in_turns"], value)
+                found = [
+                    (row["peer"], row["ms_in_turns"], score)
                     for row in shown
-                    if row["rows"] == size and (value := scores[str(scored_as[row["peer"]])][metric]) is not None
+                    if row["rows"] == size and (score := scores[str(scored_as[row["peer"]])][metric]) is not None
                 ]
+                points = [(name, ms, score["mean"]) for name, ms, score in found]
+                for name, ms, score in found:
+                    axes.vlines(ms, score["low"], score["high"], _kind(name).color, linewidth=0.8, alpha=0.35, zorder=1)
                 _points(axes, points, depths)
                 if metric == "kl":
                     axes.set_yscale("symlog", linthresh=1e-3)
@@ -136,7 +139,10 @@ def draw_quality(
                 axes.set_xlabel(f"ms a token, {size} row{'s' * (size > 1)}")
                 named.append((axes, points))
         _key(figure, [row["peer"] for row in shown])
-        headed(figure, "Time against quality: a dialled depth, fewer bits, or a smaller model")
+        headed(
+            figure,
+            "Time against quality: a dialled depth, fewer bits, or a smaller model (bars: 95% intervals)",
+        )
         for axes, points in named:
             names = {name for name, *_ in points}
             told = [one for one in points if not _is_said(one[0], names)]

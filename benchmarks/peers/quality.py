@@ -17,6 +17,7 @@ from benchmarks.peers.workload import Workload
 from depthdial.engine.teacher_forcing import Predictions
 from depthdial.files import write_atomically, write_json
 from depthdial.measure.quality import rouge
+from depthdial.stats.intervals import ratio_interval
 
 _ROWS = 8  # answers that are generated together
 
@@ -73,7 +74,7 @@ class Exam:
 
 
 def score(peer: Peer, exam: Exam) -> dict[str, Any]:
-    """Scores of a prepared peer."""
+    """Scores of a prepared peer, each with its 95% interval over prompts or texts."""
     return {**_fidelity(peer, exam), **_on_texts(peer, exam), **_on_task(peer, exam)}
 
 
@@ -82,24 +83,26 @@ def _fidelity(peer: Peer, exam: Exam) -> dict[str, Any]:
 
     The first token of an answer, which a full prompt gives at any depth, counts with the others.
     """
-    kl = agreement = n_tokens = 0.0
+    found = []
     for i, (prompt, answer) in enumerate(zip(exam.prompts, exam.answers, strict=True)):
         logits = peer.logits(prompt, answer)
         if logits is None:  # another tokenizer
             return {"kl": None, "agreement": None}
-        one_kl, one_agreement = exam.full(i).fidelity(logits)
-        kl, agreement, n_tokens = kl + one_kl * len(answer), agreement + one_agreement * len(answer), n_tokens + len(answer)
-    return {"kl": kl / n_tokens, "agreement": agreement / n_tokens, "n_tokens": int(n_tokens)}
+        found.append((*exam.full(i).fidelity(logits), len(answer)))
+    kl, agreement, n_tokens = np.array(found, dtype=float).T
+    means = {"kl": _per(kl * n_tokens, n_tokens), "agreement": _per(agreement * n_tokens, n_tokens)}
+    return {**means, "n_tokens": int(n_tokens.sum())}
 
 
 def _on_texts(peer: Peer, exam: Exam) -> dict[str, Any]:
     """Bits a byte of plain text behind its first word: the same bytes for every tokenizer."""
-    nats = n_bytes = 0.0
+    found = []
     for context, rest in exam.texts:
         logits, tokens = peer.text_logits(context, rest)
-        nats += torch.nn.functional.cross_entropy(logits, torch.tensor(tokens), reduction="sum").item()
-        n_bytes += len(rest.encode())
-    return {"bits_per_byte": nats / n_bytes / float(np.log(2)), "n_bytes": int(n_bytes)}
+        nats = torch.nn.functional.cross_entropy(logits, torch.tensor(tokens), reduction="sum").item()
+        found.append((nats / float(np.log(2)), len(rest.encode())))
+    bits, n_bytes = np.array(found, dtype=float).T
+    return {"bits_per_byte": _per(bits, n_bytes), "n_bytes": int(n_bytes.sum())}
 
 
 def _on_task(peer: Peer, exam: Exam) -> dict[str, Any]:
@@ -111,7 +114,13 @@ def _on_task(peer: Peer, exam: Exam) -> dict[str, Any]:
         for prompt, tokens in zip(part, peer.generate(part, exam.new_tokens).tokens, strict=True):
             value = rouge(peer.text_of(tokens), str(prompt.reference))["rouge_l"]
             values += [] if value is None else [value]
-    return {"rouge_l": float(np.mean(values)) if values else None, "n_scored": len(values)}
+    return {"rouge_l": _per(np.array(values), np.ones(len(values))) if values else None}
+
+
+def _per(values: np.ndarray, bases: np.ndarray) -> dict[str, float] | None:
+    """The sum of values over that of bases, as a mean with its interval."""
+    found = ratio_interval(values, bases)
+    return None if found is None else vars(found)
 
 
 def _save(array: np.ndarray, part: Path) -> None:

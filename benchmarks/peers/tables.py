@@ -9,6 +9,7 @@ from benchmarks.peers.peer import Peer
 
 SPEED = ("peer", "rows", "tokens/s", "p20..p80", "x HF eager", "p20..p80", "equal answers", "layers a token")
 QUALITY = ("peer", "ms a token, 1 row", "KL (nats)", "agreement", "bits a byte", "ROUGE-L")
+_FORMS = {"kl": ".4f", "agreement": ".3f", "bits_per_byte": ".3f", "rouge_l": ".3f"}
 
 
 def speed_cells(rows: Sequence[Mapping[str, Any]], layers: Mapping[str, float]) -> list[list[str]]:
@@ -36,10 +37,7 @@ def quality_cells(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Mappin
         [
             name,
             f"{alone[name]:.1f}" if name in alone else "",
-            _number(found["kl"], ".4f"),
-            _number(found["agreement"], ".3f"),
-            _number(found["bits_per_byte"], ".3f"),
-            _number(found["rouge_l"], ".3f"),
+            *(_interval(found[metric], form) for metric, form in _FORMS.items()),
         ]
         for name, found in scores.items()
     ]
@@ -69,5 +67,8 @@ def _equal(row: Mapping[str, Any]) -> str:
     return "" if row["equal_to_full"] is None else f"({row['equal_to_full']:.0%})"
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _interval(found: Mapping[str, float] | None, form: str) -> str:
+    """A mean with its 95% interval over prompts."""
+    if found is None:
+        return ""
+    return f"{found['mean']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
