@@ -19,6 +19,51 @@ from depthdial.rows.store import load_study_rows
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
+# What docs/peers.md calls the peers of `benchmarks/results/peers.json`.
+PEERS_BY_SPEED = {
+    "transformers `generate`": "hf-eager",
+    "with a static cache": "hf-static",
+    "with a static cache, compiled": "hf-compiled",
+    "continuous batching": "hf-continuous",
+    "in bf16": "bf16",
+    "8-bit weights (torchao)": "int8-torchao",
+    "8-bit weights and inputs": "int8-dynamic",
+    "prompt lookup": "hf-prompt-lookup",
+    "`assistant_model=` a view of 15 layers": "hf-assisted-view",
+    "`assistant_early_exit=15`": "hf-early-exit",
+    "tide-inference": "tide",
+    "tide-inference, every token leaves": "tide-always",
+    "gemma-3-270m, a model of its own": "gemma-3-270m",
+    "llama.cpp, f32": "llama.cpp-f32",
+    "llama.cpp, f16": "llama.cpp-f16",
+    "llama.cpp, Q4_K_M as published": "llama.cpp-native",
+    "`dd.generate`, all layers": "dial-full",
+    "`dd.Engine`, all layers": "engine-full",
+    "`dd.Engine`, `lossless`": "engine-lossless",
+    "`dd.Engine`, all layers, bf16": "engine-bf16-full",
+    "15 layers cut out, transformers `generate`": "pruned",
+    "15 layers, `dd.generate`": "dial-route",
+    "15 layers, `dd.Engine`": "engine-route",
+    "15 layers, `dd.Engine`, bf16": "engine-bf16@50%",
+}
+PEERS_BY_QUALITY = {
+    "transformers `generate`, fp32": ("hf-eager", "hf-eager"),
+    "`dd.Engine`, fp32": ("engine-full", "hf-eager"),
+    "transformers, bf16": ("bf16", "bf16"),
+    "`dd.Engine`, bf16": ("engine-bf16-full", "engine-bf16-full"),
+    "llama.cpp, f16": ("llama.cpp-f16", "llama.cpp-f16"),
+    "llama.cpp, Q4_K_M": ("llama.cpp-native", "llama.cpp-native"),
+    "8-bit weights (torchao)": ("int8-torchao", "int8-torchao"),
+    "8-bit weights and inputs": ("int8-dynamic", "int8-dynamic"),
+    "gemma-3-270m": ("gemma-3-270m", "gemma-3-270m"),
+    "27 layers, `dd.Engine`, bf16": ("engine-bf16@90%", "engine-bf16@90%"),
+    "21 layers, `dd.Engine`, bf16": ("engine-bf16@70%", "engine-bf16@70%"),
+    "15 layers, `dd.Engine`, bf16": ("engine-bf16@50%", "engine-bf16@50%"),
+    "27 layers, elastic adapter, `dd.generate`": ("elastic@90%", "elastic@90%"),
+    "21 layers, elastic adapter, `dd.generate`": ("elastic@70%", "elastic@70%"),
+    "15 layers, elastic adapter, `dd.generate`": ("elastic@50%", "elastic@50%"),
+}
+
 
 def cells_of(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
@@ -95,6 +140,41 @@ def test_the_speeds_are_those_of_the_benchmarks() -> None:
     assert f"is {min(shares):.2f} to {max(shares):.2f} times the forecast's" in page
     assert f"the best is {max(row['measured'] for row in forecast):.2f}x" in page
     assert f"{whole['curve_sec']:.2f} s, {whole['ratio']:.0f} times less than a plain dynamic programme" in words
+
+
+def test_the_peers_are_those_of_their_rows() -> None:
+    document = json.loads((ROOT / "benchmarks/results/peers.json").read_text())
+    page = (ROOT / "docs" / "peers.md").read_text(encoding="utf-8")
+    rows = {(row["peer"], row["rows"]): row for row in document["rows"]}
+    for title, name in PEERS_BY_SPEED.items():
+        cells = [title]
+        for rows_at_once in document["settings"]["rows"]:
+            row = rows.get((name, rows_at_once))
+            cells += (
+                ["", ""] if row is None else [f"{row['tokens_per_sec']['p50']:.0f}", f"{row['over_reference']['p50']:.2f}x"]
+            )
+        layers = document["layers_per_token"].get(name)
+        assert [*cells, "" if layers is None else f"{layers:.0f}"] in map(cells_of, page.splitlines()), title
+    for title, (name, scored_as) in PEERS_BY_QUALITY.items():
+        scores = document["quality"][scored_as]
+        cells = [title, *(f"{rows[name, rows_at_once]['ms_in_turns']:.1f}" for rows_at_once in (1, 32))]
+        for metric in ("kl", "agreement", "bits_per_byte", "rouge_l"):
+            score = scores[metric]
+            cells.append("" if score is None else "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**score))
+        assert cells in map(cells_of, page.splitlines()), title
+
+
+def test_the_load_on_the_server_is_that_of_its_rows() -> None:
+    document = json.loads((ROOT / "benchmarks/results/load_server.json").read_text())
+    found = {row["what"]: row["value"] for row in document["rows"]}
+    words = re.sub(r"\s+", " ", (ROOT / "docs" / "serving.md").read_text(encoding="utf-8"))
+    assert found["failures"] == found["texts that differ"] == found["reasons that differ"] == 0
+    assert found["left"] == found["cancelled in the engine"]
+    share = found["tokens/s, of the engine's"]
+    assert f"{found['requests']:,} requests of the `openai` client, {document['settings']['at_once']} at a time" in words
+    assert f"{found['malformed']} malformed and {found['left']} left by their client" in words
+    assert f"gave {share:.2f} of the tokens per second" in words
+    assert f"was {found['memory, last quarter over second']:.3f} times" in words
 
 
 def test_no_committed_row_of_a_data_set_holds_text() -> None:

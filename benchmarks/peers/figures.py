@@ -146,7 +146,7 @@ def draw_quality(
         for axes, points in named:
             names = {name for name, *_ in points}
             told = [one for one in points if not _is_said(one[0], names)]
-            place_labels(axes, [(ms, value) for _, ms, value in told], [n.rpartition("@")[2] for n, *_ in told], size=6)
+            place_labels(axes, [(ms, value) for _, ms, value in told], [_short(n) for n, *_ in told], size=6)
         return save_figure(figure, path)
 
 
@@ -167,6 +167,11 @@ def _is_said(name: str, beside: Collection[str]) -> bool:
     return name.startswith("engine") and name.replace("engine", "dial", 1) in beside
 
 
+def _short(name: str) -> str:
+    """The depth of one that can be dialled: who it is says its colour."""
+    return "full" if name.endswith("-full") else name.rpartition("@")[2]
+
+
 def _points(axes: Axes, points: Sequence[tuple[str, float, float]], depths: Sequence[str]) -> None:
     """Points; the depths of a way to dial them are joined, shallow to full."""
     for name, ms, value in points:
@@ -178,7 +183,7 @@ def _points(axes: Axes, points: Sequence[tuple[str, float, float]], depths: Sequ
         joined = [known[name] for name in names if name in known]
         if len(joined) > 1:
             axes.plot(*zip(*joined, strict=True), line, color=_kind(way).color, linewidth=1, zorder=1)
-    axes.margins(x=0.1, y=0.14)  # room for names above the best
+    axes.margins(x=0.16, y=0.14)  # room for names above the best
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
