@@ -57,7 +57,8 @@ def answers_of(jobs, folder) -> dict:
 
 
 def greedy(model, prompts=PROMPTS, n_tokens: int = N_TOKENS):
-    options = {"max_new_tokens": n_tokens, "min_new_tokens": n_tokens, "do_sample": False, "pad_token_id": 0}
+    # An end that is no token: vLLM is asked to go on behind the end of an answer too, which may be the likeliest again.
+    options = {"max_new_tokens": n_tokens, "do_sample": False, "pad_token_id": 0, "eos_token_id": model.config.vocab_size}
     with torch.inference_mode():
         return [model.generate(torch.tensor([ids]), **options)[0, len(ids) :].tolist() for ids in prompts]
 

