@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import depthdial as dd
 from depthdial.data.tasks import Task
-from depthdial.errors import InputError
 from depthdial.files import write_atomically
 from depthdial.measure.plan import ModelIdentity
 from depthdial.rows.store import load_rows
-from reproduction.experiment import Experiment, Subject, say
-
-ROWS, SAMPLES = "rows.parquet", "samples.parquet"
+from reproduction.experiment import Experiment, say
+from reproduction.folder import ROWS, SAMPLES, Subject
 
 
 def evaluate_all(run: Experiment) -> None:
@@ -82,16 +79,3 @@ def _merge(path: Path, subjects: Iterable[Subject], folder_of: Callable[[Subject
         tables.append(rows.add_column(0, "weights", pa.array([subject.kind] * len(rows), pa.string())))
     table = pa.concat_tables(tables)
     write_atomically(path, lambda part: pq.write_table(table, part))
-
-
-def rows_of(run: Experiment, name: str, kind: str) -> pa.Table:
-    """The merged rows of one kind of weights.
-
-    Raises:
-        InputError: if there are none yet.
-    """
-    path = run.out / name
-    if not path.exists():
-        raise InputError(f"There is no {path} yet: run the same command without --only first.")
-    table = load_rows(path)
-    return table.filter(pc.field("weights") == kind)

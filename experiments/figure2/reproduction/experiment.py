@@ -17,12 +17,8 @@ from depthdial.files import claim, read_json
 from depthdial.hf.adapter import CARD_FILE
 from depthdial.hf.architectures import count_layers
 from depthdial.train.artefact import RECORD_FILE
+from reproduction.folder import ABOUT, ROWS, UNTOUCHED, RunFolder, Subject
 from reproduction.settings import Settings
-
-UNTOUCHED, SPECIALIST, ELASTIC, ELASTIC_COMPUTE = "untouched", "specialist", "elastic", "elastic_compute"
-# The column `weights` of the rows. T, the whole model fine-tuned, is the specialist of the full route.
-KINDS = (UNTOUCHED, SPECIALIST, ELASTIC, ELASTIC_COMPUTE)
-FULL = "full"
 
 
 def is_finished(folder: Path) -> bool:
@@ -31,75 +27,19 @@ def is_finished(folder: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """Weights, and the routes that they answer on.
-
-    Attributes:
-        name: also of its folders.
-        kind: one of KINDS.
-        routes: their texts.
-    """
-
-    name: str
-    kind: str
-    routes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Experiment:
+class Experiment(RunFolder):
     """Everything that the steps share.
 
     Attributes:
-        out: the folder of the run.
-        costs: layers of the routes that skip something, cheapest first.
         train, test: sequences to learn from and to measure on.
     """
 
-    settings: Settings
-    out: Path
-    n_layers: int
-    costs: tuple[int, ...]
     train: Task
     test: Task
-
-    @property
-    def routes(self) -> tuple[str, ...]:
-        return (*(f"uls:{cost}" for cost in self.costs), FULL)
-
-    @property
-    def untouched(self) -> Subject:
-        return Subject(UNTOUCHED, UNTOUCHED, self.routes)
-
-    @property
-    def whole(self) -> Subject:
-        """T: the full model, fine-tuned; what the oracle has to match, and what everything else starts from."""
-        return Subject("T", SPECIALIST, (FULL,))
-
-    @property
-    def specialists(self) -> tuple[Subject, ...]:
-        return tuple(Subject(f"uls-{cost}", SPECIALIST, (f"uls:{cost}",)) for cost in self.costs)
-
-    @property
-    def elastic(self) -> Subject:
-        """One set of weights for all routes, with as many response tokens for each as a specialist has."""
-        return Subject(ELASTIC, ELASTIC, self.routes)
-
-    @property
-    def elastic_compute(self) -> Subject:
-        """The same with as many FLOPs as all specialists together."""
-        return Subject(ELASTIC_COMPUTE, ELASTIC_COMPUTE, self.routes)
-
-    @property
-    def trained(self) -> tuple[Subject, ...]:
-        return (self.whole, *self.specialists, self.elastic, self.elastic_compute)
 
     def folder_of(self, subject: Subject) -> Path:
         """Its weights."""
         return self.out / "work" / "weights" / subject.name
-
-    def record_of(self, subject: Subject) -> Path:
-        """How it was trained."""
-        return self.out / "training" / f"{subject.name}.json"
 
     def answers_of(self, subject: Subject) -> Path:
         return self.out / "work" / "answers" / subject.name
@@ -109,7 +49,7 @@ class Experiment:
 
     def has_answered(self, subject: Subject) -> bool:
         """Whether all its greedy and sampled answers are there."""
-        return all((folder / "rows.parquet").exists() for folder in (self.answers_of(subject), self.samples_of(subject)))
+        return all((folder / ROWS).exists() for folder in (self.answers_of(subject), self.samples_of(subject)))
 
     def load(self, subject: Subject) -> tuple[Any, Any]:
         """The subject's model and tokenizer.
@@ -139,7 +79,7 @@ def open_experiment(settings: Settings, data: Path | None, out: Path) -> Experim
     source = settings.task if data is None else data
     train = _sequences(source, "train", settings.train_rows, settings)
     test = _sequences(source, "test", settings.test_rows, settings)
-    path = out / "figure2.json"
+    path = out / ABOUT
     known = read_json(path, "run") if path.exists() else None
     # Loading a model only to count its layers takes long: a run that goes on has counted them.
     n_layers = known.get("n_layers") if known else count_layers(dd.load(settings.model, dtype=settings.dtype)[0])

@@ -19,8 +19,9 @@ from depthdial.report.kit.style import (
 )
 from depthdial.report.study.oracle_plot import draw_oracle
 from depthdial.report.study.predictable_plot import draw_predictable
-from reproduction.experiment import ELASTIC, ELASTIC_COMPUTE, FULL, SPECIALIST, UNTOUCHED
+from reproduction.folder import ELASTIC, ELASTIC_COMPUTE, FULL, SPECIALIST, UNTOUCHED
 from reproduction.results import Results
+from reproduction.stars import draw_offered, draw_stars
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,13 +35,16 @@ LOOKS = {
 
 
 def draw_all(results: Results, folder: Path) -> list[Path]:
-    """Draw every figure into a folder."""
+    """Draw every figure that the rows are enough for into a folder."""
     drawn = {
         "rouge-cost": draw_rouge_cost(results),
+        "stars": draw_stars(results),
+        "routes-offered": draw_offered(results),
         "oracle": draw_oracle(results.oracles[SPECIALIST]),
-        "oracle-elastic": draw_oracle(results.oracles[ELASTIC]),
         "predictable": draw_predictable(results.predictable[SPECIALIST]),
     }
+    if ELASTIC in results.oracles:
+        drawn["oracle-elastic"] = draw_oracle(results.oracles[ELASTIC])
     if ELASTIC in results.predictable:
         drawn["predictable-elastic"] = draw_predictable(results.predictable[ELASTIC])
     return [save_figure(figure, folder / f"{name}.png") for name, figure in drawn.items()]
@@ -49,13 +53,14 @@ def draw_all(results: Results, folder: Path) -> list[Path]:
 def draw_rouge_cost(results: Results) -> Figure:
     """Mean ROUGE-L of greedy answers against layers run, with 95% intervals over sequences."""
     layers = list(results.costs.values())
+    shown = {kind: look for kind, look in LOOKS.items() if kind in results.scores}
     apart = 0.006 * max(layers)  # so that intervals at one cost do not cover each other
     with figure_style():
         figure = new_figure(3.9)
         axes = figure.add_subplot()
-        for place, (kind, look) in enumerate(LOOKS.items()):
+        for place, (kind, look) in enumerate(shown.items()):
             means = [results.scores[kind].mean(route) for route in results.costs]
-            x = [cost + apart * (place - 1.5) for cost in layers]
+            x = [cost + apart * (place - (len(shown) - 1) / 2) for cost in layers]
             axes.plot(
                 x, [m.mean for m in means], color=look.color, marker=look.marker, linestyle=look.line, label=look.label
             )
@@ -72,6 +77,11 @@ def draw_rouge_cost(results: Results) -> Figure:
 
 
 def _title(results: Results) -> str:
-    mean = results.differences[ELASTIC].mean
-    told = f"{mean.mean:+.1f}% [{mean.low:+.1f}, {mean.high:+.1f}]".replace("-", "−")
-    return f"ROUGE-L at equal tokens: elastic against specialists {told}, mean over costs"
+    if ELASTIC in results.differences:
+        mean = results.differences[ELASTIC].mean
+        told = f"{mean.mean:+.1f}% [{mean.low:+.1f}, {mean.high:+.1f}]".replace("-", "−")
+        return f"ROUGE-L at equal tokens: elastic against specialists {told}, mean over costs"
+    scores = results.scores[SPECIALIST]
+    best = max((route for route in results.costs if route != FULL), key=lambda route: scores.mean(route).mean)
+    told = f"{scores.mean(best).mean:.3f} with {results.costs[best]} of {results.costs[FULL]} layers"
+    return f"ROUGE-L of the best specialist: {told}; of T, the full model: {scores.mean(FULL).mean:.3f}"

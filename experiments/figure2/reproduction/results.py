@@ -1,23 +1,26 @@
-"""From rows to numbers: ROUGE-L by cost, elastic weights against specialists, oracles, and what the training took."""
+"""From rows to numbers: ROUGE-L by cost, elastic weights against specialists, oracles, and what the training took.
+
+Whatever kinds of weights the rows hold are told of; only the specialists must be there.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-import depthdial as dd
 from depthdial.oracles.baselines import crossing
+from depthdial.oracles.oracle import OracleCurve, oracle
 from depthdial.oracles.predictable import PredictableCurve, predictable_oracle
+from depthdial.report.kit.tables import distinct
 from depthdial.stats.bootstrap import percentiles
 from depthdial.stats.intervals import Interval, mean_interval
-from reproduction.answers import ROWS, SAMPLES, rows_of
-from reproduction.experiment import ELASTIC, ELASTIC_COMPUTE, FULL, KINDS, SPECIALIST, Experiment
-from reproduction.training import training_record
+from reproduction.folder import ELASTIC, ELASTIC_COMPUTE, FULL, ROWS, SAMPLES, SPECIALIST, RunFolder
+from reproduction.offered import Offered, stars_by_routes_offered
 
 METRIC = "rouge_l"
 COMPARED = (ELASTIC, ELASTIC_COMPUTE)
@@ -62,40 +65,48 @@ class Results:
     """All that tables and figures are made of.
 
     Attributes:
+        about: JSON-ready: the settings that tell runs apart, how many rows, on which machine and by which commit.
         scores, oracles: by kind of weights. The star of a kind matches that kind's own full route.
-        differences: elastic weights, equal in tokens per route or in compute, against specialists.
+        differences: elastic weights, equal in tokens per route or in compute, against specialists; of those that are there.
         predictable: by kind, of those that were sampled.
+        offered: stars of the specialists by the number of routes to choose from.
         training: JSON-ready rows, one for each training run.
     """
 
+    about: Mapping[str, Any]
     costs: Mapping[str, int]
     scores: Mapping[str, Scores]
     differences: Mapping[str, Difference]
-    oracles: Mapping[str, dd.OracleCurve]
+    oracles: Mapping[str, OracleCurve]
     predictable: Mapping[str, PredictableCurve]
+    offered: tuple[Offered, ...]
     training: tuple[Mapping[str, Any], ...]
 
 
-def gather(run: Experiment) -> Results:
+def gather(run: RunFolder) -> Results:
     """Everything that follows from the rows and the training records.
 
     Raises:
         InputError: if a step has not run yet.
     """
-    tables = {kind: rows_of(run, ROWS, kind) for kind in KINDS}
-    choosing: dict[str, Any] = {"metric": METRIC, "seed": run.settings.seed}
+    tables, samples = run.rows(ROWS), run.rows(SAMPLES)
+    # Every sequence counts the same, as in the paper.
+    choosing: dict[str, Any] = {"metric": METRIC, "cost": "layers", "seed": run.settings.seed}
+    oracles = {kind: oracle(table, **choosing) for kind, table in tables.items()}
     scores = {kind: _scores(table, run.routes) for kind, table in tables.items()}
+    predictable = {kind: predictable_oracle(table, **choosing) for kind, table in samples.items()}
+    costs = {**{f"uls:{cost}": cost for cost in run.costs}, FULL: run.n_layers}
     return Results(
-        costs={**{f"uls:{cost}": cost for cost in run.costs}, FULL: run.n_layers},
+        about=_about(run, tables[SPECIALIST], predictable[SPECIALIST]),
+        costs=costs,
         scores=scores,
-        differences={kind: difference(scores[kind], scores[SPECIALIST], run.settings.seed) for kind in COMPARED},
-        # Every sequence counts the same, as in the paper.
-        oracles={kind: dd.oracle(table, cost="layers", **choosing) for kind, table in tables.items()},
-        predictable={
-            kind: predictable_oracle(rows_of(run, SAMPLES, kind), cost="layers", **choosing)
-            for kind in (SPECIALIST, *([ELASTIC] if run.settings.samples.elastic else []))
+        differences={
+            kind: difference(scores[kind], scores[SPECIALIST], run.settings.seed) for kind in COMPARED if kind in scores
         },
-        training=tuple(_training(run)),
+        oracles=oracles,
+        predictable=predictable,
+        offered=tuple(stars_by_routes_offered(scores[SPECIALIST], costs, run.settings.seed)),
+        training=tuple(_training(run, tables)),
     )
 
 
@@ -124,8 +135,8 @@ def cost_table(results: Results) -> list[dict[str, Any]]:
         {
             "layers": layers,
             "route": route,
-            **{kind: results.scores[kind].mean(route) for kind in KINDS},
-            **{f"{kind}_difference_percent": results.differences[kind].by_route[route] for kind in COMPARED},
+            **{kind: scores.mean(route) for kind, scores in results.scores.items()},
+            **{f"{kind}_difference_percent": one.by_route[route] for kind, one in results.differences.items()},
         }
         for route, layers in results.costs.items()
     ]
@@ -153,12 +164,49 @@ def star_table(results: Results) -> list[dict[str, Any]]:
     return table
 
 
+def share_table(results: Results) -> list[dict[str, Any]]:
+    """A row for each route: how many sequences the specialists' oracle sends there at its star, and how they score.
+
+    `rouge_l_there` is the mean over those sequences on that route, None where there are none; `rouge_l_of_T_there` is what T
+    scores on the same ones. Empty without a star.
+    """
+    curve = results.oracles[SPECIALIST]
+    if curve.matches_full_at is None:
+        return []
+    chosen, values = curve.pick(curve.matches_full_at), curve.scores.values
+    whole = curve.routes.index(FULL)
+    table = []
+    for column, route in enumerate(curve.routes):
+        there = chosen == column
+        means = (float(values[there, place].mean()) if there.any() else None for place in (column, whole))
+        row = {"layers": results.costs[route], "route": route, "sequences": int(there.sum()), "share": float(there.mean())}
+        table.append({**row, **dict(zip(("rouge_l_there", "rouge_l_of_T_there"), means, strict=True))})
+    return sorted(table, key=lambda row: row["layers"])
+
+
+def sampled_star_table(results: Results) -> list[dict[str, Any]]:
+    """A row for each number of samples chosen on: where the choice matches T, paid the same samples and paid the others."""
+    table = []
+    for kind, curve in results.predictable.items():
+        others = dict(zip(curve.chosen_on, curve.predictable_matches_full_at, strict=True))
+        for k, same in zip(curve.plugged_in, curve.plug_in_matches_full_at, strict=True):
+            at = others.get(k)
+            low, high = (curve.matches_full_interval or (None, None)) if k == curve.chosen_on[-1] else (None, None)
+            row = {"weights": kind, "chosen_on": k, "paid_the_same_at_layers": same, "is_held_out": k in others}
+            table.append({**row, "paid_the_others_at_layers": at, "low": low, "high": high, "full_layers": curve.full_cost})
+    return table
+
+
 def document(results: Results) -> dict[str, Any]:
     """All numbers, ready for JSON."""
     return {
+        "about": dict(results.about),
         "rouge_l_by_cost": [{name: _plain(cell) for name, cell in row.items()} for row in cost_table(results)],
         "mean_difference_percent": {kind: _plain(one.mean) for kind, one in results.differences.items()},
         "oracle_matches_full": star_table(results),
+        "stars_by_routes_offered": [asdict(one) for one in results.offered],
+        "shares_at_the_star": share_table(results),
+        "sampled_matches_full": sampled_star_table(results),
         "oracle": {kind: curve.table() for kind, curve in results.oracles.items()},
         "predictable": {kind: curve.table() for kind, curve in results.predictable.items()},
         "training": list(results.training),
@@ -172,11 +220,25 @@ def _scores(table: pa.Table, routes: tuple[str, ...]) -> Scores:
     return Scores(routes, np.array([[values[sequence, route] for route in routes] for sequence in sequences]))
 
 
-def _training(run: Experiment) -> list[dict[str, Any]]:
+def _about(run: RunFolder, rows: pa.Table, sampled: PredictableCurve) -> dict[str, Any]:
+    named = ("model", "task", "max_new_tokens", "seed")
+    return {
+        **{name: getattr(run.settings, name) for name in named},
+        "n_layers": run.n_layers,
+        "test_rows": len(set(rows["sequence_id"].to_pylist())),
+        "sampled_rows": sampled.n_sequences,
+        "samples": sampled.n_samples,
+        "temperature": run.settings.samples.temperature,
+        "shuffles": sampled.n_permutations,
+        **{name: "; ".join(distinct(rows, name)) for name in ("hardware", "versions", "commit")},
+    }
+
+
+def _training(run: RunFolder, kinds: Container[str]) -> list[dict[str, Any]]:
     """What each run took; `total` sums the specialists, which elastic weights are compared with."""
     table = []
-    for subject in run.trained:
-        record = training_record(run, subject)
+    for subject in (one for one in run.trained if one.kind in kinds):
+        record = run.training_record(subject)
         row = {name: record[name] for name in ("steps", "response_tokens", "train_flops", "train_sec")}
         tokens = record["response_tokens_by_route"].values()
         table.append({"weights": subject.name, "routes": len(tokens), "tokens_per_route": max(tokens), **row})

@@ -132,11 +132,20 @@ def read_settings(path: Path) -> Settings:
     Raises:
         InputError: for a file that is not one, unknown or missing names, or a value that cannot be.
     """
-    document = dict(_known(read_json(path, "settings"), Settings, str(path)))
+    return settings_of(read_json(path, "settings"), str(path))
+
+
+def settings_of(given: Any, where: str) -> Settings:
+    """The settings in a JSON document that was read from `where`.
+
+    Raises:
+        InputError: as of `read_settings`.
+    """
+    document = dict(_known(given, Settings, where))
     if isinstance(document["costs"], list):
         document["costs"] = tuple(document["costs"])
     if "samples" in document:
-        document["samples"] = SampledAnswers(**_known(document["samples"], SampledAnswers, f"samples in {path}"))
+        document["samples"] = SampledAnswers(**_known(document["samples"], SampledAnswers, f"samples in {where}"))
     return Settings(**document)
 
 

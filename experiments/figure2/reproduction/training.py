@@ -13,14 +13,14 @@ from typing import Any
 
 import depthdial as dd
 from depthdial.engine.session import Session
-from depthdial.errors import InputError
-from depthdial.files import read_json, write_json
+from depthdial.files import write_json
 from depthdial.measure.cost import model_cost
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.rows import TrainingRow, training_rows
 from depthdial.train.schedule import Schedule, make_schedule, training_flops
 from reproduction.answers import evaluate, sample
-from reproduction.experiment import Experiment, Subject, is_finished, say
+from reproduction.experiment import Experiment, is_finished, say
+from reproduction.folder import Subject
 
 
 def train_full(run: Experiment) -> None:
@@ -56,24 +56,12 @@ def train_elastic(run: Experiment) -> None:
 def train_elastic_compute(run: Experiment) -> None:
     """The same at the FLOPs of all specialists together, to the nearest step (T, from which all start, left out)."""
     if not _is_done(run, run.elastic_compute):
-        flops = sum(training_record(run, one)["train_flops"] for one in run.specialists)
+        flops = sum(run.training_record(one)["train_flops"] for one in run.specialists)
         say(f"training elastic weights for {len(run.routes)} routes, {flops:.3g} FLOPs as all specialists together")
         model, tokenizer = run.load(run.whole)
         rows = training_rows(run.train, tokenizer, Session.of(model, tokenizer))
         settings = replace(_elastic_settings(run), max_tokens=_tokens_worth(run, flops, model, rows))
         _train(run, run.elastic_compute, model, tokenizer, settings, run.label(run.whole))
-
-
-def training_record(run: Experiment, subject: Subject) -> dict[str, Any]:
-    """How a subject was trained.
-
-    Raises:
-        InputError: if it is not trained yet.
-    """
-    path = run.record_of(subject)
-    if not path.exists():
-        raise InputError(f"{subject.name} is not trained yet: run the same command without --only first.")
-    return read_json(path, "training record")
 
 
 def _elastic_settings(run: Experiment) -> FinetuneSettings:
@@ -92,7 +80,7 @@ def _tokens_worth(run: Experiment, flops: float, model: Any, rows: Sequence[Trai
     """The response tokens after which elastic training has spent `flops`, as nearly as whole steps can."""
     parsed = [dd.Route.parse(route, run.n_layers) for route in run.routes]
     routes = [route for route in parsed if isinstance(route, dd.Route)]
-    settings, known = _elastic_settings(run), training_record(run, run.elastic)
+    settings, known = _elastic_settings(run), run.training_record(run.elastic)
     steps_like_those = flops / known["train_flops"]
     long_enough = math.ceil(known["response_tokens"] * (1.5 * steps_like_those + 1))
     schedule = make_schedule(rows, routes, replace(settings, max_tokens=long_enough))

@@ -23,7 +23,7 @@ def draw_oracle(curve: OracleCurve) -> Figure:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         _quality(top, curve)
         _star(top, bottom, curve)
-        titled_key(figure, top.get_legend_handles_labels(), _title(curve), ncols=3)
+        titled_key(figure, top.get_legend_handles_labels(), _title(curve), ncols=3, markerscale=0.7)
         fill_shares(figure, bottom, curve.routes, curve.budgets, curve.shares)
         label_cost(bottom, curve.cost, ", weighted" if curve.scores.weights is not None else "")
         draw_fixed(top, curve.fixed, curve.full_route, is_colored=True)
