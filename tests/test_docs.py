@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from itertools import product
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,6 +20,8 @@ from depthdial.rows.store import load_study_rows
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+KINDS_OF_FIGURE_2 = ("untouched", "specialist")
+EMPTY_ANSWER = hashlib.sha256(b"").hexdigest()[:16]
 
 # What docs/peers.md calls the peers of `benchmarks/results/peers.json`.
 PEERS_BY_SPEED = {
@@ -202,15 +206,13 @@ def test_the_elastic_adapters_table_is_that_of_its_rows() -> None:
         assert said == [*(f"{value:.3f}" for value in expected), f"{elastic.nll / full_nll - 1:+.1%}"]
 
 
-def test_figure_2_is_that_of_its_rows() -> None:
-    document = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
+def test_figure_2_on_two_cores_is_that_of_its_rows() -> None:
+    document = (ROOT / "docs" / "figure2.md").read_text(encoding="utf-8")
     folder = ROOT / "experiments" / "figure2" / "alpaca"
     rows = pq.read_table(folder / "rows.parquet").to_pandas()
     means = rows.groupby(["weights", "layers_run"]).rouge_l.mean()
     for layers in (4, 8, 12, 16, 20, 24):
-        line = next(
-            line for line in document.splitlines() if line.startswith(f"| {layers} | ") and f"{layers} | 0.0" in line
-        )
+        line = next(line for line in document.splitlines() if line.startswith(f"| {layers} | 0.0") and line.count("|") == 7)
         said = [cell.split(" ")[0] for cell in cells_of(line)[1:5]]
         assert said == [f"{means[kind, layers]:.3f}" for kind in ("untouched", "specialist", "elastic", "elastic_compute")]
     curve = OracleCurve.from_dict(json.loads((folder / "oracle.json").read_text())["specialist"])
@@ -228,6 +230,105 @@ def test_figure_2_is_that_of_its_rows() -> None:
     words = re.sub(r"\s+", " ", document)
     assert f"chose on, {half['plug_in']:.3f}; the predictable one, paid others, {half['predictable']:.3f}" in words
     assert f"the static mixture {half['mixture']:.3f}; the full model {half['full']:.3f}" in words
+
+
+def bracketed(at: float | None, low: float | None, high: float | None, decimals: int = 1) -> str:
+    ends = ["never" if end is None else f"{end:.{decimals}f}" for end in (at, low, high)]
+    return ends[0] if low is None else f"{ends[0]} [{ends[1]}, {ends[2]}]"
+
+
+def test_figure_2_on_the_h200_is_that_of_its_rows() -> None:
+    page = (ROOT / "docs" / "figure2.md").read_text(encoding="utf-8")
+    words, folder = re.sub(r"\s+", " ", page), ROOT / "experiments" / "figure2" / "alpaca-h200"
+    # A test of the experiment holds this file against the rows.
+    told, small = (json.loads((path / "table.json").read_text()) for path in (folder, folder.parent / "alpaca"))
+    about, scores = told["about"], {row["layers"]: row for row in told["rouge_l_by_cost"]}
+
+    for layers, row in scores.items():
+        cells = [f"{row[kind]['mean']:.3f} [{row[kind]['low']:.3f}, {row[kind]['high']:.3f}]" for kind in KINDS_OF_FIGURE_2]
+        assert f"| {layers} | {' | '.join(cells)} |" in page
+        assert {row[kind]["n"] for kind in KINDS_OF_FIGURE_2} == {about["test_rows"]}
+    star = {row["weights"]: row for row in told["oracle_matches_full"]}
+    ours, untouched = star["specialist"], star["untouched"]
+    in_layers = {kind: bracketed(row["matches_full_at_layers"], row["low"], row["high"]) for kind, row in star.items()}
+    shares = [100 * ours[name] / 30 for name in ("matches_full_at_layers", "low", "high")]
+    shuffled = ours["shuffled_matches_full_at_layers"]
+    assert f"**{in_layers['specialist']} of 30 layers ({shares[0]:.1f}% [{shares[1]:.1f}, {shares[2]:.1f}])**" in words
+    assert f"| greedy | untouched weights | {in_layers['untouched']} | {100 * untouched['share_of_full']:.1f} |" in page
+    assert f"| greedy | specialists, as in the paper | {in_layers['specialist']} | {shares[0]:.1f} |" in page
+    assert f"shuffled within each route | {shuffled:.1f} | {100 * shuffled / 30:.1f} |" in page
+    assert f"the star is at {100 * shuffled / 30:.1f}%" in words and f"the star is at {shuffled:.1f} layers" in words
+    sampled = {row["chosen_on"]: row for row in told["sampled_matches_full"]}
+    for k, row in sampled.items():
+        same, others = row["paid_the_same_at_layers"], row["paid_the_others_at_layers"]
+        if k in (1, 8):
+            paid = "paid that one" if k == 1 else "paid those"
+            assert f"{k} sample{'s' * (k > 1)}, {paid} | {same:.1f} | {100 * same / 30:.1f} |" in page
+        if row["is_held_out"]:
+            cells = f"{bracketed(others, row['low'], row['high'])} | {'–' if others is None else f'{100 * others / 30:.1f}'}"
+            assert f"| chosen on {k} sample{'s' * (k > 1)}, paid the others | {cells} |" in page
+    claimed, paid = sampled[8]["paid_the_same_at_layers"], sampled[4]["paid_the_others_at_layers"]
+    assert f"claims ({claimed:.1f} layers)" in words and f"by the others ({paid:.1f})" in words
+    assert f"those it chose on needs {100 * paid / 30:.1f}%" in words
+
+    assert f"at most {about['max_new_tokens']} tokens to each of {about['test_rows']} test rows" in words
+    assert f"{about['samples']} answers at temperature {about['temperature']} to the first {about['sampled_rows']}" in words
+    assert f"mean over {about['shuffles']} shuffles" in words and f"seed {about['seed']}, on one NVIDIA H200" in words
+    assert about["hardware"].endswith("NVIDIA H200") and f"(commit {about['commit']}, torch 2.11.0" in words
+    half = next(row for row in told["predictable"]["specialist"] if row["point"] == "50%")
+    assert f"where T scores {half['full']:.3f}." in words
+    low, high = half["predictable_low"], half["predictable_high"]
+    assert f"chose on, {half['predictable']:.3f} [{low:.3f}, {high:.3f}] paid the others" in words.replace(
+        f"{half['plug_in']:.3f} paid the one sample that it chose on", "chose on"
+    )
+    assert f"static mixture {half['mixture']:.3f}, T {half['full']:.3f}" in words
+    gain = (half["predictable"] - half["mixture"]) / (half["plug_in"] - half["mixture"])
+    assert f"So {gain:.0%} of the gain over the mixture was predictable" in words
+
+    offered = {row["routes"]: row for row in told["stars_by_routes_offered"]}
+    two, four, eight, twelve = (f"{100 * offered[n]['mean'] / 30:.1f}%" for n in (2, 4, 8, 12))
+    assert f"from {two} with 2 routes to {four} with 4, {eight} with 8 and {twelve} with all 12" in words
+    assert ", ".join(f"{100 * offered[n]['shuffled_mean'] / 30:.1f}%" for n in (2, 4, 8, 12)) in words
+    there = {row["layers"]: row for row in told["shares_at_the_star"]}
+    assert (
+        f"({sum(there[n]['share'] for n in (2, 4, 5)):.1%}) run 2 to 5 layers and {there[30]['share']:.1%} all 30" in words
+    )
+    assert f"score {there[2]['rouge_l_there']:.3f} there, and {there[2]['rouge_l_of_T_there']:.3f} with T" in words
+    deep = there[20]
+    assert f"{deep['rouge_l_there']:.3f} against {deep['rouge_l_of_T_there']:.3f} on the {deep['share']:.1%} at 20" in words
+
+    rows = pq.read_table(folder / "rows.parquet")
+    rows = rows.filter(pc.field("weights") == "specialist")
+    for steps in ("own", "full"):
+        curve = oracle(rows, steps=steps, n_permutations=0)
+        assert curve.matches_full_at is not None and curve.matches_full_interval is not None
+        assert f"at {bracketed(100 * curve.matches_full_at, None, None)}% [" in words
+        low, high = (100 * end for end in curve.matches_full_interval)
+        assert f"{100 * curve.matches_full_at:.1f}% [{low:.1f}, {high:.1f}]" in words
+    middle = rows.filter(pc.field("layers_run") == 15)
+    empty = sum(text == EMPTY_ANSWER for text in middle["answer_hash"].to_pylist()) / len(middle)
+    assert f"{empty:.1%} of the 15-layer specialist's answers are empty" in words
+    lost = 1 - scores[25]["specialist"]["mean"] / scores[30]["specialist"]["mean"]
+    assert f"25 of 30 layers lose {lost:.0%} of its ROUGE-L" in words
+
+    few = pq.read_table(folder.parent / "alpaca" / "rows.parquet")["sequence_id"].unique()
+    alike = pc.field("sequence_id").isin(few) & pc.field("layers_run").isin([4.0, 8.0, 12.0, 15.0, 20.0, 25.0, 30.0])
+    curve = oracle(rows.filter(alike), cost="layers", n_permutations=0)
+    assert curve.matches_full_at is not None and curve.matches_full_interval is not None
+    share, before = curve.matches_full_at / 30, small["oracle_matches_full"][1]
+    assert f"at {bracketed(curve.matches_full_at, *curve.matches_full_interval)} layers ({share:.1%})" in words
+    assert before["weights"] == "specialist"
+    way = (before["share_of_full"] - share) / (before["share_of_full"] - ours["share_of_full"])
+    assert f"accounts for {way:.0%} of the way from {before['share_of_full']:.1%} to {ours['share_of_full']:.1%}" in words
+    old = bracketed(before["matches_full_at_layers"], before["low"], before["high"])
+    assert f"| star of the specialists, layers | {old} | {in_layers['specialist']} |" in page
+    assert f"scores shuffled | {before['shuffled_matches_full_at_layers']:.1f} | {shuffled:.1f} |" in page
+    trained = [{row["weights"]: row for row in one["training"]} for one in (small, told)]
+    tokens = [one["T"]["tokens_per_route"] for one in trained]
+    assert f"| response tokens for each route | {tokens[0]:,} | {tokens[1]:,} |" in page
+    assert f"training ({tokens[1] / tokens[0]:.0f} times the tokens" in words
+    seconds = [row["train_sec"] for name, row in trained[1].items() if name.startswith("uls-")]
+    assert f"{trained[1]['T']['train_sec']:.0f} s for T and {min(seconds):.0f} to {max(seconds):.0f} s for" in words
 
 
 def test_no_row_of_figure_2_or_the_adapter_holds_text() -> None:

@@ -144,7 +144,7 @@ def test_the_whole_reproduction_and_its_numbers(script, place, tokenizer, capsys
     assert records["elastic_compute"]["train_flops"] == pytest.approx(wanted, abs=step)
     assert records["elastic_compute"]["steps"] < records["elastic"]["steps"]
 
-    for name in ("rouge-cost", "oracle", "oracle-elastic", "predictable", "predictable-elastic"):
+    for name in ("rouge-cost", "stars", "routes-offered", "oracle", "oracle-elastic", "predictable", "predictable-elastic"):
         assert (out / "figures" / f"{name}.png").stat().st_size > 10_000
     assert f"| {n_layers} |" in (out / "table.md").read_text()
 
@@ -215,6 +215,99 @@ def test_differences_are_paired_over_sequences(script) -> None:
     assert np.isnan(silent.by_route["uls:6"].mean) and silent.mean.mean == pytest.approx(30)
 
 
+def numbers_of(document: Any, name: str = "") -> dict[str, Any]:
+    """Every number and text of a JSON document by its place."""
+    parts = document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else None
+    if parts is None:
+        return {name: document}
+    return {place: value for key, part in parts for place, value in numbers_of(part, f"{name}/{key}").items()}
+
+
+@pytest.mark.parametrize("name", ["alpaca-h200", pytest.param("alpaca", marks=pytest.mark.slow)])
+def test_a_committed_run_is_published_again_from_its_rows_alone(script, tmp_path, name) -> None:
+    out = tmp_path / "again"
+    assert script.main(["--from-rows", str(HERE / name), "--out", str(out)]) == 0
+    for file in ("table.json", "oracle.json", "predictable.json"):
+        told, again = (numbers_of(json.loads((folder / file).read_text())) for folder in (HERE / name, out))
+        assert told.keys() == again.keys()
+        is_number = {key: isinstance(value, float | int) and value == value for key, value in told.items()}
+        assert [told[key] for key in told if is_number[key]] == pytest.approx([again[key] for key in told if is_number[key]])
+        assert {key: told[key] for key in told if not is_number[key]} == {
+            key: again[key] for key in told if not is_number[key]
+        }
+    assert {path.name for path in (out / "figures").iterdir()} == {path.name for path in (HERE / name / "figures").iterdir()}
+    assert (out / "table.md").read_text() == (HERE / name / "table.md").read_text()
+
+
+def test_the_settings_of_a_committed_run_are_those_that_come_with_it(script) -> None:
+    from reproduction.folder import read_folder
+
+    for settings, folder in (("smollm2-alpaca-h200.json", "alpaca-h200"), ("smollm2-alpaca-cpu.json", "alpaca")):
+        assert read_folder(HERE / folder).settings == script.read_settings(HERE / settings)
+
+
+def test_only_rows_of_elastic_weights_may_be_missing(script, tmp_path, capsys) -> None:
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(HERE / "alpaca", out, ignore=shutil.ignore_patterns("*.png"))
+    rows = pq.read_table(out / "rows.parquet")
+    for gone, expected in (
+        (pc.equal(rows["weights"], "specialist"), "has no rows of the specialists"),
+        (pc.and_(pc.equal(rows["weights"], "elastic"), pc.equal(rows["route"], "uls:8")), "rows of elastic in"),
+    ):
+        pq.write_table(rows.filter(pc.invert(gone)), out / "rows.parquet")
+        assert script.main(["--from-rows", str(out)]) == 2
+        assert expected in capsys.readouterr().err
+    pq.write_table(rows.filter(pc.not_equal(rows["weights"], "elastic")), out / "rows.parquet")
+    (out / "training" / "elastic.json").unlink()
+
+    from reproduction.folder import read_folder
+    from reproduction.results import document, gather
+    from reproduction.tables import page
+
+    results = gather(read_folder(out))
+    told, table = document(results), page(results)
+    assert list(told["mean_difference_percent"]) == ["elastic_compute"] and "equal tokens" not in table
+    assert {row["weights"] for row in told["oracle_matches_full"]} == {"untouched", "specialist", "elastic_compute"}
+
+
+def test_the_star_by_routes_offered_is_that_of_the_oracle(script) -> None:
+    from reproduction.offered import stars_by_routes_offered
+    from reproduction.results import Scores
+
+    import depthdial as dd
+
+    values, costs = np.random.default_rng(0).random((40, 4)), {"uls:2": 2, "uls:4": 4, "uls:8": 8, "full": 12}
+    offered = stars_by_routes_offered(Scores(tuple(costs), values), costs, seed=0)
+    assert [(one.routes, one.sets) for one in offered] == [(2, 3), (3, 3), (4, 1)]
+    rows = {
+        "sequence_id": np.repeat(np.arange(40), 4),
+        "route": np.tile(list(costs), 40),
+        "layers_run": np.tile(list(costs.values()), 40),
+        "rouge_l": values.ravel(),
+    }
+    for names in (["uls:2", "full"], ["uls:2", "uls:4", "uls:8", "full"]):
+        kept = np.isin(rows["route"], names)
+        some = {name: column[kept] for name, column in rows.items()}
+        star = dd.oracle(some, cost="layers", n_bootstrap=0, n_permutations=0).matches_full_at
+        one = offered[len(names) - 2]
+        assert one.lowest - 0.3 <= star <= one.highest + 0.3  # straight between breakpoints here, whole layers there
+    assert offered[-1].mean == pytest.approx(star, abs=0.3) and offered[0].mean > offered[-1].mean
+
+
+def test_options_that_do_not_go_together_are_one_sentence(script, tmp_path, capsys) -> None:
+    for arguments, expected in (
+        ([], "A run needs settings and --out"),
+        ([str(HERE / "smollm2-alpaca-cpu.json")], "A run needs settings and --out"),
+        (["--from-rows", str(HERE / "alpaca"), "--only", "full"], "takes --out alone"),
+        (["--from-rows", str(tmp_path)], "There is no"),
+    ):
+        assert script.main(arguments) == 2
+        said = capsys.readouterr().err.strip()
+        assert expected in said and "\n" not in said
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
@@ -244,7 +337,9 @@ def test_missing_data_and_another_runs_folder_are_refused(script, place, capsys)
     settings, out = str(place / "settings.json"), str(place / "out")
     assert script.main([settings, "--data", str(place / "nothing"), "--out", out]) == 2
     assert "There is no file or folder" in capsys.readouterr().err
-    script.open_experiment(script.read_settings(place / "settings.json"), place / "data", place / "out")
+    from reproduction.experiment import open_experiment
+
+    open_experiment(script.read_settings(place / "settings.json"), place / "data", place / "out")
     write_settings(place, learning_rate=0.5)
     assert go(script, place) == 2
     assert "holds a run with another learning_rate (0.002 then, 0.5 now)" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from depthdial.oracles.exact.knapsack import prepare
 if TYPE_CHECKING:
     from reproduction.results import Scores
 
-N_SUBSETS = 40
+N_SUBSETS, N_SHUFFLES = 40, 20
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Offered:
         routes: how many routes each set holds, the full one among them.
         sets: how many sets, drawn without repetition.
         mean, lowest, highest: of their stars, with the measured scores.
-        shuffled_mean: of the same sets on scores shuffled over the sequences within each route, once for each set.
+        shuffled_mean: of the same sets on scores shuffled over the sequences within each route, each set as often as makes
+            `N_SHUFFLES` shuffles or more of all.
     """
 
     routes: int
@@ -54,7 +55,8 @@ def stars_by_routes_offered(scores: Scores, costs: Mapping[str, int], seed: int)
             columns = [*one, full]
             values = scores.values[:, columns]
             stars.append(_star(values, layers[columns]))
-            shuffled.append(_star(rng.permuted(values, axis=0), layers[columns]))
+            for _ in range(math.ceil(N_SHUFFLES / len(chosen))):
+                shuffled.append(_star(rng.permuted(values, axis=0), layers[columns]))
         ends = (min(stars), max(stars), float(np.mean(shuffled)))
         found.append(Offered(size + 1, len(stars), float(np.mean(stars)), *ends))
     return found

@@ -1,6 +1,6 @@
 """From rows to numbers: ROUGE-L by cost, elastic weights against specialists, oracles, and what the training took.
 
-Whatever kinds of weights the rows hold are told of; only the specialists must be there.
+Every kind of weights in the rows is reported; only the specialists are required.
 """
 
 from __future__ import annotations
