@@ -254,6 +254,7 @@ def test_figure_2_on_the_h200_is_that_of_its_rows() -> None:
     shares = [100 * ours[name] / 30 for name in ("matches_full_at_layers", "low", "high")]
     shuffled = ours["shuffled_matches_full_at_layers"]
     assert f"**{in_layers['specialist']} of 30 layers ({shares[0]:.1f}% [{shares[1]:.1f}, {shares[2]:.1f}])**" in words
+    assert f"with {shares[0]:.1f}% [{shares[1]:.1f}, {shares[2]:.1f}] of the layers" in re.sub(r"\s+", " ", README)
     assert f"| greedy | untouched weights | {in_layers['untouched']} | {100 * untouched['share_of_full']:.1f} |" in page
     assert f"| greedy | specialists, as in the paper | {in_layers['specialist']} | {shares[0]:.1f} |" in page
     assert f"shuffled within each route | {shuffled:.1f} | {100 * shuffled / 30:.1f} |" in page
@@ -319,7 +320,7 @@ def test_figure_2_on_the_h200_is_that_of_its_rows() -> None:
     assert f"at {bracketed(curve.matches_full_at, *curve.matches_full_interval)} layers ({share:.1%})" in words
     assert before["weights"] == "specialist"
     way = (before["share_of_full"] - share) / (before["share_of_full"] - ours["share_of_full"])
-    assert f"accounts for {way:.0%} of the way from {before['share_of_full']:.1%} to {ours['share_of_full']:.1%}" in words
+    assert f"account for {way:.0%} of the way from {before['share_of_full']:.1%} to {ours['share_of_full']:.1%}" in words
     old = bracketed(before["matches_full_at_layers"], before["low"], before["high"])
     assert f"| star of the specialists, layers | {old} | {in_layers['specialist']} |" in page
     assert f"scores shuffled | {before['shuffled_matches_full_at_layers']:.1f} | {shuffled:.1f} |" in page
