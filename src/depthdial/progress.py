@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -15,16 +15,16 @@ LINE_EVERY_SEC = 30.0
 
 
 class Advance(Protocol):
-    """Called after each finished piece of work."""
+    """Called after each finished piece of work; `note` says more of it, and is asked where a line is written."""
 
-    def __call__(self, pieces: float = 1) -> None: ...
+    def __call__(self, pieces: float = 1, note: Callable[[], str] | None = None) -> None: ...
 
 
 @contextmanager
 def progress_bar(label: str, total: float, *, show: bool = True) -> Iterator[Advance]:
     """A bar on standard error, with elapsed and remaining time. `total` and the advances share any unit of work."""
     if not show:
-        yield lambda pieces=1: None
+        yield lambda pieces=1, note=None: None
         return
     if not sys.stderr.isatty():
         with _lines(label, total) as advance:
@@ -36,7 +36,16 @@ def progress_bar(label: str, total: float, *, show: bool = True) -> Iterator[Adv
     columns = ("{task.description:<12}", BarColumn(bar_width=32), TaskProgressColumn(), TimeElapsedColumn(), "left")
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task(label, total=total)
-        yield lambda pieces=1: progress.advance(task, pieces)
+        said = time.monotonic()
+
+        def advance(pieces: float = 1, note: Callable[[], str] | None = None) -> None:
+            nonlocal said
+            progress.advance(task, pieces)
+            if note is not None and time.monotonic() - said >= LINE_EVERY_SEC:
+                said = time.monotonic()
+                progress.console.print(f"{label}: {note()}", markup=False, highlight=False)  # a line above the bar
+
+        yield advance
 
 
 @contextmanager
@@ -44,16 +53,18 @@ def _lines(label: str, total: float) -> Iterator[Advance]:
     """A line every LINE_EVERY_SEC, as work is finished, and one at the end."""
     started = said = time.monotonic()
     done = 0.0
+    last: Callable[[], str] | None = None
 
     def say() -> None:
         passed = time.monotonic() - started
         share = done / total if total else 1.0
         left = "" if share in (0.0, 1.0) else f", {_clock(passed / share - passed)} left"
-        print(f"{label}: {share:.0%}, {_clock(passed)}{left}", file=sys.stderr, flush=True)
+        more = "" if last is None else f"; {last()}"
+        print(f"{label}: {share:.0%}, {_clock(passed)}{left}{more}", file=sys.stderr, flush=True)
 
-    def advance(pieces: float = 1) -> None:
-        nonlocal done, said
-        done += pieces
+    def advance(pieces: float = 1, note: Callable[[], str] | None = None) -> None:
+        nonlocal done, said, last
+        done, last = done + pieces, note
         if time.monotonic() - said >= LINE_EVERY_SEC:
             said = time.monotonic()
             say()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 _SHOWN_STEPS = 10  # of trained gates, in the mean
 _R = {"r": ("--r", "--rank")}
 _RUN, _GATES = "train.depth.settings:FinetuneSettings", "train.gates.settings:GateSettings"
+_MINUTES = ("max_minutes", "save_minutes")
 _OFTEN = ("r", "learning_rate", "batch_size", "max_tokens", "epochs")
 # What a family's routes alone have.
 _OF_ROUTES = ("prompt_gradient", "temperature", "routes_per_step", "ends_every", "emphasis", "weights_dtype")
 
-TrainOptions = options_of(_RUN, "Training", common=("method", *_OFTEN), skip=("distill",), names=_R)
-GateRunOptions = options_of(_RUN, "Training", common=_OFTEN, skip=("method", *_OF_ROUTES), names=_R)
+TrainOptions = options_of(_RUN, "Training", common=("method", *_OFTEN, "max_minutes"), skip=("distill",), names=_R)
+GateRunOptions = options_of(_RUN, "Training", common=_OFTEN, skip=("method", *_OF_ROUTES, *_MINUTES), names=_R)
 GateOptions = options_of(_GATES, "Gates", common=("target", "alpha", "input", "backbone"), skip=("run",))
 Trainer = Annotated[
     str | None,
@@ -49,6 +51,8 @@ def finetune(
     limit: Limit = None,
 ) -> None:
     """Fine-tune for depth: a specialist for one route, or one elastic set of weights for a family of them."""
+    begun = time.monotonic()  # a time budget is the command's, with all that it loads
+
     from depthdial.report.kit.style import save_figure
     from depthdial.report.study.training_plot import draw_training
     from depthdial.train.depth.finetune import finetune as train
@@ -71,11 +75,15 @@ def finetune(
         in_place=settings.method == "full" and not settings.distill,
         trainer_options=options,
         progress=True,
+        clock=lambda: time.monotonic() - begun,
     )
     if not is_main():
         return
     tokens = result.record["response_tokens_by_route"]
     print_table("Response tokens trained on", ["route", "tokens"], [[name, f"{n:,}"] for name, n in tokens.items()])
+    if result.record.get("ended_by") == "time":
+        done, planned = result.record["steps"], result.record["scheduled_steps"]
+        typer.echo(f"ended by time: {done:,} of {planned:,} steps within {settings.max_minutes:g} minutes")
     typer.echo(f"loss: {save_figure(draw_training(result.record), out / 'training.png')}")
     is_adapter = settings.method == "lora"
     typer.echo(f"{'adapter' if is_adapter else 'model'}: {out}")

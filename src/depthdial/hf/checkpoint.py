@@ -160,6 +160,11 @@ def check_adapter(adapter: Path) -> Path:
     if not (adapter / "adapter_config.json").is_file():
         if (adapter / "config.json").is_file():
             raise InputError(f"{adapter} holds a whole model and no adapter: load it as the model, without adapter=.")
+        if (adapter / "latest" / "adapter_config.json").is_file():  # of a training that has not ended
+            raise InputError(
+                f"The training in {adapter} has not ended: run its command again, or give its last checkpoint, "
+                f"{adapter / 'latest'}."
+            )
         raise InputError(f"{adapter} has no adapter_config.json: give a folder written by PEFT's save_pretrained.")
     if not (adapter / "adapter_model.safetensors").is_file():
         raise InputError(f"{adapter} has no adapter_model.safetensors: save the adapter again with safe_serialization=True.")

@@ -6,8 +6,9 @@ The card is written last, so that a folder with one is whole.
 from __future__ import annotations
 
 import functools
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,55 @@ _TRAINED = {
 # Where a run keeps its checkpoints, and in the end its final weights, within its folder.
 CHECKPOINTS = "checkpoints"
 FINAL = f"{CHECKPOINTS}/final"
+# Where a run that goes on keeps the adapter, or the model, of its last checkpoint alone.
+LATEST = "latest"
+# Beside the weights in a checkpoint.
+_OF_TRAINER = ("optimizer", "scheduler", "rng_state", "scaler", "trainer_state", "README.md")
 
 
-def bring_weights(folder: Path, adapter_dtype: str) -> None:
-    """Copy what the trainer has saved last up to `folder`, an adapter in `adapter_dtype`."""
-    for file in sorted((folder / FINAL).iterdir()):
+def bring_weights(saved: Path, folder: Path, adapter_dtype: str) -> None:
+    """Bring the weights that the trainer has saved in one folder into another, those of an adapter in `adapter_dtype`."""
+    for file in sorted(saved.iterdir()):
         if file.name == "adapter_model.safetensors":
             write_atomically(folder / file.name, functools.partial(_recast, file, adapter_dtype))
-        elif file.name != "README.md":  # PEFT's own, an empty form
-            write_atomically(folder / file.name, functools.partial(shutil.copyfile, file))
+        elif file.is_file() and not file.name.startswith(_OF_TRAINER):  # the README is PEFT's own, an empty form
+            write_atomically(folder / file.name, functools.partial(_share, file))
+
+
+def leave_latest(folder: Path, checkpoint: Path, adapter_dtype: str, complete: Callable[[Path], object]) -> None:
+    """Make `folder/latest` the adapter or model of a checkpoint, without what only a training needs.
+
+    A reader finds the one before it or this one, whenever the process is killed: a first one comes by one rename, a later
+    one file by file, of which only the weights, the record and the card differ.
+
+    Args:
+        complete: writes what belongs beside the weights into a folder.
+    """
+    stage, latest = folder / CHECKPOINTS / "latest.part", folder / LATEST
+    shutil.rmtree(stage, ignore_errors=True)
+    bring_weights(checkpoint, stage, adapter_dtype)
+    complete(stage)
+    if not latest.exists():
+        stage.rename(latest)
+        return
+    for file in sorted(stage.iterdir()):
+        file.replace(latest / file.name)
+    stage.rmdir()
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove what a run keeps until it has ended."""
+    for name in (CHECKPOINTS, LATEST):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _share(source: Path, target: Path) -> None:
+    """The same file under another name where the disk can do that, else a copy: weights of whole models are large."""
+    try:
+        target.unlink()
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _recast(source: Path, dtype: str, target: Path) -> None:
@@ -86,5 +127,12 @@ Made by Depthdial: {how}.
 {rows}
 
 Drawn from {data["rows"]:,} rows of {data["task"]} ({data["split"]}), answers: {settings.answers}; {record["steps"]:,} steps
-in {record["train_sec"]:,.0f} s on {record["hardware"]}, seed {settings.seed}. Settings: depthdial.json.
+in {record["train_sec"]:,.0f} s on {record["hardware"]}, seed {settings.seed}. Settings: depthdial.json.{_ending(record)}
 """
+
+
+def _ending(record: Mapping[str, Any]) -> str:
+    if record["ended_by"] == "steps":
+        return ""
+    by = {"time": "Its time budget ended the run", "checkpoint": "A checkpoint of a run that had not ended"}
+    return f"\n{by[record['ended_by']]}, of {record['scheduled_steps']:,} scheduled steps."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import random
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -26,11 +25,19 @@ from depthdial.measure.plan import ModelIdentity
 from depthdial.progress import progress_bar
 from depthdial.provenance import environment
 from depthdial.routes import Route
-from depthdial.train.artefact import CHECKPOINTS, FINAL, RECORD_FILE, bring_weights
+from depthdial.train.artefact import (
+    CHECKPOINTS,
+    FINAL,
+    RECORD_FILE,
+    bring_weights,
+    leave_latest,
+    remove_checkpoints,
+)
 from depthdial.train.depth.settings import FinetuneSettings
-from depthdial.train.rows import training_rows
-from depthdial.train.schedule import Schedule, make_schedule, training_flops
-from depthdial.train.trainer import CarefulTrainer, ProgressSteps, ScheduledPasses, last_checkpoint
+from depthdial.train.rows import TrainingRow, training_rows
+from depthdial.train.schedule import FlopsCount, Schedule, make_schedule
+from depthdial.train.timing import LEDGER_FILE, Clock, TimeBudget
+from depthdial.train.trainer import CarefulTrainer, LeaveLatest, ProgressSteps, ScheduledPasses, last_checkpoint
 
 # TrainingArguments that would change the schedule, beside those that follow from it; the others are the user's.
 _REFUSED_ARGUMENTS = (
@@ -68,6 +75,8 @@ class Job:
         trainer: of what trains, the passes and TrainingArguments.
         told: what the record says beside what every record says, of the trainer and the schedule.
         finish: writes what makes the folder whole, of the folder, what trained and the record.
+        complete: the same for the folder of a checkpoint's weights, of folder and record; None where weights alone are of no
+            use.
         about: what else the run is known by, JSON-ready.
         usual: TrainingArguments where the user names no others.
     """
@@ -81,6 +90,7 @@ class Job:
     trainer: Callable[[Any, ScheduledPasses, Any], CarefulTrainer]
     told: Callable[[Any, Schedule], dict[str, Any]]
     finish: Callable[[Path, Any, Mapping[str, Any]], object]
+    complete: Callable[[Path, Mapping[str, Any]], object] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     usual: Mapping[str, Any] = field(default_factory=dict)
 
@@ -95,54 +105,121 @@ def run_training(
     identity: ModelIdentity,
     options: Mapping[str, Any] | None,
     progress: bool,
+    clock: Clock,
 ) -> TrainingResult:
-    """Train, or go on, or find what is finished in `out`; `options` are further fields of TrainingArguments."""
-    folder, run, model = Path(out), job.run, session.given
+    """Train, or go on, or find what is finished in `out`.
+
+    Args:
+        options: further fields of TrainingArguments.
+        clock: seconds since the command began, for a time budget.
+    """
+    folder, run = Path(out), job.run
     task = as_task(task, held_out=True)
+    checkpoint, is_finished = last_checkpoint(folder / CHECKPOINTS), is_whole(folder, job)
+    if checkpoint is None and not is_finished:
+        _forget_minutes(folder / job.file, run)
     claim_run(folder, job.file, job.settings, identity, task, **job.about)
-    if (folder / job.card).exists() and (folder / RECORD_FILE).exists():
+    if is_finished:
+        if is_main():
+            remove_checkpoints(folder)
         return TrainingResult(folder, read_json(folder / RECORD_FILE, "training record"))
     progress = progress and is_main()
     rows = training_rows(task, tokenizer, session, answers=run.answers, folder=folder / "answers", progress=progress)
     schedule = make_schedule(rows, job.routes, run, world_size=world_size())
     passes = ScheduledPasses(schedule.passes, rows, session.pad_token_id)
+    ledger = folder / CHECKPOINTS / LEDGER_FILE
+    timing: dict[str, Any] = {"clock": clock, "ledger": ledger, "resumes": checkpoint is not None, "writes": is_main()}
+    budget = TimeBudget.of(run, schedule.n_steps, **timing)
+    flops = FlopsCount(model_cost(session.given), rows, job.routes, run)
     with own_chance(run.seed), job.student() as trained:
         arguments = training_arguments(session, run, schedule, folder, {**job.usual, **(options or {})})
         trainer = job.trainer(trained, passes, arguments)
-        run_trainer(trainer, folder, schedule, progress=progress)
-        # Where all weights of the model are trained on and saved, what it had seen stays seen.
-        seen = trained_on(model).values() if run.method == "full" else ()
-        data = {
-            "task": task.name,
-            "split": task.split,
-            "rows": len(rows),
-            "fingerprint": task.fingerprint,
-            "prompts": sorted(frozenset(prompt_hashes(task)).union(*seen)),
-        }
-        record = {
-            "settings": asdict(job.settings.resolved),
-            "data": data,
-            "steps": schedule.n_steps,
-            "passes": len(schedule.passes),
-            "response_tokens": sum(one.n_tokens for one in schedule.passes),
-            "distinct_response_tokens": sum(len(row.response_ids) for row in rows),
-            "train_flops": training_flops(model_cost(model), schedule, rows, job.routes, run),
-            "train_sec": trainer.elapsed_sec,
-            "processes": schedule.world_size,
-            "history": [entry for entry in trainer.state.log_history if "loss" in entry],
-            **environment(),
-            **job.told(trainer, schedule),
-        }
+
+        def record(ended_by: str | None = None) -> dict[str, Any]:
+            return _record(job, session, task, rows, schedule, trainer, flops, ended_by)
+
+        def write(into: Path, told: Mapping[str, Any]) -> None:
+            if run.method == "full":
+                tokenizer.save_pretrained(into)
+            write_json(into / RECORD_FILE, told)
+
+        def complete(into: Path) -> None:
+            told = record("checkpoint")
+            write(into, told)
+            job.complete(into, told)  # type: ignore[misc]
+
+        if job.complete is not None:
+            leave = functools.partial(leave_latest, folder, adapter_dtype=run.weights_dtype, complete=complete)
+            trainer.add_callback(LeaveLatest(leave))
+        run_trainer(trainer, checkpoint, schedule, job.routes, budget=budget, progress=progress)
+        if budget is not None and not budget.has_learned and trainer.state.global_step < schedule.n_steps:
+            remove_checkpoints(folder)  # nothing was learned, and another budget may be given
+            raise budget.too_short()
+        told = record()
         trainer.save_model(str(folder / FINAL))
         if trainer.is_world_process_zero():
-            bring_weights(folder, run.weights_dtype)
-            if run.method == "full":
-                tokenizer.save_pretrained(folder)
-            write_json(folder / RECORD_FILE, record)
-            job.finish(folder, trained, record)  # makes the folder whole; until then the checkpoints are kept
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+            bring_weights(folder / FINAL, folder, run.weights_dtype)
+            write(folder, told)
+            job.finish(folder, trained, told)  # makes the folder whole; until then the checkpoints are kept
+            remove_checkpoints(folder)
         trainer.accelerator.wait_for_everyone()
-    return TrainingResult(folder, record)
+    return TrainingResult(folder, told)
+
+
+def _record(
+    job: Job,
+    session: Session,
+    task: Task,
+    rows: Sequence[TrainingRow],
+    schedule: Schedule,
+    trainer: CarefulTrainer,
+    flops: FlopsCount,
+    ended_by: str | None,
+) -> dict[str, Any]:
+    """The record of the steps that are done, JSON-ready."""
+    # Where all weights of the model are trained on and saved, what it had seen stays seen.
+    seen = trained_on(session.given).values() if job.run.method == "full" else ()
+    done = schedule.first(trainer.state.global_step)
+    data = {
+        "task": task.name,
+        "split": task.split,
+        "rows": len(rows),
+        "fingerprint": task.fingerprint,
+        "prompts": sorted(frozenset(prompt_hashes(task)).union(*seen)),
+    }
+    minutes = {} if trainer.budget is None else {"used_minutes": trainer.budget.used_sec / 60}
+    return {
+        "settings": asdict(job.settings.resolved),
+        "data": data,
+        "steps": done.n_steps,
+        "scheduled_steps": schedule.n_steps,
+        "ended_by": ended_by or ("steps" if done.n_steps == schedule.n_steps else "time"),
+        **minutes,
+        "passes": len(done.passes),
+        "response_tokens": sum(one.n_tokens for one in done.passes),
+        "distinct_response_tokens": sum(len(row.response_ids) for row in rows),
+        "train_flops": flops.of(done),
+        "train_sec": trainer.elapsed_sec,
+        "processes": done.world_size,
+        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
+        **environment(),
+        **job.told(trainer, done),
+    }
+
+
+def is_whole(folder: Path, job: Job) -> bool:
+    """Whether the run in a folder has ended."""
+    return (folder / job.card).exists() and (folder / RECORD_FILE).exists()
+
+
+def _forget_minutes(file: Path, run: FinetuneSettings) -> None:
+    """Let a run that has no checkpoint yet, as one whose budget was too short, take another budget."""
+    if not file.exists():
+        return
+    known = read_json(file, "training run")
+    minutes = {name: getattr(run, name) for name in ("max_minutes", "save_minutes")}
+    if is_main() and isinstance(known, dict) and any(known.get(name) != value for name, value in minutes.items()):
+        write_json(file, {**known, **minutes})
 
 
 def claim_run(folder: Path, file: str, settings: Any, identity: ModelIdentity, task: Task, **about: Any) -> None:
@@ -192,7 +269,7 @@ def training_arguments(
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "seed": settings.seed,
-        "save_strategy": "steps",
+        "save_strategy": "no" if settings.counts_minutes else "steps",
         "save_steps": min(settings.save_every, schedule.n_steps),
         "use_cpu": on_cpu,
     }
@@ -213,11 +290,29 @@ def training_arguments(
         raise InputError(f"The trainer's options cannot be used: {str(error).splitlines()[0].rstrip('.')}.") from error
 
 
-def run_trainer(trainer: CarefulTrainer, folder: Path, schedule: Schedule, *, progress: bool) -> None:
-    """Train to the end, from the last whole checkpoint in `folder` where there is one."""
-    checkpoint = last_checkpoint(folder / CHECKPOINTS)
+def run_trainer(
+    trainer: CarefulTrainer,
+    checkpoint: Path | None,
+    schedule: Schedule,
+    routes: Sequence[Route],
+    *,
+    budget: TimeBudget | None,
+    progress: bool,
+) -> None:
+    """Train to the end, or until the budget is used up; from a checkpoint where there is one.
+
+    Raises:
+        InputError: for a budget that is used up before the first step.
+    """
+    if budget is not None:
+        trainer.keep_time(budget)
+        if not budget.has_room:
+            if checkpoint is None:
+                raise budget.too_short()
+            trainer.stand_at(checkpoint)
+            return
     with progress_bar("training", schedule.n_steps, show=progress) as advance:
-        trainer.add_callback(ProgressSteps(advance))
+        trainer.add_callback(ProgressSteps(trainer, schedule, routes, advance))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 

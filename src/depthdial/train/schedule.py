@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,6 +55,14 @@ class Schedule:
     per_step: int
     n_steps: int
     world_size: int
+
+    def first(self, n_steps: int) -> Schedule:
+        """The first steps of the run."""
+        return replace(self, passes=self.passes[: self.n_passes(n_steps)], n_steps=n_steps)
+
+    def n_passes(self, n_steps: int) -> int:
+        """Passes of the first steps, on all processes."""
+        return n_steps * self.per_step * self.world_size
 
     def tokens_by_route(self, n_routes: int) -> list[int]:
         """Response tokens that each route runs."""
@@ -122,27 +130,44 @@ def _drawn_routes(step: int, routes: Sequence[Route], settings: FinetuneSettings
 def training_flops(
     cost: ModelCost, schedule: Schedule, rows: Sequence[TrainingRow], routes: Sequence[Route], settings: FinetuneSettings
 ) -> float:
-    """FLOPs of a run in theory, to compare runs at equal compute: forward, backward, prompts and teacher; paddings, the
-    adapter's own and the optimizer left out.
+    """FLOPs of a run in theory, to compare runs at equal compute: see `FlopsCount`."""
+    return FlopsCount(cost, rows, routes, settings).of(schedule)
 
-    A backward pass counts as two forward ones, or as one where the weights are frozen under an adapter.
+
+class FlopsCount:
+    """FLOPs of a run in theory: forward, backward, prompts and teacher; paddings, the adapter's own and the optimizer left
+    out.
+
+    A backward pass counts as two forward ones, or as one where the weights are frozen under an adapter. Passes that were
+    counted before are not counted again, so that a run which grows is counted in little time.
     """
-    passes = 3 if settings.method == "full" else 2
-    full = Route(tuple(range(len(cost.layers))), len(cost.layers))
-    total, seen = 0.0, set[int]()
-    for one in schedule.passes:
-        route = routes[one.route]
+
+    def __init__(
+        self, cost: ModelCost, rows: Sequence[TrainingRow], routes: Sequence[Route], settings: FinetuneSettings
+    ) -> None:
+        self._cost, self._rows, self._routes, self._settings = cost, rows, routes, settings
+        self._total, self._n_counted, self._seen = 0.0, 0, set[int]()
+
+    def of(self, schedule: Schedule) -> float:
+        """FLOPs of a schedule that begins as the one of the call before did, and is at least as long."""
+        for one in schedule.passes[self._n_counted :]:
+            self._add(one)
+        self._n_counted = len(schedule.passes)
+        return self._total
+
+    def _add(self, one: MicroBatch) -> None:
+        settings, full = self._settings, Route(tuple(range(len(self._cost.layers))), len(self._cost.layers))
+        passes, route = 3 if settings.method == "full" else 2, self._routes[one.route]
         on_cache = settings.prompt_depth == "full" and not route.is_full
         for i in one.rows:
-            prompt, response = len(rows[i].prompt_ids), len(rows[i].response_ids)
-            own = cost.of(route, prompt_tokens=prompt, new_tokens=response, prompt_route=None if on_cache else route)
-            total += passes * (own.decode_flops + own.head_flops)
+            prompt, response = len(self._rows[i].prompt_ids), len(self._rows[i].response_ids)
+            own = self._cost.of(route, prompt_tokens=prompt, new_tokens=response, prompt_route=None if on_cache else route)
+            self._total += passes * (own.decode_flops + own.head_flops)
             if not on_cache or settings.prompt_gradient:
-                total += passes * own.prompt_flops
-            elif one.group not in seen:
-                total += own.prompt_flops
-            if settings.distill and one.group not in seen:
-                taught = cost.of(full, prompt_tokens=prompt, new_tokens=response)
-                total += taught.prompt_flops + taught.decode_flops + taught.head_flops
-        seen.add(one.group)
-    return total
+                self._total += passes * own.prompt_flops
+            elif one.group not in self._seen:
+                self._total += own.prompt_flops
+            if settings.distill and one.group not in self._seen:
+                taught = self._cost.of(full, prompt_tokens=prompt, new_tokens=response)
+                self._total += taught.prompt_flops + taught.decode_flops + taught.head_flops
+        self._seen.add(one.group)

@@ -6,16 +6,21 @@ runs, what it is compared with, and that a checkpoint is either whole or not the
 
 from __future__ import annotations
 
+import math
 import operator
 import shutil
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast
+from safetensors import SafetensorError
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from depthdial.engine.prefill import left_padded
 from depthdial.engine.teacher_forcing import right_padded, whole_logits
@@ -28,12 +33,14 @@ from depthdial.train.depth.routed import RoutedModel
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.objective import response_loss
 from depthdial.train.rows import TrainingRow
-from depthdial.train.schedule import MicroBatch
+from depthdial.train.schedule import MicroBatch, Schedule
+from depthdial.train.timing import KeepTime, TimeBudget, anneal_by_time
 
 # What a batch holds of tokens.
 BATCH_TENSORS = ("prompt_ids", "prompt_mask", "response_ids", "response_mask")
 
 _STATE = "trainer_state.json"  # which Trainer writes last
+_RECENT_LOSSES = 30  # passes that the loss shown is a mean of
 # In the words of safetensors and of torch's zip writer.
 _DISK_TROUBLE = ("no space", "unexpected pos", "disk", "quota", "read-only", "permission", "i/o error", "file write failed")
 
@@ -72,6 +79,8 @@ class CarefulTrainer(Trainer):
         self.teacher = teacher
         self._taught: tuple[int, torch.Tensor] | None = None
         self._before_sec = self._started = 0.0
+        self._recent_losses: deque[float] = deque(maxlen=_RECENT_LOSSES)
+        self.budget: TimeBudget | None = None
         a_pass_is_a_batch = operator.itemgetter(0)
         super().__init__(model=model, args=args, train_dataset=passes, data_collator=a_pass_is_a_batch)
         for printer in [c for c in self.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
@@ -83,11 +92,42 @@ class CarefulTrainer(Trainer):
 
     def check_loss(self, loss: torch.Tensor, what: str = "loss") -> None:
         """InputError unless a loss is finite; `what` names it."""
+        self._recent_losses.append(loss.item())
         if not torch.isfinite(loss):
             raise InputError(
                 f"The {what} is {loss.item()} at step {self.state.global_step + 1}: lower the learning rate or train in "
                 "float32; the last good checkpoint is kept."
             )
+
+    @property
+    def recent_loss(self) -> float | None:
+        """The mean loss of the last passes of this process; None before the first one."""
+        return sum(self._recent_losses) / len(self._recent_losses) if self._recent_losses else None
+
+    def keep_time(self, budget: TimeBudget) -> None:
+        """Follow a time budget."""
+        self.budget = budget
+        self.add_callback(KeepTime(budget, self._agree))
+
+    def _agree(self, values: Sequence[float]) -> Sequence[float]:
+        """The values of the first process."""
+        if self.args.world_size == 1:
+            return values
+        told: Any = broadcast(torch.tensor([float(one) for one in values], dtype=torch.float64, device=self.args.device))
+        return told.tolist()
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's schedule of the learning rate, by steps or, with a budget, by time where that is further."""
+        scheduler = super().create_scheduler(*args, **kwargs)
+        if self.budget is not None and scheduler is not None:
+            anneal_by_time(scheduler, self.budget)
+        return scheduler
+
+    def stand_at(self, checkpoint: Path) -> None:
+        """Be where a checkpoint was, without training on."""
+        self.state = TrainerState.load_from_json(str(checkpoint / _STATE))
+        self._before_sec, self._started = _trained_sec(checkpoint), time.perf_counter()
+        self.read(checkpoint)
 
     def teach(self, tensors: dict[str, torch.Tensor], group: int) -> torch.Tensor | None:
         """The teacher's logits on a batch, computed once for all its routes; None without a teacher."""
@@ -113,8 +153,7 @@ class CarefulTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         if isinstance(resume_from_checkpoint, str):
-            log = read_json(Path(resume_from_checkpoint) / _STATE, "training state")["log_history"]
-            self._before_sec = max((entry.get("elapsed_sec", 0.0) for entry in log), default=0.0)
+            self._before_sec = _trained_sec(Path(resume_from_checkpoint))
         self._started = time.perf_counter()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -137,16 +176,8 @@ class CarefulTrainer(Trainer):
                 f"The weight {broken} is not finite after step {self.state.global_step}: lower the learning rate; the last "
                 "good checkpoint is kept."
             )
-        try:
+        with refusing_full_disk(self.state.global_step, str(self.args.output_dir)):
             super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError) as error:
-            if not isinstance(error, OSError) and not any(word in str(error).lower() for word in _DISK_TROUBLE):
-                raise
-            reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0].strip()
-            raise InputError(
-                f"The checkpoint of step {self.state.global_step} cannot be written to {self.args.output_dir} ({reason}): "
-                "make room and run the same command, which goes on from the checkpoint before it."
-            ) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # Without Trainer's own pickled arguments.
@@ -204,17 +235,63 @@ class DepthTrainer(CarefulTrainer):
 
 
 class ProgressSteps(TrainerCallback):
-    """Moves the one progress bar, also over steps that an earlier run has done."""
+    """Moves the one progress bar, also over steps that an earlier run has done; says loss, minutes and tokens beside it."""
 
-    def __init__(self, advance: Advance) -> None:
-        self._advance, self._done = advance, 0
+    def __init__(self, trainer: CarefulTrainer, schedule: Schedule, routes: Sequence[Route], advance: Advance) -> None:
+        self._trainer, self._schedule, self._advance = trainer, schedule, advance
+        self._tokens = {route.name: 0 for route in routes}
+        self._names = list(self._tokens)
+        self._done, self._n_passes = 0.0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.on_step_end(args, state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._advance(state.global_step - self._done)
-        self._done = state.global_step
+        n_passes = self._schedule.n_passes(state.global_step)
+        for one in self._schedule.passes[self._n_passes : n_passes]:
+            self._tokens[self._names[one.route]] += one.n_tokens
+        self._n_passes = n_passes
+        budget, done = self._trainer.budget, float(state.global_step)
+        if budget is not None:
+            done = max(done, budget.share * budget.n_steps)
+        self._advance(done - self._done, self._note)
+        self._done = done
+
+    def _note(self) -> str:
+        loss, budget = self._trainer.recent_loss, self._trainer.budget
+        parts = [] if loss is None else [f"loss {loss:.3f}"]
+        if budget is not None and budget.max_sec < math.inf:
+            used, limit = budget.used_sec / 60, budget.max_sec / 60
+            parts.append(f"{used:.1f} of {limit:.3g} minutes used, {max(0.0, limit - used):.1f} left")
+        parts.append("tokens " + ", ".join(f"{name} {n:,}" for name, n in self._tokens.items()))
+        return "; ".join(parts)
+
+
+class LeaveLatest(TrainerCallback):
+    """Calls `leave` with the folder of each checkpoint, in the process that writes."""
+
+    def __init__(self, leave: Callable[[Path], object]) -> None:
+        self._leave = leave
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            with refusing_full_disk(state.global_step, args.output_dir):
+                self._leave(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+@contextmanager
+def refusing_full_disk(step: int, folder: str) -> Iterator[None]:
+    """InputError for a checkpoint that cannot be written."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not isinstance(error, OSError) and not any(word in str(error).lower() for word in _DISK_TROUBLE):
+            raise
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0].strip()
+        raise InputError(
+            f"The checkpoint of step {step} cannot be written to {folder} ({reason}): "
+            "make room and run the same command, which goes on from the checkpoint before it."
+        ) from error
 
 
 def save_model(model: Any, folder: Path, state_dict: dict[str, Any] | None = None) -> None:
@@ -247,6 +324,11 @@ def part_of(state_dict: dict[str, Any] | None, prefix: str) -> dict[str, Any] | 
     if state_dict is None:
         return None
     return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+
+
+def _trained_sec(checkpoint: Path) -> float:
+    log = read_json(checkpoint / _STATE, "training state")["log_history"]
+    return max((entry.get("elapsed_sec", 0.0) for entry in log), default=0.0)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

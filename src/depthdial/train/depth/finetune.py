@@ -24,6 +24,7 @@ from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.depth.student import student
 from depthdial.train.running import Job, TrainingResult, run_training
 from depthdial.train.schedule import Schedule
+from depthdial.train.timing import Clock, since_now
 from depthdial.train.trainer import DepthTrainer, ScheduledPasses
 
 
@@ -39,6 +40,7 @@ def finetune(
     in_place: bool = False,
     trainer_options: Mapping[str, Any] | None = None,
     progress: bool = False,
+    clock: Clock | None = None,
 ) -> TrainingResult:
     """Train a route, or one set of weights for several routes.
 
@@ -50,15 +52,19 @@ def finetune(
         name: what the model was loaded by.
         in_place: with method `full` and without distillation, train the model itself and not a copy.
         trainer_options: further fields of transformers' TrainingArguments, such as report_to, fsdp, bf16.
+        clock: seconds since the time budget `settings.max_minutes` began, such as since the program started; None counts
+            from this call.
 
     Raises:
         InputError: for bad settings, routes or rows, before anything trains; for a loss or weights that are not finite,
-            and where a checkpoint cannot be written, with the last good checkpoint kept.
+            and where a checkpoint cannot be written, with the last good checkpoint kept; for a time budget in which nothing
+            can be learned.
 
     Example:
         >>> settings = dd.FinetuneSettings(max_tokens=100)
         >>> result = dd.finetune(model, tokenizer, task=many, routes=["uls:50%"], out=folder / "trained", settings=settings)
     """
+    clock = clock or since_now()
     settings, session = settings or FinetuneSettings(), Session.of(model, tokenizer)
     chosen: Any = unique_routes(routes, session.n_layers, model)
     rule = next((route.name for route in chosen if not isinstance(route, Route)), None)
@@ -82,15 +88,18 @@ def finetune(
         tokens = zip(chosen, schedule.tokens_by_route(len(chosen)), strict=True)
         return {"response_tokens_by_route": {route.name: n for route, n in tokens}}
 
+    def complete(folder: Path, record: Mapping[str, Any]) -> None:
+        save_card(folder, identity, chosen, settings, record)
+
     job = Job(
         *("finetune.json", CARD_FILE, settings, settings, chosen),
         student=lambda: student(model, chosen, settings, in_place=in_place),
         trainer=trainer,
         told=told,
-        finish=lambda folder, _, record: save_card(folder, identity, chosen, settings, record),
+        finish=lambda folder, _, record: complete(folder, record),
+        complete=complete,
         about={"routes": [[route.name, str(route)] for route in chosen]},
         usual={"ddp_find_unused_parameters": len(chosen) > 1},  # a pass leaves the layers of other routes alone
     )
-    return run_training(
-        job, session, tokenizer, task=task, out=out, identity=identity, options=trainer_options, progress=progress
-    )
+    given: dict[str, Any] = {"task": task, "out": out, "identity": identity, "options": trainer_options}
+    return run_training(job, session, tokenizer, **given, progress=progress, clock=clock)

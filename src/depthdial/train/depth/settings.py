@@ -46,7 +46,12 @@ class FinetuneSettings:
             random ones between them (the sandwich of Yu and Huang, arXiv 1903.05134).
         ends_every: interval of sandwich steps; in the other steps all routes are drawn.
         emphasis: route name -> how often it is drawn, relative to the others (1).
-        save_every: optimizer steps between checkpoints.
+        max_minutes: time budget of the whole command, loading and saving included; None for no limit. The learning rate
+            anneals by the share of the steps or of the time, whichever is larger, and the run stops in time. `max_tokens`
+            or `epochs` still end a run that is faster.
+        save_every: optimizer steps between checkpoints, where minutes do not say when.
+        save_minutes: minutes between checkpoints; None for a tenth of `max_minutes`, at most a minute (longer where writing
+            one takes more than a twentieth of that), or for `save_every` steps without a budget.
         weights_dtype: what an adapter is saved in: float32, float16 or bfloat16.
         seed: of everything that is drawn.
 
@@ -78,7 +83,9 @@ class FinetuneSettings:
     routes_per_step: int = 3
     ends_every: int = 1
     emphasis: Mapping[str, float] = field(default_factory=dict)
+    max_minutes: float | None = None
     save_every: int = 50
+    save_minutes: float | None = None
     weights_dtype: str = "float32"
     seed: int = 0
 
@@ -91,7 +98,8 @@ class FinetuneSettings:
             whole(name, getattr(self, name), 1)
         if self.max_tokens is not None:
             whole("max_tokens", self.max_tokens, 1)
-        for name in ("lora_alpha", "epochs", "temperature", "max_grad_norm", "learning_rate"):
+        minutes = ("max_minutes", "save_minutes")
+        for name in ("lora_alpha", "epochs", "temperature", "max_grad_norm", "learning_rate", *minutes):
             value = getattr(self, name)
             if value is not None:
                 number(name, value, above=0)
@@ -104,6 +112,11 @@ class FinetuneSettings:
     @property
     def rate(self) -> float:
         return LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
+
+    @property
+    def counts_minutes(self) -> bool:
+        """Whether the clock says when the run ends, or when a checkpoint is written."""
+        return self.max_minutes is not None or self.save_minutes is not None
 
     @property
     def resolved(self) -> FinetuneSettings:

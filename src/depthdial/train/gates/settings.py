@@ -79,6 +79,8 @@ class GateSettings:
             number("temperature_end", self.temperature_end, *TEMPERATURES)
         number("gate_learning_rate", self.gate_learning_rate, above=0)
         number("ramp", self.ramp, 0, 1)
+        if self.run.counts_minutes:  # a budget of layers comes down by steps
+            raise InputError("The settings max_minutes and save_minutes are for finetune: leave them out for gates.")
         object.__setattr__(self, "controlled", None if self.controlled is None else tuple(self.controlled))
         object.__setattr__(self, "run", replace(self.run, method="full" if self.backbone == "full" else "lora"))
 

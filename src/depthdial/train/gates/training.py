@@ -19,6 +19,7 @@ from depthdial.train.gates.gated import GatedModel
 from depthdial.train.gates.settings import GateSettings
 from depthdial.train.gates.trainer import PRICE_FILE, GateTrainer
 from depthdial.train.running import Job, TrainingResult, run_training
+from depthdial.train.timing import since_now
 from depthdial.train.trainer import ScheduledPasses
 from depthdial.views.tokens.gates import GATES_FILE, GateBase, GateConfig, TokenGates
 from depthdial.views.tokens.view import token_view
@@ -89,9 +90,8 @@ def train_gates(
         finish=finish,
         usual={"logging_steps": 1},
     )
-    return run_training(
-        job, session, tokenizer, task=task, out=out, identity=identity, options=trainer_options, progress=progress
-    )
+    given: dict[str, Any] = {"task": task, "out": out, "identity": identity, "options": trainer_options}
+    return run_training(job, session, tokenizer, **given, progress=progress, clock=since_now())
 
 
 def _price(settings: GateSettings, config: GateConfig, n_steps: int) -> Price | Budget:
