@@ -49,6 +49,20 @@ def test_errors_pass_through_and_close_the_bar(show: bool) -> None:
         advance()
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_note_says_more_where_a_line_is_written(capsys, monkeypatch, is_terminal: bool) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(depthdial.progress, "LINE_EVERY_SEC", 0.0)
+    with progress_bar("training", 2) as advance:
+        advance(1, lambda: "loss 1.5 [nats]")
+    assert "loss 1.5 [nats]" in capsys.readouterr().err
+    monkeypatch.setattr(depthdial.progress, "LINE_EVERY_SEC", 1e9)
+    asked: list[int] = []
+    with progress_bar("training", 2) as advance:
+        advance(1, lambda: f"asked {len(asked)}" if asked.append(1) is None else "")
+        assert not asked
+
+
 def test_outside_a_terminal_there_is_a_line_now_and_then(capsys, monkeypatch) -> None:
     now = iter([0.0, 10.0, 31.0, 31.0, 31.0, 40.0, 40.0])
     monkeypatch.setattr(depthdial.progress.time, "monotonic", lambda: next(now))

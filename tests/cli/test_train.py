@@ -67,6 +67,12 @@ def test_a_specialist_with_trainer_options(finetune, paths):
         (("--route", "uls:3", "--temperature", "0"), "Invalid temperature"),
         (("--route", "uls:3", "--trainer", "nonsense=1"), "trainer's options cannot be used"),
         (("--route", "uls:3", "--limit", "2"), "2 rows are too few"),
+        (("--route", "uls:3", "--max-minutes", "0"), "Invalid max_minutes 0.0: use a number above 0."),
+        (("--route", "uls:3", "--max-minutes", "-1"), "Invalid max_minutes -1.0"),
+        (("--route", "uls:3", "--max-minutes", "nan"), "Invalid max_minutes nan"),
+        (("--route", "uls:3", "--max-minutes", "soon"), "Invalid value for '--max-minutes': Input should be a valid number"),
+        (("--route", "uls:3", "--save-minutes", "0"), "Invalid save_minutes 0.0"),
+        (("--route", "uls:3", "--max-minutes", "0.0001"), "max_minutes=0.0001 is too short to learn from one step"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(finetune, arguments, complaint):

@@ -12,7 +12,7 @@ from depthdial.measure.cost import model_cost
 from depthdial.routes import Route, family_routes
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.rows import TrainingRow
-from depthdial.train.schedule import MicroBatch, Schedule, make_schedule, training_flops
+from depthdial.train.schedule import FlopsCount, MicroBatch, Schedule, make_schedule, training_flops
 
 ROUTES = [r for r in family_routes("uls", 6) if len(r) in (2, 3, 4, 5)] + [Route(tuple(range(6)), 6, "full")]
 
@@ -136,3 +136,14 @@ def test_by_hand(parts, quick):
     assert flops(prompt_gradient=True) == pytest.approx(2 * (trained + 3 * prompt))
     assert flops(prompt_depth="route") == pytest.approx(2 * (trained + prompt + 2 * prompt / 3))
     assert flops(distill=True) - flops() == pytest.approx(prompt + deep + head)
+
+
+def test_a_run_that_grows_is_counted_piece_by_piece(model, rows, quick):
+    schedule = make_schedule(rows, [SHALLOW, FULL], quick)
+    count = FlopsCount(model_cost(model), rows, [SHALLOW, FULL], quick)
+    pieces = [count.of(schedule.first(n)) for n in (0, 1, 4, 4, schedule.n_steps)]
+    assert pieces[0] == 0 and pieces[2] == pieces[3] and pieces == sorted(pieces)
+    assert pieces[-1] == training_flops(model_cost(model), schedule, rows, [SHALLOW, FULL], quick)
+    first = schedule.first(2)
+    assert first.passes == schedule.passes[:4] and first.n_steps == 2
+    assert sum(first.tokens_by_route(2)) == sum(one.n_tokens for one in schedule.passes[:4])

@@ -109,9 +109,7 @@ def test_checkpoints_come_by_the_minute_and_not_where_the_end_would_not_fit():
     assert clock.now == 49.0  # 11 s are left: twice a checkpoint's 4 s, and 3 s
 
 
-@pytest.mark.parametrize(
-    ("minutes", "saving", "every"), [(2, 0.1, 12), (60, 0.1, 60), (60, 5.0, 100), (math.inf, 0.1, 7)]
-)
+@pytest.mark.parametrize(("minutes", "saving", "every"), [(2, 0.1, 12), (60, 0.1, 60), (60, 5.0, 100), (math.inf, 0.1, 7)])
 def test_the_interval_follows_from_the_budget_and_what_a_checkpoint_takes(minutes, saving, every):
     clock = Hand()
     one = budget(clock, minutes=minutes, save_sec=7.0 if minutes == math.inf else None)
@@ -164,7 +162,7 @@ def test_all_processes_do_what_the_first_one_decides():
     first, second = (budget(clock) for clock in clocks)
     first.begin()
     second.begin()
-    clocks[0].now, clocks[1].now = 30.0, 1000.0
+    clocks[0].now, clocks[1].now = 10.0, 1000.0
     first.end_step(1.0, say)
     second.end_step(1.0, lambda _: told["values"])
     assert (second.share, second.is_over, second.is_due) == (first.share, first.is_over, first.is_due)
@@ -195,7 +193,9 @@ def test_what_is_too_short_says_what_would_do():
     clock = Hand(12.0)
     one = budget(clock, minutes=0.1)
     assert not one.has_room
-    complaint = r"^A budget of max_minutes=0\.1 is too short to learn from one step: 0\.2 minutes are used, and .*: give at least"
+    complaint = (
+        r"^A budget of max_minutes=0\.1 is too short to learn from one step: 0\.2 minutes are used, and .*: give at least"
+    )
     assert InputError is type(one.too_short())
     with pytest.raises(InputError, match=complaint + r" 0\.4\.$"):
         raise one.too_short()

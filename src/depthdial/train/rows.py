@@ -7,7 +7,7 @@ where it will run: behind the text that such a model writes, not behind somebody
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ def training_rows(
     answers: str = "reference",
     folder: Path | None = None,
     progress: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> list[TrainingRow]:
     """The rows of a task, ready to train on; `both` takes every other row's answer from the model.
 
@@ -56,13 +57,14 @@ def training_rows(
         session: the untouched full model, which writes its own answers where they are asked for: greedy ones, of at most
             the task's `max_response_tokens` (128 without one).
         folder: where its answers are kept, so that a run that was stopped does not write them again.
+        check: called before each batch of answers is written; an error that it raises stops the run.
 
     Raises:
         InputError: if rows lack the references asked for, or fewer than MIN_ROWS are left.
     """
     examples = encode(task, tokenizer, context_tokens=session.context_tokens)
     own = [e for e in examples if answers == "model" or (answers == "both" and _is_drawn(e.id))]
-    written = _own_answers(own, session, task.max_response_tokens or 128, folder, progress)
+    written = _own_answers(own, session, task.max_response_tokens or 128, folder, progress, check)
     end = _end_token(task, tokenizer, session)
     rows = [written.get(e.id) or _reference_row(e, task.max_response_tokens, session.context_tokens, end) for e in examples]
     missing = next((row.id for row in rows if not row.response_ids), None)
@@ -96,7 +98,12 @@ def _reference_row(example: EncodedExample, most: int | None, context: int | Non
 
 
 def _own_answers(
-    examples: Sequence[EncodedExample], session: Session, most: int, folder: Path | None, progress: bool
+    examples: Sequence[EncodedExample],
+    session: Session,
+    most: int,
+    folder: Path | None,
+    progress: bool,
+    check: Callable[[], None],
 ) -> dict[str, TrainingRow]:
     """The full model's greedy answers, by row id; batches of like length, each kept as one file."""
     ordered = sorted(examples, key=lambda e: (len(e.prompt_ids), e.id))
@@ -108,6 +115,7 @@ def _own_answers(
             if path is not None and path.exists():
                 tokens = read_json(path, "answers")["tokens"]
             else:
+                check()
                 tokens = session.decode(session.full, session.prefill(batch), most).tokens
                 if path is not None:
                     write_json(path, {"tokens": tokens})

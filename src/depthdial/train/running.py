@@ -36,7 +36,7 @@ from depthdial.train.artefact import (
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.rows import TrainingRow, training_rows
 from depthdial.train.schedule import FlopsCount, Schedule, make_schedule
-from depthdial.train.timing import LEDGER_FILE, Clock, TimeBudget
+from depthdial.train.timing import LEDGER_FILE, AnswersInTime, Clock, TimeBudget
 from depthdial.train.trainer import CarefulTrainer, LeaveLatest, ProgressSteps, ScheduledPasses, last_checkpoint
 
 # TrainingArguments that would change the schedule, beside those that follow from it; the others are the user's.
@@ -124,7 +124,8 @@ def run_training(
             remove_checkpoints(folder)
         return TrainingResult(folder, read_json(folder / RECORD_FILE, "training record"))
     progress = progress and is_main()
-    rows = training_rows(task, tokenizer, session, answers=run.answers, folder=folder / "answers", progress=progress)
+    about_rows: dict[str, Any] = {"answers": run.answers, "folder": folder / "answers", "progress": progress}
+    rows = training_rows(task, tokenizer, session, **about_rows, check=AnswersInTime(run, clock))
     schedule = make_schedule(rows, job.routes, run, world_size=world_size())
     passes = ScheduledPasses(schedule.passes, rows, session.pad_token_id)
     ledger = folder / CHECKPOINTS / LEDGER_FILE
@@ -299,17 +300,12 @@ def run_trainer(
     budget: TimeBudget | None,
     progress: bool,
 ) -> None:
-    """Train to the end, or until the budget is used up; from a checkpoint where there is one.
-
-    Raises:
-        InputError: for a budget that is used up before the first step.
-    """
+    """Train to the end, or until the budget is used up; from a checkpoint where there is one."""
     if budget is not None:
         trainer.keep_time(budget)
         if not budget.has_room:
-            if checkpoint is None:
-                raise budget.too_short()
-            trainer.stand_at(checkpoint)
+            if checkpoint is not None:
+                trainer.stand_at(checkpoint)
             return
     with progress_bar("training", schedule.n_steps, show=progress) as advance:
         trainer.add_callback(ProgressSteps(trainer, schedule, routes, advance))

@@ -231,6 +231,25 @@ class KeepTime(TrainerCallback, ExportableState):
             control.should_training_stop = control.should_log = True
 
 
+class AnswersInTime:
+    """Called before each batch of the model's own answers, which precede training: InputError if the next may not fit."""
+
+    def __init__(self, settings: FinetuneSettings, clock: Clock) -> None:
+        self._minutes, self._clock = settings.max_minutes, clock
+        self._before: float | None = None
+        self._slowest_sec = 0.0
+
+    def __call__(self) -> None:
+        now = self._clock()
+        self._slowest_sec = max(self._slowest_sec, now - (now if self._before is None else self._before))
+        self._before = now
+        if self._minutes is not None and now + self._slowest_sec > self._minutes * 60 - _TAIL_SEC:
+            raise InputError(
+                f"A budget of max_minutes={self._minutes:g} went into the model's own answers before training began: run "
+                "the same command again, for what was written is kept, or give more minutes."
+            )
+
+
 def anneal_by_time(scheduler: Any, budget: TimeBudget) -> None:
     """Have a learning rate schedule of transformers follow `budget.position` in place of the number of steps."""
     factors = getattr(scheduler, "lr_lambdas", None)

@@ -81,6 +81,7 @@ class CarefulTrainer(Trainer):
         self._before_sec = self._started = 0.0
         self._recent_losses: deque[float] = deque(maxlen=_RECENT_LOSSES)
         self.budget: TimeBudget | None = None
+        self._keeper: KeepTime | None = None
         a_pass_is_a_batch = operator.itemgetter(0)
         super().__init__(model=model, args=args, train_dataset=passes, data_collator=a_pass_is_a_batch)
         for printer in [c for c in self.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
@@ -106,8 +107,8 @@ class CarefulTrainer(Trainer):
 
     def keep_time(self, budget: TimeBudget) -> None:
         """Follow a time budget."""
-        self.budget = budget
-        self.add_callback(KeepTime(budget, self._agree))
+        self.budget, self._keeper = budget, KeepTime(budget, self._agree)
+        self.add_callback(self._keeper)
 
     def _agree(self, values: Sequence[float]) -> Sequence[float]:
         """The values of the first process."""
@@ -128,6 +129,8 @@ class CarefulTrainer(Trainer):
         self.state = TrainerState.load_from_json(str(checkpoint / _STATE))
         self._before_sec, self._started = _trained_sec(checkpoint), time.perf_counter()
         self.read(checkpoint)
+        if self._keeper is not None:
+            self._keeper.on_train_begin(self.args, self.state, self.control)
 
     def teach(self, tensors: dict[str, torch.Tensor], group: int) -> torch.Tensor | None:
         """The teacher's logits on a batch, computed once for all its routes; None without a teacher."""

@@ -32,6 +32,10 @@ from depthdial.train.rows import ANSWERS
         ("routes_per_step", 0),
         ("ends_every", 0),
         ("save_every", 0),
+        ("max_minutes", 0),
+        ("max_minutes", float("inf")),
+        ("max_minutes", "2"),
+        ("save_minutes", float("nan")),
         ("emphasis", {"uls:3": -1}),
     ],
 )

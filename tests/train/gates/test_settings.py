@@ -82,3 +82,9 @@ def test_temperatures_anneal():
     assert [falling.temperature_at(done) for done in (0, 0.5, 1)] == pytest.approx([2, 1, 0.5])
     linear = replace(falling, annealing="linear")
     assert [linear.temperature_at(done) for done in (0, 0.5, 1)] == pytest.approx([2, 1.25, 0.5])
+
+
+@pytest.mark.parametrize("given", [{"max_minutes": 2}, {"save_minutes": 1.0}])
+def test_a_time_budget_is_not_for_gates(given):
+    with pytest.raises(InputError, match="max_minutes and save_minutes are for finetune"):
+        GateSettings(target=0.6, **given)
