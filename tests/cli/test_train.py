@@ -34,6 +34,7 @@ def test_a_family_from_a_file_then_loaded(finetune, paths):
     status, out, err = finetune("--elastic", paths / "family.json", "--layers", "6,3", "--emphasis", "hand:3=2")
     assert status == 0, err
     assert "hand:3" in out and "hand:4" not in out and f"adapter: {paths / 'out'}" in out
+    assert "--depth 0,2,5" in out  # no verb knows the name hand:3
     assert {"training.png", "adapter_model.safetensors", "depthdial.json"} <= {p.name for p in (paths / "out").iterdir()}
     record = json.loads((paths / "out" / "training.json").read_text())
     assert record["settings"]["distill"] and record["settings"]["emphasis"] == {"hand:3": 2.0}

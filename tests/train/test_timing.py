@@ -189,6 +189,21 @@ def test_a_stop_is_logged_and_a_checkpoint_keeps_the_share():
     assert control.should_training_stop and control.should_log
 
 
+def test_a_slow_first_step_does_not_end_a_run_and_is_forgotten():
+    clock = Hand()
+    one = budget(clock)
+    one.begin()
+    clock.now = 30.0
+    one.end_step(0.0)  # its rate is 0, as with a warm-up; another 30 s would not fit, and it takes less
+    assert not one.is_over and not one.has_learned
+    clock.now += 1.0
+    one.end_step(1.0)
+    assert one.step_sec == 1.0 and not one.is_over
+    clock.now += 20.0
+    one.end_step(1.0)
+    assert one.is_over
+
+
 def test_what_is_too_short_says_what_would_do():
     clock = Hand(12.0)
     one = budget(clock, minutes=0.1)

@@ -13,7 +13,7 @@ from depthdial.cli.settings import Given, options_of, pairs_of
 from depthdial.errors import InputError
 
 if TYPE_CHECKING:
-    from depthdial.routes import AnyRoute
+    from depthdial.routes import AnyRoute, Route
 
 
 _SHOWN_STEPS = 10  # of trained gates, in the mean
@@ -53,6 +53,7 @@ def finetune(
     """Fine-tune for depth: a specialist for one route, or one elastic set of weights for a family of them."""
     begun = time.monotonic()  # a time budget is the command's, with all that it loads
 
+    from depthdial.hf.adapter import AdapterCard
     from depthdial.report.kit.style import save_figure
     from depthdial.report.study.training_plot import draw_training
     from depthdial.train.depth.finetune import finetune as train
@@ -89,7 +90,7 @@ def finetune(
     typer.echo(f"{'adapter' if is_adapter else 'model'}: {out}")
     words = (loading.model, "PROMPT", "--adapter", out) if is_adapter else (out, "PROMPT")
     run_so = ["--prompt-depth", "route"] if settings.prompt_depth == "route" else []
-    say_next("generate", *words, "--depth", next(iter(tokens)), *run_so)
+    say_next("generate", *words, "--depth", _as_depth(AdapterCard.load(out).routes[0]), *run_so)
 
 
 @with_bundles
@@ -132,6 +133,16 @@ def train_gates(
     typer.echo(f"training: {plot_gate_training(result.record, out / 'training.png')}")
     typer.echo(f"gates: {out}")
     say_next("sweep", *loading.words, *source.other_words, "--gates", out, "--out", f"{out}-sweep")
+
+
+def _as_depth(route: Route) -> str:
+    """The name of a route where verbs read it, else its layers: names of a searched family are known to its file alone."""
+    from depthdial.routes import Route
+
+    try:
+        return route.name if Route.parse(route.name, route.n_layers) == route else str(route)
+    except InputError:
+        return str(route)
 
 
 def _chosen(text: str, layers: str | None, model: Any) -> list[AnyRoute]:

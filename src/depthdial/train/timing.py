@@ -47,6 +47,7 @@ _TAIL_SEC = 3.0
 # Without `save_minutes`: a tenth of the budget, at most a minute, and never more than a twentieth of the time on saving.
 _SHARE_BETWEEN_SAVES, _MOST_BETWEEN_SAVES_SEC, _LEAST_SAVES_APART = 0.1, 60.0, 20.0
 _LEDGER_EVERY_SEC = 1.0
+_AFTER_FIRST = 0.5
 
 
 class TimeBudget:
@@ -58,7 +59,7 @@ class TimeBudget:
         save_sec: seconds between checkpoints; None for a number that follows from `max_sec`.
         clock: seconds since this command began.
         ledger: file that keeps the seconds used; None for a process that writes nothing.
-        used: what the ledger of a stopped run says: its seconds, and those of a step and of a checkpoint.
+        used: what the ledger of a stopped run says: its seconds, those of a step and of a checkpoint, and `has_learned`.
 
     Attributes:
         share: how far the training is by time, from 0 to 1.
@@ -79,7 +80,7 @@ class TimeBudget:
     ) -> None:
         used = used or {}
         self.n_steps, self.max_sec = n_steps, max_sec
-        self.share, self.is_over, self.is_due, self.has_learned = 0.0, False, False, False
+        self.share, self.is_over, self.is_due, self.has_learned = 0.0, False, False, bool(used.get("has_learned"))
         self._clock, self._ledger, self._asked_save_sec = clock, ledger, save_sec
         self._before_sec = used.get("used_sec", 0.0)
         self._steps = deque([used.get("step_sec", 0.0)], _RECENT_STEPS)
@@ -119,8 +120,12 @@ class TimeBudget:
 
     @property
     def step_sec(self) -> float:
-        """What a step may take: the slowest of the last ones."""
-        return max(self._steps)
+        """What a step may take: the slowest of the last ones.
+
+        The first one warms the machine up and is little of a measure: the next one may take half as long, so that a run is
+        not given up for a slow beginning.
+        """
+        return max(self._steps) * (1.0 if self.has_learned else _AFTER_FIRST)
 
     @property
     def save_sec(self) -> float:
@@ -153,7 +158,7 @@ class TimeBudget:
     def end_step(self, rate: float, agree: Agree = list) -> None:
         """Take note of an optimizer step that used the learning rate `rate`, and decide what follows it."""
         now = self.used_sec
-        if not self.has_learned:  # the first steps warm the machine up, and are no measure once there are others
+        if not self.has_learned:
             self._steps.clear()
         self._steps.append(now - self._marked)
         self._marked, self.has_learned = now, self.has_learned or rate > 0
@@ -179,7 +184,8 @@ class TimeBudget:
         """Write the seconds used where the next run finds them."""
         if self._ledger is not None:
             self._next_note = self.used_sec + _LEDGER_EVERY_SEC
-            write_json(self._ledger, {"used_sec": self.used_sec, "step_sec": self.step_sec, "save_sec": self.save_sec})
+            used = {"used_sec": self.used_sec, "step_sec": max(self._steps), "save_sec": self.save_sec}
+            write_json(self._ledger, {**used, "has_learned": int(self.has_learned)})
 
     def too_short(self) -> InputError:
         """For a budget in which nothing was learned."""
