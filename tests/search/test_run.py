@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from depthdial.hf.untouched import untouched
 from depthdial.measure.sweep import sweep
 from depthdial.routes import Route
 from depthdial.routes.families import RouteFamily
+from depthdial.search.method import Found
 from depthdial.search.run import METHOD, METHODS, harm_measure, make_method, search_routes
 from tests.conftest import make_llama
 
@@ -39,7 +40,6 @@ def every_kl(model, tokenizer, task, sizes):
 
 @pytest.fixture
 def with_references(small_task):
-    from dataclasses import replace
 
     return replace(small_task, examples=tuple(e for e in small_task.examples if e.reference))
 
@@ -278,3 +278,36 @@ def test_harms_from_elsewhere_make_the_same_family(model, tokenizer, small_task,
     assert here.routes == there.routes
     about_here, about_there = ({**one.made_by, "seconds": 0, "calibration": 0} for one in (here, there))
     assert about_here == about_there
+
+
+@dataclass(frozen=True)
+class FirstLayers:
+    """Drops the first layers, whatever they do; a search that somebody else wrote."""
+
+    name = "first-layers"
+    source = "a test"
+    metric = None
+
+    def pieces(self, problem, memory):
+        return 0
+
+    def find(self, problem, memory, advance):
+        dropped = tuple(tuple(range(n)) for n in range(1, problem.n_drops + 1))
+        return Found(dropped, (0.0,) * problem.n_layers, passes=0)
+
+
+def test_a_method_of_ones_own_makes_a_family_with_its_record(model, tokenizer, small_task, tmp_path):
+    family = run(model, tokenizer, small_task, method=FirstLayers(), min_layers=4, out=tmp_path / "mine.json")
+    assert [route.layers for route in family.routes] == [(2, 3, 4, 5), (1, 2, 3, 4, 5), (0, 1, 2, 3, 4, 5)]
+    assert family.name == "first-layers" and family.made_by["source"] == "a test"
+    assert RouteFamily.load(tmp_path / "mine.json").routes == family.routes
+
+
+def test_what_is_no_method_is_refused_in_a_sentence(model, tokenizer, small_task):
+    for given, why in (
+        ({"method": 3}, "The search method 3 lacks name: give a name, or a method"),
+        ({"method": FirstLayers}, "is no instance of a dataclass"),
+        ({"method": FirstLayers(), "beam_width": 3}, "beam_width is given beside a method of your own: make it a field"),
+    ):
+        with pytest.raises(InputError, match=why):
+            search_routes(model, tokenizer, task=small_task, **given)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -46,6 +46,7 @@ _MAKERS: Mapping[str, Callable[..., Method]] = {
     "angular": Angular,
 }
 METHODS = tuple(_MAKERS)
+_MEMBERS = ("name", "source", "metric", "pieces", "find")
 _OPTIONS = {name: [option.name for option in fields(maker)] for name, maker in _MAKERS.items()}  # type: ignore[arg-type]
 Screen = int | None | Literal["default"]
 
@@ -61,7 +62,7 @@ def search_routes(
     tokenizer: Any,
     *,
     task: Task,
-    method: str = "greedy",
+    method: str | Method = "greedy",
     metric: str | None = None,
     cost: str = "layers",
     prompt_depth: str = "full",
@@ -81,6 +82,9 @@ def search_routes(
     harms: Harms | None = None,
 ) -> RouteFamily:
     """Find routes from the full model down to `min_layers` layers, one for each number of layers.
+
+    In Python `method` is also a search of your own, an instance of `depthdial.search.method.Method`
+    (docs/add-a-search-method.md).
 
     Nothing is drawn at random: the same prompts on the same machine give the same routes (but for `cost="ms"`).
 
@@ -253,14 +257,16 @@ class _Asked:
         return DraftHarm(calibration, self.times, not has_adapters_on(self.plan.session.given))
 
 
-def make_method(method: str, **given: Any) -> Method:
+def make_method(method: str | Method, **given: Any) -> Method:
     """The search that a name and options stand for; `given` are `search_routes`'s, None or "default" where not given.
 
     Raises:
         InputError: for an unknown method or metric, a bad number, or an option of another method.
     """
-    choice("search method", method, METHODS)
     options = {name: value for name, value in given.items() if value != ("default" if name == "screen" else None)}
+    if not isinstance(method, str):
+        return _own_method(method, options)
+    choice("search method", method, METHODS)
     for name in options:
         if name not in _OPTIONS[method]:
             users = " and ".join(user for user, known in _OPTIONS.items() if name in known)
@@ -271,6 +277,21 @@ def make_method(method: str, **given: Any) -> Method:
         if options.get(name) is not None:
             whole(name, options[name], 1)
     return _MAKERS[method](**options)
+
+
+def _own_method(method: Any, options: Mapping[str, Any]) -> Method:
+    """A method that a caller wrote, checked; its options are its own fields."""
+    missing = [name for name in _MEMBERS if not hasattr(method, name)]
+    if missing or not is_dataclass(method) or isinstance(method, type):
+        lacks = f"lacks {missing[0]}" if missing else "is no instance of a dataclass"
+        raise InputError(
+            f"The search method {method!r} {lacks}: give a name, or a method as in docs/add-a-search-method.md."
+        )
+    if options:
+        raise InputError(f"{next(iter(options))} is given beside a method of your own: make it a field of the method.")
+    if method.metric is not None:
+        choice("search metric", method.metric, METRICS)
+    return method
 
 
 def check_prompt_depth(prompt_depth: str, method: Method) -> None:
