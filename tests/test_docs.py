@@ -181,6 +181,17 @@ def test_the_load_on_the_server_is_that_of_its_rows() -> None:
     assert f"was {found['memory, last quarter over second']:.3f} times" in words
 
 
+def test_the_sweeps_on_ray_are_those_of_their_rows() -> None:
+    words = re.sub(r"\s+", " ", (ROOT / "docs" / "scale.md").read_text(encoding="utf-8"))
+    runs = json.loads((ROOT / "benchmarks/results/ray-faults.json").read_text())["runs"]
+    assert all(run["equal"] and not run["lost"] and not run["doubled"] for run in runs)
+    assert f"In none of the {len(runs)} sweeps" in words
+    document = json.loads((ROOT / "benchmarks/results/ray-overhead.json").read_text())
+    ratios = [f"{ratio:.2f}" for ratio in document["ratios"]]
+    assert f"A unit took {' and '.join(ratios)} of the local time" in words
+    assert f"{document['settings']['processes']} processes of one thread" in words
+
+
 def test_no_committed_row_of_a_data_set_holds_text() -> None:
     for path in (ROOT / "experiments" / "similarity").rglob("rows.parquet"):
         assert not {"answer", "reference", "prompt"} & set(pq.read_schema(path).names)
