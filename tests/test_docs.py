@@ -189,6 +189,7 @@ def test_the_sweeps_on_ray_are_those_of_their_rows() -> None:
     document = json.loads((ROOT / "benchmarks/results/ray-overhead.json").read_text())
     ratios = [f"{ratio:.2f}" for ratio in document["ratios"]]
     assert f"A unit took {' and '.join(ratios)} of the local time" in words
+    assert f"the whole command took {document['rows'][-1]['sec in all']:.2f} of it" in words
     assert f"{document['settings']['processes']} processes of one thread" in words
 
 
