@@ -40,7 +40,6 @@ def every_kl(model, tokenizer, task, sizes):
 
 @pytest.fixture
 def with_references(small_task):
-
     return replace(small_task, examples=tuple(e for e in small_task.examples if e.reference))
 
 
