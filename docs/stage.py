@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from os.path import relpath
+from os.path import normpath, relpath
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,7 +58,7 @@ def stage(root: Path, out: Path) -> list[Path]:
             continue
         text = (root / source).read_text(encoding="utf-8")
         for _, link, _ in LINK.findall(text):
-            linked = Path(relpath(root / source.parent / link, root))
+            linked = Path(normpath(source.parent / link))
             if not (root / linked).is_file():
                 raise FileNotFoundError(f"{source} links to {link}, which is no file.")
             waiting.append(linked)
@@ -67,7 +67,8 @@ def stage(root: Path, out: Path) -> list[Path]:
 
 
 def _moved(found: re.Match[str], source: Path) -> str:
-    linked = Path(relpath(ROOT / source.parent / found[2], ROOT))
+    """The link of a page, from where the page is in the site to where its target is."""
+    linked = Path(normpath(source.parent / found[2]))
     return f"{found[1]}{Path(relpath(place(linked), place(source).parent)).as_posix()}{found[3]}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib.util
 import re
 import shutil
@@ -59,6 +60,10 @@ def test_a_link_that_leads_nowhere_is_named(stage: ModuleType, tmp_path: Path) -
     (tmp_path / "docs" / "index.md").write_text("[gone](../gone.png)")
     with pytest.raises(FileNotFoundError, match=r"docs/index.md links to ../gone.png"):
         stage.stage(tmp_path, tmp_path / "out")
+
+
+def test_the_examples_of_the_layout_run(stage: ModuleType) -> None:
+    assert doctest.testmod(stage) == (0, 1)
 
 
 @pytest.mark.slow
