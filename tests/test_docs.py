@@ -74,7 +74,9 @@ def cells_of(line: str) -> list[str]:
 
 
 def test_the_headline_is_that_of_the_demos_rows() -> None:
-    rows = headline(load_study_rows(ROOT / "experiments" / "demo"))
+    timing = json.loads((ROOT / "experiments" / "demo" / "timing.json").read_text())
+    rows = headline(load_study_rows(ROOT / "experiments" / "demo"), timing=timing)
+    assert timing["routes"][0]["batch"] == 1 and "for one prompt" in README
     for row in rows:
         name = "full" if row["route"] == "full" else f"`{row['route']}`"
         line = next(line for line in README.splitlines() if line.startswith("|") and f"{name} |" in line and "x |" in line)
