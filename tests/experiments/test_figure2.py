@@ -223,7 +223,8 @@ def numbers_of(document: Any, name: str = "") -> dict[str, Any]:
     return {place: value for key, part in parts for place, value in numbers_of(part, f"{name}/{key}").items()}
 
 
-@pytest.mark.parametrize("name", ["alpaca-h200", pytest.param("alpaca", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["alpaca-h200", "alpaca"])
 def test_a_committed_run_is_published_again_from_its_rows_alone(script, tmp_path, name) -> None:
     out = tmp_path / "again"
     assert script.main(["--from-rows", str(HERE / name), "--out", str(out)]) == 0

@@ -74,7 +74,7 @@ def test_routes_that_no_search_found_are_for_any_prompts(model, tokenizer):
         assert said(lambda route=route: dd.generate(model, tokenizer, "a", depth=route, prompt_depth="route")) == []
 
 
-@pytest.mark.parametrize(("to", "made_for"), [("hf", "full"), ("vllm", "route")])
+@pytest.mark.parametrize(("to", "made_for"), [("hf", "full"), pytest.param("vllm", "route", marks=pytest.mark.slow)])
 def test_an_export_warns_where_its_prompts_run_another_way(model, tokenizer, small_task, tmp_path, to, made_for):
     """And only of that: the measurement runs prompts both ways on purpose."""
     task = replace(small_task, examples=small_task.examples[:2])

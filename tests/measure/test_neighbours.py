@@ -64,7 +64,7 @@ def swept(model, task, batch_size, **options):
     return dd.sweep(model, make_tokenizer(), task=task, batch_size=batch_size, **options).to_pylist()
 
 
-@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+@pytest.mark.parametrize("make", [tiny_llama, pytest.param(tiny_gpt2, marks=pytest.mark.matrix)])
 @pytest.mark.parametrize(
     "options",
     [

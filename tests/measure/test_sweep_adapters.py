@@ -112,7 +112,8 @@ def test_only_an_adapter_costs_a_second_pass_over_the_prompts(bare, adapted, tok
         assert len(passes) == n_passes
 
 
-@pytest.mark.parametrize("killed_after", [pytest.param(1, marks=pytest.mark.matrix), 4])
+@pytest.mark.matrix
+@pytest.mark.parametrize("killed_after", [1, 4])
 def test_a_killed_sweep_goes_on_with_the_same_reference(tmp_path, adapted, tokenizer, small_task, monkeypatch, killed_after):
     whole = run(adapted, tokenizer, small_task)
     written, real = [], UnitStore.write

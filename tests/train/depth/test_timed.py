@@ -152,6 +152,7 @@ def test_a_killed_run_leaves_the_adapter_of_its_last_checkpoint_and_goes_on(time
     assert {path.name for path in out.iterdir()} == FILES | {"finetune.json"}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_in_its_last_seconds_ends_with_what_it_has(timed, killed, brief, tmp_path):
     killed(brief, 8)
     kept = weights(last_checkpoint(tmp_path / "out" / "checkpoints"))
@@ -161,7 +162,8 @@ def test_a_run_that_was_killed_in_its_last_seconds_ends_with_what_it_has(timed, 
     assert result.record["train_sec"] < 60
 
 
-@pytest.mark.parametrize("max_minutes", [None, pytest.param(1e6, marks=pytest.mark.matrix)])
+@pytest.mark.matrix
+@pytest.mark.parametrize("max_minutes", [None, 1e6])
 def test_with_checkpoints_by_the_minute_a_killed_run_goes_on_exactly(timed, killed, quick, tmp_path, max_minutes):
     settings = replace(quick, max_minutes=max_minutes, save_minutes=0.2)
     straight = timed(settings, "straight")
