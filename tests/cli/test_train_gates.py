@@ -60,6 +60,7 @@ def test_at_a_price_with_all_weights(run, paths):
     assert gates.config.kind == "mlp" and gates.about["settings"]["alpha"] == 2
 
 
+@pytest.mark.slow
 def test_on_an_adapter_that_was_trained_before(run, paths):
     assert run("--route", "full", verb="finetune", out="t")[0] == 0
     status, _, err = run("--alpha", "1", "--adapter", paths / "t", "--backbone", "frozen")

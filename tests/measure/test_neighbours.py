@@ -171,6 +171,7 @@ def mixed():
     return model
 
 
+@pytest.mark.slow
 def test_everything_is_measured_in_evaluation_mode_and_modes_stay(mixed):
     words, task, quiet = make_tokenizer(), filling((2, 5, 9)), tiny_gpt2()
     before = modes(mixed)

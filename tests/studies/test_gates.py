@@ -84,9 +84,12 @@ def words():
     return make_tokenizer()
 
 
-@pytest.fixture(scope="module", params=[ONE_BUDGET, pytest.param(SETTINGS, marks=pytest.mark.slow)], ids=["one", "two"])
+SLOW = [pytest.param(settings, marks=pytest.mark.slow) for settings in (ONE_BUDGET, SETTINGS)]
+
+
+@pytest.fixture(scope="module", params=SLOW, ids=["one", "two"])
 def settings(request):
-    """Of one budget in the fast lane, of two in the slow one."""
+    """Of one budget and of two, in the slow lane."""
     return request.param
 
 

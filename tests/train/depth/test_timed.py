@@ -201,6 +201,7 @@ def test_a_budget_too_short_is_one_sentence_and_another_may_follow(timed, brief,
         timed(replace(brief, max_minutes=2))
 
 
+@pytest.mark.slow
 def test_answers_of_the_model_are_within_the_budget_and_are_kept(timed, brief, seconds, monkeypatch, tmp_path):
     monkeypatch.setattr(answers, "_ANSWER_BATCH", 8)
     decode = Session.decode
@@ -217,6 +218,7 @@ def test_answers_of_the_model_are_within_the_budget_and_are_kept(timed, brief, s
     assert timed(settings).record["steps"] == 5  # behind 20 s for what was left of the answers
 
 
+@pytest.mark.slow
 def test_progress_says_loss_minutes_and_tokens(timed, brief, capsys, monkeypatch):
     monkeypatch.setattr("depthdial.progress.LINE_EVERY_SEC", 0.0)
     timed(brief, progress=True)

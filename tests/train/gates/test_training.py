@@ -114,6 +114,7 @@ def test_gates_that_all_run_train_as_plain_fine_tuning_does(run, base, lessons, 
     assert gated.record["train_flops"] == plain.record["train_flops"]
 
 
+@pytest.mark.slow
 def test_a_hidden_state_is_learned_from(run, base, tmp_path):
     """What is worth a layer here depends on the token: gates that see it differ from token to token."""
     model, gates = load_gates(run(GateSettings(target=0.6, batch_size=4, rank=2, epochs=8, save_every=99)).folder, base[0])
