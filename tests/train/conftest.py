@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from transformers import TrainerCallback
 
 from depthdial.data.tasks import Example, Task
 from depthdial.engine.session import Session
@@ -15,6 +17,25 @@ from depthdial.train.rows import TrainingRow, training_rows
 NOUNS = ("cat", "dog", "mat")
 VERBS = ("sat", "ran")
 NUMBERS = ("one", "two", "three", "four")
+
+
+class _StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def stopped_at(trainer: type, step: int) -> Iterator[None]:
+    """A run that is stopped at a step, before that step's checkpoint is written."""
+    start = trainer.train
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "train", lambda self, **k: (self.add_callback(_StopAt(step)), start(self, **k)))
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 @pytest.fixture

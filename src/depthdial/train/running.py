@@ -144,12 +144,13 @@ def run_training(
                 tokenizer.save_pretrained(into)
             write_json(into / RECORD_FILE, told)
 
-        def complete(into: Path) -> None:
-            told = record("checkpoint")
-            write(into, told)
-            job.complete(into, told)  # type: ignore[misc]
+        if (finish_checkpoint := job.complete) is not None:
 
-        if job.complete is not None:
+            def complete(into: Path) -> None:
+                told = record("checkpoint")
+                write(into, told)
+                finish_checkpoint(into, told)
+
             leave = functools.partial(leave_latest, folder, adapter_dtype=run.weights_dtype, complete=complete)
             trainer.add_callback(LeaveLatest(leave))
         run_trainer(trainer, checkpoint, schedule, job.routes, budget=budget, progress=progress)

@@ -146,6 +146,7 @@ class FlopsCount:
         self, cost: ModelCost, rows: Sequence[TrainingRow], routes: Sequence[Route], settings: FinetuneSettings
     ) -> None:
         self._cost, self._rows, self._routes, self._settings = cost, rows, routes, settings
+        self._full = Route(tuple(range(len(cost.layers))), len(cost.layers))
         self._total, self._n_counted, self._seen = 0.0, 0, set[int]()
 
     def of(self, schedule: Schedule) -> float:
@@ -156,8 +157,8 @@ class FlopsCount:
         return self._total
 
     def _add(self, one: MicroBatch) -> None:
-        settings, full = self._settings, Route(tuple(range(len(self._cost.layers))), len(self._cost.layers))
-        passes, route = 3 if settings.method == "full" else 2, self._routes[one.route]
+        settings, route = self._settings, self._routes[one.route]
+        passes = 3 if settings.method == "full" else 2
         on_cache = settings.prompt_depth == "full" and not route.is_full
         for i in one.rows:
             prompt, response = len(self._rows[i].prompt_ids), len(self._rows[i].response_ids)
@@ -168,6 +169,6 @@ class FlopsCount:
             elif one.group not in self._seen:
                 self._total += own.prompt_flops
             if settings.distill and one.group not in self._seen:
-                taught = self._cost.of(full, prompt_tokens=prompt, new_tokens=response)
+                taught = self._cost.of(self._full, prompt_tokens=prompt, new_tokens=response)
                 self._total += taught.prompt_flops + taught.decode_flops + taught.head_flops
         self._seen.add(one.group)

@@ -93,10 +93,11 @@ class CarefulTrainer(Trainer):
 
     def check_loss(self, loss: torch.Tensor, what: str = "loss") -> None:
         """InputError unless a loss is finite; `what` names it."""
-        self._recent_losses.append(loss.item())
-        if not torch.isfinite(loss):
+        value = loss.item()  # waits for the device, once
+        self._recent_losses.append(value)
+        if not math.isfinite(value):
             raise InputError(
-                f"The {what} is {loss.item()} at step {self.state.global_step + 1}: lower the learning rate or train in "
+                f"The {what} is {value} at step {self.state.global_step + 1}: lower the learning rate or train in "
                 "float32; the last good checkpoint is kept."
             )
 

@@ -28,6 +28,7 @@ from depthdial.train.rows import training_rows
 from depthdial.train.running import world_size
 from depthdial.train.schedule import make_schedule
 from depthdial.train.trainer import DepthTrainer, last_checkpoint
+from tests.train.conftest import stopped_at
 
 FULL = Route(tuple(range(6)), 6, "full")
 FAMILY = RouteFamily("hand", 6, (Route((0, 2, 5), 6, "hand:3"), Route((0, 1, 2, 5), 6, "hand:4"), FULL))
@@ -158,28 +159,16 @@ def test_the_full_route_is_plain_fine_tuning(run, base, lessons, quick, tmp_path
         torch.testing.assert_close(tensor, theirs[name], atol=2e-5, rtol=1e-3)
 
 
-class _Kill(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.matrix), 5])
-def test_a_killed_run_goes_on_exactly(run, quick, tmp_path, monkeypatch, step):
+def test_a_killed_run_goes_on_exactly(run, quick, tmp_path, step):
     settings = replace(quick, distill=True, epochs=2, save_every=2)
     options = {"trainer_options": {"logging_steps": 1}}
     straight = run(FAMILY, settings, "straight", **options)
-    start = DepthTrainer.train
-    monkeypatch.setattr(DepthTrainer, "train", lambda self, **k: (self.add_callback(_Kill(step)), start(self, **k)))
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(DepthTrainer, step):
         run(FAMILY, settings, "killed", **options)
     half = tmp_path / "killed" / "checkpoints" / "checkpoint-99"  # a kill in the middle of writing leaves one
     half.mkdir(parents=True, exist_ok=True)
     (half / "adapter_model.safetensors").write_bytes(b"half")
-    monkeypatch.setattr(DepthTrainer, "train", start)
     resumed = run(FAMILY, settings, "killed", **options)
     ours, theirs = weights(resumed.folder), weights(straight.folder)
     assert ours.keys() == theirs.keys()
@@ -280,7 +269,7 @@ def test_two_processes_train_one_adapter(base, lessons, tmp_path):
     data.write_text(
         "".join(json.dumps({"prompt": e.instruction, "reference": e.reference}) + "\n" for e in lessons.examples)
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29713", "-m", "depthdial"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "depthdial"]
     options = ["--rank", "2", "--batch-size", "3", "--save-every", "2", "--epochs", "2", "--out", str(tmp_path / "out")]
     out = tmp_path / "out"
     done = subprocess.run(

@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 
 from depthdial.engine.session import Session
 from depthdial.errors import InputError
@@ -25,6 +24,7 @@ from depthdial.routes import Route
 from depthdial.train import rows as answers
 from depthdial.train.depth.finetune import finetune
 from depthdial.train.trainer import DepthTrainer, last_checkpoint, refusing_full_disk
+from tests.train.conftest import stopped_at
 
 ROUTES = (Route((0, 2, 5), 6, "hand:3"), Route(tuple(range(6)), 6, "full"))
 FILES = {"README.md", "adapter_config.json", "adapter_model.safetensors", "depthdial.json", "training.json"}
@@ -72,25 +72,13 @@ def brief(quick):
     return replace(quick, distill=True, epochs=20, max_minutes=1, save_minutes=0.3)
 
 
-class _Kill(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
 @pytest.fixture
-def killed(timed, monkeypatch):
+def killed(timed):
     """A run that is stopped at a step, before that step's checkpoint is written."""
 
     def go(settings, step, **options):
-        start = DepthTrainer.train
-        monkeypatch.setattr(DepthTrainer, "train", lambda self, **k: (self.add_callback(_Kill(step)), start(self, **k)))
-        with pytest.raises(KeyboardInterrupt):
+        with stopped_at(DepthTrainer, step):
             timed(settings, **options)
-        monkeypatch.setattr(DepthTrainer, "train", start)
 
     return go
 
@@ -271,7 +259,7 @@ def test_two_processes_end_at_the_same_step(base, lessons, tmp_path):
     data, out = tmp_path / "lessons.jsonl", tmp_path / "out"
     rows = [{"prompt": one.instruction, "reference": one.reference} for one in lessons.examples]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29714", "-m", "depthdial"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "depthdial"]
     words = ["finetune", str(tmp_path / "base"), "--elastic", "full,uls:3", "--data", str(data), "--out", str(out)]
     budget = ["--epochs", "100000", "--max-minutes", "0.6", "--save-minutes", "0.02", "--rank", "2", "--batch-size", "3"]
     done = subprocess.run([*launch, *words, *budget], capture_output=True, text=True, timeout=300)

@@ -28,6 +28,7 @@ from depthdial.views.tokens.gate_folder import load_gates
 from depthdial.views.tokens.gates import GATE_INPUTS
 from depthdial.views.tokens.view import TokenTrace, token_view
 from tests.tiny import tiny
+from tests.train.conftest import stopped_at
 
 
 @pytest.fixture
@@ -267,15 +268,6 @@ def test_a_known_identity_spares_reading_the_weights(run, base, brief, monkeypat
 # ---------------------------------------------------------------- kill and resume
 
 
-class _Kill(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize(
     ("backbone", "step", "changes"),
     [
@@ -292,14 +284,11 @@ class _Kill(TrainerCallback):
 def test_a_killed_run_goes_on_exactly(run, brief, tmp_path, monkeypatch, backbone, step, changes):
     settings = replace(brief, **{"backbone": backbone, "epochs": 4, "save_every": 2, **changes})
     straight = run(settings, "straight")
-    start = GateTrainer.train
-    monkeypatch.setattr(GateTrainer, "train", lambda self, **k: (self.add_callback(_Kill(step)), start(self, **k)))
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(GateTrainer, step):
         run(settings, "killed")
     half = tmp_path / "killed" / "checkpoints" / "checkpoint-99"  # a kill in the middle of writing leaves one
     half.mkdir(parents=True, exist_ok=True)
     (half / "gates.safetensors").write_bytes(b"half")
-    monkeypatch.setattr(GateTrainer, "train", start)
     torch.manual_seed(12345)  # what the process has drawn meanwhile must not matter
     resumed = run(settings, "killed")
     for file in sorted(straight.folder.glob("*.safetensors")):
@@ -389,7 +378,7 @@ def test_two_processes_train_the_same_gates(base, lessons, tmp_path):
     data, out = tmp_path / "lessons.jsonl", tmp_path / "out"
     rows = [{"prompt": e.instruction, "reference": e.reference} for e in lessons.examples]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29714", "-m"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m"]
     verb = ["depthdial", "train-gates", str(tmp_path / "base"), "--data", str(data), "--out", str(out)]
     options = ["--target", "0.6", "--rank", "2", "--batch-size", "3", "--epochs", "8", "--save-every", "5"]
     done = subprocess.run([*launcher, *verb, *options], capture_output=True, text=True, timeout=300)
