@@ -8,13 +8,14 @@ run=runs/elastic
 depthdial=${DEPTHDIAL:-.venv/bin/depthdial}
 routes=experiments/elastic/routes.json
 
-[ -f "$routes" ] || "$depthdial" search smollm2-135m --data "$data" --split validation --limit 32 --screen 8 --min-layers 15 \
+[ -f "$routes" ] || "$depthdial" search smollm2-135m --data "$data" --split validation --limit 32 --screen 8 --min-layers 12 \
   --answer-tokens 24 --max-prompt-tokens 160 --out "$routes"
 
-"$depthdial" finetune smollm2-135m --elastic "$routes" --layers 30,27,24,20,15 \
-  --data "$data" --split train --limit 3000 --max-prompt-tokens 160 --max-response-tokens 96 --answers both \
-  --batch-size 4 --learning-rate 1e-3 --max-tokens 120000 --ends-every 3 --save-every 25 \
-  --emphasis greedy-kl:24=3,greedy-kl:20=1.5,full=0.2 --weights-dtype float16 --out "$run"
+"$depthdial" finetune smollm2-135m --elastic "$routes" --layers 30,27,24,20,15,12 \
+  --data "$data" --split train --limit 3600 --max-prompt-tokens 160 --max-response-tokens 96 --answers both \
+  --batch-size 4 --routes-per-step 4 --ends-every 4 --emphasis greedy-kl:24=2.5,greedy-kl:15=2,greedy-kl:20=1.2,full=0.3 \
+  --rank 32 --learning-rate 1e-3 --max-tokens 1050000 --save-minutes 5 --trainer bf16=true \
+  --weights-dtype float16 --out "$run"
 
 package=src/depthdial/adapters/smollm2-135m-elastic
 mkdir -p "$package"
