@@ -81,7 +81,7 @@ def test_routes_that_draft_well(run, paths):
         ("search", ("--metric", "ppl"), "Unknown search metric 'ppl'"),
         ("search", ("--cost", "joules"), "Unknown cost 'joules'"),
         ("search", ("--prompt-depth", "half"), "Unknown prompt depth 'half'"),
-        ("search", ("--method", "angular", "--prompt-depth", "route"), "finds the same routes for any prompt depth"),
+        ("search", ("--method", "angular", "--prompt-depth", "route"), "behind prompts at full depth, whatever"),
         ("search", ("--min-layers", "6"), "min_layers is 6 but the model has 6"),
         ("search-study", ("--methods", "greedy,best"), "No search is called 'best'"),
         ("search-study", ("--fractions", "most"), "--fractions takes fractions of the layers such as 0.9,0.75 or 90%"),

@@ -2,20 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from depthdial.data.tasks import encode
-from depthdial.engine.session import Session
 from depthdial.routes import Route
-from depthdial.search.calibration import Calibration
-
-
-@pytest.fixture
-def calibrated(model, tokenizer, small_task):
-    def make(metric, batch_size=3, over=model, prompt_depth="full"):
-        session = Session.of(over, tokenizer)
-        examples = [e for e in encode(small_task, tokenizer) if e.reference_ids]
-        return Calibration.of(session, examples, metric, 4, batch_size, prompt_depth=prompt_depth)
-
-    return make
 
 
 @pytest.mark.parametrize("prompt_depth", ["full", "route"])

@@ -85,7 +85,7 @@ def test_a_search_for_a_saved_folder_tries_prompts_on_the_route(model, tokenizer
         ({"prompt_depth": "none"}, "Unknown prompt depth 'none': use full or route"),
         (
             {"method": "angular", "prompt_depth": "route"},
-            "finds the same routes for any prompt depth: leave prompt_depth out",
+            "behind prompts at full depth, whatever routes are for: leave prompt_depth out",
         ),
         ({"metric": "speculation", "prompt_depth": "route"}, "is for drafts, whose prompts run every layer"),
     ],
@@ -220,7 +220,10 @@ def test_a_stopped_search_with_other_settings_starts_anew(tmp_path, model, token
         ({"screen": -1}, "Invalid screen"),
         ({"screen": 0}, "Invalid screen"),
         ({"answer_tokens": 0}, "Invalid answer_tokens"),
-        ({"method": "gredy"}, "Unknown search method 'gredy': use greedy, beam, single-drop, block-influence or angular"),
+        (
+            {"method": "gredy"},
+            "Unknown search method 'gredy': use greedy, beam, single-drop, block-influence, angular or knapspec",
+        ),
         ({"metric": "ppl"}, "Unknown search metric 'ppl': use kl, nll or speculation"),
         ({"cost": "seconds"}, "Unknown cost 'seconds': use layers, flops or ms"),
         ({"beam_width": 4}, "beam_width is an option of beam and not of greedy: leave it out, or search by beam"),

@@ -18,11 +18,11 @@ from depthdial.data.tasks import EncodedExample
 from depthdial.engine.prefill import Prefill
 from depthdial.engine.prefixes import SharedPrefixes
 from depthdial.engine.session import Session
-from depthdial.engine.teacher_forcing import Predictions, forced_logits, nll, right_padded, routed_logits
+from depthdial.engine.teacher_forcing import Predictions, forced_logits, forced_states, nll, right_padded, routed_logits
 from depthdial.errors import InputError
 from depthdial.measure.references import Reference
 from depthdial.routes import Route
-from depthdial.search.states import text_states
+from depthdial.search.states import directions, text_states
 
 SPECULATION = "speculation"
 METRICS = ("kl", "nll", SPECULATION)
@@ -146,6 +146,21 @@ class Calibration:
             same = (logits.argmax(-1) == batch.tokens).tolist()
             found += ["".join("01"[one] for one in row[: len(text)]) for row, text in zip(same, batch.texts, strict=True)]
         return found
+
+    def answer_states(self, layers: Sequence[int]) -> torch.Tensor:
+        """(n_tokens, width), in fp32 and of length 1: hidden states at the texts' tokens once some layers alone have run.
+
+        Behind prompts at full depth. What earlier calls computed of the first layers is not computed again.
+
+        Raises:
+            InputError: if a state is not finite.
+        """
+        route, found = Route(tuple(layers), self.session.n_layers), []
+        for batch in self.batches:
+            prefixes = None if batch.prefixes is None else batch.prefixes.on(id(batch), "states")
+            states = forced_states(self.session.model, route, batch.prefilled, batch.tokens, batch.mask, prefixes).states[-1]
+            found.append(states[batch.mask.bool()].float())
+        return directions(torch.cat(found))
 
     def states(self, start: int = 0) -> Iterator[torch.Tensor]:
         """Hidden states of prompts and answers, from a batch on."""

@@ -33,6 +33,8 @@ class Problem:
         start_harm: that of every layer.
         states: hidden states of the calibration texts, batch by batch from the one that is asked for: one pass over them.
         n_batches: of these.
+        answer_states: (n_tokens, width), the directions of the hidden states at all answers' tokens once some layers alone
+            have run on them, behind prompts at full depth; only the layers that no earlier call began with are computed.
         harms: that of several routes, in their order and with the numbers of `harm`, such as by several processes; None for
             one after the other, here.
     """
@@ -44,6 +46,7 @@ class Problem:
     start_harm: float
     states: Callable[[int], Iterator[torch.Tensor]]
     n_batches: int
+    answer_states: Callable[[Sequence[int]], torch.Tensor]
     harms: Harms | None = None
 
     @property

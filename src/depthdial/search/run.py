@@ -33,6 +33,7 @@ from depthdial.search.beam import Beam
 from depthdial.search.block_influence import BlockInfluence
 from depthdial.search.calibration import METRICS, SPECULATION, Calibration
 from depthdial.search.greedy import Greedy
+from depthdial.search.knapspec import KnapSpec
 from depthdial.search.method import Found, Harms, Memory, Method, Problem
 from depthdial.search.single_drop import SingleDrop
 from depthdial.search.speculation import DraftHarm
@@ -44,6 +45,7 @@ _MAKERS: Mapping[str, Callable[..., Method]] = {
     "single-drop": SingleDrop,
     "block-influence": BlockInfluence,
     "angular": Angular,
+    "knapspec": KnapSpec,
 }
 METHODS = tuple(_MAKERS)
 _MEMBERS = ("name", "source", "metric", "pieces", "find")
@@ -90,7 +92,7 @@ def search_routes(
 
     Args:
         task: calibration prompts; never those that routes are evaluated on. References are used for NLL only.
-        method: `greedy` (default), `beam`, `single-drop`, `block-influence` or `angular`.
+        method: `greedy` (default), `beam`, `single-drop`, `block-influence`, `angular` or `knapspec`.
         metric: of the first three: `kl` to the full model (default), `nll` of the references, or `speculation`, the expected
             speed-up of drafting on a route by the latency model.
         cost: what dropping a layer saves, against which its harm is weighed: `layers` (all alike), `flops` per token, or
@@ -146,11 +148,12 @@ def search_routes(
         harm(plan.session.full) if is_harmed else 0.0,
         calibration.states,
         len(calibration.batches),
+        calibration.answer_states,
         harms,
     )
     with progress_bar("search", chosen.pieces(problem, memory), show=progress) as advance:
         found = chosen.find(problem, memory, advance)
-    family = _family(asked.name, chosen, found, problem, calibration, memory, asked.task, plan)
+    family = _family(asked, found, problem, calibration, memory)
     if on_found is not None:
         on_found(family)
     if out is not None:
@@ -299,7 +302,7 @@ def check_prompt_depth(prompt_depth: str, method: Method) -> None:
     choice("prompt depth", prompt_depth, PROMPT_DEPTHS)
     if prompt_depth == "route" and method.metric is None:
         raise InputError(
-            f"The search by {method.name} looks at the full model's states and finds the same routes for any prompt depth: "
+            f"The search by {method.name} looks at hidden states behind prompts at full depth, whatever routes are for: "
             "leave prompt_depth out, or search by greedy."
         )
     if prompt_depth == "route" and method.metric == SPECULATION:
@@ -319,7 +322,7 @@ def options_of(name: str) -> dict[str, Any]:
     known |= {f"{method}-{metric}": {"method": method, "metric": metric} for method in with_metric for metric in METRICS}
     known |= {f"{one}-each": {**options, "nested": False} for one, options in known.items() if options["method"] == "beam"}
     if name not in known:
-        some = "greedy-kl, greedy-nll, beam-kl, beam-kl-each, single-drop-kl, block-influence or angular"
+        some = "greedy-kl, greedy-nll, beam-kl, beam-kl-each, single-drop-kl, block-influence, angular or knapspec"
         raise InputError(f"No search is called {name!r}: use {some}.")
     return known[name]
 
@@ -357,17 +360,8 @@ def _layer_costs(cost: str, plan: Plan, calibration: Calibration, memory: Memory
     return measured
 
 
-def _family(
-    name: str,
-    chosen: Method,
-    found: Found,
-    problem: Problem,
-    calibration: Calibration,
-    memory: Memory,
-    task: Task,
-    plan: Plan,
-) -> RouteFamily:
-    n = problem.n_layers
+def _family(asked: _Asked, found: Found, problem: Problem, calibration: Calibration, memory: Memory) -> RouteFamily:
+    name, chosen, task, plan, n = asked.name, asked.chosen, asked.task, asked.plan, problem.n_layers
     routes = [Route(tuple(range(n)), n, "full")]
     for route in map(problem.without, found.dropped):
         routes.append(Route(route.layers, n, f"{name}:{len(route.layers)}"))

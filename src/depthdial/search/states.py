@@ -40,10 +40,14 @@ def text_states(session: Session, texts: Sequence[Sequence[int]]) -> torch.Tenso
     with as_is(session.device):
         states = model(**inputs).hidden_states[:-1]
     is_token = mask.bool()
-    stacked = torch.stack([state[is_token].float() for state in (*states, layer_states(last[0]))])
-    if not torch.isfinite(stacked).all():
+    return directions(torch.stack([state[is_token].float() for state in (*states, layer_states(last[0]))]))
+
+
+def directions(states: torch.Tensor) -> torch.Tensor:
+    """States scaled to length 1; InputError if one is not finite."""
+    if not torch.isfinite(states).all():
         raise InputError("The model's hidden states are not finite: try --dtype float32.")
-    return torch.nn.functional.normalize(stacked, dim=-1)
+    return torch.nn.functional.normalize(states, dim=-1)
 
 
 def mean_over_tokens(
