@@ -44,7 +44,7 @@ class Outcome:
         busy_share: of the time in which the replica worked.
         rows: mean answers that decoded together.
         layers: mean layers of a decoded token.
-        longer: whether the queue still grew: the later half waited twice as long as the earlier one, and over a second.
+        longer: whether the queue still grew: the last third waited twice as long as the first one, and over a second.
     """
 
     first_token_sec: np.ndarray
@@ -92,8 +92,8 @@ def simulate(replica: Replica, requests_per_sec: float, depths: Depths, n_reques
     waits = first - arrivals
     with np.errstate(invalid="ignore"):
         each = np.where(wanted > 1, (last - first) / np.maximum(wanted - 1, 1), np.nan)
-    middle = (n_requests + int(_WARM_SHARE * n_requests)) // 2
-    earlier, later = np.median(waits[counted][: middle - counted.start]), np.median(waits[middle:])
+    thirds = np.array_split(waits[counted], 3)
+    earlier, later = np.median(thirds[0]), np.median(thirds[-1])
     return Outcome(
         waits[counted],
         each[counted],

@@ -60,7 +60,13 @@ def test_the_page_says_what_the_simulation_found():
     page = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
     for row in document["rows"]:
-        told = [row["replica"], row["depth"], f"{row['requests/s']:.1f}", f"{row['of every layer']:.2f}x", str(row["replicas"])]
+        told = [
+            row["replica"],
+            row["depth"],
+            f"{row['requests/s']:.1f}",
+            f"{row['of every layer']:.2f}x",
+            str(row["replicas"]),
+        ]
         told.append(f"{row['ms a token']:.0f}" if row["ms a token"] else "")
         assert told in lines
     found, words = document["arithmetic"], re.sub(r"\s+", " ", page)
