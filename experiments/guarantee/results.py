@@ -12,6 +12,7 @@ from depthdial.report.kit.style import (
     GREEN,
     ORANGE,
     PURPLE,
+    SKY,
     VERMILION,
     figure_style,
     new_figure,
@@ -20,6 +21,7 @@ from depthdial.report.kit.style import (
 
 LOOKS: dict[str, tuple[str, str, str, Any]] = {  # label, colour, marker, line
     "betting": ("betting", BLUE, "o", "-"),
+    "star_betting": ("STaR betting", SKY, "*", (0, (6, 1, 1, 1))),
     "empirical_bernstein": ("empirical Bernstein", GREEN, "s", "--"),
     "hoeffding_bentkus": ("Hoeffding-Bentkus", PURPLE, "^", "-."),
     "hoeffding": ("Hoeffding", GRAY, "v", ":"),

@@ -1,10 +1,11 @@
 """Are certificates right as often as they say? Calibration rows drawn from pools whose means are the true risks.
 
-    python experiments/guarantee/simulate.py [--draws N] [--pool FILE [--metric NAME]] [--out DIR]
+    python experiments/guarantee/simulate.py [--draws N] [--pool FILE [--metric NAME]] [--only METHOD] [--out DIR]
 
 Writes simulation.json, simulation.md and simulation.png. For each pool, epsilon, delta and n: how often the certified
 setting's true risk is above epsilon (with a 95% Wilson interval), and how many layers it saves on average, for every method
-and for two rules that promise nothing, the plug-in mean and the normal approximation.
+and for two rules that promise nothing, the plug-in mean and the normal approximation. With --only the rows of all other
+rules stay as they are in simulation.json: draws are the same for every rule.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # the pools, the table
 from pools import Pool, edge_pool, policy_pool, rare_pool, read_pool
 from results import draw, markdown
 
-from depthdial.files import write_json, write_text
+from depthdial.files import read_json, write_json, write_text
 from depthdial.guarantee.p_values import METHODS, p_values, upper_bounds
 from depthdial.guarantee.plan import CONFORMAL
 from depthdial.guarantee.risk_control import conformal_setting, fixed_sequence
@@ -36,8 +37,10 @@ SEED = 0
 _CELLS = 6_000_000
 
 
-def simulate(pool: Pool, epsilon: float, *, draws: int, n_rows: tuple[int, ...] = ROWS) -> Iterator[dict[str, Any]]:
-    """One row for each n, rule and delta."""
+def simulate(
+    pool: Pool, epsilon: float, *, draws: int, n_rows: tuple[int, ...] = ROWS, only: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """One row for each n, rule and delta; of one method where `only` names it."""
     for n in n_rows:
         # The same draws for every rule, epsilon and delta.
         rng = np.random.default_rng([SEED, n])
@@ -45,7 +48,7 @@ def simulate(pool: Pool, epsilon: float, *, draws: int, n_rows: tuple[int, ...] 
         size = max(1, _CELLS // (n * len(pool.settings)))
         for start in range(0, draws, size):
             index = rng.integers(0, len(pool.losses), (min(size, draws - start), n))
-            for rule, settings in decisions(pool.losses[index], epsilon, pool.bounds):
+            for rule, settings in decisions(pool.losses[index], epsilon, pool.bounds, only):
                 picked.setdefault(rule, []).append(settings)
         for (rule, delta), parts in picked.items():
             settings = np.concatenate(parts)
@@ -69,22 +72,29 @@ def simulate(pool: Pool, epsilon: float, *, draws: int, n_rows: tuple[int, ...] 
 
 
 def decisions(
-    rows: np.ndarray, epsilon: float, bounds: tuple[float, float]
+    rows: np.ndarray, epsilon: float, bounds: tuple[float, float], only: str | None = None
 ) -> Iterator[tuple[tuple[str, float | None], np.ndarray]]:
     """What every rule picks, (draws,), from calibration rows (draws, n, settings)."""
     by_setting = np.ascontiguousarray(np.swapaxes(rows, 1, 2))
+    if only is None:
+        yield from _without_p_values(rows, by_setting, epsilon, bounds)
+    for method in METHODS if only is None else (only,):
+        p = None
+        for delta in DELTAS:
+            if p is None or method in ("betting", "star_betting"):  # only bets are sized for delta
+                p = p_values(by_setting, epsilon, method=method, delta=delta, bounds=bounds)
+            yield (method, delta), fixed_sequence(p, delta)
+
+
+def _without_p_values(
+    rows: np.ndarray, by_setting: np.ndarray, epsilon: float, bounds: tuple[float, float]
+) -> Iterator[tuple[tuple[str, float | None], np.ndarray]]:
     means = by_setting.mean(axis=-1)
     errors = by_setting.std(axis=-1, ddof=1) / np.sqrt(rows.shape[1])
     yield ("plug_in", None), fixed_sequence((means > epsilon).astype(float), 0.5)
     yield (CONFORMAL, None), conformal_setting(rows, epsilon, bounds[1])
     for delta in DELTAS:
         yield ("normal", delta), fixed_sequence((means + NORMAL[delta] * errors > epsilon).astype(float), 0.5)
-    for method in METHODS:
-        p = None
-        for delta in DELTAS:
-            if p is None or method == "betting":  # only bets are sized for delta
-                p = p_values(by_setting, epsilon, method=method, delta=delta, bounds=bounds)
-            yield (method, delta), fixed_sequence(p, delta)
 
 
 def wilson(count: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -120,6 +130,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=4000)
     parser.add_argument("--pool", type=Path, help="measured rows to draw from, instead of the three made pools")
     parser.add_argument("--metric", default="agreement")
+    parser.add_argument("--only", choices=tuple(METHODS), help="draw this method anew, and keep the rows of the others")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -132,9 +143,16 @@ def main() -> None:
         for pool in here:
             if pool.about() not in pools:
                 pools.append(pool.about())
-            rows.extend(simulate(pool, epsilon, draws=given.draws))
+            rows.extend(simulate(pool, epsilon, draws=given.draws, only=given.only))
             print(f"{pool.name}, epsilon {epsilon}: done", flush=True)
     about = {"seed": SEED, "draws": given.draws, "versions": versions(), "commit": commit(), "pools": pools}
+    if given.only is not None:
+        before = read_json(given.out / "simulation.json", "simulation")
+        kept = [row for row in before["rows"] if row["rule"] != given.only]
+        if before["about"]["pools"] != pools or before["about"]["draws"] != given.draws:
+            raise SystemExit("The rows that are there were drawn from other pools, or another number of times.")
+        rows = [*kept, *rows]
+        about = before["about"] | {given.only: {name: about[name] for name in ("versions", "commit")}}
     document = {"about": about, "rows": rows, "smallest_epsilons": smallest_epsilons()}
     given.out.mkdir(parents=True, exist_ok=True)
     write_json(given.out / "simulation.json", document)

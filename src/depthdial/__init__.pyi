@@ -22,6 +22,7 @@ from .hf.untouched import untouched as untouched
 from .latency.model import LatencyModel as LatencyModel
 from .measure.bench import BenchSettings as BenchSettings
 from .measure.bench import bench as bench
+from .measure.certify import certify_depths as certify_depths
 from .measure.check import check as check
 from .measure.compare import compare as compare
 from .measure.cost import model_cost as model_cost

@@ -100,6 +100,23 @@ def test_betting_by_hand() -> None:
     assert p_values(rows, epsilon, delta=delta) == pytest.approx(1 / best)
 
 
+def test_star_betting_by_hand_and_against_plain_bets() -> None:
+    rows, epsilon, delta = np.array([0.0, 0.3, -0.1, 0.0, *[-0.2] * 8]), 0.2, 0.4
+    x, level, target = (rows + 1) / 2, 0.6, math.log(1 / delta)
+    capital, best, total, spread = 0.0, 0.0, 0.5, 0.25
+    for t, value in enumerate(x, start=1):
+        left = target / len(x) if best >= target else max(target - capital, 0.0) / (len(x) - t + 1)
+        capital += math.log1p(min(math.sqrt(2 * left / (spread / t)), 0.9 / (1 - level)) * (level - value))
+        best = max(best, capital)
+        total += value
+        spread += (value - total / (t + 1)) ** 2
+    assert best > target  # both kinds of bets were made
+    assert p_values(rows, epsilon, method="star_betting", delta=delta) == pytest.approx(math.exp(-best))
+    noisy = np.random.default_rng(0).normal(0.0, 0.12, (60, 1000)).clip(-1, 1)
+    plain, star = (upper_bounds(noisy, 0.05, method=method).mean() for method in ("betting", "star_betting"))
+    assert star < 0.95 * plain
+
+
 def test_closed_forms_by_hand() -> None:
     rows, delta = np.tile([0.1, 0.0, 0.0, -0.2, 0.4, 0.0, 0.0, 0.0], 20), 0.2
     t = math.log(2 / delta)

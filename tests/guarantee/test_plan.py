@@ -19,6 +19,11 @@ from depthdial.guarantee.plan import METHODS, Certificate, CertificationPlan, ce
 NAMES = ("full", "price 0.01", "price 0.02", "price 0.05")
 COSTS = np.array([30.0, 28.0, 25.0, 20.0])
 
+# Its bets follow one another, a step a row, so that long samples and many of them take seconds.
+each_method = pytest.mark.parametrize(
+    "method", [pytest.param(one, marks=pytest.mark.slow if one == "star_betting" else ()) for one in METHODS]
+)
+
 
 def plan(**options: Any) -> CertificationPlan:
     if options.get("method") == "conformal_risk_control":
@@ -37,7 +42,7 @@ def measured(
     return losses, costs
 
 
-@pytest.mark.parametrize("method", METHODS)
+@each_method
 def test_what_is_certified_and_what_it_saves(method: str) -> None:
     losses, costs = measured(3000)
     certificate = certify(plan(method=method), losses, costs, provenance={"data": "made up"})
@@ -67,7 +72,7 @@ def test_testing_stops_at_the_first_setting_that_fails() -> None:
     assert certificate.certified == 1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@each_method
 @given(seed=st.integers(0, 99), n=st.integers(2, 300), epsilon=st.sampled_from([0.02, 0.1, 0.4]))
 def test_bounds_and_certificates_agree(method: str, seed: int, n: int, epsilon: float) -> None:
     certificate = certify(plan(method=method, epsilon=epsilon), *measured(n, seed))
@@ -167,7 +172,7 @@ def test_a_plan_is_its_digest() -> None:
         first.epsilon = 0.5  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@each_method
 @pytest.mark.parametrize("n", [10, 3000])
 def test_a_certificate_survives_json(method: str, n: int) -> None:
     chosen = plan(method=method, about={"family": "f1", "prices": (0.1, 0.2)})

@@ -14,6 +14,7 @@ import typer
 
 from depthdial.cli import options
 from depthdial.cli.bench import bench, forecast
+from depthdial.cli.certify import certify
 from depthdial.cli.console import prepare_console, print_rows, say_next, show_notices
 from depthdial.cli.controller import app as controller
 from depthdial.cli.controller import print_scores, rows_to_fit, unsearched
@@ -255,7 +256,22 @@ def study(
     typer.echo("\n".join(filter(None, (result.verdict.sentence, result.verdict.next_line))))
 
 
-for verb in (study, generate, compare, search, sweep, report, check, bench, warmup, routes, finetune, serve, export):
+for verb in (
+    study,
+    generate,
+    compare,
+    search,
+    sweep,
+    report,
+    check,
+    certify,
+    bench,
+    warmup,
+    routes,
+    finetune,
+    serve,
+    export,
+):
     app.command()(verb)
 for verb in (oracle, forecast, similarity, search_study, gates_study, train_gates):
     app.command(rich_help_panel="Research")(verb)

@@ -10,9 +10,9 @@ from depthdial.latency.model import BENCH_FILE
 from depthdial.report.controller.scores import SCORES_FILE
 from depthdial.report.study.verdict import KEEP
 from depthdial.rows.gates import is_gates_study
-from depthdial.rows.store import CHECK_FILE
+from depthdial.rows.store import CERTIFICATES_FILE, CHECK_FILE
 
-_KINDS = ("study", "search", "gates", "controller", "bench", "compare", "check", "eval")
+_KINDS = ("study", "search", "gates", "controller", "bench", "compare", "check", "certify", "eval")
 PAGES = {kind: f"depthdial.report.{kind}.page" for kind in _KINDS}
 
 
@@ -26,6 +26,8 @@ def kind_of(folder: Path | str) -> str:
         return "controller"
     if about is None and (folder / CHECK_FILE).exists():
         return "check"
+    if about is None and (folder / CERTIFICATES_FILE).exists():
+        return "certify"
     if about is None and (folder / BENCH_FILE).exists() and not (folder / "rows.parquet").exists():
         return "bench"
     return "gates" if is_gates_study(folder) else "study"
@@ -35,7 +37,7 @@ def write_report(folder: Path | str, *, keep: float = KEEP) -> Path:
     """Draw the figures of a result folder and write `report.html`; the same files give the same bytes.
 
     The folder is one of a study, sweep, similarity run, search study, gates study, evaluated controller, bench, comparison,
-    check or evaluation.
+    check, certification or evaluation.
 
     Args:
         keep: the share of the full model's quality that a study's verdict asks routes to keep.

@@ -61,6 +61,7 @@ CHECK_COLUMNS = typed(
     (_TEXT, "full_answer target_answer prompt reference"),
 )
 CHECK_FILE = "check.json"  # the verdict, beside the rows
+CERTIFICATES_FILE = "certificates.json"  # of depths, beside the rows
 # Where a study keeps its sweeps: of the untouched model, and of an adapter's routes.
 STUDY_SWEEPS = ("sweep", "elastic")
 _PROVENANCE = typed(

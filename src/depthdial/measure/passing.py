@@ -1,0 +1,99 @@
+"""Scores of one answer: pass or fail against what a row's reference says, or a function of the caller's.
+
+Each is a number in [0, 1], and more is better. Texts are compared without case, and with all white space as one space.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from depthdial.data.tasks import Example, Task
+from depthdial.errors import InputError
+
+# What a caller may give: score(example, answer), 1 or True for a good answer, 0 or False for a bad one.
+Scorer = Callable[[Example, str], float]
+_AROUND = " \t\n.,;:!?\"'`()[]*"
+
+
+def plain(text: str) -> str:
+    """Without case, with single spaces.
+
+    >>> plain(" The\\n Answer ")
+    'the answer'
+    """
+    return " ".join(text.casefold().split())
+
+
+def exact_match(example: Example, answer: str) -> float:
+    """1 where the answer is one of the references, but for case, white space, and punctuation around it.
+
+    >>> exact_match(Example("1", "2 + 2", "", "4"), " 4. ")
+    1.0
+    """
+    said = plain(answer).strip(_AROUND)
+    return float(any(said == plain(text).strip(_AROUND) for text in example.references))
+
+
+def contains(example: Example, answer: str) -> float:
+    """1 where one of the references stands in the answer, as whole words.
+
+    >>> example = Example("1", "2 + 2", "", "4")
+    >>> contains(example, "The answer is 4."), contains(example, "It is 42.")
+    (1.0, 0.0)
+    """
+    said = plain(answer)
+    wanted = (re.escape(plain(text)) for text in example.references)
+    return float(any(re.search(rf"(?<!\w){text}(?!\w)", said) for text in wanted))
+
+
+def regex(example: Example, answer: str) -> float:
+    """1 where one of the references, as a regular expression, is found in the answer as it is.
+
+    >>> regex(Example("1", "2 + 2", "", r"(?i)\\bfour\\b|\\b4\\b"), "Four")
+    1.0
+    """
+    return float(any(re.search(text, answer) for text in example.references))
+
+
+CHECKS: Mapping[str, Scorer] = {one.__name__: one for one in (exact_match, contains, regex)}
+
+
+def check_patterns(task: Task) -> None:
+    """InputError for a reference that is no regular expression."""
+    for example in task.examples:
+        for text in example.references:
+            try:
+                re.compile(text)
+            except re.error as error:
+                raise InputError(
+                    f"The reference of row {example.id!r} is no regular expression ({error}): mend it."
+                ) from None
+
+
+def scored(scorer: Scorer, example: Example, answer: str) -> float:
+    """What a scorer gives an answer.
+
+    Raises:
+        InputError: if that is no number in [0, 1].
+    """
+    found: Any = scorer(example, answer)
+    try:
+        value = float(found)
+    except (TypeError, ValueError):
+        value = -1.0
+    if not 0 <= value <= 1:  # also NaN
+        raise InputError(f"The score of row {example.id!r} is {found!r}: give a number from 0 (bad) to 1 (good).")
+    return value
+
+
+def source_of(scorer: Scorer) -> str:
+    """A digest of a function's source, or its name where it has none; by it a plan knows its scorer."""
+    try:
+        text = inspect.getsource(scorer)
+    except (OSError, TypeError):
+        text = getattr(scorer, "__qualname__", type(scorer).__qualname__)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

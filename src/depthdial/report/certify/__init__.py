@@ -1,0 +1,1 @@
+"""The page of certificates: how much each depth loses, and what is promised."""
