@@ -4,7 +4,8 @@
 
 Nothing is drawn here: all three folders are random samples already, in random order. `fit` is the head of the train rows;
 `calibration` is the validation rows and then the train rows behind those of the fit; `test` is the head of the test rows.
-A prompt that stands in two of them is kept in the first of test, fit and calibration.
+A prompt that stands in two of them is kept in the first of test, fit and calibration; rows whose reference ROUGE cannot see
+(another script, or no word at all) are left out of all.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from depthdial.data.leakage import prompt_hashes
-from depthdial.data.tasks import task
+from depthdial.data.fields import Columns, find_columns
+from depthdial.data.leakage import prompt_hash
+from depthdial.measure.quality import is_seen
 
 # Rows of the fit, of calibration and of the test; CNN/DailyMail has the longest prompts, and two cores read them slowly.
 SIZES = {"alpaca": (480, 1000, 700), "dolly": (480, 1000, 300), "cnn_dailymail": (160, 320, 160)}
@@ -29,25 +31,20 @@ def parts_of(folder: Path, sizes: tuple[int, int, int]) -> dict[str, list[dict[s
     """The rows of each part, by its name."""
     train, validation, test = (rows_of(folder / f"{split}.jsonl") for split in ("train", "validation", "test"))
     wanted = {"test": (test, sizes[2]), "fit": (train, sizes[0]), "calibration": ([*validation, *reversed(train)], sizes[1])}
-    hashes = {
-        split: prompt_hashes(task(folder, split=split))
-        for split in ("train", "validation", "test")
-        if (folder / f"{split}.jsonl").exists()
-    }
-    known = {
-        "test": hashes["test"],
-        "fit": hashes["train"],
-        "calibration": (*hashes.get("validation", ()), *reversed(hashes["train"])),
-    }
     seen: set[str] = set()
     parts: dict[str, list[dict[str, Any]]] = {}
     for name, (rows, size) in wanted.items():
         parts[name] = []
-        for row, own in zip(rows, known[name], strict=True):
-            if own not in seen and len(parts[name]) < size:
-                seen.add(own)
+        for row in rows:
+            example = columns_of(row).read(row, name)
+            if len(parts[name]) < size and prompt_hash(example) not in seen and any(map(is_seen, example.references)):
+                seen.add(prompt_hash(example))
                 parts[name].append(row)
     return parts
+
+
+def columns_of(row: dict[str, Any]) -> Columns:
+    return find_columns(list(row), None, "rows")
 
 
 def main(folders: list[Path], out: Path) -> None:
