@@ -10,6 +10,7 @@ features, and takes every route's ROUGE-L and length from CERTIFIED_DIR. The con
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from depthdial.control.certify import certification_plan, certify_rows
@@ -27,16 +28,12 @@ from depthdial.measure.plan import ModelIdentity, make_plan
 from depthdial.provenance import environment
 from depthdial.rows.store import load_rows
 
-EPSILONS, DELTA, METHOD = (0.01, 0.02, 0.05), 0.05, "star_betting"
+DELTA, METHOD = 0.05, "star_betting"
 
 
-def plans_of(controller: SequenceController) -> list[CertificationPlan]:
-    return [certification_plan(controller, epsilon, delta=DELTA, method=METHOD) for epsilon in EPSILONS]
-
-
-def write_plans(controller: SequenceController, out: Path) -> list[CertificationPlan]:
+def write_plans(controller: SequenceController, epsilons: Sequence[float], out: Path) -> list[CertificationPlan]:
     """The plans, written down where they are not yet, and the same where they are."""
-    plans = plans_of(controller)
+    plans = [certification_plan(controller, epsilon, delta=DELTA, method=METHOD) for epsilon in epsilons]
     told = {"plans": [{"digest": plan.digest, **plan.to_dict()} for plan in plans]}
     claim(out / "plan.json", told, "controller's certification plan")
     return plans
@@ -49,12 +46,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--static", type=Path)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--epsilons", default="0.01,0.02,0.05")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--adapter", default="elastic")
     parser.add_argument("--batch-size", type=int, default=32)
     given = parser.parse_args()
     controller = SequenceController.from_pretrained(given.fit)
-    plans = write_plans(controller, given.out)
+    plans = write_plans(controller, [float(one) for one in given.epsilons.split(",")], given.out)
     if given.step == "plan":
         print(*(plan.digest for plan in plans))
         return

@@ -13,19 +13,21 @@ depths=${DEPTHS:-searched:24,searched:20,searched:15}  # in the order of the tes
 for name in ${NAMES:-alpaca dolly cnn_dailymail}; do
   data=$run/data/$name fit=$run/$name/fit
   case $name in
-    cnn_dailymail) size="--max-prompt-tokens 512 --batch-size 8" tokens=64 ;;
-    *) size="--max-prompt-tokens 256 --batch-size 32" tokens=48 ;;
+    # Of 300 rows none can certify one point: guarantee.p_values.rows_needed.
+    cnn_dailymail) size="--max-prompt-tokens 512 --batch-size 8" tokens=64 epsilons=0.02,0.05 test=96 ;;
+    dolly) size="--max-prompt-tokens 256 --batch-size 32" tokens=48 epsilons=0.01,0.02,0.05 test=200 ;;
+    *) size="--max-prompt-tokens 256 --batch-size 32" tokens=48 epsilons=0.01,0.02,0.05 test=320 ;;
   esac
   model="smollm2-135m --adapter $adapter $size"
   [ -f "$fit/controller.json" ] || $python -m depthdial controller fit $model --data "$data/fit.jsonl" --metric rouge_l \
     --depth "$depths,full" --response-tokens $tokens --out "$fit"
   # Both plans are written before a calibration row is run.
-  $python experiments/certified/controllers.py plan "$fit" "$run/$name/prices"
+  $python experiments/certified/controllers.py plan "$fit" "$run/$name/prices" --epsilons $epsilons
   $python -m depthdial certify $model --data "$data/calibration.jsonl" --depth "$depths" --metric rouge_l \
-    --epsilon 0.01,0.02,0.05 --delta 0.05 --max-new-tokens $tokens --out "$run/$name/static"
+    --epsilon $epsilons --delta 0.05 --max-new-tokens $tokens --out "$run/$name/static"
   $python experiments/certified/controllers.py certify "$fit" "$run/$name/prices" --static "$run/$name/static" \
-    --data "$data/calibration.jsonl" --adapter "$adapter"
-  $python -m depthdial controller evaluate "$fit" $model --data "$data/test.jsonl" --samples 0 --rivals "" \
+    --data "$data/calibration.jsonl" --adapter "$adapter" --epsilons $epsilons
+  $python -m depthdial controller evaluate "$fit" $model --data "$data/test.jsonl" --limit $test --samples 0 --rivals "" \
     --out "$run/$name/test"
 done
 $python experiments/certified/results.py "$run"
