@@ -35,6 +35,7 @@ SMALLER = {
     "train-gates": "--max-tokens 60",
     "gates-study": "--tokens 60 --base-tokens 60 --seeds 2 --budgets 0.75 --map-sequences 2 --max-new-tokens 4 --limit 4",
     "compare": "--max-new-tokens 3",
+    "certify": "--max-new-tokens 3",
     "export": "--limit 4 --max-new-tokens 3",
     "bench": "--rows 1,2 --context 8,16 --prompts 8 --drafts 1 --rounds 2 --steps 4",
     "controller fit": "--response-tokens 4",
@@ -74,14 +75,15 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
     model.save_pretrained("tiny")
     tokenizer.save_pretrained("tiny")
-    names = ("my/train", "my/validation", "my/test", "alpaca/train", "alpaca/validation", "my", "fresh")
+    names = ("my/train", "my/validation", "my/test", "alpaca/train", "alpaca/validation", "my", "fresh", "calibration")
     for n, name in enumerate(names):
         path = Path(f"{name}.jsonl")
         path.parent.mkdir(exist_ok=True)
         # Prompts of one file are in none of the others.
-        certified = name in ("fresh", "alpaca/validation")  # which takes more rows
+        certified = name in ("fresh", "alpaca/validation", "calibration")  # which takes more rows
         verbs = WORDS[8:26] if certified else WORDS[16:22]
-        rows = [{"prompt": f"{a} {b} {WORDS[n]}", "reference": f"{b} the {a}"} for a in WORDS[10:16] for b in verbs]
+        starts = WORDS[:16] if name == "calibration" else WORDS[10:16]
+        rows = [{"prompt": f"{a} {b} {WORDS[n]}", "reference": f"{b} the {a}"} for a in starts for b in verbs]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 

@@ -111,7 +111,12 @@ def test_measured_rows_can_be_drawn_from(modules, tmp_path: Path) -> None:
 def test_the_numbers_of_the_page_are_those_of_the_rows(document, modules) -> None:
     page = re.sub(r"\s+", " ", (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8"))
     worst = modules["results"].worst
-    for rule, label in (("betting", "betting"), ("normal", "normal approximation"), ("plug_in", "plug-in mean")):
+    for rule, label in (
+        ("betting", "betting"),
+        ("star_betting", "STaR betting"),
+        ("normal", "normal approximation"),
+        ("plug_in", "plug-in mean"),
+    ):
         cells = []
         for delta in (0.05, 0.1):
             row = worst(document["rows"], rule, None if rule == "plug_in" else delta)

@@ -81,7 +81,10 @@ def certify(
     epsilon: Epsilon = 0.02,
     delta: Delta = 0.05,
     method: Annotated[
-        str, typer.Option(help="betting, empirical_bernstein, hoeffding_bentkus, hoeffding, conformal_risk_control.")
+        str,
+        typer.Option(
+            help="betting, star_betting, empirical_bernstein, hoeffding_bentkus, hoeffding, conformal_risk_control."
+        ),
     ] = "betting",
     limit: options.Limit = None,
     batch_size: options.BatchSize = 16,
