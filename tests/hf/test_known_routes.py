@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from importlib import resources
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from depthdial.errors import InputError, RouteWarning
 from depthdial.hf import known_routes
 from depthdial.hf.adapter import AdapterCard, attach_card
+from depthdial.hf.builtin import ALIASES
 from depthdial.hf.known_routes import best_known_routes, check_share, route_within
 from depthdial.routes import Route
 from depthdial.routes.families import RouteFamily
@@ -19,26 +21,31 @@ from depthdial.routes.families import RouteFamily
 FAMILY = tuple(Route(range(n), 30) for n in (10, 15, 24, 30))
 
 
-def shipped() -> RouteFamily:
-    with resources.as_file(resources.files("depthdial") / "searched" / "smollm2-135m.json") as path:
+def shipped(name: str = "smollm2-135m") -> RouteFamily:
+    with resources.as_file(resources.files("depthdial") / "searched" / f"{name}.json") as path:
         return RouteFamily.load(path)
 
 
-def test_the_family_that_ships_is_nested_and_of_the_model_it_is_for():
-    family = shipped()
-    assert family.n_layers == 30 and len(family.routes) >= 10
-    sizes = [len(route) for route in family.routes]
-    assert sizes == sorted(set(sizes)) and all(route.n_layers == 30 for route in family.routes)
-    for shallow, deep in zip(family.routes, family.routes[1:], strict=False):
+# By model: its layers, the fewest of a route, and those without which it says nothing.
+SHIPPED = {"smollm2-135m": (30, 15, {0, 1, 2, 8, 28, 29}), "qwen2.5-coder-1.5b": (28, 14, {0, 1, 3, 26, 27})}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_family_that_ships_is_nested_and_of_the_model_it_is_for(name: str):
+    family, (n_layers, fewest, kept) = shipped(name), SHIPPED[name]
+    assert family.n_layers == n_layers
+    assert [len(route) for route in family.routes] == list(range(fewest, n_layers + 1))
+    assert all(route.n_layers == n_layers for route in family.routes)
+    for shallow, deep in itertools.pairwise(family.routes):
         assert set(shallow.layers) < set(deep.layers)
-    # Layers without which the model says nothing.
-    assert all({0, 1, 2, 8, 28, 29} <= set(route.layers) for route in family.routes)
-    assert family.made_by  # how it was searched, so that somebody can do it again
+    assert all(kept <= set(route.layers) for route in family.routes)
+    assert family.made_by["settings"]["model"] == name  # how it was searched, so that somebody can do it again
 
 
 def test_every_name_of_a_model_has_its_family():
     with resources.as_file(resources.files("depthdial") / "searched") as folder:
         assert {path.name for path in folder.glob("*.json")} == set(known_routes._SHIPPED.values())
+    assert known_routes._SHIPPED.keys() == SHIPPED.keys() == {model.alias for model in ALIASES.values()}
 
 
 def test_a_model_of_that_name_has_the_searched_routes_and_the_full_one(model, monkeypatch):

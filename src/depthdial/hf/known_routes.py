@@ -13,7 +13,7 @@ from depthdial.routes import Route, family_routes
 from depthdial.routes.families import RouteFamily
 
 # Families that come with the package, searched on the untouched model, by the alias that each is for.
-_SHIPPED = {"smollm2-135m": "smollm2-135m.json"}
+_SHIPPED = {name: f"{name}.json" for name in ("smollm2-135m", "qwen2.5-coder-1.5b")}
 
 
 def best_known_routes(model: Any) -> tuple[Route, ...]:
