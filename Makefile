@@ -12,7 +12,7 @@ VLLM := .venv-vllm
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 DEMO := runs/demo
 
-.PHONY: demo docs test test-all test-vllm format check benchmarks clean
+.PHONY: demo docs pages test test-all test-vllm format check benchmarks clean
 
 $(TEST): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,10 @@ $(VLLM)/.ready: pyproject.toml
 
 demo: $(TEST)
 	$(BIN)/depthdial study smollm2-135m --adapter elastic --out $(DEMO)
+
+# Every figure, README.md and docs/demo.md again, from the committed rows.
+pages: $(TEST)
+	$(BIN)/python docs/pages.py
 
 # The site, from docs/ and mkdocs.yml; a link that leads nowhere stops it.
 docs: $(DOCS)

@@ -49,15 +49,9 @@ def test_the_online_table_is_the_committed_one() -> None:
 def test_the_readme_tells_the_same() -> None:
     scores = read_scores(EXPERIMENT / "alpaca")
     assert scores is not None
-    gaps = {name: gap for name, score in scores.scores.items() for gap in score.gaps if gap.name == ORACLE}
-    gap, by_tokens = gaps["agreement"], gaps["agreement weighted by tokens"]
+    gap = next(gap for gap in scores.scores["agreement"].gaps if gap.name == ORACLE)
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert f"closes {gap.text()} of the gap" in readme
-    assert " · ".join(gap.text(i) for i in range(4)) in readme
-    assert f"weighted by tokens it closes {by_tokens.text()}" in readme
-    assert f"Counted per sequence, as before, it is {gaps['agreement by layers per sequence'].text()}" in readme
-    assert f"choosing takes {scores.overhead['share']:.1%} of a sequence's time" in readme
-    assert scores.scores["rouge_l"].controller.gains[-1] < 0 and "In ROUGE-L it gains nothing" in readme
+    assert f"it closes {gap.text()} of the gap to the oracle in agreement" in readme
 
 
 def test_the_scores_are_those_of_the_rows() -> None:
