@@ -1,6 +1,6 @@
 """Write the folders of splits that run.sh reads: code (prompts.jsonl), ordinary (first turns of mt_bench), and their mix.
 
-    python experiments/qwen/prepare.py MT_BENCH_QUESTIONS OUT
+    python -m experiments.qwen.prepare MT_BENCH_QUESTIONS OUT
 
 Splits follow fixed rules. Task number n of prompts.jsonl: n % 5 = 0 train, which the search reads, 1 and 2 calibration,
 of the certificate, 3 and 4 test. A question of mt_bench by its id: id % 10 = 0 train, id % 5 = 1 and 2 calibration, 3

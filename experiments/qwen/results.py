@@ -1,0 +1,152 @@
+"""The table and the figure of docs/qwen.md, from the committed rows: how much skipping each of two models stands.
+
+python -m experiments.qwen.results      (in the repository's folder; runs no model)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from depthdial.files import write_text
+from depthdial.report.kit.style import BLUE, EDGE, VERMILION, figure_style, new_figure, save_figure
+from depthdial.rows.store import load_rows
+from depthdial.stats.intervals import Interval, mean_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FOLDER = Path(__file__).parent
+MODELS = {"qwen": "Qwen2.5-Coder-1.5B", "smollm2": "SmolLM2-135M"}
+TEXTS = {"code": "code tasks", "ordinary": "MT-bench questions"}
+METRICS = {"agreement": "agreement with the full model", "kl": "KL to the full model, nats", "passed": "tasks that pass"}
+_COLOURS = {"qwen": VERMILION, "smollm2": BLUE}
+_MARKERS = {"searched": ("o", "-"), "uls": ("s", ":")}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One route of one model on one kind of text, over its sequences."""
+
+    model: str
+    text: str
+    kind: str  # full, searched or uls
+    layers: int
+    n_layers: int
+    values: dict[str, dict[str, float]]  # by metric, by sequence
+
+    @property
+    def share(self) -> float:
+        """Of the layers."""
+        return self.layers / self.n_layers
+
+    def interval(self, metric: str) -> Interval | None:
+        """Mean and 95% interval over sequences."""
+        return mean_interval(list(self.values[metric].values())) if self.values.get(metric) else None
+
+
+def read_lines(folder: Path = FOLDER / "rows") -> list[Line]:
+    """The routes of all runs that are there, deepest first."""
+    lines = []
+    for model in MODELS:
+        for text in TEXTS:
+            if not (folder / f"{model}-{text}").exists():
+                continue
+            frame = load_rows(folder / f"{model}-{text}").to_pandas()
+            for name, part in frame.groupby("route"):
+                kind = "full" if name == "full" else "uls" if str(name).startswith("uls") else "searched"
+                by_sequence = part.set_index("sequence_id")
+                values = {
+                    metric: {str(key): float(value) for key, value in by_sequence[metric].dropna().items()}
+                    for metric in ("rouge_l", *METRICS)
+                    if metric in part
+                }
+                lines.append(Line(model, text, kind, int(part.layers_run.iloc[0]), int(part.n_layers.iloc[0]), values))
+    return sorted(lines, key=lambda line: (line.model, line.text, line.kind == "uls", -line.layers))
+
+
+def table(lines: list[Line]) -> str:
+    """Markdown; a row for each route."""
+    rows = [
+        "| model | text | route | layers | share | n | agreement | KL, nats | ROUGE-L | pass |",
+        "| --- | --- | --- |" + " ---: |" * 7,
+    ]
+    for line in lines:
+        seen = [line.interval(metric) for metric in ("agreement", "kl", "rouge_l", "passed")]
+        n = max((one.n for one in seen if one is not None), default=0)
+        cells = ["–" if one is None else str(one) for one in seen]
+        head = [
+            MODELS[line.model],
+            TEXTS[line.text],
+            line.kind,
+            f"{line.layers} of {line.n_layers}",
+            f"{line.share:.0%}",
+            str(n),
+        ]
+        rows.append(f"| {' | '.join([*head, *cells])} |")
+    return "\n".join(rows) + "\n"
+
+
+def draw(lines: list[Line], path: Path) -> Path:
+    """Agreement, KL and passed tasks by the share of layers, models beside each other, with 95% intervals."""
+    with figure_style():
+        figure = new_figure(4.6)
+        axes = figure.subplots(2, 3, sharex=True)
+        for row, text in enumerate(TEXTS):
+            for place, metric in zip(axes[row], METRICS, strict=True):
+                if text == "ordinary" and metric == "passed":
+                    continue
+                _panel(place, [line for line in lines if line.text == text], metric)
+                place.set_title(f"{METRICS[metric]}\n{TEXTS[text]}", fontsize=8)
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        axes[1, 2].axis("off")
+        axes[1, 2].legend(handles, labels, loc="center", title="routes")
+        for place in (axes[1, 0], axes[1, 1], axes[0, 2]):
+            place.set_xlabel("share of the layers that run")
+            place.tick_params(labelbottom=True)
+        return save_figure(figure, path)
+
+
+def _panel(axes: Axes, lines: list[Line], metric: str) -> None:
+    for model, label in MODELS.items():
+        for kind, (marker, style) in _MARKERS.items():
+            found = [
+                (line.share, seen)
+                for line in lines
+                if line.model == model and line.kind in (kind, "full") and (seen := line.interval(metric)) is not None
+            ]
+            if len(found) < 2:
+                continue
+            shares, seen = zip(*sorted(found, key=lambda one: one[0]), strict=True)
+            mean = np.array([one.mean for one in seen])
+            below, above = mean - [one.low for one in seen], np.array([one.high for one in seen]) - mean
+            name = "searched" if kind == "searched" else "uniform (ULS)"
+            axes.errorbar(
+                shares,
+                mean,
+                yerr=np.nan_to_num([below, above]),
+                color=_COLOURS[model],
+                marker=marker,
+                linestyle=style,
+                capsize=2,
+                elinewidth=0.8,
+                label=f"{label}, {name}",
+                **EDGE,
+            )
+    if metric == "kl":
+        axes.set_ylim(bottom=0, top=4)
+    else:
+        axes.set_ylim(0, 1.03)
+
+
+def main() -> None:
+    lines = read_lines()
+    print(write_text(FOLDER / "table.md", table(lines)).read_text(encoding="utf-8"))
+    draw(lines, FOLDER / "comparison.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The study of Qwen2.5-Coder: its tasks, how answers are judged, and that pages and committed rows agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments.qwen.passing import code_of, passes
+from experiments.qwen.prepare import PROMPTS, code_split, prepare, question_split, read_rows
+
+ROOT = Path(__file__).parents[2]
+TASKS = read_rows(PROMPTS)
+TESTS = ["assert double(2) == 4", "assert double(-1) == -2"]
+GOOD = "def double(x):\n    return 2 * x"
+
+
+def test_tasks_are_distinct_and_each_has_its_split_a_solution_and_tests() -> None:
+    assert len(TASKS) == 120
+    assert len({task["instruction"] for task in TASKS}) == len({task["output"].split("(")[0] for task in TASKS}) == 120
+    for number, task in enumerate(TASKS):
+        assert (task["id"], task["split"]) == (f"code-{number:03d}", code_split(number))
+        assert 2 <= len(task["tests"]) <= 3
+        assert all(test.startswith("assert ") for test in task["tests"])
+        name = task["output"].split("(")[0].removeprefix("def ")
+        assert f"`{name}(" in task["instruction"]
+        assert all(f"{name}(" in test for test in task["tests"])
+
+
+def test_every_solution_passes_its_tests() -> None:
+    for task in TASKS:
+        exec(compile("\n".join([task["output"], *task["tests"]]), task["id"], "exec"), {})  # they are ours
+
+
+@pytest.mark.slow
+def test_every_solution_passes_and_none_passes_the_tests_of_another_task() -> None:
+    for task, other in zip(TASKS, [*TASKS[1:], TASKS[0]], strict=True):
+        assert passes(task["output"], task["tests"])
+        assert not passes(task["output"], other["tests"])
+
+
+def test_the_code_of_an_answer() -> None:
+    assert code_of(f"Here it is:\n```python\n{GOOD}\n```\nIt doubles.\n```\nother\n```") == GOOD
+    assert code_of(f"```\n{GOOD}") == GOOD  # an answer that was cut
+    assert code_of(GOOD) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("answer", "passed"),
+    [
+        (GOOD, True),
+        (f"```python\n{GOOD}\n```", True),
+        (GOOD.replace("2 *", "3 *"), False),
+        ("def double(x)\n    return", False),
+        ("Sure! I can help.", False),
+        ("import sys\nsys.exit(0)", False),  # ends well, without a test
+        ("import os\nos._exit(0)", False),
+        ("import sys\nsys.stdout.write = len\n" + GOOD, True),  # what it does to its own output changes nothing
+    ],
+)
+def test_an_answer_passes_when_all_its_tests_ran_and_hold(answer: str, passed: bool) -> None:
+    assert passes(answer, TESTS) is passed
+
+
+def test_an_endless_answer_is_stopped_and_a_large_one_fails() -> None:
+    assert not passes("while True:\n    pass", TESTS, timeout_sec=0.5)
+    assert not passes("x = [0] * 10**10\n" + GOOD, TESTS)
+
+
+def test_files_cannot_be_filled() -> None:
+    assert not passes("with open('f', 'w') as f:\n    f.write('x' * 100000)\n" + GOOD, TESTS)
+
+
+def test_splits_are_written_by_fixed_rules(tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(f'{{"question_id": {i}, "turns": ["Question {i}?", "More?"]}}\n' for i in range(81, 161)))
+    prepare(questions, tmp_path / "out")
+    n_rows = {
+        path.relative_to(tmp_path / "out").as_posix(): len(read_rows(path)) for path in (tmp_path / "out").rglob("*.jsonl")
+    }
+    assert n_rows == {
+        "code/train.jsonl": 24,
+        "code/calibration.jsonl": 48,
+        "code/test.jsonl": 48,
+        "ordinary/train.jsonl": 8,
+        "ordinary/calibration.jsonl": 32,
+        "ordinary/test.jsonl": 32,
+        "mix/train.jsonl": 20,
+    }
+    assert "tests" not in read_rows(tmp_path / "out" / "code" / "test.jsonl")[0]
+    assert (question_split(90), question_split(85), question_split(83)) == ("train", None, "test")
