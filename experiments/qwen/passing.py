@@ -1,6 +1,6 @@
 """Whether generated Python functions pass their tests: each in a process of its own, with limits of time, memory and files.
 
-    python -m experiments.qwen.passing RUN OUT      (a sweep with --keep-text; OUT gets its rows with `passed`, without texts)
+    python -m experiments.qwen.passing RUN OUT      (a sweep with --keep-text; OUT gets its rows and `passed`, no texts)
 
 The limits stop endless loops and large lists. They are no sandbox: the code has the user's rights.
 """

@@ -33,8 +33,8 @@ def test_every_solution_passes_its_tests() -> None:
 
 
 @pytest.mark.slow
-def test_every_solution_passes_and_none_passes_the_tests_of_another_task() -> None:
-    for task, other in zip(TASKS, [*TASKS[1:], TASKS[0]], strict=True):
+def test_solutions_pass_their_tests_and_not_those_of_another_task() -> None:
+    for task, other in zip(TASKS[::8], TASKS[1::8], strict=True):
         assert passes(task["output"], task["tests"])
         assert not passes(task["output"], other["tests"])
 
