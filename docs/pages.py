@@ -105,12 +105,20 @@ def benchmarks() -> None:
     draw(json.loads((results / "scale.json").read_text(encoding="utf-8"))["rows"], images / "scale.png")
 
 
+def larger_model() -> None:
+    """The searches of two models beside each other, and their test rows."""
+    from experiments.qwen.results import main as results
+
+    results()
+
+
 FIGURES: Mapping[str, Callable[[], None]] = {
     "reports": reports,
     "Figure 2": figure_2,
     "guarantees": guarantee,
     "elastic training": training,
     "benchmarks": benchmarks,
+    "a larger model": larger_model,
 }
 
 

@@ -5,6 +5,7 @@ python -m experiments.qwen.results      (in the repository's folder; runs no mod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import numpy as np
 
 from depthdial.files import write_text
 from depthdial.report.kit.style import BLUE, EDGE, VERMILION, figure_style, new_figure, save_figure
+from depthdial.routes.families import RouteFamily
 from depthdial.rows.store import load_rows
 from depthdial.stats.intervals import Interval, mean_interval
 
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 MODELS = {"qwen": "Qwen2.5-Coder-1.5B", "smollm2": "SmolLM2-135M"}
+FAMILIES = {
+    "qwen": FOLDER.parents[1] / "src" / "depthdial" / "searched" / "qwen2.5-coder-1.5b.json",
+    "smollm2": FOLDER / "smollm2-135m.json",
+}
 TEXTS = {"code": "code tasks", "ordinary": "MT-bench questions"}
 METRICS = {"agreement": "agreement with the full model", "kl": "KL to the full model, nats", "passed": "tasks that pass"}
 _COLOURS = {"qwen": VERMILION, "smollm2": BLUE}
@@ -66,6 +72,52 @@ def read_lines(folder: Path = FOLDER / "rows") -> list[Line]:
                 }
                 lines.append(Line(model, text, kind, int(part.layers_run.iloc[0]), int(part.n_layers.iloc[0]), values))
     return sorted(lines, key=lambda line: (line.model, line.text, line.kind == "uls", -line.layers))
+
+
+def searches() -> dict[str, list[tuple[int, int, float]]]:
+    """(layers, n_layers, KL) of every route of each model's search, deepest first, on the 20 prompts of both searches."""
+    found = {}
+    for model, path in FAMILIES.items():
+        family = RouteFamily.load(path)
+        routes = sorted((route for route in family.routes if not route.is_full), key=len, reverse=True)
+        values = family.made_by["kl"]
+        found[model] = [(len(route), family.n_layers, kl) for route, kl in zip(routes, values, strict=True)]
+    return found
+
+
+def search_table(shares: Sequence[float] = (0.97, 0.9, 0.8, 0.7, 0.6, 0.5)) -> str:
+    """Markdown; for each share the route of each model that is nearest to it."""
+    known = searches()
+    rows = [
+        "| share | Qwen, layers | KL, nats | SmolLM2, layers | KL, nats | SmolLM2's over Qwen's |",
+        "| ---: |" + " ---: |" * 5,
+    ]
+    for share in shares:
+        near = [min(known[model], key=lambda one: abs(one[0] / one[1] - share)) for model in MODELS]
+        cells = [f"{layers} of {n_layers} | {kl:.3f}" for layers, n_layers, kl in near]
+        rows.append(f"| {share:.0%} | {' | '.join(cells)} | {near[1][2] / near[0][2]:.1f} |")
+    return "\n".join(rows) + "\n"
+
+
+def draw_searches(path: Path) -> Path:
+    """KL by the share of layers, a line for each model."""
+    with figure_style():
+        figure = new_figure(2.9, 4.6)
+        axes = figure.subplots()
+        for model, routes in searches().items():
+            marker = "o" if model == "qwen" else "s"
+            shares = [layers / n_layers for layers, n_layers, _ in routes]
+            kl = [one for _, _, one in routes]
+            axes.plot(shares, kl, color=_COLOURS[model], marker=marker, label=MODELS[model], **EDGE)
+        axes.set_yscale("log")
+        axes.set_yticks([0.01, 0.03, 0.1, 0.3, 1, 3], ["0.01", "0.03", "0.1", "0.3", "1", "3"])
+        axes.minorticks_off()
+        axes.set_xticks([0.5, 0.6, 0.7, 0.8, 0.9, 1.0], ["50%", "60%", "70%", "80%", "90%", "100%"])
+        axes.set_xlabel("share of the layers that run")
+        axes.set_ylabel("KL to the full model, nats")
+        axes.set_title("Searched routes, on the 20 prompts of the search")
+        axes.legend()
+        return save_figure(figure, path)
 
 
 def table(lines: list[Line]) -> str:
@@ -143,7 +195,11 @@ def _panel(axes: Axes, lines: list[Line], metric: str) -> None:
 
 
 def main() -> None:
+    print(search_table())
+    draw_searches(FOLDER / "search.png")
     lines = read_lines()
+    if not lines:
+        return
     print(write_text(FOLDER / "table.md", table(lines)).read_text(encoding="utf-8"))
     draw(lines, FOLDER / "comparison.png")
 

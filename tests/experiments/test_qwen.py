@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from depthdial.routes.families import RouteFamily
 from experiments.qwen.passing import code_of, passes
 from experiments.qwen.prepare import PROMPTS, code_split, prepare, question_split, read_rows
+from experiments.qwen.results import FAMILIES, search_table, searches
 
 ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "experiments" / "qwen"
+QWEN_HASH = "54816de95438343d13a3b0c3a7927fda6b7a62d42dc2debf6ae517081ad120c3"
 TASKS = read_rows(PROMPTS)
 TESTS = ["assert double(2) == 4", "assert double(-1) == -2"]
 GOOD = "def double(x):\n    return 2 * x"
@@ -89,3 +94,34 @@ def test_splits_are_written_by_fixed_rules(tmp_path: Path) -> None:
     }
     assert "tests" not in read_rows(tmp_path / "out" / "code" / "test.jsonl")[0]
     assert (question_split(90), question_split(85), question_split(83)) == ("train", None, "test")
+
+
+def test_the_times_on_the_page_are_those_of_the_bench() -> None:
+    page, bench = (ROOT / "docs" / "qwen.md").read_text(encoding="utf-8"), json.loads((FOLDER / "bench.json").read_text())
+    assert bench["weights_hash"] == QWEN_HASH
+    secs = {(len(bench["routes"][c["route"]]), c["rows"]): c["p50_sec"] for c in bench["cells"] if c["kind"] == "step"}
+    for layers in (28, 25, 22, 20, 17, 14):
+        one, four = secs[layers, 1], secs[layers, 4]
+        assert f"| {layers} | {1000 * one:.1f} | {1000 * four:.1f} | {4 / four:.1f} |" in page
+
+
+def test_the_family_that_ships_was_searched_on_tasks_of_the_search_part() -> None:
+    family = RouteFamily.load(ROOT / "src" / "depthdial" / "searched" / "qwen2.5-coder-1.5b.json")
+    assert family.made_by["settings"]["weights_hash"] == QWEN_HASH
+    assert (family.made_by["settings"]["split"], family.made_by["calibration"]["n_sequences"]) == ("train", 20)
+
+
+def test_the_searches_on_the_page_are_those_of_the_two_families() -> None:
+    page = (ROOT / "docs" / "qwen.md").read_text(encoding="utf-8")
+    assert search_table() in page
+    known = searches()
+    for layers, n_layers, kl in known["qwen"]:
+        near = min(known["smollm2"], key=lambda one: abs(one[0] / one[1] - layers / n_layers))
+        assert kl < near[2] / 2
+    three_less = next(kl for layers, _, kl in known["smollm2"] if layers == 27)
+    assert next(kl for layers, _, kl in known["qwen"] if layers == 20) < three_less
+    dropped = [family.made_by["drop_order"] for family in map(RouteFamily.load, FAMILIES.values())]
+    assert f"go first are {', '.join(map(str, dropped[0][:6]))} and {dropped[0][6]};" in page
+    settings = [RouteFamily.load(path).made_by["settings"] for path in FAMILIES.values()]
+    same = ("task", "split", "source", "screen", "answer_tokens", "template", "max_prompt_tokens")
+    assert [settings[0][name] for name in same] == [settings[1][name] for name in same]
