@@ -39,6 +39,15 @@ def test_what_requests_may_name(depths, given, layers):
     assert str(depths.choose(*given).route) == layers
 
 
+def test_usual_efforts_start_with_any_family_and_others_must_be_within_it(model):
+    efforts = {"low": "20%", "medium": "uls:50%", "high": "full"}
+    usual = Depths(model, "tiny", families=[FAMILY], efforts=efforts, are_usual=True)
+    routes = [str(usual.choose("tiny", None, effort).route) for effort in efforts]
+    assert routes == [str(min(FAMILY.routes, key=len)), "0,2,4", "full"]
+    with pytest.raises(dd.InputError, match="No known route of this model costs at most 0.2"):
+        Depths(model, "tiny", families=[FAMILY], efforts=efforts)
+
+
 def test_lossless(depths):
     chosen = depths.choose("tiny:lossless:uls:50%")
     assert isinstance(chosen.depth, LosslessDepth) and str(chosen.depth.route) == "0,2,4" and chosen.route.is_full

@@ -97,6 +97,7 @@ class Depths:
         controller: what `controller` stands for.
         default: depth of requests that name none.
         efforts: text of a depth by `reasoning_effort`.
+        are_usual: nobody asked for just these efforts, so a share below the cheapest known route stands for that route.
 
     Raises:
         InputError: for a controller, a default or an effort that does not fit the model.
@@ -114,6 +115,7 @@ class Depths:
     controller: SequenceController | None = None
     default: str = FULL
     efforts: Mapping[str, str] = field(default_factory=dict)
+    are_usual: bool = False
 
     def __post_init__(self) -> None:
         self.n_layers = count_layers(self.model)
@@ -129,6 +131,12 @@ class Depths:
         if self.controller is not None:
             self.controller.check(self.model)
         self._read: dict[str, Chosen] = {}
+        if self.are_usual:
+            least = min(map(len, self._known))
+            self.efforts = {
+                effort: str(least) if (number_in(text) or 1.0) * self.n_layers < least else text
+                for effort, text in self.efforts.items()
+            }
         for text in (self.default, *self.efforts.values()):
             self.read(text)
 

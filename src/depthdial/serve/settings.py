@@ -8,6 +8,8 @@ from depthdial.checks import choice, number, whole
 from depthdial.errors import InputError
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+# As long as nobody asks for others; the server raises a share below its cheapest known route to that route.
+USUAL_EFFORTS = ("low=60%", "medium=80%", "high=full")
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class ServeSettings:
         host: Address to listen on. The default can be reached from this machine alone.
         port: Port to listen on; 0 for a free one.
         depth: Depth of requests that name none: anything that a request may name.
-        efforts: Depth of each reasoning_effort.
+        efforts: Depth of each reasoning_effort. Of the default ones a share below the cheapest known route means that route.
         max_rows: Answers that decode at once.
         max_waiting: Answers that may wait for a row. Beyond that, requests get 429.
         max_tokens: Most tokens of keys and values that are held; None for as many as memory holds.
@@ -40,7 +42,7 @@ class ServeSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     depth: str = "full"
-    efforts: tuple[str, ...] = ("low=60%", "medium=80%", "high=full")
+    efforts: tuple[str, ...] = USUAL_EFFORTS
     max_rows: int = 32
     max_waiting: int = 128
     max_tokens: int | None = None
