@@ -44,7 +44,7 @@ def test_usual_efforts_start_with_any_family_and_others_must_be_within_it(model)
     usual = Depths(model, "tiny", families=[FAMILY], efforts=efforts, are_usual=True)
     routes = [str(usual.choose("tiny", None, effort).route) for effort in efforts]
     assert routes == [str(min(FAMILY.routes, key=len)), "0,2,4", "full"]
-    with pytest.raises(dd.InputError, match="No known route of this model costs at most 0.2"):
+    with pytest.raises(dd.InputError, match=r"No known route of this model costs at most 0\.2"):
         Depths(model, "tiny", families=[FAMILY], efforts=efforts)
 
 
