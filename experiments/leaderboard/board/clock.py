@@ -1,0 +1,160 @@
+"""The time of a decoding step on every kind of weights and number of layers, side by side, in turns.
+
+Routes of as many layers take the same time but for noise (three of 24 layers are measured, which shows it), so each number
+of layers is timed once on each kind of weights. Where rows of one batch take routes of their own, the batch itself is timed,
+as its rows really were routed. Weights with an adapter run merged, and the controller's full route on a copy without it.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from depthdial.control.controller import SequenceController
+from depthdial.control.overhead import time_choosing
+from depthdial.data.tasks import encode
+from depthdial.engine.batch import RowBatch
+from depthdial.engine.prefill import Prefill, clock_sec
+from depthdial.engine.session import Session
+from depthdial.files import write_json
+from depthdial.hf.adapter import merged
+from depthdial.measure.passes import made_prompts
+from depthdial.measure.timing import time_routes
+from depthdial.provenance import environment
+from depthdial.routes import Route
+from depthdial.views.snapshot import as_is
+
+from .entries import BF16, BOARD, DEPTHS, DYNAMIC, ELASTIC, FP32, FULL, NARROW_DEPTHS, SMALLER, TORCHAO
+from .weights import why_absent
+
+if TYPE_CHECKING:
+    from .bench import Bench
+
+FILE = "times.json"
+ROWS, PROMPT_TOKENS, SEED = (1, 32), 64, 0
+# (rounds, steps of a round) by rows.
+TURNS = {1: (9, 16), 32: (5, 6)}
+MIX_TURNS = (5, 4)
+# Of other rules, to show that the number of layers decides.
+TWINS = ("ee:24", "uls:24")
+
+
+def keep_times(bench: Bench) -> None:
+    """Measure everything in one process and write it; nothing is gone on from, for turns are taken together."""
+    kinds = [w for w in (FP32, BF16, DYNAMIC, TORCHAO, SMALLER) if why_absent(w) is None]
+    held = {weights: bench.held(weights) for weights in kinds}
+    sessions = {weights: Session.of(one.model, one.tokenizer) for weights, one in held.items()}
+    merged_model = merged(copy.deepcopy(bench.elastic.model))
+    sessions[ELASTIC] = Session.of(merged_model, bench.full.tokenizer)
+    parts = [(session, _routes(bench, weights, session.n_layers)) for weights, session in sessions.items()]
+    cells = []
+    for rows in ROWS:
+        prompts = made_prompts(bench.full.tokenizer, bench.reference.untouched.facts.vocabulary, rows, PROMPT_TOKENS, SEED)
+        n_repeats, n_steps = TURNS[rows]
+        found = time_routes(parts, prompts, n_repeats=n_repeats, n_steps=n_steps)
+        kinds = [weights for weights, (_, routes) in zip(sessions, parts, strict=True) for _ in routes]
+        cells += [{"weights": weights, **cell} for weights, cell in zip(kinds, found, strict=True)]
+        print(f"{rows} rows are timed", file=sys.stderr, flush=True)
+    mixes = _time_mixes(sessions[FP32], sessions[ELASTIC], _mixes(bench), prompts)
+    document = {
+        "about": {
+            "prompt_tokens": PROMPT_TOKENS,
+            "turns": {str(rows): dict(zip(("rounds", "steps"), turns, strict=True)) for rows, turns in TURNS.items()},
+            "mixes": dict(zip(("rounds", "steps"), MIX_TURNS, strict=True)),
+            "threads": torch.get_num_threads(),
+            "seed": SEED,
+            **environment(),
+        },
+        "cells": cells,
+        "mixes": mixes,
+        "choosing": _choosing(bench),
+    }
+    write_json(bench.out / FILE, document)
+
+
+def _routes(bench: Bench, weights: str, n_layers: int) -> list[Route]:
+    """What is timed on some weights: one route of each number of layers."""
+    every = Route(tuple(range(n_layers)), n_layers, FULL)
+    if weights in (SMALLER, TORCHAO, DYNAMIC):
+        return [every]
+    greedy = next(family for family in BOARD if family.name == "greedy")
+    routes = {c.layers: c.route for c in greedy.configs(bench.families, ()) if isinstance(c.route, Route)}
+    depths = {FP32: DEPTHS, ELASTIC: (24,), BF16: NARROW_DEPTHS}[weights]
+    twins = [Route.parse(text, n_layers=n_layers) for text in (TWINS if weights == FP32 else ())]
+    return [every, *(routes[depth] for depth in depths), *twins]
+
+
+def _mixes(bench: Bench) -> dict[str, list[Route]]:
+    """Of every configuration whose rows take routes of their own, those of the first rows of the board."""
+    frame = bench.board.read()
+    ids = [one.id for one in bench.examples][: max(ROWS)]
+    found = {FULL: [Route(tuple(range(30)), 30)] * len(ids)}
+    for name, own in frame.groupby("config"):
+        texts = own.set_index("sequence_id")["route_layers"]
+        if own["family"].iloc[0] in ("rls", "pudding", "controller"):
+            found[str(name)] = [Route.parse(texts[one], n_layers=30) for one in ids]
+    return found
+
+
+def _time_mixes(
+    full: Session, elastic: Session, mixes: Mapping[str, Sequence[Route]], prompts: Sequence[Sequence[int]]
+) -> list[dict[str, Any]]:
+    """Milliseconds of a step of one batch, in turns; rows on other weights are a batch of their own within the step."""
+    rounds, steps = MIX_TURNS
+    found: dict[str, list[float]] = {name: [] for name in mixes}
+    for round_ in range(-1, rounds):
+        for name, routes in mixes.items():
+            runs = [_stepping(session, own, prompts) for session, own in _by_weights(name, routes, full, elastic)]
+            for _ in range(steps):
+                started = clock_sec(full.device)
+                for run in runs:
+                    run()
+                if round_ >= 0:
+                    found[name].append(1000 * (clock_sec(full.device) - started))
+    return [
+        {
+            "config": name,
+            "batch": len(prompts),
+            "step_ms": {"median": statistics.median(ms), "low": min(ms), "high": max(ms)},
+        }
+        for name, ms in found.items()
+    ]
+
+
+def _by_weights(name: str, routes: Sequence[Route], full: Session, elastic: Session) -> list[tuple[Session, list[Route]]]:
+    if not name.startswith("controller"):
+        return [(full, list(routes))]
+    parts = [(full, [r for r in routes if r.is_full]), (elastic, [r for r in routes if not r.is_full])]
+    return [(session, own) for session, own in parts if own]
+
+
+_READY: dict[int, Prefill] = {}  # passes over the prompts, which all mixes continue on
+
+
+def _stepping(session: Session, routes: list[Route], prompts: Sequence[Sequence[int]]) -> Any:
+    """A step of a batch whose rows have these routes, to be called again and again."""
+    if id(session) not in _READY:
+        _READY[id(session)] = session.prefill_ids(prompts)
+    batch = RowBatch(session.model, len(routes))
+    batch.join(_READY[id(session)].select(torch.arange(len(routes))), routes, range(len(routes)), MIX_TURNS[1])
+    tokens = torch.full((len(routes),), 100)
+    return partial(_step, session, batch, tokens)
+
+
+def _step(session: Session, batch: RowBatch, tokens: torch.Tensor) -> torch.Tensor:
+    with as_is(session.device):
+        return batch.step(tokens).argmax(-1)
+
+
+def _choosing(bench: Bench) -> dict[str, float]:
+    """Milliseconds that a choice costs a sequence, by the controller; the router's is of the same kind and width."""
+    fitted = bench.work / f"controller-{bench.elastic.identity.weights_hash[:12]}"
+    controller = SequenceController.from_pretrained(fitted)
+    examples = encode(bench.task, bench.full.tokenizer)[:12]
+    return time_choosing(bench.elastic.model, bench.full.tokenizer, controller, examples, 48).record()

@@ -1,0 +1,101 @@
+"""The leaderboard's arithmetic, on rows and times that are made up."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from depthdial.oracles.baselines import mixture_curve
+from depthdial.routes import Route
+from depthdial.routes.families import RouteFamily
+
+HERE = Path(__file__).parents[2] / "experiments" / "leaderboard"
+
+
+@pytest.fixture
+def board(monkeypatch):
+    """The modules of the experiment, which lie beside its script."""
+    monkeypatch.syspath_prepend(HERE)
+    from board import entries, rows, standing
+
+    yield entries, rows, standing
+    for name in [name for name in sys.modules if name == "board" or name.startswith("board.")]:
+        del sys.modules[name]
+
+
+def made_rows(**agreement):
+    """Two test rows of each configuration; layers are those in its name."""
+    lines = []
+    for name, values in agreement.items():
+        family, _, depth = name.partition("_")
+        for i, value in enumerate(values):
+            config = "full" if family == "full" else f"{family}@{depth}"
+            scores = {"agreement": value, "kl": 1 - value, "rouge_l": value / 2}
+            one = {"family": family, "config": config, "key": config, "sequence_id": f"row-{i}", **scores}
+            lines.append(one | {"layers_run": float(depth or 30)})
+    return pd.DataFrame(lines)
+
+
+def made_times(per_layer_ms=1.0, mixes=(), overhead_ms=0.0):
+    cells = [
+        {"weights": "fp32", "batch": batch, "layers": layers, "step_ms": {"median": layers * per_layer_ms * batch}}
+        for batch in (1, 32)
+        for layers in (30, 24, 15)
+    ]
+    found = [{"config": name, "step_ms": {"median": ms}} for name, ms in (("full", 960.0), *mixes)]
+    return {"cells": cells, "mixes": found, "choosing": {"overhead_ms": overhead_ms, "tokens": 11.0}}
+
+
+def test_the_frontier_is_the_hull_of_static_mixtures(board):
+    standing = board[2]
+    rng = np.random.default_rng(0)
+    times, values = np.array([1.0, 0.9, 0.7, 0.5]), rng.random((20, 4))
+    for budget in (0.5, 0.6, 0.9, 0.95, 1.2):
+        found = standing.frontier(times, values, budget)
+        assert found == pytest.approx([mixture_curve(times, row, np.array([budget]))[0] for row in values])
+    assert np.isnan(standing.frontier(times, values, 0.49)).all()
+
+
+def test_equal_time_is_between_two_depths_and_differences_are_paired(board):
+    rows = made_rows(full=[1, 1, 1], greedy_24=[0.8, 0.9, 1], greedy_15=[0.2, 0.3, 0.4], uls_24=[0.7, 0.8, 0.9])
+    found = board[2].Standing(rows, made_times()).at_equal_time()
+    by = {(one["family"], one["batch"], one["share"]): one for one in found}
+    assert by["greedy", 1, 0.8]["agreement"][0] == pytest.approx(0.9)
+    assert by["greedy", 32, 0.9]["agreement"][0] == pytest.approx(0.95)
+    assert by["greedy", 1, 0.9]["kl"][0] == pytest.approx(0.05)
+    assert by["uls", 1, 0.8]["agreement_over_greedy"] == pytest.approx([-0.1, -0.1, -0.1])  # 0.1 less on every row
+    assert by["uls", 1, 0.7]["agreement"] is None
+    assert by["greedy", 1, 0.6]["agreement"][0] == pytest.approx(0.5)
+
+
+def test_a_policy_is_charged_for_its_choices_and_for_its_mixed_batch(board):
+    rows = made_rows(full=[1, 1], pudding_24=[0.5, 0.6])
+    rows.loc[rows["config"] == "pudding@24", "layers_run"] = [30.0, 15.0]
+    standing = board[2].Standing(rows, made_times(mixes=(("pudding@24", 480.0),), overhead_ms=5.0))
+    assert standing.ms("pudding@24", 1) == pytest.approx((30 + 15) / 2 + 5 / 10)
+    assert standing.ms("pudding@24", 32) == pytest.approx(480 + 32 * 5 / 10)
+
+
+def test_rows_of_a_configuration_are_replaced_and_others_stay(board, tmp_path):
+    kept = board[1].Board(tmp_path / "rows")
+    kept.keep("fp32", made_rows(full=[1, 1]))
+    kept.keep("elastic", made_rows(elastic_24=[0.5, 0.5], elastic_15=[0.3, 0.3]))
+    kept.keep("elastic", made_rows(elastic_24=[0.7, 0.7]).assign(key="of another adapter"))
+    rows = kept.read()
+    assert len(rows) == 6 and set(rows[rows["config"] == "elastic@24"]["agreement"]) == {0.7}
+    assert kept.known() == {"full", "elastic@15", "of another adapter"}
+
+
+def test_families_take_what_was_searched_or_trained_for(board, tmp_path):
+    entries = board[0]
+    routes = tuple(Route(tuple(range(n)), 30, f"greedy-kl:{n}") for n in (20, 24, 30))
+    RouteFamily("greedy-kl", 30, routes, {}).save(tmp_path / "greedy-kl.json")
+    greedy, uls = (next(family for family in entries.STATIC if family.name == name) for name in ("greedy", "uls"))
+    assert [c.name for c in greedy.configs(tmp_path, ())] == ["greedy@24", "greedy@20"]
+    assert [c.route for c in uls.configs(tmp_path, ())] == [f"uls:{depth}" for depth in uls.depths]
+    assert [c.name for c in entries.TRAINED.configs(tmp_path, routes)] == ["elastic@24", "elastic@20"]
+    assert [c.layers for c in entries.OTHER_MODEL.configs(tmp_path, ())] == [30]
