@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from depthdial.engine.session import Session
 from depthdial.oracles.baselines import mixture_curve
 from depthdial.routes import Route
 from depthdial.routes.families import RouteFamily
@@ -60,6 +61,14 @@ def test_the_frontier_is_the_hull_of_static_mixtures(board):
     assert np.isnan(standing.frontier(times, values, 0.49)).all()
 
 
+def test_between_two_depths_quality_is_on_the_line_between_them(board):
+    times, values = np.array([1.0, 0.8, 0.5]), np.array([[1.0, 0.2, 0.4], [0.9, 0.6, 0.0]])
+    assert board[2].between(times, values, 0.9) == pytest.approx([0.6, 0.75])
+    assert board[2].between(times, values, 0.5) == pytest.approx([0.4, 0.0])
+    assert board[2].between(times, values, 1.5) == pytest.approx([1.0, 0.9])
+    assert np.isnan(board[2].between(times, values, 0.49)).all()
+
+
 def test_equal_time_is_between_two_depths_and_differences_are_paired(board):
     rows = made_rows(full=[1, 1, 1], greedy_24=[0.8, 0.9, 1], greedy_15=[0.2, 0.3, 0.4], uls_24=[0.7, 0.8, 0.9])
     found = board[2].Standing(rows, made_times()).at_equal_time()
@@ -99,3 +108,18 @@ def test_families_take_what_was_searched_or_trained_for(board, tmp_path):
     assert [c.route for c in uls.configs(tmp_path, ())] == [f"uls:{depth}" for depth in uls.depths]
     assert [c.name for c in entries.TRAINED.configs(tmp_path, routes)] == ["elastic@24", "elastic@20"]
     assert [c.layers for c in entries.OTHER_MODEL.configs(tmp_path, ())] == [30]
+
+
+def test_a_batch_of_routes_of_their_own_is_timed_as_it_is(board, model, tokenizer, monkeypatch):
+    from board import clock
+
+    session = Session.of(model, tokenizer)
+    full, half = session.full, Route((0, 2, 5), 6)
+    stepped = []
+    whole = clock._stepping
+    monkeypatch.setattr(clock, "_stepping", lambda s, routes, ready: stepped.append(list(routes)) or whole(s, routes, ready))
+    mixes = {"full": [full] * 3, "rls@3": [half, full, half], "controller@50%": [full, half, full]}
+    found = clock._time_mixes(session, mixes, [[5, 6, 7], [8, 9, 5], [6, 6, 6]])
+    assert [one["config"] for one in found] == list(mixes) and all(one["step_ms"]["median"] > 0 for one in found)
+    # Rows with the adapter and without it are two batches of one step.
+    assert stepped[:4] == [[full] * 3, [half, full, half], [full, full], [half]]

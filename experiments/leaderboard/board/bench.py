@@ -19,13 +19,13 @@ from depthdial.measure.features import FeatureSpec, features_of
 from depthdial.measure.references import Reference
 from depthdial.provenance import digest
 
-from .entries import BOARD, CANDIDATES, ELASTIC, FP32, FULL, SMALLER, Config
+from .entries import BOARD, CANDIDATES, ELASTIC, FP32, FULL, NEW_TOKENS, SMALLER, Config
 from .rows import SCORES, Board
 from .searching import MOST_PROMPT_TOKENS, search_all
 from .weights import Held, base, held, why_absent
 
-NEW_TOKENS, BATCH = 32, 16
-_KEPT_BYTES = 2**30  # of prompts, between sweeps
+BATCH = 16
+_KEPT_BYTES = 2**29  # of prompts, between sweeps
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,14 @@
 
 Routes of as many layers take the same time but for noise (three of 24 layers are measured, which shows it), so each number
 of layers is timed once on each kind of weights. Where rows of one batch take routes of their own, the batch itself is timed,
-as its rows really were routed. Weights with an adapter run merged, and the controller's full route on a copy without it.
+as its rows really were routed. A merged adapter leaves matrices of the same sizes, so routes with it are timed without it.
 """
 
 from __future__ import annotations
 
-import copy
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,25 +21,27 @@ from depthdial.data.tasks import encode
 from depthdial.engine.batch import RowBatch
 from depthdial.engine.prefill import Prefill, clock_sec
 from depthdial.engine.session import Session
-from depthdial.files import write_json
-from depthdial.hf.adapter import merged
+from depthdial.files import read_json, write_json
 from depthdial.measure.passes import made_prompts
 from depthdial.measure.timing import time_routes
 from depthdial.provenance import environment
 from depthdial.routes import Route
 from depthdial.views.snapshot import as_is
 
-from .entries import BF16, BOARD, DEPTHS, DYNAMIC, ELASTIC, FP32, FULL, NARROW_DEPTHS, SMALLER, TORCHAO
+from .entries import BF16, BOARD, CONTROLLER, DEPTHS, DYNAMIC, FP32, FULL, NARROW_DEPTHS, NEW_TOKENS, SMALLER, TIMES, TORCHAO
+from .policies import FILE as POLICIES
+from .policies import fitted_folder
 from .weights import why_absent
 
 if TYPE_CHECKING:
     from .bench import Bench
 
-FILE = "times.json"
 ROWS, PROMPT_TOKENS, SEED = (1, 32), 64, 0
 # (rounds, steps of a round) by rows.
-TURNS = {1: (9, 16), 32: (5, 6)}
+TURNS = {1: (7, 12), 32: (3, 6)}
 MIX_TURNS = (5, 4)
+_TOKEN = 5  # any
+_CHOICES = 12
 # Of other rules, to show that the number of layers decides.
 TWINS = ("ee:24", "uls:24")
 
@@ -50,8 +51,6 @@ def keep_times(bench: Bench) -> None:
     kinds = [w for w in (FP32, BF16, DYNAMIC, TORCHAO, SMALLER) if why_absent(w) is None]
     held = {weights: bench.held(weights) for weights in kinds}
     sessions = {weights: Session.of(one.model, one.tokenizer) for weights, one in held.items()}
-    merged_model = merged(copy.deepcopy(bench.elastic.model))
-    sessions[ELASTIC] = Session.of(merged_model, bench.full.tokenizer)
     parts = [(session, _routes(bench, weights, session.n_layers)) for weights, session in sessions.items()]
     cells = []
     for rows in ROWS:
@@ -61,7 +60,7 @@ def keep_times(bench: Bench) -> None:
         kinds = [weights for weights, (_, routes) in zip(sessions, parts, strict=True) for _ in routes]
         cells += [{"weights": weights, **cell} for weights, cell in zip(kinds, found, strict=True)]
         print(f"{rows} rows are timed", file=sys.stderr, flush=True)
-    mixes = _time_mixes(sessions[FP32], sessions[ELASTIC], _mixes(bench), prompts)
+    mixes = _time_mixes(sessions[FP32], _mixes(bench), prompts)
     document = {
         "about": {
             "prompt_tokens": PROMPT_TOKENS,
@@ -75,7 +74,7 @@ def keep_times(bench: Bench) -> None:
         "mixes": mixes,
         "choosing": _choosing(bench),
     }
-    write_json(bench.out / FILE, document)
+    write_json(bench.out / TIMES, document)
 
 
 def _routes(bench: Bench, weights: str, n_layers: int) -> list[Route]:
@@ -85,7 +84,7 @@ def _routes(bench: Bench, weights: str, n_layers: int) -> list[Route]:
         return [every]
     greedy = next(family for family in BOARD if family.name == "greedy")
     routes = {c.layers: c.route for c in greedy.configs(bench.families, ()) if isinstance(c.route, Route)}
-    depths = {FP32: DEPTHS, ELASTIC: (24,), BF16: NARROW_DEPTHS}[weights]
+    depths = {FP32: DEPTHS, BF16: NARROW_DEPTHS}[weights]
     twins = [Route.parse(text, n_layers=n_layers) for text in (TWINS if weights == FP32 else ())]
     return [every, *(routes[depth] for depth in depths), *twins]
 
@@ -103,20 +102,21 @@ def _mixes(bench: Bench) -> dict[str, list[Route]]:
 
 
 def _time_mixes(
-    full: Session, elastic: Session, mixes: Mapping[str, Sequence[Route]], prompts: Sequence[Sequence[int]]
+    session: Session, mixes: Mapping[str, Sequence[Route]], prompts: Sequence[Sequence[int]]
 ) -> list[dict[str, Any]]:
     """Milliseconds of a step of one batch, in turns; rows on other weights are a batch of their own within the step."""
     rounds, steps = MIX_TURNS
     found: dict[str, list[float]] = {name: [] for name in mixes}
+    ready = session.prefill_ids(prompts)  # which all mixes continue on
     for round_ in range(-1, rounds):
         for name, routes in mixes.items():
-            runs = [_stepping(session, own, prompts) for session, own in _by_weights(name, routes, full, elastic)]
+            runs = [_stepping(session, own, ready) for own in _by_weights(name, routes)]
             for _ in range(steps):
-                started = clock_sec(full.device)
+                started = clock_sec(session.device)
                 for run in runs:
                     run()
                 if round_ >= 0:
-                    found[name].append(1000 * (clock_sec(full.device) - started))
+                    found[name].append(1000 * (clock_sec(session.device) - started))
     return [
         {
             "config": name,
@@ -127,24 +127,18 @@ def _time_mixes(
     ]
 
 
-def _by_weights(name: str, routes: Sequence[Route], full: Session, elastic: Session) -> list[tuple[Session, list[Route]]]:
+def _by_weights(name: str, routes: Sequence[Route]) -> list[list[Route]]:
+    """The controller's full route runs without the adapter, on a copy of the weights, and so as a batch of its own."""
     if not name.startswith("controller"):
-        return [(full, list(routes))]
-    parts = [(full, [r for r in routes if r.is_full]), (elastic, [r for r in routes if not r.is_full])]
-    return [(session, own) for session, own in parts if own]
+        return [list(routes)]
+    return [own for own in ([r for r in routes if r.is_full], [r for r in routes if not r.is_full]) if own]
 
 
-_READY: dict[int, Prefill] = {}  # passes over the prompts, which all mixes continue on
-
-
-def _stepping(session: Session, routes: list[Route], prompts: Sequence[Sequence[int]]) -> Any:
-    """A step of a batch whose rows have these routes, to be called again and again."""
-    if id(session) not in _READY:
-        _READY[id(session)] = session.prefill_ids(prompts)
+def _stepping(session: Session, routes: list[Route], ready: Prefill) -> Callable[[], torch.Tensor]:
+    """A step of a batch whose rows have these routes behind the first prompts, to be called again and again."""
     batch = RowBatch(session.model, len(routes))
-    batch.join(_READY[id(session)].select(torch.arange(len(routes))), routes, range(len(routes)), MIX_TURNS[1])
-    tokens = torch.full((len(routes),), 100)
-    return partial(_step, session, batch, tokens)
+    batch.join(ready.select(torch.arange(len(routes))), routes, range(len(routes)), MIX_TURNS[1])
+    return partial(_step, session, batch, torch.full((len(routes),), _TOKEN))
 
 
 def _step(session: Session, batch: RowBatch, tokens: torch.Tensor) -> torch.Tensor:
@@ -152,9 +146,11 @@ def _step(session: Session, batch: RowBatch, tokens: torch.Tensor) -> torch.Tens
         return batch.step(tokens).argmax(-1)
 
 
-def _choosing(bench: Bench) -> dict[str, float]:
+def _choosing(bench: Bench) -> dict[str, float] | None:
     """Milliseconds that a choice costs a sequence, by the controller; the router's is of the same kind and width."""
-    fitted = bench.work / f"controller-{bench.elastic.identity.weights_hash[:12]}"
-    controller = SequenceController.from_pretrained(fitted)
-    examples = encode(bench.task, bench.full.tokenizer)[:12]
-    return time_choosing(bench.elastic.model, bench.full.tokenizer, controller, examples, 48).record()
+    told = read_json(bench.out / POLICIES, "policies") if (bench.out / POLICIES).exists() else {}
+    if CONTROLLER.name not in told:
+        return None
+    controller = SequenceController.from_pretrained(fitted_folder(bench.work, told))
+    examples = encode(bench.task, bench.full.tokenizer)[:_CHOICES]
+    return time_choosing(bench.full.model, bench.full.tokenizer, controller, examples, NEW_TOKENS).record()

