@@ -14,9 +14,9 @@ for name in ${NAMES:-alpaca dolly cnn_dailymail}; do
   data=$run/data/$name fit=$run/$name/fit
   case $name in
     # Of 300 rows none can certify one point: guarantee.p_values.rows_needed.
-    cnn_dailymail) size="--max-prompt-tokens 512 --batch-size 8" tokens=64 epsilons=0.02,0.05 test=96 ;;
-    dolly) size="--max-prompt-tokens 256 --batch-size 32" tokens=48 epsilons=0.01,0.02,0.05 test=200 ;;
-    *) size="--max-prompt-tokens 256 --batch-size 32" tokens=48 epsilons=0.01,0.02,0.05 test=320 ;;
+    cnn_dailymail) size="--max-prompt-tokens 512 --batch-size 8" tokens=64 epsilons=0.02,0.05 test=64 ;;
+    dolly) size="--max-prompt-tokens 256 --batch-size 32" tokens=48 epsilons=0.01,0.02,0.05 test=160 ;;
+    *) size="--max-prompt-tokens 256 --batch-size 32" tokens=48 epsilons=0.01,0.02,0.05 test=256 ;;
   esac
   model="smollm2-135m --adapter $adapter $size"
   [ -f "$fit/controller.json" ] || $python -m depthdial controller fit $model --data "$data/fit.jsonl" --metric rouge_l \
