@@ -34,6 +34,8 @@ def draw_certificates(certificates: Sequence[Certificate]) -> Figure:
             axes.axvline(one.plan.epsilon, linewidth=1.2, **look)
             label = f" {one.plan.epsilon:g}"
             axes.text(one.plan.epsilon, -0.6, label, color=look["color"], fontsize=8, va="center")
+        low, high = axes.get_xlim()
+        axes.set_xlim(low, high + 0.06 * (high - low))  # room for the last label
         axes.axvline(0, color=GRAY, linewidth=0.8)
         axes.set_yticks(range(len(settings)), [shortened(name) for name in settings])
         axes.set_ylim(len(settings) - 0.4, -0.9)
