@@ -20,7 +20,6 @@ from depthdial.files import read_json, write_json, write_text
 from depthdial.guarantee.p_values import p_values
 from depthdial.guarantee.plan import Certificate
 from depthdial.oracles.prices import choose_routes
-from depthdial.report.controller.scores import read_scores as read_controller_scores
 from depthdial.report.kit.style import BLUE, GREEN, VERMILION, figure_style, new_figure, save_figure
 from depthdial.stats.intervals import mean_interval
 
@@ -33,10 +32,10 @@ KEPT = {
     "prices/plan.json": "prices-plan.json",
     "prices/certificates.json": "prices-certificates.json",
     "fit/controller.json": "controller.json",
-    "test/controller_scores.json": "controller_scores.json",
+    "test/judged.json": "judged.json",
     "test/predictions.parquet": "predictions.parquet",
 }
-ROWS = {"fit/measured/scores": "fit", "static": "calibration", "test/test/scores": "test"}
+ROWS = {"fit/measured/scores": "fit", "static": "calibration", "test": "test"}
 TEXTS = ("answer", "prompt", "reference", "agreed")
 
 
@@ -108,17 +107,9 @@ def on_data(name: str) -> dict[str, Any]:
     ]
     if (folder / "prices-certificates.json").exists():
         told["prices"] = prices_of(folder)
-    scores = read_controller_scores(folder)
-    if scores is not None:
-        score = scores.scores[METRIC]
-        own = score.controller
-        ends = own.gain_intervals[-1]
-        told["gain"] = {"mean": float(own.gains[-1]), "low": float(ends[0]), "high": float(ends[1]), "n": score.n_sequences}
-        told["gain"] |= {
-            "budgets": [float(one) for one in score.budgets],
-            "fit": len(pq.read_table(folder / "fit.parquet")) // 4,
-        }
-        told["gain"]["by_budget"] = [float(one) for one in own.gains[:-1]]
+    if (folder / "judged.json").exists():
+        told["gain"] = read_json(folder / "judged.json", "gain")
+        told["gain"]["fit"] = len(set(pq.read_table(folder / "fit.parquet")["sequence_id"].to_pylist()))
     return told
 
 

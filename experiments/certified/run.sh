@@ -16,7 +16,7 @@ for name in ${NAMES:-alpaca dolly cnn_dailymail}; do
     # Of 200 rows none can certify one point: guarantee.p_values.rows_needed.
     cnn_dailymail) size="--max-prompt-tokens 512 --batch-size 8" tokens=64 epsilons=0.02,0.05 test=64 ;;
     dolly) size="--max-prompt-tokens 256 --batch-size 32" tokens=48 epsilons=0.01,0.02,0.05 test=160 ;;
-    *) size="--max-prompt-tokens 256 --batch-size 32" tokens=48 epsilons=0.01,0.02,0.05 test=256 ;;
+    *) size="--max-prompt-tokens 256 --batch-size 32" tokens=48 epsilons=0.01,0.02,0.05 test=192 ;;
   esac
   model="smollm2-135m --adapter $adapter $size"
   [ -f "$fit/controller.json" ] || $python -m depthdial controller fit $model --data "$data/fit.jsonl" --metric rouge_l \
@@ -26,8 +26,8 @@ for name in ${NAMES:-alpaca dolly cnn_dailymail}; do
   $python -m depthdial certify $model --data "$data/calibration.jsonl" --depth "$depths" --metric rouge_l \
     --epsilon $epsilons --delta 0.05 --max-new-tokens $tokens --out "$run/$name/static"
   $python experiments/certified/controllers.py certify "$fit" "$run/$name/prices" --static "$run/$name/static" \
-    --data "$data/calibration.jsonl" --adapter "$adapter" --epsilons $epsilons
-  $python -m depthdial controller evaluate "$fit" $model --data "$data/test.jsonl" --limit $test --samples 0 --rivals "" \
-    --out "$run/$name/test"
+    --data "$data/calibration.jsonl" --adapter "$adapter" --epsilons $epsilons --batch-size "${size##* }"
+  $python experiments/certified/controllers.py test "$fit" "$run/$name/test" --data "$data/test.jsonl" --limit $test \
+    --adapter "$adapter" --batch-size "${size##* }"
 done
 $python experiments/certified/results.py "$run"
