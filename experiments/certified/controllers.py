@@ -4,9 +4,10 @@
     python experiments/certified/controllers.py certify FIT_DIR OUT_DIR --static CERTIFIED_DIR --data FILE [options]
     python experiments/certified/controllers.py test FIT_DIR OUT_DIR --data FILE --limit N [options]
 
-`plan` writes the plans with their digests. `certify` runs the calibration prompts once through the full model for the features,
-takes every route's ROUGE-L and length from CERTIFIED_DIR, and lets the controller's folder remember the rows. `test` answers test
-rows on every route, and holds the controller against the best static mixture of the routes, at the layer-steps that it spent itself.
+`plan` writes the plans with their digests. `certify` runs the calibration prompts once through the full model for the
+features, takes every route's ROUGE-L and length from CERTIFIED_DIR, and lets the controller's folder remember the rows.
+`test` answers test rows on every route, and holds the controller against the best static mixture of the routes, at the
+layer-steps that it spent itself.
 """
 
 from __future__ import annotations

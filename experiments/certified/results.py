@@ -42,11 +42,12 @@ TEXTS = ("answer", "prompt", "reference", "agreed")
 def keep(run: Path) -> None:
     """Copy what a run left; rows without texts."""
     for name in TITLES:
-        if not (run / name / "static" / "certificates.json").exists():
+        if not (run / name / "fit" / "controller.json").exists():
             continue
         (HERE / name).mkdir(exist_ok=True)
         for source, target in KEPT.items():
-            if (run / name / source).exists():
+            is_done = source.startswith("fit") or (run / name / "static" / "certificates.json").exists()
+            if is_done and (run / name / source).exists():
                 shutil.copy(run / name / source, HERE / name / target)
         for source, target in ROWS.items():
             path = run / name / source / "rows.parquet"
@@ -111,6 +112,32 @@ def on_data(name: str) -> dict[str, Any]:
         told["gain"] = read_json(folder / "judged.json", "gain")
         told["gain"]["fit"] = len(set(pq.read_table(folder / "fit.parquet")["sequence_id"].to_pylist()))
     return told
+
+
+def planned(name: str) -> list[dict[str, Any]]:
+    """What the rows of the fit say of each depth: on the train split, to plan a certificate, and no certificate."""
+    frame = pq.read_table(HERE / name / "fit.parquet").to_pandas()
+    depths = [one for one in sorted(set(frame.route), reverse=True) if one != FULL]
+    losses, _ = losses_of(HERE / name / "fit.parquet", depths)
+    return [
+        {"depth": depth, "n": len(losses), "loss": float(own.mean()), "sd": float(own.std()), "rows": rows_wanted(own, AT)}
+        for depth, own in zip(depths, losses.T, strict=True)
+    ]
+
+
+def planned_lines(found: dict[str, Any]) -> list[str]:
+    """Lines of a table: losses on the rows of each fit."""
+    lines = [
+        "| data | rows of the fit | depth | loss | sd of the loss | rows for 2 points |",
+        "| --- | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for name, rows in found.items():
+        for one in rows:
+            wanted = "–" if one["rows"] is None else f"{one['rows']:,}"
+            lines.append(
+                f"| {TITLES[name]} | {one['n']} | {one['depth']} | {one['loss']:.4f} | {one['sd']:.3f} | {wanted} |"
+            )
+    return lines
 
 
 def prices_of(folder: Path) -> list[dict[str, Any]]:
@@ -245,8 +272,10 @@ def main() -> None:
     if len(sys.argv) > 1:
         keep(Path(sys.argv[1]))
     found = {name: on_data(name) for name in TITLES if (HERE / name / "static-certificates.json").exists()}
+    plans = {name: planned(name) for name in TITLES if (HERE / name / "fit.parquet").exists()}
     write_json(HERE / "results.json", found)
-    write_text(HERE / "results.md", markdown(found))
+    write_json(HERE / "planned.json", plans)
+    write_text(HERE / "results.md", markdown(found) + "\n" + "\n".join([*planned_lines(plans), ""]))
     draw(found, HERE / "certified.png")
     print(json.dumps({name: [one["statement"] for one in told["static"]] for name, told in found.items()}, indent=1))
 

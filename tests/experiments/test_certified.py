@@ -36,12 +36,19 @@ def found():
 
 def test_tables_and_page_are_those_of_the_results(results, found) -> None:
     assert sorted(found) == DATA
-    assert results.markdown(found) == (FOLDER / "results.md").read_text(encoding="utf-8")
+    planned = json.loads((FOLDER / "planned.json").read_text(encoding="utf-8"))
+    told = (FOLDER / "results.md").read_text(encoding="utf-8")
+    assert told == results.markdown(found) + "\n" + "\n".join([*results.planned_lines(planned), ""])
     page = (ROOT / "docs" / "certified.md").read_text(encoding="utf-8")
-    for line in [*results.promises(found, "static"), *results.promises(found, "prices"), *results.depth_lines(found)]:
+    for line in [
+        *results.promises(found, "static"),
+        *results.promises(found, "prices"),
+        *results.depth_lines(found),
+        *results.planned_lines(planned),
+    ]:
         assert line in page
-    for told in found.values():
-        gain = told.get("gain")
+    for one in found.values():
+        gain = one.get("gain")
         assert gain is None or f"{gain['mean']:.4f} [{gain['low']:.4f}, {gain['high']:.4f}]" in re.sub(r"\s+", " ", page)
 
 
