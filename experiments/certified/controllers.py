@@ -150,9 +150,12 @@ def main() -> None:
     require_unseen(controller, rows, model)
     controller.certified_on.require_untried(plans, prompt_hashes(rows))
     table = load_rows(given.static)
-    if set(table["weights_hash"].to_pylist()) != {card.weights_hash}:
-        raise InputError(f"The rows in {given.static} are of other weights than the controller: measure them again.")
-    options = {"prompt_depth": card.prompt_depth, "identity": ModelIdentity.of(model, given.model), "settings": {}}
+    identity = ModelIdentity.of(model, given.model)
+    if set(table["weights_hash"].to_pylist()) != {identity.weights_hash}:
+        raise InputError(
+            f"The rows in {given.static} are of other weights than the model that is loaded: measure them again."
+        )
+    options = {"prompt_depth": card.prompt_depth, "identity": identity, "settings": {}}
     plan = make_plan(model, tokenizer, rows, card.routes, **options)
     found = FeatureRows(plan, card.features, given.batch_size, given.out / "features").collect(progress=True)
     measured = MeasuredRows(found.sequence_ids, prompt_hashes(rows), found.matrix, table)
