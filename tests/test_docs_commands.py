@@ -126,4 +126,4 @@ def test_the_snippets_of_a_page_run(page: Path, monkeypatch: pytest.MonkeyPatch)
 def test_every_page_with_code_is_read() -> None:
     assert len(commands_of(ROOT / "README.md")) == 5 and len(snippets_of(ROOT / "README.md")) == 1
     assert len(commands_of(ROOT / "docs/commands.md")) > 15
-    assert sum(bool(snippets_of(page)) for page in PAGES) == 12
+    assert sum(bool(snippets_of(page)) for page in PAGES) == 13
