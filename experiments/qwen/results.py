@@ -29,6 +29,7 @@ FAMILIES = {
 }
 TEXTS = {"code": "code tasks", "ordinary": "MT-bench questions"}
 METRICS = {"agreement": "agreement with the full model", "kl": "KL to the full model, nats", "passed": "tasks that pass"}
+TABLE = {"agreement": "agreement", "kl": "KL, nats", "rouge_l": "ROUGE-L", "passed": "pass"}
 _COLOURS = {"qwen": VERMILION, "smollm2": BLUE}
 _MARKERS = {"searched": ("o", "-"), "uls": ("s", ":")}
 
@@ -122,43 +123,34 @@ def draw_searches(path: Path) -> Path:
 
 def table(lines: list[Line]) -> str:
     """Markdown; a row for each route."""
-    rows = [
-        "| model | text | route | layers | share | n | agreement | KL, nats | ROUGE-L | pass |",
-        "| --- | --- | --- |" + " ---: |" * 7,
-    ]
+    known = [one for one in TABLE if any(line.values.get(one) for line in lines)]
+    head = ["model", "text", "route", "layers", "n", *(TABLE[one] for one in known)]
+    rows = [f"| {' | '.join(head)} |", f"| --- | --- | --- |{' ---: |' * (2 + len(known))}"]
     for line in lines:
-        seen = [line.interval(metric) for metric in ("agreement", "kl", "rouge_l", "passed")]
+        seen = [line.interval(metric) for metric in known]
         n = max((one.n for one in seen if one is not None), default=0)
         cells = ["–" if one is None else str(one) for one in seen]
-        head = [
-            MODELS[line.model],
-            TEXTS[line.text],
-            line.kind,
-            f"{line.layers} of {line.n_layers}",
-            f"{line.share:.0%}",
-            str(n),
-        ]
-        rows.append(f"| {' | '.join([*head, *cells])} |")
+        first = [MODELS[line.model], TEXTS[line.text], line.kind, f"{line.layers} of {line.n_layers}", str(n)]
+        rows.append(f"| {' | '.join([*first, *cells])} |")
     return "\n".join(rows) + "\n"
 
 
 def draw(lines: list[Line], path: Path) -> Path:
-    """Agreement, KL and passed tasks by the share of layers, models beside each other, with 95% intervals."""
+    """What was measured by the share of layers, models beside each other, with 95% intervals; a row for each text."""
+    panels = {text: [one for one in METRICS if any(x.text == text and x.values.get(one) for x in lines)] for text in TEXTS}
+    texts = [text for text in TEXTS if panels[text]]
     with figure_style():
-        figure = new_figure(4.6)
-        axes = figure.subplots(2, 3, sharex=True)
-        for row, text in enumerate(TEXTS):
-            for place, metric in zip(axes[row], METRICS, strict=True):
-                if text == "ordinary" and metric == "passed":
-                    continue
+        figure = new_figure(2.6 * len(texts) + 0.5)
+        axes = figure.subplots(len(texts), max(map(len, panels.values())), squeeze=False)
+        for row, text in zip(axes, texts, strict=True):
+            for place, metric in zip(row, panels[text], strict=False):
                 _panel(place, [line for line in lines if line.text == text], metric)
-                place.set_title(f"{METRICS[metric]}\n{TEXTS[text]}", fontsize=8)
+                place.set_title(f"{METRICS[metric]}, {TEXTS[text]}", fontsize=8)
+                place.set_xlabel("share of the layers that run")
+            for place in row[len(panels[text]) :]:
+                place.axis("off")
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        axes[1, 2].axis("off")
-        axes[1, 2].legend(handles, labels, loc="center", title="routes")
-        for place in (axes[1, 0], axes[1, 1], axes[0, 2]):
-            place.set_xlabel("share of the layers that run")
-            place.tick_params(labelbottom=True)
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
         return save_figure(figure, path)
 
 

@@ -40,7 +40,8 @@ $depthdial certify $qwen --data $run/data/code --split calibration --template ch
 $python -m experiments.qwen.certify $run/data/code $run/certificate-passing
 $depthdial bench $qwen --out $run/bench
 
-# What is kept: scores, ids and hashes; no texts.
+# What is kept: scores, ids and hashes; no texts. (The rows that are committed are of an earlier, smaller run: --limit 24 and --metrics
+# kl,agreement on code alone.)
 kept=experiments/qwen
 for model in qwen smollm2; do
   $python -m experiments.qwen.passing $run/$model-code $kept/rows/$model-code

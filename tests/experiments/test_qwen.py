@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from depthdial.routes.families import RouteFamily
+from depthdial.rows.store import load_rows
 from experiments.qwen.passing import code_of, passes
 from experiments.qwen.prepare import PROMPTS, code_split, prepare, question_split, read_rows
-from experiments.qwen.results import FAMILIES, search_table, searches
+from experiments.qwen.results import FAMILIES, MODELS, read_lines, search_table, searches, table
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "qwen"
@@ -125,3 +126,14 @@ def test_the_searches_on_the_page_are_those_of_the_two_families() -> None:
     settings = [RouteFamily.load(path).made_by["settings"] for path in FAMILIES.values()]
     same = ("task", "split", "source", "screen", "answer_tokens", "template", "max_prompt_tokens")
     assert [settings[0][name] for name in same] == [settings[1][name] for name in same]
+
+
+def test_the_table_of_test_tasks_is_that_of_the_rows_and_they_hold_no_text() -> None:
+    lines, page = read_lines(), (ROOT / "docs" / "qwen.md").read_text(encoding="utf-8")
+    assert {line.model for line in lines} == set(MODELS)
+    assert table(lines) in page
+    for model in MODELS:
+        rows = load_rows(FOLDER / "rows" / f"{model}-code")
+        assert all(rows[name].null_count == rows.num_rows for name in ("answer", "prompt", "reference"))
+        tests = {task["id"] for task in TASKS if task["split"] == "test"}
+        assert set(rows["sequence_id"].to_pylist()) <= tests
