@@ -17,7 +17,7 @@ from pathlib import Path
 
 from depthdial.errors import InputError
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 STEPS = ("search", "quality", "policies", "time", "board")
 
 
@@ -45,6 +45,10 @@ def run_step(step: str, options: argparse.Namespace) -> None:
         from board.standing import publish
 
         publish(options.out)
+        if options.out == HERE:
+            from board.page import write_page
+
+            print(write_page(HERE, HERE.parents[1] / "docs" / "leaderboard.md"))
         return
     if options.data is None:
         raise InputError(f"The step {step} reads data sets: give --data, a folder of alpaca, dolly and cnn_dailymail.")
