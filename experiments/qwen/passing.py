@@ -24,7 +24,8 @@ from experiments.qwen.prepare import PROMPTS, read_rows
 
 TIMEOUT_SEC = 10.0
 _FENCED = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
-_TEXTS = ("answer", "prompt", "reference")
+# Times are left out too: the machine was shared, and answers came on one route after the other.
+_LEFT_OUT = ("answer", "prompt", "reference", "step_sec", "decode_sec", "batch_decode_sec", "batch_prefill_sec")
 # Resource limits are set inside the process: a hook between fork and exec is not safe beside threads.
 _CHILD = """
 import resource, sys
@@ -69,12 +70,12 @@ def passes(answer: str, tests: list[str], *, timeout_sec: float = TIMEOUT_SEC) -
 
 
 def judge(rows: pa.Table) -> pa.Table:
-    """The rows with a column `passed`, 1.0 or 0.0, and without texts."""
+    """The rows with a column `passed`, 1.0 or 0.0, and without texts and times."""
     tests = {row["id"]: row["tests"] for row in read_rows(PROMPTS)}
     answers = zip(rows["sequence_id"].to_pylist(), rows["answer"].to_pylist(), strict=True)
     with ThreadPoolExecutor(2) as pool:
         passed = list(pool.map(lambda one: float(passes(one[1], tests[one[0]])), answers))
-    for name in _TEXTS:
+    for name in _LEFT_OUT:
         place = rows.column_names.index(name)
         rows = rows.set_column(place, rows.schema.field(name), pa.nulls(len(rows), rows.schema.field(name).type))
     return rows.append_column("passed", pa.array(passed))

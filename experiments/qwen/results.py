@@ -121,6 +121,20 @@ def draw_searches(path: Path) -> Path:
         return save_figure(figure, path)
 
 
+def passed_table() -> str:
+    """Markdown; a row for each depth at which Qwen answered the test tasks."""
+    frame = load_rows(FOLDER / "rows" / "qwen-passing").to_pandas()
+    full = frame[frame.route == "full"].set_index("sequence_id").passed
+    rows = ["| layers | tasks that pass | share | lost against the full model |", "| ---: | ---: | ---: | ---: |"]
+    for layers, part in sorted(frame.groupby("layers_run"), key=lambda one: -one[0]):
+        passed = part.set_index("sequence_id").passed
+        lost = "–" if layers == 28 else str(mean_interval((full.loc[passed.index] - passed).to_numpy()))
+        rows.append(
+            f"| {int(layers)} | {int(passed.sum())} of {len(passed)} | {mean_interval(passed.to_numpy())} | {lost} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
 def table(lines: list[Line]) -> str:
     """Markdown; a row for each route."""
     known = [one for one in TABLE if any(line.values.get(one) for line in lines)]
