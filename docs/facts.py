@@ -41,6 +41,9 @@ def facts(root: Path = ROOT) -> dict[str, Any]:
         "figure2": figure2(root / "experiments" / "figure2" / "alpaca-h200"),
         "peers": peers(root / "benchmarks" / "results" / "peers.json"),
         "elastic": elastic(root / "experiments" / "elastic"),
+        "leaderboard": leaderboard(root / "experiments" / "leaderboard" / "board.json"),
+        "qwen": qwen(root / "experiments" / "qwen" / "rows"),
+        "certified": certified(root / "experiments" / "certified" / "results.json"),
         "controller": controller(root / "experiments" / "controller" / "alpaca"),
     }
 
@@ -151,6 +154,48 @@ def controller(folder: Path) -> dict[str, str]:
     assert scores is not None
     gaps = {name: gap.text() for name, score in scores.scores.items() for gap in score.gaps if gap.name == ORACLE}
     return {"agreement": gaps["agreement"], "by_tokens": gaps["agreement weighted by tokens"]}
+
+
+def leaderboard(path: Path) -> dict[str, Any]:
+    """Agreement at 0.8 of the full model's time, one row, by family; the time of a step in bf16."""
+    board = _read(path)
+    at = {row["family"]: row["agreement"] for row in board["at_equal_time"] if row["share"] == 0.8 and row["batch"] == 1}
+    times = {point["config"]: point["time_1"] for point in board["points"]}
+    agreement = {family: "{:.3f} [{:.3f}, {:.3f}]".format(*found) for family, found in at.items() if found}
+    return {"rows": board["rows"], "agreement": agreement, "bf16_time": f"{times['bf16@30']:.2f}"}
+
+
+def qwen(folder: Path) -> dict[str, Any]:
+    """Agreement of searched routes with each full model on code tasks: Qwen2.5-Coder-1.5B and SmolLM2-135M."""
+    found: dict[str, Any] = {}
+    for model in ("qwen", "smollm2"):
+        frame = pq.read_table(folder / f"{model}-code" / "rows.parquet").to_pandas()
+        searched = frame[frame.route.str.startswith("greedy")]
+        found[model] = {}
+        for layers, rows in searched.groupby("layers_run"):
+            seen = mean_interval(rows.agreement.to_numpy())
+            found[model][int(layers)] = f"{seen.mean:.3f} [{seen.low:.3f}, {seen.high:.3f}]"
+            found["tasks"] = len(rows)
+    return found
+
+
+def certified(path: Path) -> dict[str, Any]:
+    """The certificates at 2 ROUGE-L points: of static depths, and of a controller's prices."""
+    found = {}
+    for data, one in _read(path).items():
+        static, price = (next(row for row in one[kind] if row["epsilon"] == 0.02) for kind in ("static", "prices"))
+        found[data] = {
+            "rows": f"{one['n']:,}",
+            "layers": f"{static['layers_saved'] / 30:.0%}",
+            "setting": static["setting"],
+            "saved": _percent(static["saved"]),
+            "price_saved": _percent(price["saved"]),
+        }
+    return found
+
+
+def _percent(interval: Mapping[str, float]) -> str:
+    return "{:.1f}% [{:.1f}, {:.1f}]".format(*(100 * interval[name] for name in ("mean", "low", "high")))
 
 
 def _read(path: Path) -> Any:

@@ -112,12 +112,27 @@ def larger_model() -> None:
     results()
 
 
+def larger_model() -> None:
+    _run("-m", "experiments.qwen.results")
+
+
+def certificates() -> None:
+    _run("experiments/certified/results.py")
+
+
+def leaderboard() -> None:
+    _run("experiments/leaderboard/run.py", "--only", "board")
+
+
 FIGURES: Mapping[str, Callable[[], None]] = {
     "reports": reports,
     "Figure 2": figure_2,
     "guarantees": guarantee,
     "elastic training": training,
     "benchmarks": benchmarks,
+    "a larger model": larger_model,
+    "certificates": certificates,
+    "leaderboard": leaderboard,
     "a larger model": larger_model,
 }
 
