@@ -112,10 +112,6 @@ def larger_model() -> None:
     results()
 
 
-def larger_model() -> None:
-    _run("-m", "experiments.qwen.results")
-
-
 def certificates() -> None:
     _run("experiments/certified/results.py")
 
@@ -133,7 +129,6 @@ FIGURES: Mapping[str, Callable[[], None]] = {
     "a larger model": larger_model,
     "certificates": certificates,
     "leaderboard": leaderboard,
-    "a larger model": larger_model,
 }
 
 
