@@ -166,7 +166,7 @@ def leaderboard(path: Path) -> dict[str, Any]:
 
 
 def qwen(folder: Path) -> dict[str, Any]:
-    """Agreement of searched routes with each full model on code tasks: Qwen2.5-Coder-1.5B and SmolLM2-135M."""
+    """Agreement of searched routes with each full model on code tasks, Qwen2.5-Coder-1.5B and SmolLM2; tasks that pass."""
     found: dict[str, Any] = {}
     for model in ("qwen", "smollm2"):
         frame = pq.read_table(folder / f"{model}-code" / "rows.parquet").to_pandas()
@@ -176,6 +176,8 @@ def qwen(folder: Path) -> dict[str, Any]:
             seen = mean_interval(rows.agreement.to_numpy())
             found[model][int(layers)] = f"{seen.mean:.3f} [{seen.low:.3f}, {seen.high:.3f}]"
             found["tasks"] = len(rows)
+    passing = pq.read_table(folder / "qwen-passing" / "rows.parquet").to_pandas()
+    found["passed"] = {int(layers): int(rows.passed.sum()) for layers, rows in passing.groupby("layers_run")}
     return found
 
 

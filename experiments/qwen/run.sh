@@ -48,6 +48,7 @@ for model in qwen smollm2; do
   mkdir -p $kept/rows/$model-ordinary
   cp $run/$model-ordinary/rows.parquet $kept/rows/$model-ordinary
 done
+$python -m experiments.qwen.passing $run/qwen-code $kept/rows/qwen-passing  # which the table of passed tasks reads
 cp "$(family $small)" $kept/smollm2-135m.json
 for metric in agreement passing; do cp $run/certificate-$metric/certificates.json $kept/certificate-$metric.json; done
 cp $run/bench/bench.json $kept
