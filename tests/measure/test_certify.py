@@ -89,6 +89,19 @@ def test_pass_or_fail_and_a_function_of_the_callers(model, tokenizer, few, tmp_p
         dd.certify_depths(model, tokenizer, metric=lambda *_: 2, **options)
 
 
+def test_a_function_may_bear_the_name_of_a_metric(model, tokenizer, few):
+    """It has neither that metric's bounds nor its references."""
+    bare = replace(few, examples=tuple(replace(example, reference=None) for example in few.examples))
+    for name in ("agreement", "rouge_l", "contains", "regex"):
+
+        def own(example: Example, answer: str) -> float:
+            return float("cat" in answer)
+
+        own.__name__ = name
+        (found,) = dd.certify_depths(model, tokenizer, task=bare, depths=DEPTHS, metric=own, epsilon=0.9, **SIZE)
+        assert found.plan.bounds == (-1.0, 1.0) and found.plan.metric == name
+
+
 def test_depths_that_choose_for_each_prompt(model, tokenizer, few):
     (found,) = dd.certify_depths(
         model, tokenizer, task=few, depths="rls:4@0", metric="agreement", epsilon=0.99, method="hoeffding", **SIZE
@@ -104,6 +117,9 @@ def test_what_is_refused_before_anything_runs(model, tokenizer, few, small_task,
         ({"epsilon": 0.0001, "method": "empirical_bernstein"}, "takes at least"),
         ({"epsilon": ()}, "give one or more different numbers"),
         ({"epsilon": 2}, "Invalid epsilon 2"),
+        ({"epsilon": None}, "Invalid epsilon None"),
+        ({"epsilon": np.float32(0.02)}, "16 rows cannot certify a loss of at most 0.02"),
+        ({"epsilon": 1 / 49, "method": "conformal_risk_control"}, "which takes at least 48 even"),
         ({"delta": 1}, "delta"),
         ({"metric": "bleu"}, "Unknown metric 'bleu': use rouge_l, agreement, exact_match"),
         ({"method": "hope"}, "Unknown method 'hope'"),
@@ -113,6 +129,10 @@ def test_what_is_refused_before_anything_runs(model, tokenizer, few, small_task,
             "Row 'small-5'",
         ),
         ({"task": replace(small_task, split="train", examples=small_task.examples * 7)}, "ROUGE-L needs one"),
+        (
+            {"task": replace(few, examples=tuple(replace(e, reference=" ") for e in few.examples)), "metric": "contains"},
+            "Row 'many-0' has no reference",
+        ),
     ]
     for given, complaint in cases:
         with pytest.raises(InputError, match=complaint):

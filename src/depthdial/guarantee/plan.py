@@ -95,6 +95,13 @@ class CertificationPlan:
         """Short SHA-256 of everything above: to be written down before the rows are read."""
         return digest(self.to_dict())
 
+    @property
+    def least_rows(self) -> int | None:
+        """The fewest rows that can certify anything, where not one of them loses; None for more than a million."""
+        if self.method == CONFORMAL:
+            return int(np.ceil(self.bounds[1] / self.epsilon - _ZERO)) - 1
+        return rows_needed(self.epsilon, self.delta or 0.0, method=self.method, bounds=self.bounds)
+
     def certify(self, losses: ArrayLike, costs: ArrayLike, *, provenance: Mapping[str, Any] | None = None) -> Certificate:
         """`certify` with this plan."""
         return certify(self, losses, costs, provenance=provenance)
@@ -310,11 +317,7 @@ def _reason(plan: CertificationPlan, n: int, uppers: np.ndarray) -> str:
     """Why nothing is certified: fewer rows than any losses could do with, or losses that are too high."""
     bound = f"the loss of setting '{plan.settings[1]}' is only known to be at most {uppers[1]:.3g}"
     told = f"Cannot be certified with {n} rows: {bound}, and epsilon is {plan.epsilon:g}"
-    if plan.method == CONFORMAL:
-        least = int(np.ceil(plan.bounds[1] / plan.epsilon - _ZERO)) - 1
-    else:
-        least = rows_needed(plan.epsilon, plan.delta or 0.0, method=plan.method, bounds=plan.bounds)
-    if least is None:
+    if (least := plan.least_rows) is None:
         return f"{told}; more than a million rows are needed even where nothing is lost."
     return f"{told}; at least {least} rows are needed even where nothing is lost." if n < least else f"{told}."
 

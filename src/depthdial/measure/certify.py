@@ -20,7 +20,6 @@ from depthdial.data.tasks import Task, as_task
 from depthdial.engine.depth import Depth
 from depthdial.errors import InputError
 from depthdial.files import claim, write_json
-from depthdial.guarantee.p_values import rows_needed
 from depthdial.guarantee.plan import CONFORMAL, Certificate, CertificationPlan
 from depthdial.hf.architectures import count_layers
 from depthdial.measure.passing import CHECKS, Scorer, check_patterns, scored, source_of
@@ -162,22 +161,34 @@ class Asked:
     @classmethod
     def of(cls, metric: str | Scorer, epsilon: Sequence[float] | float, delta: float, method: str) -> Asked:
         """Checked: InputError for what is out of range."""
-        epsilons = (epsilon,) if isinstance(epsilon, int | float) else tuple(epsilon)
+        epsilons = (epsilon,) if np.ndim(epsilon) == 0 else tuple(epsilon)
         if not epsilons or len(set(epsilons)) < len(epsilons):
             raise InputError(
                 f"The losses that are allowed are {epsilon!r}: give one or more different numbers, such as 0.02."
             )
-        for each in epsilons:  # refuses what is out of range
-            CertificationPlan((FULL, "another"), each, None if method == CONFORMAL else delta, method)
-        if not callable(metric):
+        if callable(metric):
+            asked = cls(getattr(metric, "__name__", type(metric).__name__), metric, epsilons, delta, method)
+        else:
             choice("metric", metric, METRICS)
-            return cls(metric, CHECKS.get(metric), epsilons, delta, method)
-        return cls(getattr(metric, "__name__", type(metric).__name__), metric, epsilons, delta, method)
+            asked = cls(metric, CHECKS.get(metric), epsilons, delta, method)
+        for each in epsilons:  # refuses what is out of range
+            asked._trial(each)
+        return asked
+
+    @property
+    def known(self) -> str | None:
+        """The metric's name if it is one of `METRICS`; None for a function of the caller's, whatever it is called."""
+        return self.name if self.scorer is CHECKS.get(self.name) else None
 
     @property
     def bounds(self) -> tuple[float, float]:
         """Of a loss: nothing agrees with the full model more than it does itself."""
-        return (0.0, 1.0) if self.name == "agreement" else (-1.0, 1.0)
+        return (0.0, 1.0) if self.known == "agreement" else (-1.0, 1.0)
+
+    def _trial(self, epsilon: float) -> CertificationPlan:
+        """A plan of one depth."""
+        delta = None if self.method == CONFORMAL else self.delta
+        return CertificationPlan((FULL, "another"), epsilon, delta, self.method, self.bounds)
 
     def check_rows(self, task: Task) -> None:
         """Refuse rows that cannot certify what is asked, whatever the model says.
@@ -188,23 +199,20 @@ class Asked:
         require_no_test_split(task, "certify")
         n = len(task.examples)
         for epsilon in self.epsilons:
-            if self.method == CONFORMAL:
-                least: int | None = int(np.ceil(self.bounds[1] / epsilon)) - 1
-            else:
-                least = rows_needed(epsilon, self.delta, method=self.method, bounds=self.bounds)
+            least = self._trial(epsilon).least_rows
             if least is None or n < least:
                 wanted = "more than a million" if least is None else f"at least {least}"
                 raise InputError(
                     f"{n} rows cannot certify a loss of at most {epsilon:g}, which takes {wanted} even where nothing is "
                     "lost: give more rows, or allow a greater loss."
                 )
-        if self.name == "rouge_l":
+        if self.known == "rouge_l":
             require_rouge(task.examples, "certify agreement")
-        if self.name in CHECKS:
-            without = next((example.id for example in task.examples if not example.references), None)
+        if self.known in CHECKS:
+            without = next((example.id for example in task.examples if not any(map(str.strip, example.references))), None)
             if without is not None:
                 raise InputError(f"Row {without!r} has no reference, and {self.name} needs one: give it one.")
-        if self.name == "regex":
+        if self.known == "regex":
             check_patterns(task)
 
     def swept(self, task: Task) -> tuple[str, ...]:

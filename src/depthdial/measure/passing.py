@@ -28,26 +28,37 @@ def plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def _bare(text: str) -> str:
+    """Also without punctuation around it, unless it is nothing else."""
+    return plain(text).strip(_AROUND) or plain(text)
+
+
 def exact_match(example: Example, answer: str) -> float:
     """1 where the answer is one of the references, but for case, white space, and punctuation around it.
 
     >>> exact_match(Example("1", "2 + 2", "", "4"), " 4. ")
     1.0
     """
-    said = plain(answer).strip(_AROUND)
-    return float(any(said == plain(text).strip(_AROUND) for text in example.references))
+    said = _bare(answer)
+    return float(any(said == _bare(text) for text in example.references if text.strip()))
 
 
 def contains(example: Example, answer: str) -> float:
-    """1 where one of the references stands in the answer, as whole words.
+    """1 where one of the references stands in the answer, as whole words and whole numbers.
 
     >>> example = Example("1", "2 + 2", "", "4")
-    >>> contains(example, "The answer is 4."), contains(example, "It is 42.")
-    (1.0, 0.0)
+    >>> contains(example, "The answer is 4."), contains(example, "It is 42."), contains(example, "It is 4.5.")
+    (1.0, 0.0, 0.0)
     """
     said = plain(answer)
-    wanted = (re.escape(plain(text)) for text in example.references)
-    return float(any(re.search(rf"(?<!\w){text}(?!\w)", said) for text in wanted))
+    return float(any(re.search(_whole(plain(text)), said) for text in example.references if text.strip()))
+
+
+def _whole(text: str) -> str:
+    """A pattern that finds a text where no word goes on on either side, and no number behind a point or comma."""
+    before = r"(?<!\d[.,])" if text[0].isdigit() else ""
+    after = r"(?![.,]\d)" if text[-1].isdigit() else ""
+    return rf"(?<!\w){before}{re.escape(text)}(?!\w){after}"
 
 
 def regex(example: Example, answer: str) -> float:
