@@ -68,7 +68,6 @@ def capacities(name: str, replica: Replica, n_requests: int) -> Iterator[dict[st
     for policy, depths in depths_of(replica.latency.n_layers).items():
         asked = replace(replica, prompt_share=0.8) if policy == ROUTE else replica
         rates[policy] = most_requests(asked, depths, _SOON_SEC[name], n_requests)
-        seen = simulate(asked, rates[policy], depths, n_requests)
         row = {
             "replica": name,
             "depth": policy,

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=STEPS, help="one step alone; default: all, in this order")
     parser.add_argument("--out", type=Path, default=HERE, help="where rows, times, tables and figure go")
     parser.add_argument("--work", type=Path, default=Path("runs/leaderboard"), help="where unfinished work is")
-    parser.add_argument("--rows", type=int, default=48, help="the first so many test rows of Alpaca")
+    parser.add_argument("--rows", type=int, default=48, help="number of test rows of Alpaca, the first ones")
     options = parser.parse_args(arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:

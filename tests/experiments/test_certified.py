@@ -75,7 +75,11 @@ def test_parts_share_no_row_and_hold_no_text(name: str) -> None:
             table = pq.read_table(path)
             assert not {"answer", "prompt", "reference"} & set(table.column_names)
             answers[part] = set(table["sequence_id"].to_pylist())
-    assert answers["calibration"]
+    calibration = json.loads((FOLDER / name / "static-certificates.json").read_text())["certificates"][0]
+    tried = set(calibration["provenance"]["prompts"])  # by their hashes
+    fitted = json.loads((FOLDER / name / "controller.json").read_text())["fitted_on"]["prompts"]
+    assert len(tried) == len(answers["calibration"]) and len(set(fitted)) == len(answers["fit"])
+    assert not tried & set(fitted)
 
 
 @pytest.mark.slow

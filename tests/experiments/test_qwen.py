@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from depthdial.guarantee.p_values import rows_needed
 from depthdial.routes.families import RouteFamily
 from depthdial.rows.store import load_rows
 from experiments.qwen.passing import code_of, passes
@@ -133,6 +134,7 @@ def test_the_table_of_test_tasks_is_that_of_the_rows_and_they_hold_no_text() -> 
     assert {line.model for line in lines} == set(MODELS)
     assert table(lines) in page
     assert passed_table() in page
+    assert f"takes {rows_needed(0.05, 0.05, method='star_betting')} rows even where nothing is lost" in page
     for name in ("qwen-code", "smollm2-code", "qwen-passing"):
         rows = load_rows(FOLDER / "rows" / name)
         assert all(rows[text].null_count == rows.num_rows for text in ("answer", "prompt", "reference"))

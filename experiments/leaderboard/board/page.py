@@ -39,7 +39,7 @@ def _page(d: dict[str, Any], t: dict[str, Any], pol: dict[str, Any]) -> str:
     twins = [
         one["step_ms"]["median"] for one in t["cells"] if (one["weights"], one["batch"], one["layers"]) == (FP32, 1, 24)
     ]
-    return f"""# Which method is best at equal time?
+    return f"""# All methods at equal time
 
 At 0.8 of the full model's time bfloat16 wins by far: it needs {points["bf16@30"]["time_1"]:.2f} of the time of a step with one row and {points["bf16@30"]["time_32"]:.2f} with 32, and agrees with
 the full fp32 model on {c("bf16")} of the tokens. Among methods that drop layers in fp32 the elastic adapter wins at one depth for all prompts ({c("elastic")}; the KnapSpec-like
@@ -78,7 +78,7 @@ makes all of it ([README](../experiments/leaderboard/README.md)); a stopped run 
 {by_share(d, 32, "agreement")}
 Every configuration with its scores and milliseconds is in [table.md](../experiments/leaderboard/table.md).
 
-## What it says
+## Findings
 
 Differences are on the same rows, at 0.8 of the time and one row.
 
@@ -102,7 +102,7 @@ Differences are on the same rows, at 0.8 of the time and one row.
 - **ROUGE-L tells little apart** with {d["rows"]} rows and answers of 32 tokens: the elastic adapter at 0.8 of the time has {c("elastic", "rouge_l")}, the full model {cell(points["full"]["rouge_l"], "rouge_l")}.
 - **The smaller model** is larger: gemma-3-270m takes {points["gemma-3-270m@30"]["time_1"]:.1f} times the time with a ROUGE-L of {cell(points["gemma-3-270m@30"]["rouge_l"], "rouge_l")}.
 
-## What is not on it
+## Not on the board
 
 - **Token gates**: the weights of the [gates study](token_routing.md) are not in the repository, and its rows compare with another model (a
   fine-tuned one) on other rows. There the static route of as many layers had the greater ROUGE-L.

