@@ -23,5 +23,5 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
             axes.set_title(name)
             axes.set_xlabel("requests per second, every layer = 1")
             axes.grid(axis="y", visible=False)
-        headed(figure, "What a replica takes until 5% of the requests wait too long (simulated)")
+        headed(figure, "Load of a replica at which 5% of the requests wait too long (simulated)")
         return save_figure(figure, path)

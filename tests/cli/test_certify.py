@@ -28,6 +28,7 @@ def test_what_is_refused(paths, run):
         ((), "Say which depths to certify"),
         (("--depth", "uls:4"), "18 rows cannot certify a loss of at most 0.02, which takes at least 172"),
         (("--depth", "uls:4", "--metric", "fame"), "Unknown metric 'fame'"),
+        (("--depth", "uls:4", "--epsilon", "two"), "--epsilon takes fractions such as 0.9,0.75 or 90%, not 'two'"),
         (("--depth", "full", "--epsilon", "0.9"), "The full model alone loses nothing"),
         (("--depth", "uls:4", "--epsilon", "90%", "--split", "test"), "test split is for evaluation alone"),
     ):

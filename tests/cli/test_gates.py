@@ -88,7 +88,7 @@ def test_gates_are_swept_both_ways_beside_routes(run, paths, and_more):
     [
         (("--seeds", "1"), "at least 2 seeds, better 5"),
         (("--budgets", "0.9,0.1"), "A target of 0.1 cannot be reached"),
-        (("--budgets", "0.9,half"), "takes fractions of the layers such as 0.9,0.75 or 90%, not '0.9,half'"),
+        (("--budgets", "0.9,half"), "takes fractions such as 0.9,0.75 or 90%, not '0.9,half'"),
         (("--budgets", ""), "at least one budget"),
         (("--inputs", "hidden,attention"), "Unknown gate input 'attention'"),
         (("--key-values", "forget"), "Unknown key_values 'forget'"),

@@ -84,7 +84,7 @@ def test_routes_that_draft_well(run, paths):
         ("search", ("--method", "angular", "--prompt-depth", "route"), "behind prompts at full depth, whatever"),
         ("search", ("--min-layers", "6"), "min_layers is 6 but the model has 6"),
         ("search-study", ("--methods", "greedy,best"), "No search is called 'best'"),
-        ("search-study", ("--fractions", "most"), "--fractions takes fractions of the layers such as 0.9,0.75 or 90%"),
+        ("search-study", ("--fractions", "most"), "--fractions takes fractions such as 0.9,0.75 or 90%"),
         ("search-study", ("--split", "train", "--calibration-split", "train"), "were used to search the routes"),
     ],
 )

@@ -157,11 +157,11 @@ def parts_of(text: str) -> tuple[str, ...]:
 
 
 def fractions_of(text: str, option: str) -> tuple[float, ...]:
-    """Fractions of the layers, written 0.9 or 90%; InputError naming `option` if one is no number."""
+    """Fractions, written 0.9 or 90%; InputError naming `option` if one is no number."""
     try:
         return tuple(float(part.removesuffix("%")) / (100 if part.endswith("%") else 1) for part in parts_of(text))
     except ValueError:
-        raise InputError(f"{option} takes fractions of the layers such as 0.9,0.75 or 90%, not {text!r}.") from None
+        raise InputError(f"{option} takes fractions such as 0.9,0.75 or 90%, not {text!r}.") from None
 
 
 def layers_of(text: str, option: str) -> tuple[int, ...]:
