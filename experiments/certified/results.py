@@ -259,11 +259,10 @@ def draw(found: dict[str, Any], path: Path) -> Path:
             axes.axvline(100 * AT, color=VERMILION, linestyle="--", linewidth=1.2, label="2 points")
             axes.set_yticks(range(len(told["depths"])), [f"{one['layers']} layers" for one in told["depths"]])
             axes.set_ylim(len(told["depths"]) - 0.4, -0.6)
-            axes.set(title=f"{TITLES[name]}, {told['n']} rows")
+            axes.set(title=f"{TITLES[name]}, {told['n']} rows", xlabel="ROUGE-L lost, points")
             axes.grid(visible=False, axis="y")
         for axes in panels[1:]:
             axes.set_yticklabels([])
-        panels[len(panels) // 2].set_xlabel("ROUGE-L lost against the full model, points")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return save_figure(figure, path)
 
