@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 
 import depthdial as dd
+from depthdial.hf.builtin import ALIASES
 from tests.conftest import WORDS, make_llama, make_tokenizer
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "log.md")]
 # Names on the pages, and what stands there in their place.
-NAMES = {"smollm2-135m": "tiny", "MODEL": "tiny", "FOLDER": "my/", "elastic": "runs/elastic"}
+NAMES = {**dict.fromkeys((*ALIASES, "MODEL"), "tiny"), "FOLDER": "my/", "elastic": "runs/elastic"}
 SMALLER = {
     "generate": "--max-new-tokens 3",
     "search": "--limit 2 --answer-tokens 3 --screen 1",
