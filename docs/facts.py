@@ -1,4 +1,4 @@
-"""What README.md and docs/demo.md say in numbers, read from committed rows. `docs/pages.py` writes them into the pages."""
+"""The numbers of README.md and docs/demo.md, read from committed rows. `docs/pages.py` writes them into the pages."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
     python docs/pages.py            # all of it
     python docs/pages.py --text     # the pages alone
 
-Templates are in docs/templates, what they say in numbers in docs/facts.py. The other pages are written by hand, and tests
-hold their numbers against the rows; figures of an experiment are made again beside its rows. Two pictures are not made from
-rows: the screenshot of the playground, and the map of gates, whose weights are not kept.
+Templates are in docs/templates, their numbers in docs/facts.py; the board's step also writes docs/leaderboard.md. The other
+pages are written by hand, and tests hold their numbers against the rows; figures of an experiment are made again beside its
+rows. Two pictures are not made from rows: the screenshot of the playground, and the map of gates, whose weights are not kept.
 """
 
 from __future__ import annotations
