@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 
+@pytest.mark.slow
 def test_one_command_gives_a_plan_a_sentence_and_a_page(paths, run, command_line):
     small = ("--max-new-tokens", "3", "--depth", "uls:5,uls:4", "--delta", "0.2")
     status, out, err = run("certify", *small, "--epsilon", "0.5,0.9")

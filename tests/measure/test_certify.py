@@ -89,6 +89,7 @@ def test_pass_or_fail_and_a_function_of_the_callers(model, tokenizer, few, tmp_p
         dd.certify_depths(model, tokenizer, metric=lambda *_: 2, **options)
 
 
+@pytest.mark.slow
 def test_a_function_may_bear_the_name_of_a_metric(model, tokenizer, few):
     """It has neither that metric's bounds nor its references."""
     bare = replace(few, examples=tuple(replace(example, reference=None) for example in few.examples))

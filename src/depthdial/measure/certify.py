@@ -84,11 +84,10 @@ def certify_depths(
             metric needs, and fewer rows than could certify epsilon at all; before anything runs.
 
     Example:
-        >>> held = dd.task("rows.jsonl", split="validation")
         >>> same = dd.Route((0, 1, 2, 3, 4), 6)
         >>> (certificate,) = dd.certify_depths(model, tokenizer, task=many, depths=same, epsilon=0.9, max_new_tokens=4)
-        >>> certificate.n_rows
-        48
+        >>> certificate.plan.settings
+        ('full', '0-4')
     """
     task = as_task(task, held_out=True)
     asked = Asked.of(metric, epsilon, delta, method)
