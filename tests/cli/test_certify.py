@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 
 @pytest.mark.slow
 def test_one_command_gives_a_plan_a_sentence_and_a_page(paths, run, command_line):
