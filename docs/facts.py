@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from depthdial.files import read_json
 from depthdial.oracles.oracle import OracleCurve, oracle
 from depthdial.report.kit.tables import cell_parts, cell_text
 from depthdial.report.study.tables import headline
 from depthdial.rows.store import load_study_rows
-from depthdial.stats.intervals import mean_interval
+from depthdial.stats.intervals import Interval
+from experiments.qwen.results import read_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 # Titles of the peers in README, and their names in the rows: of speed, and of quality where that was scored under another.
@@ -50,10 +51,10 @@ def facts(root: Path = ROOT) -> dict[str, Any]:
 
 def demo(folder: Path) -> dict[str, Any]:
     """The rows of `make demo`: a cell for each route and column, and the oracle."""
-    timing = _read(folder / "timing.json")
+    timing = read_json(folder / "timing.json", "rows")
     rows = load_study_rows(folder)
     routes = {row["route"]: _told(row) for row in headline(rows, timing=timing)}
-    document = _read(folder / "oracle.json")
+    document = read_json(folder / "oracle.json", "rows")
     curve, by_layers = (OracleCurve.from_dict(document[name]) for name in ("rouge_l", "rouge_l by layers"))
     full_length = oracle(rows, steps="full", n_permutations=0)
     star = curve.table()[0]
@@ -87,15 +88,15 @@ def _share(curve: OracleCurve, decimals: int = 1, *, scale: float = 100, percent
 
 def engine(results: Path) -> dict[str, str]:
     """Steps of the engine, and what views and the oracle cost."""
-    found = {(row["what"], row["rows"]): row for row in _read(results / "engine.json")["rows"]}
-    whole = _read(results / "oracle.json")["comparisons"][-1]
-    view = next(row for row in _read(results / "view.json")["rows"] if row["route"] == "uls:30")
+    found = {(row["what"], row["rows"]): row for row in read_json(results / "engine.json", "rows")["rows"]}
+    whole, decode = read_json(results / "oracle.json", "rows")["comparisons"][-1], read_json(results / "decode.json", "rows")
+    view = next(row for row in read_json(results / "view.json", "rows")["rows"] if row["route"] == "uls:30")
     told = {f"{what}_{rows}_ms": f"{found[what, rows]['ms']:.1f}" for what in ("full", "half") for rows in (1, 32)}
     told |= {f"{what}_{rows}_hf": f"{found[what, rows]['times HF']:.1f}" for what in ("full", "half") for rows in (1, 32)}
     return {
         **told,
         "view_ms": f"{view['median (ms)']:.1f}",
-        "view_over_pruned": f"{_read(results / 'decode.json')['view_over_pruned']:.2f}",
+        "view_over_pruned": f"{decode['view_over_pruned']:.2f}",
         "oracle_sec": f"{whole['curve_sec']:.2f}",
         "oracle_ratio": f"{whole['ratio']:.0f}",
     }
@@ -103,7 +104,7 @@ def engine(results: Path) -> dict[str, str]:
 
 def figure2(folder: Path) -> dict[str, str]:
     """The star of the paper's Figure 2 on specialists, without its luck, and on shuffled scores."""
-    told = _read(folder / "table.json")
+    told = read_json(folder / "table.json", "rows")
     ours = next(row for row in told["oracle_matches_full"] if row["weights"] == "specialist")
     paid = next(row for row in told["sampled_matches_full"] if row["chosen_on"] == 4)
     low, high = (100 * ours[name] / 30 for name in ("low", "high"))
@@ -117,7 +118,7 @@ def figure2(folder: Path) -> dict[str, str]:
 
 def peers(path: Path) -> list[dict[str, str]]:
     """A line for each peer: tokens per second of one prompt and of 32, and KL to the full fp32 model."""
-    document = _read(path)
+    document = read_json(path, "rows")
     rows = {(row["peer"], row["rows"]): row for row in document["rows"]}
     lines = []
     for title, (name, scored_as) in _PEERS.items():
@@ -155,24 +156,19 @@ def controller(folder: Path) -> dict[str, str]:
 
 def leaderboard(path: Path) -> dict[str, Any]:
     """Agreement at 0.8 of the full model's time, one row, by family; the time of a step in bf16."""
-    board = _read(path)
+    board = read_json(path, "rows")
     at = {row["family"]: row["agreement"] for row in board["at_equal_time"] if row["share"] == 0.8 and row["batch"] == 1}
     times = {point["config"]: point["time_1"] for point in board["points"]}
-    agreement = {family: "{:.3f} [{:.3f}, {:.3f}]".format(*found) for family, found in at.items() if found}
+    agreement = {family: str(Interval(*found, n=board["rows"])) for family, found in at.items() if found}
     return {"rows": board["rows"], "agreement": agreement, "bf16_time": f"{times['bf16@30']:.2f}"}
 
 
 def qwen(folder: Path) -> dict[str, Any]:
     """Agreement of searched routes with each full model on code tasks, Qwen2.5-Coder-1.5B and SmolLM2; tasks that pass."""
-    found: dict[str, Any] = {}
-    for model in ("qwen", "smollm2"):
-        frame = pq.read_table(folder / f"{model}-code" / "rows.parquet").to_pandas()
-        searched = frame[frame.route.str.startswith("greedy")]
-        found[model] = {}
-        for layers, rows in searched.groupby("layers_run"):
-            seen = mean_interval(rows.agreement.to_numpy())
-            found[model][int(layers)] = f"{seen.mean:.3f} [{seen.low:.3f}, {seen.high:.3f}]"
-            found["tasks"] = len(rows)
+    searched = [line for line in read_lines(folder) if line.text == "code" and line.kind == "searched"]
+    found: dict[str, Any] = {"tasks": len(searched[0].values["agreement"]), "qwen": {}, "smollm2": {}}
+    for line in searched:
+        found[line.model][line.layers] = str(line.interval("agreement"))
     passing = pq.read_table(folder / "qwen-passing" / "rows.parquet").to_pandas()
     found["passed"] = {int(layers): int(rows.passed.sum()) for layers, rows in passing.groupby("layers_run")}
     return found
@@ -181,7 +177,7 @@ def qwen(folder: Path) -> dict[str, Any]:
 def certified(path: Path) -> dict[str, Any]:
     """The certificates at 2 ROUGE-L points: of static depths, and of a controller's prices."""
     found = {}
-    for data, one in _read(path).items():
+    for data, one in read_json(path, "rows").items():
         static, price = (next(row for row in one[kind] if row["epsilon"] == 0.02) for kind in ("static", "prices"))
         found[data] = {
             "rows": f"{one['n']:,}",
@@ -194,7 +190,3 @@ def certified(path: Path) -> dict[str, Any]:
 
 def _percent(interval: Mapping[str, float]) -> str:
     return "{:.1f}% [{:.1f}, {:.1f}]".format(*(100 * interval[name] for name in ("mean", "low", "high")))
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -5,18 +5,18 @@
 
 Templates are in docs/templates, their numbers in docs/facts.py; the board's step also writes docs/leaderboard.md. The other
 pages are written by hand, and tests hold their numbers against the rows; figures of an experiment are made again beside its
-rows. Two pictures are not made from rows: the screenshot of the playground, and the map of gates, whose weights are not kept.
+rows. Two pictures are not made from rows: the screenshot of the playground and the map of gates, whose weights are not kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -24,6 +24,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 # benchmarks/, docs/ and experiments/ are no packages that are installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from depthdial.files import read_json
 from docs.facts import ROOT, facts
 
 PAGES = {"README.md.jinja": ROOT / "README.md", "demo.md.jinja": ROOT / "docs" / "demo.md"}
@@ -76,7 +77,7 @@ def guarantee() -> None:
     from experiments.guarantee.results import draw, markdown
 
     folder = ROOT / "experiments" / "guarantee"
-    document = json.loads((folder / "simulation.json").read_text(encoding="utf-8"))
+    document = read_json(folder / "simulation.json", "rows")
     (folder / "simulation.md").write_text(markdown(document), encoding="utf-8")
     draw(document, folder / "simulation.png")
 
@@ -87,7 +88,7 @@ def training() -> None:
     from depthdial.report.study.training_plot import draw_training
 
     folder = ROOT / "experiments" / "elastic"
-    save_figure(draw_training(json.loads((folder / "training.json").read_text(encoding="utf-8"))), folder / "training.png")
+    save_figure(draw_training(read_json(folder / "training.json", "rows")), folder / "training.png")
 
 
 def benchmarks() -> None:
@@ -97,27 +98,16 @@ def benchmarks() -> None:
     from benchmarks.scale.figure import draw
 
     results, images = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
-    peers = json.loads((results / "peers.json").read_text(encoding="utf-8"))
+    peers = read_json(results / "peers.json", "rows")
     draw_speed(peers["rows"], images / "peers-throughput.png")
     depths = list(dict.fromkeys((peers["settings"]["depth"], *peers["settings"]["depths"])))
     scored_as = {name: peer.scored_as for name, peer in roster(depths).items()}
     draw_quality(peers["rows"], peers["quality"], scored_as, depths, images / "peers-time-quality.png")
-    draw(json.loads((results / "scale.json").read_text(encoding="utf-8"))["rows"], images / "scale.png")
+    draw(read_json(results / "scale.json", "rows")["rows"], images / "scale.png")
 
 
-def larger_model() -> None:
-    """The searches of two models beside each other, and their test rows."""
-    from experiments.qwen.results import main as results
-
-    results()
-
-
-def certificates() -> None:
-    _run("experiments/certified/results.py")
-
-
-def leaderboard() -> None:
-    _run("experiments/leaderboard/run.py", "--only", "board")
+def _run(*arguments: str) -> None:
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 FIGURES: Mapping[str, Callable[[], None]] = {
@@ -126,14 +116,10 @@ FIGURES: Mapping[str, Callable[[], None]] = {
     "guarantees": guarantee,
     "elastic training": training,
     "benchmarks": benchmarks,
-    "a larger model": larger_model,
-    "certificates": certificates,
-    "leaderboard": leaderboard,
+    "a larger model": partial(_run, "-m", "experiments.qwen.results"),
+    "certificates": partial(_run, "experiments/certified/results.py"),
+    "leaderboard": partial(_run, "experiments/leaderboard/run.py", "--only", "board"),
 }
-
-
-def _run(*arguments: str) -> None:
-    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def main() -> None:

@@ -94,7 +94,8 @@ def arithmetic() -> dict[str, Any]:
     one = layer_sec(shape, gpus, 1, 1, 1024)
     step = fixed_sec(shape, gpus, 1) + shape.n_layers * sum(one.values())
     shallow = fixed_sec(shape, gpus, 1) + 0.8 * shape.n_layers * sum(one.values())
-    prompt = 2 * shape.n_layers * shape.layer_weights * 512 / (gpus.count * gpus.flops_per_sec * gpus.flops_share)
+    prompt = 2 * shape.n_layers * shape.layer_weights * 512 / gpus.reached_flops_per_sec
+    takes_over = gpus.reached_flops_per_sec * shape.bytes_each / (2 * gpus.reached_bytes_per_sec)
     return {
         "weights_bytes": shape.all_bytes,
         "layer_bytes": shape.layer_bytes,
@@ -103,10 +104,9 @@ def arithmetic() -> dict[str, Any]:
         "step_ms": 1000 * step,
         "step_ms_80": 1000 * shallow,
         "fixed_ms": 1000 * fixed_sec(shape, gpus, 1),
-        "tokens_where_computing_takes_over": gpus.flops_per_sec
-        * gpus.flops_share
+        "tokens_where_computing_takes_over": gpus.reached_flops_per_sec
         * shape.bytes_each
-        / (2 * gpus.bandwidth_bytes_per_sec * gpus.bandwidth_share),
+        / (2 * gpus.reached_bytes_per_sec),
         "prompt_of_512_ms": 1000 * prompt,
         "rows_of_4096": rows_that_fit(shape, gpus, 4096, shape.n_layers),
         "rows_of_4096_80": rows_that_fit(shape, gpus, 4096, int(0.8 * shape.n_layers)),

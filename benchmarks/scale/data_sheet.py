@@ -30,6 +30,16 @@ class Gpus:
     all_reduce_sec: float = 15e-6
     step_sec: float = 1e-3
 
+    @property
+    def reached_bytes_per_sec(self) -> float:
+        """What all of them read, as kernels do."""
+        return self.count * self.bandwidth_bytes_per_sec * self.bandwidth_share
+
+    @property
+    def reached_flops_per_sec(self) -> float:
+        """What all of them compute, as kernels do."""
+        return self.count * self.flops_per_sec * self.flops_share
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -73,8 +83,7 @@ def layer_sec(shape: Shape, gpus: Gpus, tokens: int, rows: int, context_tokens: 
 
     The longer of reading its weights and computing with them, then the cache, then two all-reduces.
     """
-    bandwidth = gpus.count * gpus.bandwidth_bytes_per_sec * gpus.bandwidth_share
-    rate = gpus.count * gpus.flops_per_sec * gpus.flops_share
+    bandwidth, rate = gpus.reached_bytes_per_sec, gpus.reached_flops_per_sec
     moved = 2 * (gpus.count - 1) / gpus.count * tokens * shape.hidden * shape.bytes_each / gpus.link_bytes_per_sec
     return {
         "weights": max(shape.layer_bytes / bandwidth, 2 * shape.layer_weights * tokens / rate),
@@ -85,8 +94,7 @@ def layer_sec(shape: Shape, gpus: Gpus, tokens: int, rows: int, context_tokens: 
 
 def fixed_sec(shape: Shape, gpus: Gpus, rows: int) -> float:
     """Seconds of a pass beside its layers: the head for one token of each row, scheduling, sampling."""
-    bandwidth = gpus.count * gpus.bandwidth_bytes_per_sec * gpus.bandwidth_share
-    rate = gpus.count * gpus.flops_per_sec * gpus.flops_share
+    bandwidth, rate = gpus.reached_bytes_per_sec, gpus.reached_flops_per_sec
     return gpus.step_sec + max(shape.head_bytes / bandwidth, shape.vocabulary * shape.hidden * 2 * rows / rate)
 
 
