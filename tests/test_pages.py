@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.scripts import loaded
+
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def pages() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pages", ROOT / "docs" / "pages.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def pages() -> Iterator[ModuleType]:
+    with loaded(ROOT / "docs" / "pages.py") as module:
+        yield module
 
 
 def test_every_page_is_what_its_template_and_the_rows_say(pages: ModuleType) -> None:

@@ -8,23 +8,23 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
 
+from tests.scripts import loaded
+
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)\s]*)?\)")
 
 
 @pytest.fixture(scope="module")
-def stage() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("stage", ROOT / "docs" / "stage.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def stage() -> Iterator[ModuleType]:
+    with loaded(ROOT / "docs" / "stage.py") as module:
+        yield module
 
 
 def pages_of(entry: object) -> list[str]:

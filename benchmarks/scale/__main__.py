@@ -104,9 +104,7 @@ def arithmetic() -> dict[str, Any]:
         "step_ms": 1000 * step,
         "step_ms_80": 1000 * shallow,
         "fixed_ms": 1000 * fixed_sec(shape, gpus, 1),
-        "tokens_where_computing_takes_over": gpus.reached_flops_per_sec
-        * shape.bytes_each
-        / (2 * gpus.reached_bytes_per_sec),
+        "tokens_where_computing_takes_over": takes_over,
         "prompt_of_512_ms": 1000 * prompt,
         "rows_of_4096": rows_that_fit(shape, gpus, 4096, shape.n_layers),
         "rows_of_4096_80": rows_that_fit(shape, gpus, 4096, int(0.8 * shape.n_layers)),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from depthdial.guarantee.plan import Certificate, CertificationPlan
+from tests.scripts import loaded
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "certified"
@@ -20,13 +19,8 @@ DATA = sorted(path.parent.name for path in FOLDER.glob("*/static-certificates.js
 
 @pytest.fixture(scope="module")
 def results():
-    spec = importlib.util.spec_from_file_location("certified_results", FOLDER / "results.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with loaded(FOLDER / "results.py", "certified_results") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import pytest
 
 from depthdial.errors import InputError
 from depthdial.guarantee.p_values import METHODS
+from tests.scripts import loaded
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "guarantee"
@@ -28,16 +29,10 @@ def document():
 @pytest.fixture(scope="module")
 def modules():
     """The experiment's files, under the names that they import each other by; forgotten afterwards."""
-    found, path, names = {}, list(sys.path), ("pools", "results", "simulate")
-    for name in names:
-        spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-        assert spec is not None and spec.loader is not None
-        found[name] = sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(found[name])
-    yield found
+    path = list(sys.path)
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(loaded(FOLDER / f"{name}.py")) for name in ("pools", "results", "simulate")}
     sys.path[:] = path
-    for name in names:
-        del sys.modules[name]
 
 
 def test_the_committed_tables_are_of_the_committed_rows(document, modules) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
+from tests.scripts import loaded
 from tests.tiny import ARCHITECTURES
 from tests.views.tokens.dense import KEY_VALUES, MAIN, NO_COPY, REFUSED
 
@@ -13,11 +13,8 @@ FOLDER = Path(__file__).parents[2] / "experiments" / "token_routing"
 
 
 def script():
-    spec = importlib.util.spec_from_file_location("token_routing_errors", FOLDER / "errors.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with loaded(FOLDER / "errors.py", "token_routing_errors") as module:
+        return module
 
 
 def test_the_committed_table_is_of_the_committed_rows() -> None:
