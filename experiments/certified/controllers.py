@@ -26,7 +26,7 @@ from depthdial.control.controller import SequenceController
 from depthdial.control.fit import require_unseen
 from depthdial.control.rows import MeasuredRows
 from depthdial.data.leakage import prompt_hashes, require_apart
-from depthdial.data.tasks import task
+from depthdial.data.tasks import Task, task
 from depthdial.errors import InputError
 from depthdial.files import claim, write_json
 from depthdial.guarantee.plan import CertificationPlan
@@ -52,15 +52,36 @@ def write_plans(controller: SequenceController, epsilons: Sequence[float], out: 
     return plans
 
 
-def judge(controller: SequenceController, given: argparse.Namespace) -> dict[str, Any]:
-    """Measure test rows, keep what the controller predicts of them, and its gain over the static mixture."""
-    card = controller.card
-    rows = task(given.data, limit=given.limit, max_prompt_tokens=card.max_prompt_tokens)
+def unseen(controller: SequenceController, given: argparse.Namespace) -> tuple[Task, Any, Any, ModelIdentity]:
+    """Rows that the controller was not made on, and the model, its tokenizer and its identity."""
+    rows = task(given.data, limit=given.limit, max_prompt_tokens=controller.card.max_prompt_tokens)
     model, tokenizer = load(given.model, adapter=given.adapter)
     controller.check(model)
     require_unseen(controller, rows, model)
+    return rows, model, tokenizer, ModelIdentity.of(model, given.model)
+
+
+def with_features(
+    controller: SequenceController,
+    rows: Task,
+    model: Any,
+    tokenizer: Any,
+    identity: ModelIdentity,
+    table: pa.Table,
+    given: argparse.Namespace,
+) -> MeasuredRows:
+    """Measured rows with what the controller sees of their prompts."""
+    card = controller.card
+    plan = make_plan(model, tokenizer, rows, card.routes, prompt_depth=card.prompt_depth, identity=identity, settings={})
+    found = FeatureRows(plan, card.features, given.batch_size, given.out / "features").collect(progress=True)
+    return MeasuredRows(found.sequence_ids, prompt_hashes(rows), found.matrix, table)
+
+
+def judge(controller: SequenceController, given: argparse.Namespace) -> dict[str, Any]:
+    """Measure test rows, keep what the controller predicts of them, and its gain over the static mixture."""
+    card = controller.card
+    rows, model, tokenizer, identity = unseen(controller, given)
     require_apart(rows, controller.certified_on.prompts(), "to certify the controller")
-    identity = ModelIdentity.of(model, given.model)
     asked: dict[str, Any] = {
         "metrics": (card.metric,),
         "max_new_tokens": card.response_tokens,
@@ -68,9 +89,7 @@ def judge(controller: SequenceController, given: argparse.Namespace) -> dict[str
     }
     asked |= {"full_untouched": True, "identity": identity, "out": given.out, "progress": True}
     table = sweep(model, tokenizer, task=rows, routes=card.routes, **asked)
-    plan = make_plan(model, tokenizer, rows, card.routes, prompt_depth=card.prompt_depth, identity=identity, settings={})
-    found = FeatureRows(plan, card.features, given.batch_size, given.out / "features").collect(progress=True)
-    measured = MeasuredRows(found.sequence_ids, prompt_hashes(rows), found.matrix, table)
+    measured = with_features(controller, rows, model, tokenizer, identity, table, given)
     predicted = controller.predict(measured.features)
     values, steps = measured.values(card.metric, card.routes), measured.steps(card.routes)
     names, n = [route.name for route in card.routes], len(values)
@@ -143,22 +162,14 @@ def main() -> None:
     if given.step == "plan":
         print(*(plan.digest for plan in plans))
         return
-    card = controller.card
-    rows = task(given.data, max_prompt_tokens=card.max_prompt_tokens)
-    model, tokenizer = load(given.model, adapter=given.adapter)
-    controller.check(model)
-    require_unseen(controller, rows, model)
+    rows, model, tokenizer, identity = unseen(controller, given)
     controller.certified_on.require_untried(plans, prompt_hashes(rows))
     table = load_rows(given.static)
-    identity = ModelIdentity.of(model, given.model)
     if set(table["weights_hash"].to_pylist()) != {identity.weights_hash}:
         raise InputError(
             f"The rows in {given.static} are of other weights than the model that is loaded: measure them again."
         )
-    options = {"prompt_depth": card.prompt_depth, "identity": identity, "settings": {}}
-    plan = make_plan(model, tokenizer, rows, card.routes, **options)
-    found = FeatureRows(plan, card.features, given.batch_size, given.out / "features").collect(progress=True)
-    measured = MeasuredRows(found.sequence_ids, prompt_hashes(rows), found.matrix, table)
+    measured = with_features(controller, rows, model, tokenizer, identity, table, given)
     controller.certified_on.note(plans, measured.prompts)
     about = {"task": rows.name, "split": rows.split, "source": rows.source_fingerprint, **environment()}
     certificates = [certify_rows(controller, each, measured, about) for each in plans]
