@@ -16,6 +16,8 @@ All p-values fall as epsilon grows, so that a bound is found by bisection; those
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import bdtr, rel_entr
@@ -82,6 +84,7 @@ def upper_bounds(
     return certified
 
 
+@functools.lru_cache
 def rows_needed(
     epsilon: float, delta: float, *, method: str = "betting", bounds: tuple[float, float] = (-1.0, 1.0)
 ) -> int | None:
