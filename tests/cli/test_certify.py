@@ -20,6 +20,9 @@ def test_one_command_gives_a_plan_a_sentence_and_a_page(paths, run, command_line
     page = (paths / "out" / "report.html").read_text()
     assert "Depths in the order of the tests" in page and plans[0]["digest"] in page
     assert (paths / "out" / "figures" / "losses.png").exists() and (paths / "out" / "tables" / "losses.csv").exists()
+    assert "--prompt-depth" not in out
+    told = run("certify", *small, "--epsilon", "0.9", "--prompt-depth", "route", "--out", paths / "on-the-route")
+    assert told[0] == 0 and "--prompt-depth route" in told[1].rpartition("Next:")[2]
     again = command_line("report", paths / "out")
     assert again[0] == 0 and (paths / "out" / "report.html").read_text() == page
     status, _, err = run("certify", *small, "--epsilon", "0.6")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from depthdial.cli import options
-from depthdial.cli.console import print_rows, say_next
+from depthdial.cli.console import print_rows, prompt_words, say_next
 from depthdial.cli.rows import made_on, tell_rows
 from depthdial.cli.settings import Given, options_of
 from depthdial.errors import InputError
@@ -56,4 +56,4 @@ def certify(
     best = max(found, key=lambda one: one.certified or 0).setting
     depth = next((one for one in depths if isinstance(one, Route) and one.name == best), None)
     if depth is not None:
-        say_next("generate", *loading.words, "PROMPT", "--depth", str(depth))
+        say_next("generate", *loading.words, "PROMPT", "--depth", str(depth), *prompt_words(given["prompt_depth"]))

@@ -97,6 +97,11 @@ class _Ascii(io.TextIOWrapper):
         return len(text)
 
 
+def prompt_words(prompt_depth: str) -> list[str]:
+    """The words of a next command by which its prompts run as they did here."""
+    return ["--prompt-depth", "route"] if prompt_depth == "route" else []
+
+
 def say_next(*words: object, err: bool = False) -> None:
     """The command that a reader would run next, to be copied."""
     typer.echo(f"Next: depthdial {shlex.join(map(str, words))}", err=err)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from depthdial.cli import options
-from depthdial.cli.console import print_rows, print_table, say_next
+from depthdial.cli.console import print_rows, print_table, prompt_words, say_next
 from depthdial.cli.ray import OnRay, RayOptions, ray_settings
 from depthdial.cli.rows import made_on, tell_rows
 from depthdial.cli.settings import Given, options_of
@@ -68,8 +68,16 @@ def search(
         given |= loading.measuring(loaded, out)
         search_routes(loaded, tokenizer, task=prompts, on_found=_print_family, **given)
     typer.echo(f"routes: {out}")
-    run_so = ["--prompt-depth", "route"] if given["prompt_depth"] == "route" else []
-    say_next("sweep", *loading.words, *source.other_words, "--depth", out, *run_so, "--out", out.with_suffix(""))
+    say_next(
+        "sweep",
+        *loading.words,
+        *source.other_words,
+        "--depth",
+        out,
+        *prompt_words(given["prompt_depth"]),
+        "--out",
+        out.with_suffix(""),
+    )
 
 
 def _screen(text: str) -> str | int | None:

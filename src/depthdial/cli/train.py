@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from depthdial.cli.console import print_table, say_next
+from depthdial.cli.console import print_table, prompt_words, say_next
 from depthdial.cli.options import DataOptions, Limit, ModelOptions, OutFolder, with_bundles
 from depthdial.cli.settings import Given, options_of, pairs_of
 from depthdial.errors import InputError
@@ -89,8 +89,7 @@ def finetune(
     is_adapter = settings.method == "lora"
     typer.echo(f"{'adapter' if is_adapter else 'model'}: {out}")
     words = (loading.model, "PROMPT", "--adapter", out) if is_adapter else (out, "PROMPT")
-    run_so = ["--prompt-depth", "route"] if settings.prompt_depth == "route" else []
-    say_next("generate", *words, "--depth", _as_depth(AdapterCard.load(out).routes[0]), *run_so)
+    say_next("generate", *words, "--depth", _as_depth(AdapterCard.load(out).routes[0]), *prompt_words(settings.prompt_depth))
 
 
 @with_bundles
