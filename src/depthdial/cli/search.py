@@ -68,16 +68,8 @@ def search(
         given |= loading.measuring(loaded, out)
         search_routes(loaded, tokenizer, task=prompts, on_found=_print_family, **given)
     typer.echo(f"routes: {out}")
-    say_next(
-        "sweep",
-        *loading.words,
-        *source.other_words,
-        "--depth",
-        out,
-        *prompt_words(given["prompt_depth"]),
-        "--out",
-        out.with_suffix(""),
-    )
+    run_so = prompt_words(given["prompt_depth"])
+    say_next("sweep", *loading.words, *source.other_words, "--depth", out, *run_so, "--out", out.with_suffix(""))
 
 
 def _screen(text: str) -> str | int | None:
