@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import depthdial
 from depthdial.files import write_text
 from depthdial.report.kit.style import BLUE, EDGE, VERMILION, figure_style, new_figure, save_figure
 from depthdial.routes.families import RouteFamily
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 MODELS = {"qwen": "Qwen2.5-Coder-1.5B", "smollm2": "SmolLM2-135M"}
 FAMILIES = {
-    "qwen": FOLDER.parents[1] / "src" / "depthdial" / "searched" / "qwen2.5-coder-1.5b.json",
+    "qwen": Path(depthdial.__file__).parent / "searched" / "qwen2.5-coder-1.5b.json",
     "smollm2": FOLDER / "smollm2-135m.json",
 }
 TEXTS = {"code": "code tasks", "ordinary": "MT-bench questions"}
