@@ -6,9 +6,11 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from depthdial.guarantee.p_values import p_values, upper_bounds
 from depthdial.guarantee.plan import Certificate, CertificationPlan
 from tests.scripts import loaded
 
@@ -41,6 +43,23 @@ def test_tables_and_page_are_those_of_the_results(results, found) -> None:
     for one in found.values():
         gain = one.get("gain")
         assert gain is None or f"{gain['mean']:.4f} [{gain['low']:.4f}, {gain['high']:.4f}]" in re.sub(r"\s+", " ", page)
+
+
+def test_what_the_pages_say_of_the_bets_is_so(results) -> None:
+    depths = ["greedy-kl:24", "greedy-kl:20", "greedy-kl:15"]
+    losses, _ = results.losses_of(FOLDER / "alpaca" / "calibration.parquet", depths)
+    rooms = {name: upper_bounds(losses.T, 0.05, method=name) - losses.mean(axis=0) for name in ("betting", "star_betting")}
+    nearer = 1 - rooms["star_betting"] / rooms["betting"]
+    told = (
+        f"the {len(losses):,} rows of Alpaca in [certified savings](certified.md) its bounds lie {100 * nearer.min():.0f} to"
+    )
+    assert f"{told} {nearer.max():.0%} nearer" in (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    draws = np.random.default_rng(0).choice([1.0, -1.0, 0.0], p=[0.06, 0.05, 0.89], size=(1000, 1000))
+    share = (p_values(draws, 0.02, method="star_betting") <= 0.05).mean()
+    words = re.sub(r"\s+", " ", (ROOT / "docs" / "certified.md").read_text(encoding="utf-8"))
+    assert (
+        f"breaks 6 answers of 100 and mends 5, a thousand rows certify 2 points in {share:.0%} of simulated draws" in words
+    )
 
 
 @pytest.mark.parametrize("name", DATA)
