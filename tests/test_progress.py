@@ -63,14 +63,34 @@ def test_a_note_says_more_where_a_line_is_written(capsys, monkeypatch, is_termin
         assert not asked
 
 
+def lines_of(monkeypatch, capsys, total: float, *advances: tuple[float, float]) -> list[str]:
+    """What is said outside a terminal when so many pieces are done at such seconds, and the bar ends a second later."""
+    now = 0.0
+    monkeypatch.setattr(depthdial.progress.time, "monotonic", lambda: now)
+    with progress_bar("sweep", total) as advance:
+        for at, pieces in advances:
+            now = at
+            advance(pieces)
+        now += 1
+    return capsys.readouterr().err.splitlines()
+
+
 def test_outside_a_terminal_there_is_a_line_now_and_then(capsys, monkeypatch) -> None:
-    now = iter([0.0, 10.0, 31.0, 31.0, 31.0, 40.0, 40.0])
-    monkeypatch.setattr(depthdial.progress.time, "monotonic", lambda: next(now))
-    with progress_bar("sweep", 4) as advance:
-        advance()  # after 10 s: nothing yet
-        advance()
-        advance(2)
-    assert capsys.readouterr().err == "sweep: 50%, 0:00:31, 0:00:31 left\nsweep: 100%, 0:00:40\n"
+    said = lines_of(monkeypatch, capsys, 4, (10.0, 1), (31.0, 1), (39.0, 2))
+    assert said == ["sweep: 50%, 0:00:31, 0:00:42 left", "sweep: 100%, 0:00:40"]
+
+
+def test_what_an_earlier_run_has_done_is_not_taken_for_speed(capsys, monkeypatch) -> None:
+    said = lines_of(monkeypatch, capsys, 100, (0.0, 50), (40.0, 10))
+    assert said[0] == "sweep: 60%, 0:00:40, 0:02:40 left"
+
+
+def test_the_remaining_time_follows_the_speed_of_the_last_lines(capsys, monkeypatch) -> None:
+    slow = [(40.0 * i, 1.0) for i in range(1, 13)]
+    fast = [(480.0 + 40.0 * i, 4.0) for i in range(1, 13)]
+    said = lines_of(monkeypatch, capsys, 100, *slow, *fast)
+    assert said[11] == "sweep: 12%, 0:08:00, 0:58:40 left"  # 88 pieces at 40 s
+    assert said[23] == "sweep: 60%, 0:16:00, 0:06:40 left"  # 40 pieces at 10 s
 
 
 def test_nothing_to_do_is_no_error() -> None:

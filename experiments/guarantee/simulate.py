@@ -29,6 +29,7 @@ from depthdial.guarantee.p_values import METHODS, p_values, upper_bounds
 from depthdial.guarantee.plan import CONFORMAL
 from depthdial.guarantee.risk_control import conformal_setting, fixed_sequence
 from depthdial.provenance import commit, versions
+from depthdial.stats.intervals import share_interval
 
 ROWS = (50, 100, 200, 500, 1000)
 EPSILONS, DELTAS = (0.01, 0.02, 0.05), (0.05, 0.1)
@@ -53,7 +54,7 @@ def simulate(
         for (rule, delta), parts in picked.items():
             settings = np.concatenate(parts)
             violations = int((pool.risks[settings] > epsilon).sum())
-            low, high = wilson(violations, draws)
+            seen = share_interval(violations, draws)
             yield {
                 "pool": pool.name,
                 "epsilon": epsilon,
@@ -62,9 +63,9 @@ def simulate(
                 "rule": rule,
                 "draws": draws,
                 "violations": violations,
-                "share": violations / draws,
-                "share_low": low,
-                "share_high": high,
+                "share": seen.mean,
+                "share_low": seen.low,
+                "share_high": seen.high,
                 "mean_risk": float(pool.risks[settings].mean()),
                 "mean_saving_layers": float(pool.savings[settings].mean()),
                 "certified": float((settings > 0).mean()),
@@ -95,17 +96,6 @@ def _without_p_values(
     yield (CONFORMAL, None), conformal_setting(rows, epsilon, bounds[1])
     for delta in DELTAS:
         yield ("normal", delta), fixed_sequence((means + NORMAL[delta] * errors > epsilon).astype(float), 0.5)
-
-
-def wilson(count: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """95% interval of a share (Wilson 1927)."""
-    share, spread = count / n, z**2 / n
-    middle = share + spread / 2
-    half = z * np.sqrt(share * (1 - share) / n + spread / (4 * n))
-    # Of no count, or of all, an end is the share itself, but for rounding.
-    return float(min((middle - half) / (1 + spread), share)) if count else 0.0, float(
-        max((middle + half) / (1 + spread), share)
-    )
 
 
 def smallest_epsilon(n_rows: int, delta: float, *, method: str, bounds: tuple[float, float] = (-1.0, 1.0)) -> float:

@@ -17,7 +17,7 @@ from depthdial.files import write_text
 from depthdial.report.kit.style import BLUE, EDGE, VERMILION, figure_style, new_figure, save_figure
 from depthdial.routes.families import RouteFamily
 from depthdial.rows.store import load_rows
-from depthdial.stats.intervals import Interval, mean_interval
+from depthdial.stats.intervals import Interval, mean_interval, share_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,7 +131,7 @@ def passed_table() -> str:
         passed = part.set_index("sequence_id").passed
         lost = "–" if layers == 28 else str(mean_interval((full.loc[passed.index] - passed).to_numpy()))
         rows.append(
-            f"| {int(layers)} | {int(passed.sum())} of {len(passed)} | {mean_interval(passed.to_numpy())} | {lost} |"
+            f"| {int(layers)} | {int(passed.sum())} of {len(passed)} | {share_interval(int(passed.sum()), len(passed))} | {lost} |"
         )
     return "\n".join(rows) + "\n"
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 LINE_EVERY_SEC = 30.0
+_SPEED_LINES = 10  # so many lines back is the speed taken that the remaining time follows from
 
 
 class Advance(Protocol):
@@ -50,29 +52,41 @@ def progress_bar(label: str, total: float, *, show: bool = True) -> Iterator[Adv
 
 @contextmanager
 def _lines(label: str, total: float) -> Iterator[Advance]:
-    """A line every LINE_EVERY_SEC, as work is finished, and one at the end."""
+    """A line every LINE_EVERY_SEC, as work is finished, and one at the end.
+
+    The remaining time is told from the second advance on: the first may be what an earlier run had done, in no time.
+    """
     started = said = time.monotonic()
     done = 0.0
     last: Callable[[], str] | None = None
+    marks: deque[tuple[float, float]] = deque(maxlen=_SPEED_LINES)  # when, and what was done then
 
-    def say() -> None:
-        passed = time.monotonic() - started
+    def say(now: float) -> None:
         share = done / total if total else 1.0
-        left = "" if share in (0.0, 1.0) else f", {_clock(passed / share - passed)} left"
         more = "" if last is None else f"; {last()}"
-        print(f"{label}: {share:.0%}, {_clock(passed)}{left}{more}", file=sys.stderr, flush=True)
+        print(f"{label}: {share:.0%}, {_clock(now - started)}{left(now)}{more}", file=sys.stderr, flush=True)
+
+    def left(now: float) -> str:
+        since, held = marks[0] if marks else (now, done)
+        if done == held or done >= total:
+            return ""
+        return f", {_clock((total - done) * (now - since) / (done - held))} left"
 
     def advance(pieces: float = 1, note: Callable[[], str] | None = None) -> None:
         nonlocal done, said, last
         done, last = done + pieces, note
-        if time.monotonic() - said >= LINE_EVERY_SEC:
-            said = time.monotonic()
-            say()
+        now = time.monotonic()
+        if now - said >= LINE_EVERY_SEC:
+            said = now
+            say(now)
+            marks.append((now, done))
+        elif not marks:
+            marks.append((now, done))
 
     try:
         yield advance
     finally:
-        say()
+        say(time.monotonic())
 
 
 def _clock(seconds: float) -> str:

@@ -162,10 +162,13 @@ def test_a_count_or_share_of_a_family_by_its_file_or_as_searched(model, tokenize
     shipped = "depthdial.engine.depth_numbers.searched_routes"
     with mock.patch(shipped, return_value=family.routes):
         assert taken(model, tokenizer, "searched:4").layers == taken(model, tokenizer, "searched:80%").layers == (0, 2, 4, 5)
+        assert taken(model, tokenizer, "own:2") == family.routes[0]  # the name that tables give it
+        with pytest.raises(InputError, match="Unknown route 'own:3'"):
+            taken(model, tokenizer, "own:3")
     # The same texts in a list of routes that are measured, where a model gives numbers a meaning.
     with mock.patch(shipped, return_value=family.routes):
-        found = read_depths(["full", f"{path}:2", "searched:4,uls:3"], model, 6)
-    assert [len(route) for route in found] == [6, 2, 4, 3]
+        found = read_depths(["full", f"{path}:2", "searched:4,uls:3,own:2"], model, 6)
+    assert [len(route) for route in found] == [6, 2, 4, 3, 2]
     assert read_depths(f"{path}:4", model, 6) == read_depths(f"{path}", model, 6)[1:2]
     assert [len(route) for route in read_depths("full,50%,4", model, 6)] == [6, 3, 4]
 

@@ -13,6 +13,7 @@ def test_shares(text, share):
 
 def test_efforts():
     assert ServeSettings(efforts=("low=uls:50%", " high = full")).effort_depths == {"low": "uls:50%", "high": "full"}
+    assert ServeSettings().effort_depths == {"low": "60%", "medium": "80%", "high": "full"}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from depthdial.stats.intervals import (
     Interval,
@@ -16,6 +17,7 @@ from depthdial.stats.intervals import (
     mean_interval,
     mean_over_samples,
     ratio_interval,
+    share_interval,
 )
 
 # Two-sided quantiles of Student's t as printed in tables: degrees of freedom, at 90%, 95% and 99%.
@@ -39,6 +41,17 @@ def test_half_widths_are_quantiles_of_student_t(degrees: int, at_90: float, at_9
     for confidence, exact in ((0.9, at_90), (0.95, at_95), (0.99, at_99)):
         found = mean_interval(values, confidence)
         assert (found.high - found.low) / (2 * error) == pytest.approx(exact, abs=6e-7)
+
+
+def test_shares_have_wilsons_intervals_within_0_and_1() -> None:
+    for count, n in ((0, 100), (5, 100), (2, 24), (24, 24), (1, 1), (0, 1)):
+        seen, exact = share_interval(count, n), binomtest(count, n).proportion_ci(method="wilson")
+        assert (seen.mean, seen.n) == (count / n, n)
+        assert (seen.low, seen.high) == pytest.approx((exact.low, exact.high), abs=1e-6)
+        assert 0 <= seen.low <= seen.mean <= seen.high <= 1
+    for count, n in ((1, 0), (3, 2), (-1, 2)):
+        with pytest.raises(ValueError, match="takes a count of 0 to n"):
+            share_interval(count, n)
 
 
 def test_a_worked_example() -> None:

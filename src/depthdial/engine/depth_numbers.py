@@ -1,4 +1,4 @@
-"""Depths that are numbers: a share or a count of the layers, and which known route that means on a model."""
+"""Depths that a model gives their meaning: a share or a count of the layers, or the name of a route that is known of it."""
 
 from __future__ import annotations
 
@@ -40,11 +40,13 @@ def number_in(depth: Any) -> int | float | None:
 def named_route(given: Any, model: Any, n_layers: int, routes: Any = None) -> Route | None:
     """The route that a share or a count of layers means on a model: 24, `80%`, `routes.json:24`, `searched:24`.
 
+    Also a known route by the name that tables give it, such as `greedy-kl:24`.
+
     Args:
         routes: what a bare number chooses from; None: the best known routes.
 
     Returns:
-        None for what is no number.
+        None for what is neither.
 
     Raises:
         InputError: for a number that is neither a share nor a count, or a family that is not there.
@@ -65,6 +67,8 @@ def named_route(given: Any, model: Any, n_layers: int, routes: Any = None) -> Ro
                     f"{given!r} asks for a search that nobody made of this model: run depthdial search MODEL --out FILE, "
                     f"and give FILE:{tail}."
                 )
+    if number is None and colon and routes is None:
+        return next((route for route in searched_routes(model) or () if route.name == given.strip()), None)
     return None if number is None else _within(number, model, n_layers, routes)
 
 

@@ -16,7 +16,7 @@ from depthdial.serve.depths import Depths
 from depthdial.serve.errors import ApiError
 from depthdial.serve.metrics import Metrics
 from depthdial.serve.running import Gate
-from depthdial.serve.settings import USUAL_EFFORTS, ServeSettings
+from depthdial.serve.settings import ServeSettings
 from depthdial.serve.shadow import Shadow
 from depthdial.serve.tokens import TokenTexts
 
@@ -71,7 +71,7 @@ class Served:
             controller=controller,
             default=settings.depth,
             efforts=settings.effort_depths,
-            are_usual=settings.efforts == USUAL_EFFORTS,
+            are_usual=settings.efforts is None,
         )
         engine = Engine(
             model,

@@ -20,7 +20,8 @@ class ServeSettings:
         host: Address to listen on. The default can be reached from this machine alone.
         port: Port to listen on; 0 for a free one.
         depth: Depth of requests that name none: anything that a request may name.
-        efforts: Depth of each reasoning_effort. Of the default ones a share below the cheapest known route means that route.
+        efforts: Depth of each reasoning_effort; default: low=60%, medium=80%, high=full, where a share below the cheapest known
+            route means that route.
         max_rows: Answers that decode at once.
         max_waiting: Answers that may wait for a row. Beyond that, requests get 429.
         max_tokens: Most tokens of keys and values that are held; None for as many as memory holds.
@@ -42,7 +43,7 @@ class ServeSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     depth: str = "full"
-    efforts: tuple[str, ...] = USUAL_EFFORTS
+    efforts: tuple[str, ...] | None = None
     max_rows: int = 32
     max_waiting: int = 128
     max_tokens: int | None = None
@@ -76,7 +77,7 @@ class ServeSettings:
             InputError: for an effort that OpenAI does not know, or that has no depth.
         """
         found = {}
-        for pair in self.efforts:
+        for pair in USUAL_EFFORTS if self.efforts is None else self.efforts:
             effort, _, depth = pair.partition("=")
             choice("reasoning effort", effort.strip(), EFFORTS)
             if not depth.strip():

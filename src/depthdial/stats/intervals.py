@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
+_Z = 1.959964  # 95% of a normal distribution lie so many standard deviations around its mean
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -38,6 +40,25 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
         return Interval(mean, math.nan, math.nan, 1)
     half = float(stdtrit(data.size - 1, (1 + confidence) / 2)) * float(data.std(ddof=1)) / math.sqrt(data.size)
     return Interval(mean, mean - half, mean + half, int(data.size))
+
+
+def share_interval(count: int, n: int) -> Interval:
+    """The share `count / n` with Wilson's 95% interval (1927), which stays within 0 and 1, also for few or no counts.
+
+    Raises:
+        ValueError: unless 0 <= count <= n and n is at least 1.
+
+    >>> str(share_interval(2, 24))
+    '0.083 [0.023, 0.258]'
+    """
+    if not 0 <= count <= n or n < 1:
+        raise ValueError(f"share_interval takes a count of 0 to n, and n of at least 1, not {count} of {n}.")
+    share, spread = count / n, _Z**2 / n
+    middle = share + spread / 2
+    half = _Z * math.sqrt(share * (1 - share) / n + spread / (4 * n))
+    # Of no count, or of all, an end is the share itself, but for rounding.
+    low = min((middle - half) / (1 + spread), share) if count else 0.0
+    return Interval(share, low, max((middle + half) / (1 + spread), share), n)
 
 
 def known_interval(values: np.ndarray) -> Interval | None:
