@@ -130,9 +130,8 @@ def passed_table() -> str:
     for layers, part in sorted(frame.groupby("layers_run"), key=lambda one: -one[0]):
         passed = part.set_index("sequence_id").passed
         lost = "–" if layers == 28 else str(mean_interval((full.loc[passed.index] - passed).to_numpy()))
-        rows.append(
-            f"| {int(layers)} | {int(passed.sum())} of {len(passed)} | {share_interval(int(passed.sum()), len(passed))} | {lost} |"
-        )
+        count = int(passed.sum())
+        rows.append(f"| {int(layers)} | {count} of {len(passed)} | {share_interval(count, len(passed))} | {lost} |")
     return "\n".join(rows) + "\n"
 
 

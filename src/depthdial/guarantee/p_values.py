@@ -123,8 +123,8 @@ def _betting(x: np.ndarray, mean: np.ndarray, delta: float) -> np.ndarray:
 def _star_betting(x: np.ndarray, mean: np.ndarray, delta: float) -> np.ndarray:
     """The same, where each bet is the best for what is left to win, log(1 / delta) - log K, in the rows that are left.
 
-    Once 1 / delta is reached, bets are those of `_betting`. How far below delta a p-value lies then says little: it may lie above
-    that of a smaller epsilon.
+    Once 1 / delta is reached, bets are those of `_betting`. How far below delta a p-value lies then says little: it may be
+    above that of a smaller epsilon.
     """
     n, target = x.shape[-1], np.log(1 / delta)
     before, largest = _variance_before(x), _LARGEST_STAKE / (1 - mean)

@@ -20,8 +20,8 @@ class ServeSettings:
         host: Address to listen on. The default can be reached from this machine alone.
         port: Port to listen on; 0 for a free one.
         depth: Depth of requests that name none: anything that a request may name.
-        efforts: Depth of each reasoning_effort; default: low=60%, medium=80%, high=full, where a share below the cheapest known
-            route means that route.
+        efforts: Depth of each reasoning_effort; default: low=60%, medium=80%, high=full, where a share below the cheapest
+            known route means that route.
         max_rows: Answers that decode at once.
         max_waiting: Answers that may wait for a row. Beyond that, requests get 429.
         max_tokens: Most tokens of keys and values that are held; None for as many as memory holds.
