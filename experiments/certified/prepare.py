@@ -20,7 +20,7 @@ from depthdial.data.leakage import prompt_hash
 from depthdial.measure.quality import is_seen
 
 # Rows of the fit, of calibration and of the test; CNN/DailyMail has the longest prompts, and two cores read them slowly.
-SIZES = {"alpaca": (480, 1000, 700), "dolly": (320, 500, 300), "cnn_dailymail": (96, 200, 160)}
+SIZES = {"alpaca": (480, 1000, 700), "dolly": (320, 500, 300), "cnn_dailymail": (96, 300, 160)}
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ depths=${DEPTHS:-searched:24,searched:20,searched:15}  # in the order of the tes
 for name in ${NAMES:-alpaca dolly cnn_dailymail}; do
   data=$run/data/$name fit=$run/$name/fit
   case $name in
-    # 200 rows cannot certify one point: guarantee.p_values.rows_needed.
+    # 300 rows cannot certify one point: guarantee.p_values.rows_needed.
     cnn_dailymail) size="--max-prompt-tokens 512 --batch-size 8" tokens=64 epsilons=0.02,0.05 test=64 ;;
     dolly) size="--max-prompt-tokens 256 --batch-size 32" tokens=48 epsilons=0.01,0.02,0.05 test=160 ;;
     *) size="--max-prompt-tokens 256 --batch-size 32" tokens=48 epsilons=0.01,0.02,0.05 test=192 ;;

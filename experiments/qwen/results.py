@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import depthdial
-from depthdial.files import write_text
+from depthdial.files import read_json, write_text
+from depthdial.guarantee.plan import Certificate
 from depthdial.report.kit.style import BLUE, EDGE, VERMILION, figure_style, new_figure, save_figure
 from depthdial.routes.families import RouteFamily
 from depthdial.rows.store import load_rows
@@ -31,6 +32,11 @@ FAMILIES = {
 TEXTS = {"code": "code tasks", "ordinary": "MT-bench questions"}
 METRICS = {"agreement": "agreement with the full model", "kl": "KL to the full model, nats", "passed": "tasks that pass"}
 TABLE = {"agreement": "agreement", "kl": "KL, nats", "rouge_l": "ROUGE-L", "passed": "pass"}
+CERTIFICATES = {
+    "agreement": ("agreement", "code"),
+    "agreement-ordinary": ("agreement", "ordinary"),
+    "passing": ("passed tests", "code"),
+}
 _COLOURS = {"qwen": VERMILION, "smollm2": BLUE}
 _MARKERS = {"searched": ("o", "-"), "uls": ("s", ":")}
 
@@ -52,8 +58,11 @@ class Line:
         return self.layers / self.n_layers
 
     def interval(self, metric: str) -> Interval | None:
-        """Mean and 95% interval over sequences."""
-        return mean_interval(list(self.values[metric].values())) if self.values.get(metric) else None
+        """Mean and 95% interval over sequences; Wilson's of a share."""
+        known = list(self.values.get(metric, {}).values())
+        if not known:
+            return None
+        return share_interval(int(sum(known)), len(known)) if metric == "passed" else mean_interval(known)
 
 
 def read_lines(folder: Path = FOLDER / "rows") -> list[Line]:
@@ -135,6 +144,24 @@ def passed_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def certificate_table() -> str:
+    """Markdown; a row for each depth that was tested on calibration rows of each kind."""
+    head = ["metric", "text", "n", "layers", "loss", "at most, by itself", "certified at a loss of"]
+    rows = [f"| {' | '.join(head)} |", "| --- | --- |" + " ---: |" * 5]
+    for name, (metric, text) in CERTIFICATES.items():
+        path = FOLDER / f"certificate-{name}.json"
+        if not path.exists():
+            continue
+        found = [Certificate.from_dict(one) for one in read_json(path, "certificates")["certificates"]]
+        for i, setting in enumerate(found[0].plan.settings[1:], start=1):
+            layers, first = setting.rpartition(":")[2], found[0]
+            at = [f"{one.plan.epsilon:g}" for one in found if one.certified is not None and one.certified >= i]
+            cells = [metric, TEXTS[text], str(first.n_rows), f"{layers} of 28"]
+            cells += [f"{first.risks[i]:.3f}", f"{first.upper_risks[i]:.3f}", ", ".join(at) or "–"]
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
 def table(lines: list[Line]) -> str:
     """Markdown; a row for each route."""
     known = [one for one in TABLE if any(line.values.get(one) for line in lines)]
@@ -208,6 +235,7 @@ def main() -> None:
         return
     print(write_text(FOLDER / "table.md", table(lines)).read_text(encoding="utf-8"))
     draw(lines, FOLDER / "comparison.png")
+    print(certificate_table())
 
 
 if __name__ == "__main__":

@@ -35,8 +35,12 @@ for text in code ordinary; do
   # shellcheck disable=SC2086
   sweep $small $text "$(depths $small '29 27 24 21 18 15' '27 24 21')" smollm2 $more
 done
-$depthdial certify $qwen --data $run/data/code --split calibration --template chat --metric agreement --epsilon 0.1,0.15,0.2 \
-  --depth searched:25,searched:22,searched:20 --max-new-tokens 40 --batch-size 24 --out $run/certificate-agreement
+certify() { # data, name, more
+  $depthdial certify $qwen --data "$run/data/$1" --split calibration --template chat --metric agreement --epsilon 0.1,0.15,0.2 \
+    --depth searched:25,searched:22,searched:20 --max-new-tokens 40 --batch-size 24 "${@:3}" --out "$run/certificate-$2"
+}
+certify code agreement
+certify ordinary agreement-ordinary --max-prompt-tokens 160
 $python -m experiments.qwen.certify $run/data/code $run/certificate-passing
 $depthdial bench $qwen --out $run/bench
 
@@ -50,6 +54,6 @@ for model in qwen smollm2; do
 done
 $python -m experiments.qwen.passing $run/qwen-code $kept/rows/qwen-passing  # which the table of passed tasks reads
 cp "$(family $small)" $kept/smollm2-135m.json
-for metric in agreement passing; do cp $run/certificate-$metric/certificates.json $kept/certificate-$metric.json; done
+for metric in agreement agreement-ordinary passing; do cp $run/certificate-$metric/certificates.json $kept/certificate-$metric.json; done
 cp $run/bench/bench.json $kept
 $python -m experiments.qwen.results
