@@ -110,6 +110,7 @@ def figure2(folder: Path) -> dict[str, str]:
     low, high = (100 * ours[name] / 30 for name in ("low", "high"))
     return {
         "rows": str(told["about"]["test_rows"]),
+        "sampled_rows": str(told["about"]["sampled_rows"]),
         "star": f"{100 * ours['share_of_full']:.1f}% [{low:.1f}, {high:.1f}]",
         "shuffled": f"{100 * ours['shuffled_matches_full_at_layers'] / 30:.1f}%",
         "paid_others": f"{100 * paid['paid_the_others_at_layers'] / 30:.0f}%",
