@@ -166,12 +166,13 @@ def leaderboard(path: Path) -> dict[str, Any]:
 
 def qwen(folder: Path) -> dict[str, Any]:
     """Agreement of searched routes with each full model on code tasks, Qwen2.5-Coder-1.5B and SmolLM2; tasks that pass."""
-    searched = [line for line in read_lines(folder) if line.text == "code" and line.kind == "searched"]
+    lines = read_lines(folder)
+    searched = [line for line in lines if line.text == "code" and line.kind == "searched"]
     found: dict[str, Any] = {"tasks": len(searched[0].values["agreement"]), "qwen": {}, "smollm2": {}}
     for line in searched:
         found[line.model][line.layers] = str(line.interval("agreement"))
-    passing = pq.read_table(folder / "qwen-passing" / "rows.parquet").to_pandas()
-    found["passed"] = {int(layers): int(rows.passed.sum()) for layers, rows in passing.groupby("layers_run")}
+    code = [line for line in lines if (line.model, line.text) == ("qwen", "code") and line.kind != "uls"]
+    found["passed"] = {line.layers: int(sum(line.values["passed"].values())) for line in code}
     return found
 
 

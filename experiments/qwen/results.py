@@ -30,7 +30,7 @@ FAMILIES = {
     "smollm2": FOLDER / "smollm2-135m.json",
 }
 TEXTS = {"code": "code tasks", "ordinary": "MT-bench questions"}
-METRICS = {"agreement": "agreement with the full model", "kl": "KL to the full model, nats", "passed": "tasks that pass"}
+METRICS = {"agreement": "agreement", "kl": "KL, nats", "passed": "share that passes"}
 TABLE = {"agreement": "agreement", "kl": "KL, nats", "rouge_l": "ROUGE-L", "passed": "pass"}
 CERTIFICATES = {
     "agreement": ("agreement", "code"),
@@ -131,16 +131,15 @@ def draw_searches(path: Path) -> Path:
         return save_figure(figure, path)
 
 
-def passed_table() -> str:
-    """Markdown; a row for each depth at which Qwen answered the test tasks."""
-    frame = load_rows(FOLDER / "rows" / "qwen-passing").to_pandas()
-    full = frame[frame.route == "full"].set_index("sequence_id").passed
+def passed_table(lines: Sequence[Line]) -> str:
+    """Markdown; a row for each searched route, or the full one, at which Qwen answered the test tasks."""
+    shown = [x for x in lines if (x.model, x.text) == ("qwen", "code") and x.kind != "uls" and x.values.get("passed")]
+    full = next(line for line in shown if line.kind == "full").values["passed"]
     rows = ["| layers | tasks that pass | share | lost against the full model |", "| ---: | ---: | ---: | ---: |"]
-    for layers, part in sorted(frame.groupby("layers_run"), key=lambda one: -one[0]):
-        passed = part.set_index("sequence_id").passed
-        lost = "–" if layers == 28 else str(mean_interval((full.loc[passed.index] - passed).to_numpy()))
-        count = int(passed.sum())
-        rows.append(f"| {int(layers)} | {count} of {len(passed)} | {share_interval(count, len(passed))} | {lost} |")
+    for line in shown:
+        passed = line.values["passed"]
+        lost = "–" if line.kind == "full" else str(mean_interval([full[one] - passed[one] for one in passed]))
+        rows.append(f"| {line.layers} | {sum(passed.values()):.0f} of {len(passed)} | {line.interval('passed')} | {lost} |")
     return "\n".join(rows) + "\n"
 
 
@@ -186,7 +185,7 @@ def draw(lines: list[Line], path: Path) -> Path:
         for row, text in zip(axes, texts, strict=True):
             for place, metric in zip(row, panels[text], strict=False):
                 _panel(place, [line for line in lines if line.text == text], metric)
-                place.set_title(f"{METRICS[metric]}, {TEXTS[text]}", fontsize=8)
+                place.set_title(f"{TEXTS[text]}: {METRICS[metric]}", fontsize=8)
                 place.set_xlabel("share of the layers that run")
             for place in row[len(panels[text]) :]:
                 place.axis("off")
@@ -235,6 +234,7 @@ def main() -> None:
         return
     print(write_text(FOLDER / "table.md", table(lines)).read_text(encoding="utf-8"))
     draw(lines, FOLDER / "comparison.png")
+    print(passed_table(lines))
     print(certificate_table())
 
 

@@ -44,15 +44,13 @@ certify ordinary agreement-ordinary --max-prompt-tokens 160
 $python -m experiments.qwen.certify $run/data/code $run/certificate-passing
 $depthdial bench $qwen --out $run/bench
 
-# What is kept: scores, ids and hashes; no texts. (The rows that are committed are of an earlier, smaller run: --limit 24 and --metrics
-# kl,agreement on code alone.)
+# What is kept: scores, ids and hashes; no texts.
 kept=experiments/qwen
 for model in qwen smollm2; do
   $python -m experiments.qwen.passing $run/$model-code $kept/rows/$model-code
   mkdir -p $kept/rows/$model-ordinary
   cp $run/$model-ordinary/rows.parquet $kept/rows/$model-ordinary
 done
-$python -m experiments.qwen.passing $run/qwen-code $kept/rows/qwen-passing  # which the table of passed tasks reads
 cp "$(family $small)" $kept/smollm2-135m.json
 for metric in agreement agreement-ordinary passing; do cp $run/certificate-$metric/certificates.json $kept/certificate-$metric.json; done
 cp $run/bench/bench.json $kept
