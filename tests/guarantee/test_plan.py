@@ -119,6 +119,7 @@ def test_conformal_risk_control_says_how_many_rows_it_needs() -> None:
     reason = certify(plan(method="conformal_risk_control"), np.zeros((18, 4)), np.tile(COSTS, (18, 1))).reason
     assert reason is not None and "at least 19 rows are needed" in reason
     assert certify(plan(method="conformal_risk_control"), np.zeros((19, 4)), np.tile(COSTS, (19, 1))).certified == 3
+    assert plan(method="conformal_risk_control", epsilon=1.0).least_rows == 2  # as many as `certify` takes at the least
 
 
 def test_an_epsilon_of_one_is_no_demand() -> None:
