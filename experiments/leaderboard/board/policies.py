@@ -61,7 +61,9 @@ def _keep(bench: Bench, config: Config, picked: Sequence[str], weights_hash: str
     rows = bench.board.read().set_index(["config", "sequence_id"])
     chosen = list(zip(picked, [one.id for one in bench.examples], strict=True))
     if (missing := next((one for one in chosen if one not in rows.index), None)) is not None:
-        raise InputError(f"{missing[0]} has no row of {missing[1]!r}: run --only quality with the same data and --rows first.")
+        raise InputError(
+            f"{missing[0]} has no row of {missing[1]!r}: run --only quality with the same data and --rows first."
+        )
     own = rows.loc[chosen].reset_index()
     key = bench.key(config, weights_hash, picked=list(picked))
     bench.board.keep(config.family, own.assign(family=config.family, config=config.name, key=key))
