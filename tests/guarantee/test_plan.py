@@ -188,11 +188,14 @@ def test_a_certificate_survives_json(method: str, n: int) -> None:
 def test_stored_documents_that_are_none() -> None:
     document = certify(plan(), *measured()).to_dict()
     without = {key: value for key, value in document.items() if key != "risks"}
-    for broken in (without, document | {"extra": 1}, document | {"risks": 3}):
+    for broken in (3, None, without, document | {"extra": 1}, document | {"risks": 3}):
         with pytest.raises(InputError, match="not a stored certificate"):
             Certificate.from_dict(broken)
     with pytest.raises(InputError, match="not a stored certification plan"):
         Certificate.from_dict(document | {"plan": {"epsilon": 0.1}})
+    for part in ({"settings": None}, {"bounds": 3}):
+        with pytest.raises(InputError, match="not a stored certification plan"):
+            CertificationPlan.from_dict(document["plan"] | part)
     with pytest.raises(InputError, match="tests start from 1 alone"):
         CertificationPlan.from_dict(document["plan"] | {"starts": [1, 2]})
     loosened = document["plan"] | {"epsilon": 0.5}

@@ -120,7 +120,12 @@ class CertificationPlan:
         given = dict(document)
         if (starts := given.pop("starts")) != _STARTS["starts"]:
             raise InputError(f"The plan tests from settings {starts}: tests start from 1 alone, make another plan.")
-        return cls(**given)
+        try:
+            return cls(**given)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"This is not a stored certification plan ({error}): make another.") from None
 
 
 @dataclass(frozen=True)
@@ -198,6 +203,8 @@ class Certificate:
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Certificate:
         """The certificate that `to_dict` wrote; InputError if fields are missing or unknown, or it is not its plan's."""
+        if not isinstance(document, Mapping):
+            raise InputError(f"This is not a stored certificate ({document!r}): certify again.")
         plan = CertificationPlan.from_dict(document.get("plan", {}))
         certificate = load(cls, {**document, "plan": plan}, "certificate")
         if certificate.plan.digest != certificate.plan_digest:
