@@ -356,3 +356,15 @@ def test_the_settings_that_come_with_it_can_be_used(script, path) -> None:
     assert f"| {settings.max_new_tokens} tokens, {settings.test_rows or 'all'} rows |" in line
     assert settings.tokens_per_route is None or f"| {settings.tokens_per_route:,}" in line
     assert settings.costs == "all" or f"| {', '.join(map(str, settings.costs))} |" in line
+
+
+def test_a_folder_whose_settings_are_damaged_is_refused(script, tmp_path, capsys) -> None:
+    known = json.loads((HERE / "alpaca" / "figure2.json").read_text(encoding="utf-8"))
+    for damaged, told in (
+        ([], "does not say which data a run had"),
+        ({**known, "n_layers": None}, "Invalid n_layers None"),
+        ({name: value for name, value in known.items() if name != "data"}, "does not say which data a run had"),
+    ):
+        (tmp_path / "figure2.json").write_text(json.dumps(damaged))
+        assert script.main(["--from-rows", str(tmp_path)]) == 2
+        assert told in capsys.readouterr().err

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from depthdial.engine.session import Session
+from depthdial.errors import InputError
 from depthdial.oracles.baselines import mixture_curve
 from depthdial.routes import Route
 from depthdial.routes.families import RouteFamily
@@ -123,3 +124,30 @@ def test_a_batch_of_routes_of_their_own_is_timed_as_it_is(board, model, tokenize
     assert [one["config"] for one in found] == list(mixes) and all(one["step_ms"]["median"] > 0 for one in found)
     # Rows with the adapter and without it are two batches of one step.
     assert stepped[:4] == [[full] * 3, [half, full, half], [full, full], [half]]
+
+
+def test_a_board_of_unequal_rows_says_which_step_is_missing(board, tmp_path):
+    (tmp_path / "times.json").write_text("{}")
+    kept = board[1].Board(tmp_path / "rows")
+    with pytest.raises(InputError, match="has no rows of the full model: run --only quality first"):
+        board[2].Standing.of(tmp_path)
+    kept.keep("fp32", made_rows(full=[1, 1], greedy_24=[0.5]))
+    with pytest.raises(InputError, match="greedy@24 lacks rows that the full model has: run --only quality"):
+        board[2].Standing.of(tmp_path)
+
+
+def test_a_policy_without_the_rows_that_it_picks_says_so(board, tmp_path):
+    from types import SimpleNamespace
+
+    from board import policies
+
+    kept = board[1].Board(tmp_path / "rows")
+    kept.keep("fp32", made_rows(full=[1, 1]))
+    examples = [SimpleNamespace(id="row-0"), SimpleNamespace(id="row-2")]
+    bench = SimpleNamespace(board=kept, examples=examples, key=lambda *_, **__: "key")
+    config = board[0].Config("pudding", "pudding@24", "fp32", None, None)
+    with pytest.raises(InputError, match="full has no row of 'row-2': run --only quality"):
+        policies._keep(bench, config, ["full", "full"], "hash")
+    bench.examples[1].id = "row-1"
+    policies._keep(bench, config, ["full", "full"], "hash")
+    assert set(kept.read()["config"]) == {"full", "pudding@24"}

@@ -119,6 +119,7 @@ def test_conformal_risk_control_says_how_many_rows_it_needs() -> None:
     reason = certify(plan(method="conformal_risk_control"), np.zeros((18, 4)), np.tile(COSTS, (18, 1))).reason
     assert reason is not None and "at least 19 rows are needed" in reason
     assert certify(plan(method="conformal_risk_control"), np.zeros((19, 4)), np.tile(COSTS, (19, 1))).certified == 3
+    assert plan(method="conformal_risk_control", epsilon=1.0).least_rows == 2  # as many as `certify` takes at the least
 
 
 def test_an_epsilon_of_one_is_no_demand() -> None:
@@ -187,11 +188,14 @@ def test_a_certificate_survives_json(method: str, n: int) -> None:
 def test_stored_documents_that_are_none() -> None:
     document = certify(plan(), *measured()).to_dict()
     without = {key: value for key, value in document.items() if key != "risks"}
-    for broken in (without, document | {"extra": 1}, document | {"risks": 3}):
+    for broken in (3, None, without, document | {"extra": 1}, document | {"risks": 3}):
         with pytest.raises(InputError, match="not a stored certificate"):
             Certificate.from_dict(broken)
     with pytest.raises(InputError, match="not a stored certification plan"):
         Certificate.from_dict(document | {"plan": {"epsilon": 0.1}})
+    for part in ({"settings": None}, {"bounds": 3}):
+        with pytest.raises(InputError, match="not a stored certification plan"):
+            CertificationPlan.from_dict(document["plan"] | part)
     with pytest.raises(InputError, match="tests start from 1 alone"):
         CertificationPlan.from_dict(document["plan"] | {"starts": [1, 2]})
     loosened = document["plan"] | {"epsilon": 0.5}

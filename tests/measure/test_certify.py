@@ -11,8 +11,9 @@ import depthdial as dd
 from depthdial.data.tasks import Example
 from depthdial.errors import InputError
 from depthdial.files import read_json
-from depthdial.measure.certify import PLAN_FILE
+from depthdial.measure.certify import PLAN_FILE, tell_repeated
 from depthdial.measure.passing import contains
+from tests.conftest import make_task
 
 SIZE = {"max_new_tokens": 3, "batch_size": 6}
 DEPTHS = ["uls:5", "uls:4"]
@@ -146,3 +147,12 @@ def test_rows_that_routes_were_searched_on_are_refused(model, tokenizer, few):
     searched = dd.Route((0, 1, 2, 5), 6, "found", searched_on=frozenset(prompt_hashes(few)[:1]))
     with pytest.raises(InputError, match="were used to search the routes: take rows that were not"):
         dd.certify_depths(model, tokenizer, task=few, depths=searched, epsilon=0.5, **SIZE)
+
+
+def test_rows_that_repeat_a_prompt_are_told(caplog):
+    task = make_task(["a", "b", "a", "a"], ["1", "2", "3", "4"])
+    tell_repeated(task)
+    assert "2 of the 4 rows repeat the prompt of another row" in caplog.text
+    caplog.clear()
+    tell_repeated(replace(task, examples=task.examples[:2]))
+    assert not caplog.text

@@ -8,6 +8,7 @@ import pytest
 
 from depthdial.data.tasks import Example
 from depthdial.errors import InputError
+from depthdial.measure import passing
 from depthdial.measure.passing import check_patterns, contains, exact_match, regex, scored, source_of
 from tests.conftest import make_task
 
@@ -37,6 +38,10 @@ def example(*references: str) -> Example:
         (contains, ("no", "Yes"), "Well, YES", True),
         (regex, (r"\b4\b",), "42 or 4", True),
         (regex, ("^Four",), "four", False),
+        (regex, ("", "4"), "5", False),
+        (exact_match, ("42",), "“42”", True),
+        (exact_match, ("café",), "cafe\u0301", True),
+        (contains, ("cafe\u0301",), "Au café.", True),
     ],
 )
 def test_what_passes(check, references, answer, passes):
@@ -51,10 +56,19 @@ def test_a_score_is_a_number_from_0_to_1():
 
 
 def test_a_reference_that_is_no_pattern_is_refused():
-    task = make_task(["a"], ["("])
-    with pytest.raises(InputError, match="The reference of row 'small-0' is no regular expression"):
-        check_patterns(task)
+    task = make_task(["a"], ["a"])
+    for pattern in ("(", "a{99999999999999999999}"):
+        with pytest.raises(InputError, match="The reference of row 'small-0' is no regular expression"):
+            check_patterns(make_task(["a"], [pattern]))
     check_patterns(replace(task, examples=(example("a+"),)))
+
+
+def test_a_pattern_that_never_ends_is_refused(monkeypatch):
+    monkeypatch.setattr(passing, "_SEARCH_SEC", 0.02)
+    with pytest.raises(
+        InputError, match=r"The regular expression of row .row. is not done with an answer in 0\.02 s: write"
+    ):
+        regex(example("(a|aa)+$"), "a" * 60 + "!")
 
 
 def test_a_function_is_known_by_its_source():

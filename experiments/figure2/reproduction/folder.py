@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from depthdial.checks import whole
 from depthdial.errors import InputError
 from depthdial.files import read_json
 from depthdial.rows.store import load_rows
@@ -128,7 +129,9 @@ def read_folder(out: Path) -> RunFolder:
     path = out / ABOUT
     if not path.exists():
         raise InputError(f"There is no {path}: give the folder of a run, which holds its settings and rows.")
-    about = dict(read_json(path, "run"))
-    n_layers, _ = about.pop("n_layers"), about.pop("data")
-    settings = settings_of(about, str(path))
+    about = read_json(path, "run")
+    if not isinstance(about, dict) or "data" not in about:
+        raise InputError(f"{path} does not say which data a run had: give the folder of a run, as it was written.")
+    n_layers = whole("n_layers", about.get("n_layers"), 1)
+    settings = settings_of({name: value for name, value in about.items() if name not in ("n_layers", "data")}, str(path))
     return RunFolder(settings, out, n_layers, settings.costs_below(n_layers))

@@ -151,7 +151,7 @@ class Bench:
         for key, config in due.items():
             named = config.route if isinstance(config.route, str) else config.name
             own = frame[frame["route"] == named]
-            assert len(own) == self.n_rows, f"{config.name} has {len(own)} rows"
+            assert len(own) == len(self.examples), f"{config.name} has {len(own)} rows"
             parts.append(own.assign(family=config.family, config=config.name, key=key))
         self.board.keep(weights, pd.concat(parts))
 

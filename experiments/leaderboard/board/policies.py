@@ -18,6 +18,7 @@ import pandas as pd
 
 import depthdial as dd
 from depthdial.control.predictors.fitting import cross_validated, fit_predictor
+from depthdial.errors import InputError
 from depthdial.files import read_json, write_json
 from depthdial.measure.features import FeatureSpec
 from depthdial.provenance import digest, environment
@@ -58,8 +59,12 @@ def keep_policies(bench: Bench) -> None:
 def _keep(bench: Bench, config: Config, picked: Sequence[str], weights_hash: str) -> None:
     """The rows of the configurations that were picked, one for each test row, under the policy's name."""
     rows = bench.board.read().set_index(["config", "sequence_id"])
-    ids = [one.id for one in bench.examples]
-    own = rows.loc[list(zip(picked, ids, strict=True))].reset_index()
+    chosen = list(zip(picked, [one.id for one in bench.examples], strict=True))
+    if (missing := next((one for one in chosen if one not in rows.index), None)) is not None:
+        raise InputError(
+            f"{missing[0]} has no row of {missing[1]!r}: run --only quality with the same data and --rows first."
+        )
+    own = rows.loc[chosen].reset_index()
     key = bench.key(config, weights_hash, picked=list(picked))
     bench.board.keep(config.family, own.assign(family=config.family, config=config.name, key=key))
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from depthdial.errors import InputError
 from depthdial.files import read_json, write_json, write_text
 from depthdial.stats.bootstrap import percentiles, ratios, resamples
 from depthdial.stats.intervals import mean_interval
@@ -75,7 +76,13 @@ class Standing:
 
     @classmethod
     def of(cls, folder: Path) -> Standing:
-        return cls(Board(folder / "rows").read(), read_json(folder / TIMES, "times"))
+        found = cls(Board(folder / "rows").read(), read_json(folder / TIMES, "times"))
+        if not found.ids:
+            raise InputError(f"{folder / 'rows'} has no rows of the full model: run --only quality first.")
+        for config, own in found.rows.groupby("config"):
+            if not set(found.ids) <= set(own["sequence_id"]):
+                raise InputError(f"{config} lacks rows that the full model has: run --only quality, then --only policies.")
+        return found
 
     @cached_property
     def ids(self) -> list[str]:

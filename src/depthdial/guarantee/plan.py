@@ -37,6 +37,7 @@ CONFORMAL = "conformal_risk_control"
 METHODS = (*P_VALUE_METHODS, CONFORMAL)
 _BOOTSTRAP, _CONFIDENCE = 1000, 0.95
 _ZERO = 1e-12
+_LEAST_ROWS = 2
 # In the digest of plans of before, which could start tests elsewhere too.
 _STARTS: dict[str, Any] = {"starts": [1]}
 
@@ -99,7 +100,7 @@ class CertificationPlan:
     def least_rows(self) -> int | None:
         """The fewest rows that can certify anything, where not one of them loses; None for more than a million."""
         if self.method == CONFORMAL:
-            return int(np.ceil(self.bounds[1] / self.epsilon - _ZERO)) - 1
+            return max(_LEAST_ROWS, int(np.ceil(self.bounds[1] / self.epsilon - _ZERO)) - 1)
         return rows_needed(self.epsilon, self.delta or 0.0, method=self.method, bounds=self.bounds)
 
     def certify(self, losses: ArrayLike, costs: ArrayLike, *, provenance: Mapping[str, Any] | None = None) -> Certificate:
@@ -119,7 +120,12 @@ class CertificationPlan:
         given = dict(document)
         if (starts := given.pop("starts")) != _STARTS["starts"]:
             raise InputError(f"The plan tests from settings {starts}: tests start from 1 alone, make another plan.")
-        return cls(**given)
+        try:
+            return cls(**given)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"This is not a stored certification plan ({error}): make another.") from None
 
 
 @dataclass(frozen=True)
@@ -197,6 +203,8 @@ class Certificate:
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Certificate:
         """The certificate that `to_dict` wrote; InputError if fields are missing or unknown, or it is not its plan's."""
+        if not isinstance(document, Mapping):
+            raise InputError(f"This is not a stored certificate ({document!r}): certify again.")
         plan = CertificationPlan.from_dict(document.get("plan", {}))
         certificate = load(cls, {**document, "plan": plan}, "certificate")
         if certificate.plan.digest != certificate.plan_digest:
@@ -295,7 +303,7 @@ def _checked(plan: CertificationPlan, losses: np.ndarray, costs: np.ndarray) -> 
             f"Losses are of shape {losses.shape} and costs of shape {costs.shape}: give (n, {m}) each, a column for each of "
             f"the plan's {m} settings."
         )
-    whole("number of calibration rows", len(losses), 2)
+    whole("number of calibration rows", len(losses), _LEAST_ROWS)
     if np.isnan(losses).any():
         raise InputError("A loss is NaN: leave out no row and measure every setting on each of them.")
     if losses.min() < plan.bounds[0] - 1e-9 or losses.max() > plan.bounds[1] + 1e-9:

@@ -6,6 +6,7 @@ The loss of a row is the untouched full model's quality minus the depth's, on an
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ from depthdial.progress import progress_bar
 from depthdial.provenance import digest, environment
 from depthdial.routes import Route
 from depthdial.rows.store import CERTIFICATES_FILE
+
+_LOG = logging.getLogger(__name__)
 
 PLAN_FILE = "plan.json"
 METRICS = ("rouge_l", "agreement", *CHECKS)
@@ -92,6 +95,7 @@ def certify_depths(
     task = as_task(task, held_out=True)
     asked = Asked.of(metric, epsilon, delta, method)
     asked.check_rows(task)
+    tell_repeated(task)
     n_layers = count_layers(model)
     chosen = tuple(one for one in unique_routes(depths, n_layers, model) if not getattr(one, "is_full", False))
     if not chosen:
@@ -232,6 +236,17 @@ class Asked:
         pairs = zip(rows["sequence_id"].to_pylist(), rows["answer"].to_pylist(), strict=True)
         scores = [scored(self.scorer, examples[one], answer or "") for one, answer in pairs]
         return rows.append_column(_SCORE, pa.array(scores, pa.float64()))
+
+
+def tell_repeated(task: Task) -> None:
+    """Log a warning for rows with the prompt of another row, which count as draws of their own."""
+    n, n_distinct = len(task.examples), len(set(prompt_hashes(task)))
+    if n_distinct < n:
+        _LOG.warning(
+            "%d of the %d rows repeat the prompt of another row: the certificate is for prompts that repeat as often.",
+            n - n_distinct,
+            n,
+        )
 
 
 def certificates_of(

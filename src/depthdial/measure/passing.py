@@ -8,15 +8,19 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import regex as patterns
 
 from depthdial.data.tasks import Example, Task
 from depthdial.errors import InputError
 
 # What a caller may give: score(example, answer), 1 or True for a good answer, 0 or False for a bad one.
 Scorer = Callable[[Example, str], float]
-_AROUND = " \t\n.,;:!?\"'`()[]*"
+_AROUND = " \t\n.,;:!?\"'`()[]*“”‘’«»„…。，！？"
+_SEARCH_SEC = 10.0  # for a regular expression in one answer
 
 
 def plain(text: str) -> str:
@@ -25,7 +29,8 @@ def plain(text: str) -> str:
     >>> plain(" The\\n Answer ")
     'the answer'
     """
-    return " ".join(text.casefold().split())
+    # An accent may be part of its letter or stand behind it: references and answers write either.
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def _bare(text: str) -> str:
@@ -66,8 +71,18 @@ def regex(example: Example, answer: str) -> float:
 
     >>> regex(Example("1", "2 + 2", "", r"(?i)\\bfour\\b|\\b4\\b"), "Four")
     1.0
+
+    Raises:
+        InputError: for a pattern that is not done with the answer in time, as one that goes back over it for ever.
     """
-    return float(any(re.search(text, answer) for text in example.references))
+    try:
+        found = any(patterns.search(text, answer, timeout=_SEARCH_SEC) for text in example.references if text.strip())
+    except TimeoutError:
+        raise InputError(
+            f"The regular expression of row {example.id!r} is not done with an answer in {_SEARCH_SEC:g} s: "
+            "write it without repetitions inside of repetitions."
+        ) from None
+    return float(found)
 
 
 CHECKS: Mapping[str, Scorer] = {one.__name__: one for one in (exact_match, contains, regex)}
@@ -78,8 +93,8 @@ def check_patterns(task: Task) -> None:
     for example in task.examples:
         for text in example.references:
             try:
-                re.compile(text)
-            except re.error as error:
+                patterns.compile(text)
+            except (patterns.error, OverflowError, RecursionError) as error:
                 raise InputError(
                     f"The reference of row {example.id!r} is no regular expression ({error}): mend it."
                 ) from None

@@ -37,7 +37,14 @@ from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.rows import TrainingRow, training_rows
 from depthdial.train.schedule import FlopsCount, Schedule, make_schedule
 from depthdial.train.timing import LEDGER_FILE, AnswersInTime, Clock, TimeBudget
-from depthdial.train.trainer import CarefulTrainer, LeaveLatest, ProgressSteps, ScheduledPasses, last_checkpoint
+from depthdial.train.trainer import (
+    CarefulTrainer,
+    LeaveLatest,
+    ProgressSteps,
+    ScheduledPasses,
+    last_checkpoint,
+    refusing_full_disk,
+)
 
 # TrainingArguments that would change the schedule, beside those that follow from it; the others are the user's.
 _REFUSED_ARGUMENTS = (
@@ -158,11 +165,13 @@ def run_training(
             remove_checkpoints(folder)  # nothing was learned, and another budget may be given
             raise budget.too_short()
         told = record()
-        trainer.save_model(str(folder / FINAL))
+        with refusing_full_disk(trainer.state.global_step, str(folder)):
+            trainer.save_model(str(folder / FINAL))
+            if trainer.is_world_process_zero():
+                bring_weights(folder / FINAL, folder, run.weights_dtype)
+                write(folder, told)
+                job.finish(folder, trained, told)  # makes the folder whole; until then the checkpoints are kept
         if trainer.is_world_process_zero():
-            bring_weights(folder / FINAL, folder, run.weights_dtype)
-            write(folder, told)
-            job.finish(folder, trained, told)  # makes the folder whole; until then the checkpoints are kept
             remove_checkpoints(folder)
         trainer.accelerator.wait_for_everyone()
     return TrainingResult(folder, told)
@@ -304,10 +313,10 @@ def run_trainer(
     """Train to the end, or until the budget is used up; from a checkpoint where there is one."""
     if budget is not None:
         trainer.keep_time(budget)
-        if not budget.has_room:
-            if checkpoint is not None:
-                trainer.stand_at(checkpoint)
-            return
+    if not trainer.has_time:
+        if checkpoint is not None:
+            trainer.stand_at(checkpoint)
+        return
     with progress_bar("training", schedule.n_steps, show=progress) as advance:
         trainer.add_callback(ProgressSteps(trainer, schedule, routes, advance))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

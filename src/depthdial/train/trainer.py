@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import shutil
 import time
 from collections import deque
@@ -111,6 +112,11 @@ class CarefulTrainer(Trainer):
         self.budget, self._keeper = budget, KeepTime(budget, self._agree)
         self.add_callback(self._keeper)
 
+    @property
+    def has_time(self) -> bool:
+        """Whether a step fits into the budget now; all processes go by the first one's clock."""
+        return self.budget is None or bool(self._agree([self.budget.has_room])[0])
+
     def _agree(self, values: Sequence[float]) -> Sequence[float]:
         """The values of the first process."""
         if self.args.world_size == 1:
@@ -181,6 +187,8 @@ class CarefulTrainer(Trainer):
                 "good checkpoint is kept."
             )
         with refusing_full_disk(self.state.global_step, str(self.args.output_dir)):
+            if self.args.should_save:
+                count_future_as_old(Path(str(self.args.output_dir)))
             super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -281,6 +289,16 @@ class LeaveLatest(TrainerCallback):
         if state.is_world_process_zero:
             with refusing_full_disk(state.global_step, args.output_dir):
                 self._leave(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def count_future_as_old(folder: Path) -> None:
+    """Date back the checkpoints of a folder that were written before the machine's clock was set back.
+
+    Trainer removes those with the oldest dates, and would remove the one that it has just written.
+    """
+    for path in folder.glob("checkpoint-*"):
+        if path.stat().st_mtime > time.time():
+            os.utime(path, (0, 0))
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from depthdial.measure.sweep import sweep
 from depthdial.routes import Route
 from depthdial.train import rows as answers
 from depthdial.train.depth.finetune import finetune
-from depthdial.train.trainer import DepthTrainer, last_checkpoint, refusing_full_disk
+from depthdial.train.trainer import DepthTrainer, count_future_as_old, last_checkpoint, refusing_full_disk
 from tests.train.conftest import stopped_at
 
 ROUTES = (Route((0, 2, 5), 6, "hand:3"), Route(tuple(range(6)), 6, "full"))
@@ -224,6 +224,26 @@ def test_a_full_disk_while_the_latest_is_written_says_so():
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     with pytest.raises(SafetensorError, match="other"), refusing_full_disk(4, "here"):
         raise SafetensorError("other")
+
+
+def test_a_full_disk_at_the_end_says_so_and_the_same_command_ends_the_run(timed, quick, monkeypatch):
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("depthdial.train.running.bring_weights", full)
+        with pytest.raises(InputError, match=r"cannot be written to .*make room and run the same command"):
+            timed(quick)
+    assert timed(quick).record["ended_by"] == "steps"
+
+
+def test_a_clock_that_was_set_back_makes_old_checkpoints_no_newer(tmp_path):
+    for step, ahead_sec in ((4, 1000.0), (8, -1000.0)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        os.utime(tmp_path / f"checkpoint-{step}", (time.time() + ahead_sec,) * 2)
+    count_future_as_old(tmp_path)
+    dates = [(tmp_path / f"checkpoint-{step}").stat().st_mtime for step in (4, 8)]
+    assert dates[0] < dates[1] < time.time() - 900
 
 
 @pytest.mark.slow
