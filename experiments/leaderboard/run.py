@@ -2,7 +2,7 @@
 
     python experiments/leaderboard/run.py --data DATA [--adapter elastic] [--only STEP]
 
-DATA holds folders of splits: alpaca, dolly and cnn_dailymail. Steps: search, quality, policies, time, board. Each
+DATA holds folders of splits: alpaca, dolly and cnn_dailymail. Steps: search, quality, policies, gates, time, board. Each
 leaves files and does what is not there yet. Rows bear a hash of the weights that made them, so that another adapter makes
 its own rows anew and no others. Time wants a machine that does nothing else: `--only time`, then `--only board`.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from depthdial.errors import InputError
 
 HERE = Path(__file__).resolve().parent
-STEPS = ("search", "quality", "policies", "time", "board")
+STEPS = ("search", "quality", "policies", "gates", "time", "board")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import depthdial as dd
 from depthdial.engine.session import Session
 from depthdial.errors import InputError
 from depthdial.oracles.baselines import mixture_curve
@@ -90,6 +91,18 @@ def test_a_policy_is_charged_for_its_choices_and_for_its_mixed_batch(board):
     assert standing.ms("pudding@24", 32) == pytest.approx(480 + 32 * 5 / 10)
 
 
+def test_token_gates_take_their_share_of_the_full_time_on_the_same_prompts(board):
+    rows = made_rows(full=[1, 1], greedy_24=[0.6, 0.8], gates_24=[0.5, 0.6])
+    times = made_times()
+    assert [one.name for one in board[2].Standing(rows, times).families()] == ["greedy"]  # not timed yet
+    cells = [("full", 1, 20.0), ("gates@24", 1, 18.0), ("full", 32, 100.0), ("gates@24", 32, 110.0)]
+    times["tokenwise"] = [{"config": name, "batch": batch, "step_ms": {"median": ms}} for name, batch, ms in cells]
+    standing = board[2].Standing(rows, times)
+    assert standing.ms("gates@24", 1) == pytest.approx(0.9 * 30) and standing.ms("gates@24", 32) == pytest.approx(1.1 * 960)
+    by = {(one["family"], one["batch"], one["share"]): one for one in standing.at_equal_time()}
+    assert by["gates", 1, 0.9]["agreement"][0] == pytest.approx(0.55) and by["gates", 32, 0.9]["agreement"] is None
+
+
 def test_rows_of_a_configuration_are_replaced_and_others_stay(board, tmp_path):
     kept = board[1].Board(tmp_path / "rows")
     kept.keep("fp32", made_rows(full=[1, 1]))
@@ -151,3 +164,34 @@ def test_a_policy_without_the_rows_that_it_picks_says_so(board, tmp_path):
     bench.examples[1].id = "row-1"
     policies._keep(bench, config, ["full", "full"], "hash")
     assert set(kept.read()["config"]) == {"full", "pudding@24"}
+
+
+def test_steps_whose_tokens_have_layers_of_their_own_are_timed_by_what_they_ran(board, model, tokenizer):
+    from board import clock
+
+    session = Session.of(model, tokenizer)
+    half = dd.TokenDepth(dd.Bernoulli((1, 0.5, 0.5, 0.5, 0.5, 1)), 6)
+    ends = dd.TokenDepth(dd.StaticRoutes([Route((0, 5), 6)]), 6)
+    depths = {"full": session.full, "half": half, "ends": ends}
+    found = clock.time_tokenwise(session, depths, [[[5, 6, 7], [8, 9, 5]], [[6, 6, 6], [7, 8, 9]]], 4)
+    assert [(one["config"], one["batch"]) for one in found] == [("full", 2), ("half", 2), ("ends", 2)]
+    layers = {one["config"]: one["layers"] for one in found}
+    assert layers["full"] == 6 and layers["ends"] == 2 and 2 < layers["half"] < 6
+    assert all(0 < one["step_ms"]["low"] <= one["step_ms"]["median"] <= one["step_ms"]["high"] for one in found)
+
+
+def test_gates_are_kept_in_half_the_bytes_with_what_their_training_says(board, tmp_path):
+    from board import gates
+
+    trained = dd.TokenGates(dd.GateConfig(n_layers=6, width=32), about={"settings": {"key_values": "project"}})
+    trained.save_pretrained(tmp_path / "trained")
+    record = {"steps": 3, "response_tokens": 90, "distinct_response_tokens": 80, "train_sec": 1.0, "layer_rates": [1.0] * 6}
+    folder = gates.gates_folder(tmp_path, "80%")
+    gates.keep_small(tmp_path / "trained", folder, record)
+    kept = dd.TokenGates.from_pretrained(folder)
+    for name, tensor in trained.state_dict().items():
+        np.testing.assert_allclose(kept.state_dict()[name], tensor, rtol=1e-3, atol=1e-6)
+    sizes = [(where / "gates.safetensors").stat().st_size for where in (tmp_path / "trained", folder)]
+    assert sizes[1] < 0.7 * sizes[0]
+    assert kept.about["training"]["steps"] == 3 and kept.about["settings"] == {"key_values": "project"}
+    assert gates.settings_of("80%").target == 0.8

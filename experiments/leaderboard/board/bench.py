@@ -19,12 +19,11 @@ from depthdial.measure.features import FeatureSpec, features_of
 from depthdial.measure.references import Reference
 from depthdial.provenance import digest
 
-from .entries import BOARD, CANDIDATES, ELASTIC, FP32, FULL, NEW_TOKENS, SMALLER, Config
+from .entries import BATCH, BOARD, CANDIDATES, ELASTIC, FP32, FULL, NEW_TOKENS, SMALLER, Config
 from .rows import SCORES, Board
 from .searching import MOST_PROMPT_TOKENS, search_all
 from .weights import Held, base, held, why_absent
 
-BATCH = 16
 _KEPT_BYTES = 2**29  # of prompts, between sweeps
 
 
@@ -160,6 +159,12 @@ class Bench:
         from .policies import keep_policies
 
         keep_policies(self)
+
+    def gates(self) -> None:
+        """Token gates, trained where they are not there yet, and their rows."""
+        from .gates import keep_gates
+
+        keep_gates(self)
 
     def time(self) -> None:
         from .clock import keep_times

@@ -3,6 +3,7 @@
 Routes of as many layers take the same time but for noise (three of 24 layers are measured, which shows it), so each number
 of layers is timed once on each kind of weights. Where rows of one batch take routes of their own, the batch itself is timed,
 as its rows really were routed. A merged adapter leaves matrices of the same sizes, so routes with it are timed without it.
+Token gates decide by what they see, so their steps follow the board's own prompts, beside the full model's on these.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,13 +24,16 @@ from depthdial.engine.batch import RowBatch
 from depthdial.engine.prefill import Prefill, clock_sec
 from depthdial.engine.session import Session
 from depthdial.files import read_json, write_json
+from depthdial.measure.latency import step_stamps
 from depthdial.measure.passes import made_prompts
 from depthdial.measure.timing import time_routes
 from depthdial.provenance import environment
 from depthdial.routes import Route
 from depthdial.views.snapshot import as_is
+from depthdial.views.tokens.depth import Depth, TokenDepth
 
 from .entries import BF16, BOARD, CONTROLLER, DEPTHS, DYNAMIC, FP32, FULL, NARROW_DEPTHS, NEW_TOKENS, SMALLER, TIMES, TORCHAO
+from .gates import depths
 from .policies import FILE as POLICIES
 from .policies import fitted_folder
 from .weights import why_absent
@@ -40,6 +45,8 @@ ROWS, PROMPT_TOKENS, SEED = (1, 32), 64, 0
 # (rounds, steps of a round) by rows.
 TURNS = {1: (7, 12), 32: (3, 6)}
 MIX_TURNS = (5, 4)
+# The same where tokens have layers of their own: every round takes other prompts, for each token takes another time.
+TOKEN_TURNS = {1: (16, 12), 32: (4, 12)}
 _TOKEN = 5  # any
 _CHOICES = 12
 # Of other rules, to show that the number of layers decides.
@@ -61,17 +68,22 @@ def keep_times(bench: Bench) -> None:
         cells += [{"weights": weights, **cell} for weights, cell in zip(kinds, found, strict=True)]
         print(f"{rows} rows are timed", file=sys.stderr, flush=True)
     mixes = _time_mixes(sessions[FP32], _mixes(bench), prompts)
+    tokenwise = [cell for rows in ROWS for cell in _time_tokenwise(bench, sessions[FP32], rows)]
     document = {
         "about": {
             "prompt_tokens": PROMPT_TOKENS,
             "turns": {str(rows): dict(zip(("rounds", "steps"), turns, strict=True)) for rows, turns in TURNS.items()},
             "mixes": dict(zip(("rounds", "steps"), MIX_TURNS, strict=True)),
+            "tokenwise": {
+                str(rows): dict(zip(("rounds", "steps"), turns, strict=True)) for rows, turns in TOKEN_TURNS.items()
+            },
             "threads": torch.get_num_threads(),
             "seed": SEED,
             **environment(),
         },
         "cells": cells,
         "mixes": mixes,
+        "tokenwise": tokenwise,
         "choosing": _choosing(bench),
     }
     write_json(bench.out / TIMES, document)
@@ -124,6 +136,51 @@ def _time_mixes(
             "step_ms": {"median": statistics.median(ms), "low": min(ms), "high": max(ms)},
         }
         for name, ms in found.items()
+    ]
+
+
+def _time_tokenwise(bench: Bench, session: Session, rows: int) -> list[dict[str, Any]]:
+    """Milliseconds of a step of token gates, and of the full model, on prompts of the board, in turns."""
+    gates = depths(bench)
+    if not gates:
+        return []
+    rounds, steps = TOKEN_TURNS[rows]
+    prompts = [one.prompt_ids for one in encode(bench.task, bench.full.tokenizer)]
+    rounds_of = [[prompts[(round_ * rows + i) % len(prompts)] for i in range(rows)] for round_ in range(rounds)]
+    found = time_tokenwise(session, {FULL: session.full, **gates}, rounds_of, steps)
+    print(f"{rows} rows at depths by token are timed", file=sys.stderr, flush=True)
+    return found
+
+
+def time_tokenwise(
+    session: Session, depths: Mapping[str, Depth], rounds: Sequence[Sequence[Sequence[int]]], steps: int
+) -> list[dict[str, Any]]:
+    """Milliseconds of a step at some depths, in turns, each round behind prompts of its own.
+
+    A step's time goes with the layers that its tokens run, so that a round's is the mean over its steps; `layers` is the
+    mean of what ran, and of the rounds' times the median, the lowest and the highest are told.
+    """
+    times: dict[str, list[float]] = {name: [] for name in depths}
+    layers: dict[str, list[float]] = {name: [] for name in depths}
+    for round_, prompts in enumerate([rounds[0], *rounds]):
+        ready = session.prefill_ids(prompts)
+        for name, depth in depths.items():
+            # What is drawn follows from the key of a sequence: another one for each round and row.
+            own = depth.for_batch((round_, row) for row in range(len(prompts))) if isinstance(depth, TokenDepth) else depth
+            stamps = step_stamps(session.model, session, own, ready, steps)
+            if round_ == 0:  # warms up
+                continue
+            times[name].append(1000 * statistics.mean(b - a for a, b in pairwise(stamps)))
+            ran = own.mean_layers([steps] * len(prompts)) if isinstance(own, TokenDepth) else [float(len(depth))]
+            layers[name].append(statistics.mean(one for one in ran if one is not None))
+    return [
+        {
+            "config": name,
+            "batch": len(rounds[0]),
+            "layers": statistics.mean(layers[name]),
+            "step_ms": {"median": statistics.median(ms), "low": min(ms), "high": max(ms)},
+        }
+        for name, ms in times.items()
     ]
 
 

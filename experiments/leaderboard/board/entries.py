@@ -16,6 +16,8 @@ BUDGETS = ("90%", "80%", "70%", "60%")
 FULL = "full"
 TIMES = "times.json"
 NEW_TOKENS = 32  # of an answer, at most
+BATCH = 16  # rows of one pass
+GATE_TOKENS = 3200  # response tokens that the gates of a budget are trained on
 RULES = ("ee", "uls", "rls", "unified")
 
 FP32, ELASTIC, SMALLER = "fp32", "elastic", "gemma-3-270m"
@@ -111,5 +113,6 @@ NARROW = (
 TRAINED = Family("elastic", "elastic adapter", "trained for depth", ELASTIC, ELASTIC)
 ROUTER = Family("pudding", "PuDDing-like router", "arXiv 2502.04348")
 CONTROLLER = Family("controller", "controller on elastic", "predicted agreement at a price", ELASTIC)
+GATES = Family("gates", "token gates", "arXiv 2410.20022, Figure 1b")
 OTHER_MODEL = Family("gemma-3-270m", "a smaller model", "Gemma 3 270M", SMALLER, with_full=False)
-BOARD = (*STATIC, ROUTER, TRAINED, CONTROLLER, *NARROW, OTHER_MODEL)
+BOARD = (*STATIC, ROUTER, GATES, TRAINED, CONTROLLER, *NARROW, OTHER_MODEL)

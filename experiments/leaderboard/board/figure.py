@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CHOICES = ("greedy", "knapspec", "pudding", "block-influence", "angular", "uls", "unified", "rls", "ee")
-BEYOND = ("greedy", "elastic", "controller", "bf16", "int8-dynamic", "int8-torchao")
+BEYOND = ("greedy", "gates", "elastic", "controller", "bf16", "int8-dynamic", "int8-torchao")
 _LOOKS = {
     "greedy": (BLACK, "o", "-"),
     "knapspec": (VERMILION, "s", "-"),
@@ -39,6 +39,7 @@ _LOOKS = {
     "unified": (ORANGE, "X", "--"),
     "rls": (GRAY, "*", ":"),
     "ee": (YELLOW, "p", "-"),
+    "gates": (GRAY, "*", ":"),
     "elastic": (BLUE, "s", "-"),
     "controller": (PURPLE, "D", "--"),
     "bf16": (VERMILION, "^", "-"),
@@ -56,12 +57,13 @@ def draw(document: Mapping[str, Any], path: Path) -> Path:
         headed(figure, f"Agreement with the full model at measured time, {document['rows']} rows of Alpaca, one row a step")
         left, right = figure.subplots(1, 2, sharey=True)
         _panel(left, document, CHOICES, "Which layers, fp32, untouched weights", "upper left")
-        _panel(right, document, BEYOND, "Training, choosing by prompt, fewer bits", "lower right")
+        _panel(right, document, BEYOND, "Training, choosing by input, fewer bits", "lower right")
         left.set_ylabel("agreement, token by token")
         return save_figure(figure, path)
 
 
 def _panel(axes: Axes, document: Mapping[str, Any], names: Sequence[str], title: str, place: str) -> None:
+    slowest = []
     for name in names:
         own = [one for one in document["points"] if one["family"] == name and one["agreement"] is not None]
         if not own:
@@ -73,6 +75,7 @@ def _panel(axes: Axes, document: Mapping[str, Any], names: Sequence[str], title:
             continue
         shown = sorted([*(full if _with_full(name) else []), *own], key=lambda one: one[f"time_{BATCH}"])
         times = [one[f"time_{BATCH}"] for one in shown]
+        slowest.append(times[-1])
         means = [one["agreement"][0] for one in shown]
         reach = [
             [one["agreement"][0] - one["agreement"][1] for one in shown],
@@ -93,7 +96,7 @@ def _panel(axes: Axes, document: Mapping[str, Any], names: Sequence[str], title:
     axes.set_title(title, fontsize=9)
     axes.set_xlabel("time of a step, share of full fp32")
     axes.set_ylim(0, 1.04)
-    axes.set_xlim(0.25, 1.04)
+    axes.set_xlim(0.25, max([1.0, *slowest]) + 0.04)
     axes.legend(loc=place, fontsize=7, handlelength=2.4)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from depthdial.files import read_json, write_text
 
-from .entries import FP32, TIMES
+from .entries import FP32, GATE_TOKENS, GATES, TIMES
 from .tables import DIGITS, by_share, cell
 
 POLICIES = "policies.json"
@@ -88,7 +88,7 @@ Differences are on the same rows, at 0.8 of the time and one row.
 - **The PuDDing-like router** is {ov("pudding")} from greedy. Its candidates were searched on Alpaca, Dolly and CNN/DailyMail; it was fitted on {pol["pudding"]["training_rows"]} training
   prompts of the three, and there its held-out picks of 24 layers agree on {router["agreement_of_picks_held_out"]:.3f} of the tokens, the best single set on {router["agreement_of_best_single"]:.3f}. With 32 rows whose prompts take
   three different routes a step also takes longer ({points["pudding@24"]["time_32"]:.2f} of the full time at 24 layers, one route {points["greedy@24"]["time_32"]:.2f}). It has no sets of 27 layers, so that at 0.9 of the time it stands on the line from 24 layers to all of them, which flatters it.
-- **The elastic adapter** is {ov("elastic")} from greedy. Prompts and the full depth run without it here, as on a server that switches depth by request, so its
+{_gates(points)}- **The elastic adapter** is {ov("elastic")} from greedy. Prompts and the full depth run without it here, as on a server that switches depth by request, so its
   numbers are not those of [training for depth](finetuning.md).
 - **Random skipping** at 20 layers and 32 rows takes {points["rls@20"]["time_32"]:.2f} of the full time: each row has layers of its own, and a layer that any row needs is read.
 - **The controller** was fitted on {pol["controller"]["training_rows"]} training prompts of Alpaca and picks all layers or 15 and hardly any depth between: at a budget of 80% of the
@@ -104,10 +104,28 @@ Differences are on the same rows, at 0.8 of the time and one row.
 
 ## Not on the board
 
-- **Token gates**: the weights of the [gates study](token_routing.md) are not in the repository, and its rows compare with another model (a
-  fine-tuned one) on other rows. There the static route of as many layers had the greater ROUGE-L.
 - No GPU, one small model. Three routes of 24 layers took {min(twins):.1f} to {max(twins):.1f} ms: times are good to some 5%. [Peers](peers.md) has whole requests, and
   larger models stand skipping better.
+"""
+
+
+def _gates(points: dict[str, Any]) -> str:
+    """What the board says of token gates; nothing where they are not on it."""
+    own = [one for one in points.values() if one["family"] == GATES.name]
+    if not own:
+        return ""
+    most, least = own[0], own[-1]
+    near = min(own, key=lambda one: abs(one["layers"] - 24))
+
+    def told(one: dict[str, Any]) -> str:
+        return f"{cell(one['agreement'], 'agreement')} and {cell(one['kl'], 'kl')} nats"
+
+    return f"""- **Token gates** decide for every token and layer, by the hidden state; they were trained on {GATE_TOKENS:,} response tokens a budget, with the model
+  frozen. At {near["layers"]:.1f} layers in the mean they have {told(near)}, one route of 24 layers for all tokens {told(points["greedy@24"])} (greedy) or
+  {told(points["block-influence@24"])} (block influence). At {least["layers"]:.1f} layers they have {told(least)}, greedy's 15 layers {told(points["greedy@15"])}. From {least["layers"]:.1f} to {most["layers"]:.1f} layers a
+  step takes {least["time_1"]:.2f} to {most["time_1"]:.2f} of the full time with one row and {least["time_32"]:.2f} to {most["time_32"]:.2f} with 32: a gate is asked at every layer, a token that skips
+  one still leaves its key and value there, and a layer is read if any row runs it. In the [gates study](token_routing.md), with a fine-tuned model and
+  five seeds, a static route is ahead of sampled gates too.
 """
 
 

@@ -16,7 +16,7 @@ from depthdial.files import read_json, write_json, write_text
 from depthdial.stats.bootstrap import percentiles, ratios, resamples
 from depthdial.stats.intervals import mean_interval
 
-from .entries import BOARD, ELASTIC, FP32, FULL, TIMES, Family
+from .entries import BOARD, ELASTIC, FP32, FULL, GATES, TIMES, Family
 from .rows import SCORES, Board
 
 SHARES = (0.9, 0.8, 0.7, 0.6)
@@ -94,8 +94,10 @@ class Standing:
         return np.concatenate(list(resamples(np.random.default_rng(SEED), DRAWS, len(self.ids))))
 
     def families(self) -> list[Family]:
-        """Those that have rows."""
+        """Those that have rows, and times where they need their own."""
         there = set(self.rows["family"])
+        if not self.times.get("tokenwise"):
+            there.discard(GATES.name)
         return [family for family in BOARD if family.name in there]
 
     def points(self, family: Family) -> list[str]:
@@ -126,6 +128,8 @@ class Standing:
         """Milliseconds of a decoding step of the batch, choices included."""
         own = self.rows[self.rows["config"] == config]
         family = next((one for one in BOARD if one.name == own["family"].iloc[0]), None)
+        if family is GATES:
+            return self._tokenwise_share(config, batch) * self.full_ms(batch)
         weights = FP32 if family is None or (family.rule in (None, ELASTIC) and family.with_full) else family.weights
         weights = FP32 if weights == ELASTIC else weights  # merged: matrices of the same sizes
         cells = self._cells(weights, batch)
@@ -139,6 +143,11 @@ class Standing:
         return found + (
             self._choice_ms() * batch if family is not None and family.name in ("pudding", "controller") else 0.0
         )
+
+    def _tokenwise_share(self, config: str, batch: int) -> float:
+        """Of the full model's time on the same prompts."""
+        own = {one["config"]: one["step_ms"]["median"] for one in self.times["tokenwise"] if one["batch"] == batch}
+        return own[config] / own[FULL]
 
     def _choice_ms(self) -> float:
         """What choosing costs a decoding step of one sequence; nothing where it was not timed."""
