@@ -11,7 +11,16 @@ from depthdial.routes.families import RouteFamily
 from depthdial.rows.store import load_rows
 from experiments.qwen.passing import code_of, passes
 from experiments.qwen.prepare import PROMPTS, code_split, prepare, question_split, read_rows
-from experiments.qwen.results import FAMILIES, MODELS, certificate_table, passed_table, read_lines, search_table, searches, table
+from experiments.qwen.results import (
+    FAMILIES,
+    MODELS,
+    certificate_table,
+    passed_table,
+    read_lines,
+    search_table,
+    searches,
+    table,
+)
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "qwen"
