@@ -78,7 +78,7 @@ def test_what_pages_repeat_stands_on_the_pages_that_tests_hold_against_rows() ->
         ("when-not.md", "controllers.md"): ("42 [33, 50]", "-0.002 [-0.012, 0.005]"),
         ("when-not.md", "search.md"): ("0.302", "0.013", "0.222"),
         ("how-many-layers.md", "search.md"): ("0.302", "0.013", "0.222"),
-        ("how-many-layers.md", "finetuning.md"): ("120,750 response tokens",),
+        ("how-many-layers.md", "finetuning.md"): ("1,050,204 response tokens",),
         ("mathematics.md", "figure2.md"): ("40.5", "68.4", "14.4", "700 test rows"),
         ("mathematics.md", "guarantees.md"): ("4.5", "73.5", "4,000", "of 45"),
         ("faq.md", "guarantees.md"): ("0.0172",),

@@ -8,6 +8,7 @@ Greedy, at most 64 tokens, the prompt at full depth. Leaves answers.json and ans
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,27 @@ def answers_at(model: Any, tokenizer: Any, route: dd.Route) -> Any:
 
 def page(rows: list[dict[str, Any]]) -> str:
     """Markdown: each prompt with its answers, deepest first."""
+    counts = {layers: sum(loops(row["answers"][layers]) for row in rows) for layers in rows[0]["answers"]}
+    told = ", ".join(f"{n} with {layers} layers" for layers, n in counts.items())
     parts = [
-        "Answers of the elastic adapter to prompts of our own, greedy, at most 64 tokens (`experiments/elastic/answers.py`)."
+        "Answers of the elastic adapter to prompts of our own, greedy, at most 64 tokens (`experiments/elastic/answers.py`).",
+        f"Of {len(rows)} answers fall into a loop (four words in a row stand there three times or more): {told}.",
     ]
     for row in rows:
         told = [f"- {layers} layers: {' '.join(text.split())}" for layers, text in row["answers"].items()]
         parts.append("\n".join([f"**{row['prompt']}**", "", *told]))
     return "\n\n".join(parts) + "\n"
+
+
+def loops(answer: str) -> bool:
+    """Whether some four words in a row stand in an answer three times or more.
+
+    >>> loops("the sea and the sea and the sea and the sea and the sea"), loops("The sea, and the sea again.")
+    (True, False)
+    """
+    words = answer.lower().split()
+    found = Counter(tuple(words[i : i + 4]) for i in range(len(words) - 3))
+    return max(found.values(), default=0) >= 3
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# An elastic adapter for smollm2-135m: search its routes, train it, copy it into the package. A stopped run goes on.
-# Its recipe is longer than that of the adapter that ships now, which had --layers 30,27,24,20,15,
-# --limit 3000, --max-tokens 120000, --ends-every 3, --emphasis greedy-kl:24=3,greedy-kl:20=1.5,full=0.2 and the default rank.
+# The elastic adapter that ships: search its routes, train it, copy it into the package, judge it. A stopped run goes on.
+# (The one before, experiments/controller/adapter, with rows in shorter/, had --layers 30,27,24,20,15, --limit 3000, --max-tokens 120000,
+# --ends-every 3, --emphasis greedy-kl:24=3,greedy-kl:20=1.5,full=0.2, the default rank and float32.)
 #   experiments/elastic/run.sh DATA_DIR      (a folder with train.jsonl and validation.jsonl of InstructLab's instructions)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -23,3 +23,5 @@ package=src/depthdial/adapters/smollm2-135m-elastic
 mkdir -p "$package"
 cp "$run"/{adapter_config.json,adapter_model.safetensors,depthdial.json,README.md} "$package"
 cp "$run"/{training.json,training.png} experiments/elastic
+.venv/bin/python experiments/elastic/answers.py
+# Then, on Alpaca: experiments/elastic/evaluate.py --data ALPACA --card "$package/README.md"
