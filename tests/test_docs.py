@@ -17,6 +17,7 @@ from depthdial.oracles.predictable import PredictableCurve
 from depthdial.report.kit.tables import cell_parts, cell_text
 from depthdial.report.study.tables import headline, similarity_table
 from depthdial.rows.store import load_study_rows
+from depthdial.stats.intervals import mean_interval
 
 ROOT = Path(__file__).parent.parent
 README, DEMO = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/demo.md"))
@@ -211,13 +212,41 @@ def test_the_elastic_adapters_table_is_that_of_its_rows() -> None:
     frames = {w: pq.read_table(ROOT / f"experiments/elastic/{w}/rows.parquet").to_pandas() for w in ("untouched", "elastic")}
     by_depth = {w: frame.groupby("layers_run")[["kl", "agreement", "nll"]].mean() for w, frame in frames.items()}
     full_nll = by_depth["untouched"].nll[30]
-    for layers in (30, 27, 24, 20, 15):
+    for layers in (30, 27, 24, 20, 15, 12):
         line = next(line for line in document.splitlines() if line.startswith(f"| {layers} | ") and line.count("|") == 7)
         cells = cells_of(line)
         said = [cells[1], cells[2].split(" ")[0], cells[3], cells[4].split(" ")[0], cells[5]]
         untouched, elastic = by_depth["untouched"].loc[layers], by_depth["elastic"].loc[layers]
         expected = [untouched.kl, elastic.kl, untouched.agreement, elastic.agreement]
         assert said == [*(f"{value:.3f}" for value in expected), f"{elastic.nll / full_nll - 1:+.1%}"]
+
+
+def test_what_more_tokens_gave_is_that_of_both_adapters_rows() -> None:
+    document = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    section = document[document.index("### More tokens") :]
+    before, now = (pq.read_table(ROOT / f"experiments/elastic/{w}/rows.parquet").to_pandas() for w in ("shorter", "elastic"))
+    for layers in (30, 27, 24, 20, 15):
+        line = next(line for line in section.splitlines() if line.startswith(f"| {layers} | "))
+        one, two = (frame[frame.layers_run == layers].set_index("sequence_id") for frame in (before, now))
+        gained = mean_interval((two.agreement - one.agreement.loc[two.index]).to_numpy())
+        means = [one.kl.mean(), two.kl.mean(), one.agreement.mean(), two.agreement.mean()]
+        assert cells_of(line)[1:] == [*(f"{mean:.3f}" for mean in means), str(gained)]
+    record = json.loads((ROOT / "experiments" / "elastic" / "training.json").read_text())
+    assert f"{record['response_tokens']:,} response tokens ({record['steps']:,} steps" in document
+    minutes = round(record["train_sec"] / 60)
+    assert f"in {minutes // 60} h {minutes % 60} min" in document
+    share = record["response_tokens_by_route"]["full"] / record["response_tokens"]
+    assert f"it had {share:.0%} of the tokens" in document
+
+
+def test_the_answers_that_are_quoted_are_those_of_the_adapter() -> None:
+    document = re.sub(r"\s+", " ", (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8"))
+    rows = json.loads((ROOT / "experiments" / "elastic" / "answers.json").read_text())["rows"]
+    quoted = [row for row in rows if f"> **{row['prompt']}** {' '.join(row['answers']['15'].split())}" in document]
+    assert (len(rows), len(quoted)) == (20, 5)
+    told = (ROOT / "experiments" / "elastic" / "answers.md").read_text(encoding="utf-8")
+    for layers, words in ((24, "3 of 20 fall into a loop"), (15, "(5 loops)"), (12, "(9 loops)")):
+        assert words in document and f"{re.findall(r'[0-9]+', words)[0]} with {layers} layers" in told
 
 
 def test_figure_2_on_two_cores_is_that_of_its_rows() -> None:

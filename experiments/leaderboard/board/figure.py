@@ -56,7 +56,7 @@ def draw(document: Mapping[str, Any], path: Path) -> Path:
         figure = new_figure(3.7)
         headed(figure, f"Agreement with the full model at measured time, {document['rows']} rows of Alpaca, one row a step")
         left, right = figure.subplots(1, 2, sharey=True)
-        _panel(left, document, CHOICES, "Which layers, fp32, untouched weights", "upper left")
+        _panel(left, document, CHOICES, "Choices of layers, fp32, untouched weights", "upper left")
         _panel(right, document, BEYOND, "Training, choosing by input, fewer bits", "lower right")
         left.set_ylabel("agreement, token by token")
         return save_figure(figure, path)

@@ -43,7 +43,7 @@ def _page(d: dict[str, Any], t: dict[str, Any], pol: dict[str, Any]) -> str:
 
 At 0.8 of the full model's time bfloat16 wins by far: it needs {points["bf16@30"]["time_1"]:.2f} of the time of a step with one row and {points["bf16@30"]["time_32"]:.2f} with 32, and agrees with
 the full fp32 model on {c("bf16")} of the tokens. Among methods that drop layers in fp32 the elastic adapter wins at one depth for all prompts ({c("elastic")}; the KnapSpec-like
-search {c("knapspec")}, greedy {c("greedy")}); a controller that sends prompts to all layers or to 15 has a higher agreement ({c("controller")}) at a higher KL and
+search {c("knapspec")}, greedy {c("greedy")}); a controller that sends prompts to all layers or to half of them and fewer has a higher agreement ({c("controller")}) at a higher KL and
 gains no time with 32 rows; fixed rules stay below {below}, and a router that picks one of three searched sets by prompt adds nothing to greedy. Where less time is needed, layers go on top of bf16: it takes, on 24 layers, {points["bf16@24"]["time_1"]:.2f} of the time, and its agreement is
 greedy's at that depth ({points["bf16@24"]["agreement"][0]:.3f}), while 8-bit weights are either slow (torchao, {points["int8-torchao@30"]["time_1"]:.1f} times the full time) or far from the model (torch, {points["int8-dynamic@30"]["agreement"][0]:.3f}).
 
@@ -91,8 +91,8 @@ Differences are on the same rows, at 0.8 of the time and one row.
 {_gates(points)}- **The elastic adapter** is {ov("elastic")} from greedy. Prompts and the full depth run without it here, as on a server that switches depth by request, so its
   numbers are not those of [training for depth](finetuning.md).
 - **Random skipping** at 20 layers and 32 rows takes {points["rls@20"]["time_32"]:.2f} of the full time: each row has layers of its own, and a layer that any row needs is read.
-- **The controller** was fitted on {pol["controller"]["training_rows"]} training prompts of Alpaca and picks all layers or 15 and hardly any depth between: at a budget of 80% of the
-  layer-steps {pol["controller"]["picked"]["80%"]["full"]} of {d["rows"]} prompts run in full and {pol["controller"]["picked"]["80%"]["elastic@15"]} on 15 layers. At 0.8 of the time its KL is {c("controller", "kl")}, the elastic adapter's at one depth {c("elastic", "kl")}. A choice takes
+- **The controller** was fitted on {pol["controller"]["training_rows"]} training prompts of Alpaca and picks all layers, 15 or 12, and hardly any depth between: at a budget of 80% of the
+  layer-steps {pol["controller"]["picked"]["80%"]["full"]} of {d["rows"]} prompts run in full, {pol["controller"]["picked"]["80%"]["elastic@15"]} on 15 layers and {pol["controller"]["picked"]["80%"]["elastic@12"]} on 12. At 0.8 of the time its KL is {c("controller", "kl")}, the elastic adapter's at one depth {c("elastic", "kl")}. A choice takes
   {t["choosing"]["overhead_ms"]:.1f} ms. With 32 rows, those in full and those with the merged adapter are two batches, which read two copies of the weights: all its
   points take longer than the full model ({points["controller@60%"]["time_32"]:.2f} to {points["controller@90%"]["time_32"]:.2f} of its time).
 - **Sharing looks better than a middle depth in agreement**, with any family: sending some requests to all layers and the others to 12 reaches {c("greedy", "agreement_shared")} with
