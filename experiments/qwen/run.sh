@@ -47,9 +47,7 @@ $depthdial bench $qwen --out $run/bench
 # What is kept: scores, ids and hashes; no texts.
 kept=experiments/qwen
 for model in qwen smollm2; do
-  $python -m experiments.qwen.passing $run/$model-code $kept/rows/$model-code
-  mkdir -p $kept/rows/$model-ordinary
-  cp $run/$model-ordinary/rows.parquet $kept/rows/$model-ordinary
+  for text in code ordinary; do $python -m experiments.qwen.passing $run/$model-$text $kept/rows/$model-$text; done
 done
 cp "$(family $small)" $kept/smollm2-135m.json
 for metric in agreement agreement-ordinary passing; do cp $run/certificate-$metric/certificates.json $kept/certificate-$metric.json; done
