@@ -237,6 +237,10 @@ def test_what_more_tokens_gave_is_that_of_both_adapters_rows() -> None:
     assert f"in {minutes // 60} h {minutes % 60} min" in document
     share = record["response_tokens_by_route"]["full"] / record["response_tokens"]
     assert f"it had {share:.0%} of the tokens" in document
+    at_24, at_15 = (
+        sum(step[f"loss/greedy-kl:{n}"] for step in record["history"][-10:]) / 10 for n in (24, 15)
+    )  # a line for ten steps each
+    assert f"was {at_24:.2f} at 24 layers and {at_15:.2f} at 15" in " ".join(document.split())
 
 
 def test_the_answers_that_are_quoted_are_those_of_the_adapter() -> None:
