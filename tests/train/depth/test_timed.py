@@ -226,6 +226,7 @@ def test_a_full_disk_while_the_latest_is_written_says_so():
         raise SafetensorError("other")
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_end_says_so_and_the_same_command_ends_the_run(timed, quick, monkeypatch):
     def full(*_):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
