@@ -21,6 +21,7 @@ from depthdial.guarantee.p_values import p_values
 from depthdial.guarantee.plan import Certificate
 from depthdial.oracles.prices import choose_routes
 from depthdial.report.kit.style import BLUE, GREEN, VERMILION, figure_style, new_figure, save_figure
+from depthdial.rows.store import without_text
 from depthdial.stats.intervals import mean_interval
 
 HERE = Path(__file__).parent
@@ -36,7 +37,6 @@ KEPT = {
     "test/predictions.parquet": "predictions.parquet",
 }
 ROWS = {"fit/measured/scores": "fit", "static": "calibration", "test": "test"}
-TEXTS = ("answer", "prompt", "reference", "agreed")
 
 
 def keep(run: Path) -> None:
@@ -52,10 +52,9 @@ def keep(run: Path) -> None:
         for source, target in ROWS.items():
             path = run / name / source / "rows.parquet"
             if path.exists():
-                table = pq.read_table(path)
-                pq.write_table(
-                    table.drop_columns([c for c in TEXTS if c in table.column_names]), HERE / name / f"{target}.parquet"
-                )
+                table = without_text(pq.read_table(path))
+                table = table.drop_columns([c for c in ("agreed",) if c in table.column_names])  # a flag a token
+                pq.write_table(table, HERE / name / f"{target}.parquet")
 
 
 def losses_of(path: Path, depths: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -70,7 +70,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     counts = {layers: sum(loops(row["answers"][layers]) for row in rows) for layers in rows[0]["answers"]}
     told = ", ".join(f"{n} with {layers} layers" for layers, n in counts.items())
     parts = [
-        "Answers of the elastic adapter to prompts of our own, greedy, at most 64 tokens "
+        f"Answers of the elastic adapter to prompts of our own, greedy, at most {NEW_TOKENS} tokens "
         "(`experiments/elastic/answers.py`).",
         f"Of {len(rows)} answers fall into a loop (four words in a row stand there three times or more): {told}.",
     ]

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 import depthdial as dd
 from depthdial.files import write_json, write_text
+from depthdial.rows.store import without_text
 from depthdial.stats.intervals import mean_interval
 
 MODEL = "smollm2-135m"
@@ -55,6 +57,8 @@ def main() -> None:
         )
         for weights, model in models.items()
     }
+    for weights, found in rows.items():
+        pq.write_table(without_text(found), options.out / weights / "rows.parquet")
     table = summarise(rows)
     write_json(options.out / "table.json", table)
     print(write_text(options.out / "table.md", page(table)).read_text())

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 LINE_EVERY_SEC = 30.0
-_SPEED_LINES = 10  # so many lines back is the speed taken that the remaining time follows from
+_SPEED_LINES = 10  # the remaining time follows from the speed since so many lines back
 
 
 class Advance(Protocol):
@@ -76,11 +76,11 @@ def _lines(label: str, total: float) -> Iterator[Advance]:
         nonlocal done, said, last
         done, last = done + pieces, note
         now = time.monotonic()
-        if now - said >= LINE_EVERY_SEC:
+        is_due = now - said >= LINE_EVERY_SEC
+        if is_due:
             said = now
             say(now)
-            marks.append((now, done))
-        elif not marks:
+        if is_due or not marks:
             marks.append((now, done))
 
     try:

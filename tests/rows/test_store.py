@@ -18,6 +18,7 @@ from depthdial.rows.store import (
     count_samples,
     load_rows,
     unit_name,
+    without_text,
 )
 
 RUN = RunSettings(
@@ -92,6 +93,12 @@ def test_rows_that_are_not_there(tmp_path):
     (tmp_path / "rows.parquet").write_text("not parquet")
     with pytest.raises(InputError, match="not a readable Parquet file"):
         load_rows(tmp_path)
+
+
+def test_rows_without_text_keep_everything_else():
+    rows = pa.table({"sequence_id": ["a"], "answer": ["Hi."], "reference": [None], "kl": [0.5]})
+    assert without_text(rows).to_pydict() == {"sequence_id": ["a"], "kl": [0.5]}
+    assert without_text(without_text(rows)).equals(without_text(rows))
 
 
 def test_samples_are_counted_in_tables_of_any_kind():

@@ -14,7 +14,7 @@ import depthdial as dd
 from depthdial.data.tasks import Task
 from depthdial.files import write_atomically
 from depthdial.measure.plan import ModelIdentity
-from depthdial.rows.store import load_rows
+from depthdial.rows.store import load_rows, without_text
 from reproduction.experiment import Experiment, say
 from reproduction.folder import ROWS, SAMPLES, Subject
 
@@ -75,7 +75,7 @@ def _answer(run: Experiment, subject: Subject, task: Task, folder: Path, what: s
 def _merge(path: Path, subjects: Iterable[Subject], folder_of: Callable[[Subject], Path]) -> None:
     tables = []
     for subject in subjects:
-        rows = load_rows(folder_of(subject)).drop_columns(["answer"])  # no text, not even a column for it
+        rows = without_text(load_rows(folder_of(subject)))
         tables.append(rows.add_column(0, "weights", pa.array([subject.kind] * len(rows), pa.string())))
     table = pa.concat_tables(tables)
     write_atomically(path, lambda part: pq.write_table(table, part))

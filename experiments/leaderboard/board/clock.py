@@ -72,11 +72,9 @@ def keep_times(bench: Bench) -> None:
     document = {
         "about": {
             "prompt_tokens": PROMPT_TOKENS,
-            "turns": {str(rows): dict(zip(("rounds", "steps"), turns, strict=True)) for rows, turns in TURNS.items()},
-            "mixes": dict(zip(("rounds", "steps"), MIX_TURNS, strict=True)),
-            "tokenwise": {
-                str(rows): dict(zip(("rounds", "steps"), turns, strict=True)) for rows, turns in TOKEN_TURNS.items()
-            },
+            "turns": {str(rows): _told(turns) for rows, turns in TURNS.items()},
+            "mixes": _told(MIX_TURNS),
+            "tokenwise": {str(rows): _told(turns) for rows, turns in TOKEN_TURNS.items()},
             "threads": torch.get_num_threads(),
             "seed": SEED,
             **environment(),
@@ -87,6 +85,14 @@ def keep_times(bench: Bench) -> None:
         "choosing": _choosing(bench),
     }
     write_json(bench.out / TIMES, document)
+
+
+def _told(turns: tuple[int, int]) -> dict[str, int]:
+    return dict(zip(("rounds", "steps"), turns, strict=True))
+
+
+def _spread(ms: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(ms), "low": min(ms), "high": max(ms)}
 
 
 def _routes(bench: Bench, weights: str, n_layers: int) -> list[Route]:
@@ -129,14 +135,7 @@ def _time_mixes(
                     run()
                 if round_ >= 0:
                     found[name].append(1000 * (clock_sec(session.device) - started))
-    return [
-        {
-            "config": name,
-            "batch": len(prompts),
-            "step_ms": {"median": statistics.median(ms), "low": min(ms), "high": max(ms)},
-        }
-        for name, ms in found.items()
-    ]
+    return [{"config": name, "batch": len(prompts), "step_ms": _spread(ms)} for name, ms in found.items()]
 
 
 def _time_tokenwise(bench: Bench, session: Session, rows: int) -> list[dict[str, Any]]:
@@ -178,7 +177,7 @@ def time_tokenwise(
             "config": name,
             "batch": len(rounds[0]),
             "layers": statistics.mean(layers[name]),
-            "step_ms": {"median": statistics.median(ms), "low": min(ms), "high": max(ms)},
+            "step_ms": _spread(ms),
         }
         for name, ms in times.items()
     ]

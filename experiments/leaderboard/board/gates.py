@@ -45,23 +45,32 @@ def gates_folder(families: Path, budget: str) -> Path:
 
 
 def depths(bench: Bench) -> dict[str, dd.TokenDepth]:
-    """By configuration, the gates that are there, at work: drawn at their odds."""
-    found = {}
-    for budget in BUDGETS:
-        folder = gates_folder(bench.families, budget)
-        if (folder / GATES_FILE).exists():
-            _, gates = load_gates(folder, bench.full.model, weights_hash=bench.full.identity.weights_hash)
-            found[f"{GATES.name}@{budget}"] = gates_depth(gates, "sampled", SEED)
-    return found
+    """By configuration, the gates that are there, at work."""
+    there = [budget for budget in BUDGETS if _is_there(bench, budget)]
+    return {_name(budget): _depth(bench, budget) for budget in there}
+
+
+def _name(budget: str) -> str:
+    return f"{GATES.name}@{budget}"
+
+
+def _is_there(bench: Bench, budget: str) -> bool:
+    return (gates_folder(bench.families, budget) / GATES_FILE).exists()
+
+
+def _depth(bench: Bench, budget: str) -> dd.TokenDepth:
+    """The gates of a budget, drawn at their odds."""
+    folder, weights_hash = gates_folder(bench.families, budget), bench.full.identity.weights_hash
+    return gates_depth(load_gates(folder, bench.full.model, weights_hash=weights_hash)[1], "sampled", SEED)
 
 
 def keep_gates(bench: Bench) -> None:
     """Train what is not there yet and keep its rows; a stopped training goes on."""
     for budget in BUDGETS:
-        if not (gates_folder(bench.families, budget) / GATES_FILE).exists():
-            print(f"{GATES.name}@{budget}: train", file=sys.stderr, flush=True)
+        if not _is_there(bench, budget):
+            print(f"{_name(budget)}: train", file=sys.stderr, flush=True)
             _train(bench, budget)
-        _measure(bench)  # one after another, so that a run that is stopped leaves what it has
+        _measure(bench, budget)  # one after another, so that a run that is stopped leaves what it has
 
 
 def _train(bench: Bench, budget: str) -> None:
@@ -89,26 +98,25 @@ def keep_small(trained: Path, folder: Path, record: Any) -> None:
     write_json(folder / GATES_FILE, document)
 
 
-def _measure(bench: Bench) -> None:
-    """Rows of the gates that are there and have none."""
-    known, weights_hash = bench.board.known(), bench.full.identity.weights_hash
-    for name, depth in depths(bench).items():
-        key = bench.key(Config(GATES.name, name, FP32, str(depth), None), weights_hash)
-        if key in known:
-            continue
-        print(f"{name}: rows", file=sys.stderr, flush=True)
-        rows = dd.sweep(
-            bench.full.model,
-            bench.full.tokenizer,
-            task=bench.task,
-            routes=[depth],
-            metrics=SCORES,
-            fidelity_tokens=NEW_TOKENS,
-            max_new_tokens=NEW_TOKENS,
-            batch_size=BATCH,
-            reference=bench.reference,
-            identity=bench.full.identity,
-            out=bench.work / "sweeps" / f"{name}-{key}",
-            progress=True,
-        ).to_pandas()
-        bench.board.keep(GATES.name, rows.assign(family=GATES.name, config=name, key=key))
+def _measure(bench: Bench, budget: str) -> None:
+    """Rows of the gates of a budget, where they have none."""
+    name, depth = _name(budget), _depth(bench, budget)
+    key = bench.key(Config(GATES.name, name, FP32, str(depth), None), bench.full.identity.weights_hash)
+    if key in bench.board.known():
+        return
+    print(f"{name}: rows", file=sys.stderr, flush=True)
+    rows = dd.sweep(
+        bench.full.model,
+        bench.full.tokenizer,
+        task=bench.task,
+        routes=[depth],
+        metrics=SCORES,
+        fidelity_tokens=NEW_TOKENS,
+        max_new_tokens=NEW_TOKENS,
+        batch_size=BATCH,
+        reference=bench.reference,
+        identity=bench.full.identity,
+        out=bench.work / "sweeps" / f"{name}-{key}",
+        progress=True,
+    ).to_pandas()
+    bench.board.keep(GATES.name, rows.assign(family=GATES.name, config=name, key=key))

@@ -120,12 +120,7 @@ class CertificationPlan:
         given = dict(document)
         if (starts := given.pop("starts")) != _STARTS["starts"]:
             raise InputError(f"The plan tests from settings {starts}: tests start from 1 alone, make another plan.")
-        try:
-            return cls(**given)
-        except (TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"This is not a stored certification plan ({error}): make another.") from None
+        return load(cls, given, "certification plan")
 
 
 @dataclass(frozen=True)

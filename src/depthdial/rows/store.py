@@ -215,6 +215,11 @@ def load_rows(path: Path | str) -> pa.Table:
     return _read(file)
 
 
+def without_text(rows: pa.Table) -> pa.Table:
+    """The rows without the columns that hold a prompt, a reference or an answer, or could."""
+    return rows.drop_columns([name for name in ("answer", "prompt", "reference") if name in rows.column_names])
+
+
 def count_samples(rows: Any) -> int:
     """How many sampled answers of each (sequence, route) a table holds; 0 for greedy ones, which are not numbered."""
     names = rows.column_names if hasattr(rows, "column_names") else list(rows)
