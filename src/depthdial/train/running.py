@@ -85,6 +85,7 @@ class Job:
         complete: the same for the folder of a checkpoint's weights, of folder and record; None where weights alone are of no
             use.
         about: what else the run is known by, JSON-ready.
+        seen: hashes of the prompts that its weights were trained on before.
         usual: TrainingArguments where the user names no others.
     """
 
@@ -99,6 +100,7 @@ class Job:
     finish: Callable[[Path, Any, Mapping[str, Any]], object]
     complete: Callable[[Path, Mapping[str, Any]], object] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    seen: frozenset[str] = frozenset()
     usual: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -196,7 +198,7 @@ def _record(
         "split": task.split,
         "rows": len(rows),
         "fingerprint": task.fingerprint,
-        "prompts": sorted(frozenset(prompt_hashes(task)).union(*seen)),
+        "prompts": sorted(job.seen.union(prompt_hashes(task), *seen)),
     }
     minutes = {} if trainer.budget is None else {"used_minutes": trainer.budget.used_sec / 60}
     return {

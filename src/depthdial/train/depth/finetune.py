@@ -21,6 +21,7 @@ from depthdial.routes import Route
 from depthdial.train.artefact import save_card
 from depthdial.train.depth.routed import RoutedModel, refuse_checkpointing
 from depthdial.train.depth.settings import FinetuneSettings
+from depthdial.train.depth.start import Start
 from depthdial.train.depth.student import student
 from depthdial.train.running import Job, TrainingResult, run_training
 from depthdial.train.schedule import Schedule
@@ -37,6 +38,7 @@ def finetune(
     out: Path | str,
     settings: FinetuneSettings | None = None,
     name: str | None = None,
+    start_from: Path | str | None = None,
     in_place: bool = False,
     trainer_options: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -50,13 +52,15 @@ def finetune(
         routes: one route makes a specialist; a family or several routes one elastic set of weights.
         out: folder for the result, its record and the checkpoints; a stopped run resumes there, exactly.
         name: what the model was loaded by.
+        start_from: folder of an adapter that an earlier run trained on this model, or `elastic`: train on from its weights.
+            Its rank and scale are the run's, and together its routes run the same layers.
         in_place: with method `full` and without distillation, train the model itself and not a copy.
         trainer_options: further fields of transformers' TrainingArguments, such as report_to, fsdp, bf16.
         clock: seconds since the time budget `settings.max_minutes` began, such as since the program started; None counts
             from this call.
 
     Raises:
-        InputError: for bad settings, routes or rows, before anything trains; for a loss or weights that are not finite,
+        InputError: for bad settings, routes, rows or an adapter to start from that is for another model, before anything trains; for a loss or weights that are not finite,
             and where a checkpoint cannot be written, with the last good checkpoint kept; for a time budget in which nothing
             can be learned.
 
@@ -78,6 +82,8 @@ def finetune(
             "The option in_place=True is for method='full' without distillation: an adapter or a teacher needs the model."
         )
     identity = ModelIdentity.of(model, name)
+    start = None if start_from is None else Start.of(start_from, model, identity.name, settings)
+    started = {} if start is None else {"started_from": start.told}
     teacher = session.model if settings.distill else None
 
     def trainer(trained: Any, passes: ScheduledPasses, arguments: Any) -> DepthTrainer:
@@ -86,19 +92,20 @@ def finetune(
 
     def told(_: Any, schedule: Schedule) -> dict[str, Any]:
         tokens = zip(chosen, schedule.tokens_by_route(len(chosen)), strict=True)
-        return {"response_tokens_by_route": {route.name: n for route, n in tokens}}
+        return {"response_tokens_by_route": {route.name: n for route, n in tokens}, **started}
 
     def complete(folder: Path, record: Mapping[str, Any]) -> None:
         save_card(folder, identity, chosen, settings, record)
 
     job = Job(
         *("finetune.json", CARD_FILE, settings, settings, chosen),
-        student=lambda: student(model, chosen, settings, in_place=in_place),
+        student=lambda: student(model, chosen, settings, in_place=in_place, start=start),
         trainer=trainer,
         told=told,
         finish=lambda folder, _, record: complete(folder, record),
         complete=complete,
-        about={"routes": [[route.name, str(route)] for route in chosen]},
+        about={"routes": [[route.name, str(route)] for route in chosen], **started},
+        seen=frozenset() if start is None else start.prompts,
         usual={"ddp_find_unused_parameters": len(chosen) > 1},  # a pass leaves the layers of other routes alone
     )
     given: dict[str, Any] = {"task": task, "out": out, "identity": identity, "options": trainer_options}

@@ -14,21 +14,28 @@ from depthdial.errors import InputError
 from depthdial.hf.architectures import decoder_stack, unwrap
 from depthdial.routes import Route
 from depthdial.train.depth.settings import FinetuneSettings
+from depthdial.train.depth.start import Start
 from depthdial.train.targets import linear_targets, unloadable
 from depthdial.views.view import quiet_view
 
 
 @contextmanager
-def student(model: Any, routes: Sequence[Route], settings: FinetuneSettings, *, in_place: bool) -> Iterator[Any]:
+def student(
+    model: Any, routes: Sequence[Route], settings: FinetuneSettings, *, in_place: bool, start: Start | None = None
+) -> Iterator[Any]:
     """What trains, in place of `model`, which is the same afterwards unless `in_place`.
 
     Only layers that some route runs are trained. An adapter (`lora`) is put on a view of the whole model: it shares the
-    frozen weights, and the model itself has no adapter. With `full` the weights are copied, in float32.
+    frozen weights, and the model itself has no adapter. With `full` the weights are copied, in float32. `start` is the
+    adapter that another one begins as.
     """
     with _unchanged(model) as base:
         skipped = sorted(set(range(decoder_stack(base).n_layers)).difference(*(route.layers for route in routes)))
         if settings.method == "lora":
-            yield _with_lora(base, skipped, settings)
+            adapted = _with_lora(base, skipped, settings)
+            if start is not None:
+                start.put_into(adapted)
+            yield adapted
         else:
             yield _trainable(base if in_place else copy.deepcopy(base), skipped)
 
