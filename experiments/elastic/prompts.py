@@ -1,18 +1,19 @@
 """Instructions that the model writes itself, with its own answers: data of every kind, and nobody else's text.
 
-    python experiments/elastic/prompts.py --data INSTRUCTLAB_DIR --out runs/elastic/data [--own 1800 --given 700]
+    python experiments/elastic/prompts.py --data INSTRUCTLAB_DIR --out runs/elastic/data
 
 A chat model that is given its template up to the place of the user's message writes one (Magpie, Xu et al., arXiv
-2406.08464). Half of them are begun for it, with one of OPENERS, for what people ask of an assistant in one sentence; to the
+2406.08464). Six of ten are begun for it, with one of OPENERS, as people begin who ask an assistant in one sentence; to the
 others, and to `--given` instructions of InstructLab, nothing is added. Answers are greedy, at full depth. Leaves
-train.jsonl (instruction, output) and how each row was made; what is written already is not written again.
+train.jsonl (instruction, output). A stopped run goes on; what is written is not written again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,89 +30,73 @@ OPENERS = (
     *("When", "Where", "Which", "Is", "Does", "Should", "Do", "Arrange the following", "Come up with", "Categorize", "Predict"),
     *("Calculate the", "Discuss", "Analyze", "Outline", "Propose", "Imagine", "Choose", "Make a list of", "Define", "State"),
 )
-ANSWER_TOKENS, PROMPT_TOKENS = 112, 72
+BEGUN = 0.6
+PROMPT_TOKENS, ANSWER_TOKENS = 72, 112
 AT_ONCE = 256
-MARK = "HERE STANDS WHAT THE USER SAYS"
+SAMPLING = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "top_k": 0, "repetition_penalty": 1.0}
+USER = "HERE STANDS WHAT THE USER SAYS"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl of InstructLab")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--own", type=int, default=1800, help="instructions that the model writes")
+    parser.add_argument("--own", type=int, default=1900, help="instructions that the model writes")
     parser.add_argument("--given", type=int, default=700, help="instructions of InstructLab")
     parser.add_argument("--skip", type=int, default=3600, help="of InstructLab's rows, those that an earlier run has learned")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     model, tokenizer = dd.load(MODEL, dtype="bfloat16")
+    cue = tokenizer.apply_chat_template([{"role": "user", "content": USER}], tokenize=False).split(USER)[0]
     with dd.Engine(model, tokenizer, max_rows=64) as engine:
-        own = prompts(engine, tokenizer, options)
+
+        def write(begun: Sequence[str], seed: int) -> list[str]:
+            texts = [cue + text for text in begun]
+            found = engine.run(texts, template="plain", max_new_tokens=PROMPT_TOKENS, seed=seed, **SAMPLING)
+            return [text + one.text for text, one in zip(begun, found, strict=True) if one.finish_reason == "eos"]
+
+        own = instructions(write, options.own, options.seed, options.out / "own")
         given = dd.task(options.data, split="train", limit=options.skip + options.given, max_prompt_tokens=160).examples
         asked = [*own, *(one.instruction for one in given[options.skip :])]
         random.Random(options.seed).shuffle(asked)
-        rows = answered(engine, asked, options.out)
-    write_text(options.out / "train.jsonl", lines(rows))
-    print(f"{len(rows)} rows, {len(own)} of them the model's own: {options.out / 'train.jsonl'}")
+        rows = answered(engine, asked, options.out / "answers")
+    write_text(options.out / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    print(f"{len(rows)} rows, of {len(own)} instructions of the model's own and {len(asked) - len(own)} others")
 
 
-def prompts(engine: dd.Engine, tokenizer: Any, options: argparse.Namespace) -> list[str]:
-    """Instructions that the model writes, each once, that end within PROMPT_TOKENS."""
-    cue = tokenizer.apply_chat_template([{"role": "user", "content": MARK}], tokenize=False).split(MARK)[0]
-    draw = random.Random(options.seed)
+def instructions(write: Callable[[Sequence[str], int], list[str]], wanted: int, seed: int, folder: Path) -> list[str]:
+    """So many different instructions: `write` gets beginnings and a seed, and gives those that it brought to an end."""
+    draw = random.Random(seed)
     found: dict[str, None] = {}
-    for place in range(1_000):
-        path = options.out / "own" / f"{place:03}.json"
+    for place in range(max(8, wanted // 16)):
+        path = folder / f"{place:03}.json"
+        begun = [draw.choice(OPENERS) if draw.random() < BEGUN else "" for _ in range(AT_ONCE)]
         if not path.exists():
-            begun = [draw_opener(draw) for _ in range(AT_ONCE)]
-            chance: dict[str, Any] = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "top_k": 0, "repetition_penalty": 1.0}
-            written = engine.run(
-                [cue + text for text in begun],
-                template="plain",
-                max_new_tokens=PROMPT_TOKENS,
-                seed=options.seed + place,
-                **chance,
-            )
-            pairs = zip(begun, written, strict=True)
-            write_json(path, [begin + one.text for begin, one in pairs if one.finish_reason == "eos"])
-        found.update(dict.fromkeys(text.strip() for text in read_json(path, "prompts") if is_instruction(text)))
-        if len(found) >= options.own:
-            return list(found)[: options.own]
-        print(f"{len(found)} of {options.own} instructions")
-    raise SystemExit("The model repeats itself.")
-
-
-def draw_opener(draw: random.Random) -> str:
-    return draw.choice(OPENERS) if draw.random() < 0.6 else ""
+            write_json(path, write(begun, seed + place))
+        texts = (text.strip() for text in read_json(path, "instructions"))
+        found.update(dict.fromkeys(text for text in texts if is_instruction(text)))
+        print(f"{len(found)} of {wanted} instructions")
+        if len(found) >= wanted:
+            return list(found)[:wanted]
+    raise SystemExit(f"The model repeats itself: {len(found)} instructions of {wanted}. Ask for fewer.")
 
 
 def is_instruction(text: str) -> bool:
-    """Whether a text is what a person could ask: two words or more, plain letters, no turn of a conversation inside."""
+    """Whether a person could ask it: two words or more, plain letters, no other turn of a conversation inside."""
     return len(text.split()) > 1 and text.isascii() and "assistant" not in text
 
 
-def answered(engine: dd.Engine, asked: Sequence[str], folder: Path) -> list[dict[str, str]]:
-    """Rows of the instructions with their greedy answers, `AT_ONCE` of them in a file."""
-    rows: list[dict[str, str]] = []
-    for place, some in enumerate(in_parts(asked)):
-        path = folder / "answers" / f"{place:03}.json"
+def answered(engine: dd.Engine, asked: Sequence[str], folder: Path) -> list[dict[str, Any]]:
+    """Rows of instructions and the model's greedy answers, those without an answer left out; AT_ONCE of them a file."""
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(asked), AT_ONCE):
+        path, some = folder / f"{start // AT_ONCE:03}.json", asked[start : start + AT_ONCE]
         if not path.exists():
-            found = engine.run(list(some), max_new_tokens=ANSWER_TOKENS, do_sample=False)
-            texts = [one.text for one in found]
-            write_json(path, [{"instruction": prompt, "output": text} for prompt, text in zip(some, texts, strict=True)])
+            texts = [one.text for one in engine.run(list(some), max_new_tokens=ANSWER_TOKENS, do_sample=False)]
+            write_json(path, [{"instruction": one, "output": text} for one, text in zip(some, texts, strict=True)])
         rows += [row for row in read_json(path, "answers") if row["output"].strip()]
         print(f"{len(rows)} of {len(asked)} answers")
     return rows
-
-
-def in_parts(asked: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(asked), AT_ONCE):
-        yield asked[start : start + AT_ONCE]
-
-
-def lines(rows: Sequence[dict[str, str]]) -> str:
-    import json
-
-    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ def test_a_specialist_with_trainer_options(finetune, paths):
         (("--elastic", "uls", "--emphasis", "uls:3=a"), "write a number"),
         (("--elastic", "uls", "--emphasis", "ee:3=2"), "which is not trained"),
         (("--route", "uls:3", "--temperature", "0"), "Invalid temperature"),
+        (("--route", "uls:3", "--start-from", "nowhere"), "nowhere"),
         (("--route", "uls:3", "--trainer", "nonsense=1"), "trainer's options cannot be used"),
         (("--route", "uls:3", "--limit", "2"), "2 rows are too few"),
         (("--route", "uls:3", "--max-minutes", "0"), "Invalid max_minutes 0.0: use a number above 0."),
