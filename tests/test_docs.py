@@ -243,6 +243,34 @@ def test_what_more_tokens_gave_is_that_of_both_adapters_rows() -> None:
     assert f"was {at_24:.2f} at 24 layers and {at_15:.2f} at 15" in " ".join(document.split())
 
 
+def test_what_other_instructions_gave_is_that_of_both_adapters_rows() -> None:
+    document = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    section = document[document.index("### Other instructions") : document.index("### Twenty answers")]
+    folders = ("untouched", "elastic", "own")
+    frames = [pq.read_table(ROOT / f"experiments/elastic/{name}/rows.parquet").to_pandas() for name in folders]
+    untouched, before, now = (frame.set_index(["layers_run", "sequence_id"]).sort_index() for frame in frames)
+    full_nll = untouched.nll.loc[30].mean()
+    for layers in (30, 27, 24, 20, 15, 12):
+        line = next(line for line in section.splitlines() if line.startswith(f"| {layers} | "))
+        one, two = before.loc[layers], now.loc[layers]
+        gained = [str(mean_interval((two[name] - one[name]).to_numpy())) for name in ("kl", "agreement")]
+        nll = [f"{frame.nll.mean() / full_nll - 1:+.1%}" for frame in (one, two)]
+        assert cells_of(line)[1:] == [f"{one.kl.mean():.3f}", f"{two.kl.mean():.3f}", *gained, *nll]
+    words = " ".join(section.split())
+    assert f"({before.loc[24].agreement.mean():.3f} to {now.loc[24].agreement.mean():.3f})" in words
+    record = json.loads((ROOT / "experiments" / "elastic" / "own" / "training.json").read_text())
+    n_rows, speed = record["steps"] * record["settings"]["batch_size"], record["response_tokens"] / record["train_sec"]
+    first = record["history"][0]
+    for told in (
+        f"{record['response_tokens']:,} response tokens, {n_rows} rows",
+        f"KL was {first['loss/greedy-kl:24']:.2f} at 24 layers and {first['loss/greedy-kl:15']:.2f} at 15",
+        f"train {speed:.0f} a second",
+    ):
+        assert told in words
+    card = json.loads((ROOT / "src/depthdial/adapters/smollm2-135m-elastic/depthdial.json").read_text())
+    assert record["started_from"]["response_tokens"] == card["training"]["response_tokens"]
+
+
 def test_the_answers_that_are_quoted_are_those_of_the_adapter() -> None:
     document = re.sub(r"\s+", " ", (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8"))
     rows = json.loads((ROOT / "experiments" / "elastic" / "answers.json").read_text())["rows"]

@@ -3,9 +3,9 @@
     python experiments/elastic/prompts.py --data INSTRUCTLAB_DIR --out runs/elastic/data
 
 A chat model that is given its template up to the place of the user's message writes one (Magpie, Xu et al., arXiv
-2406.08464). Six of ten are begun for it, with one of OPENERS, as people begin who ask an assistant in one sentence; to the
-others, and to `--given` instructions of InstructLab, nothing is added. Answers are greedy, at full depth. Leaves
-train.jsonl (instruction, output). A stopped run goes on; what is written is not written again.
+2406.08464). Six of ten are begun for it, with a line of openers.txt, as people begin who ask an assistant in one sentence.
+Instructions of InstructLab (`--given`) are mixed in. Answers are greedy, at full depth. Leaves train.jsonl (instruction,
+output). A stopped run goes on; what is written is not written again.
 """
 
 from __future__ import annotations
@@ -21,15 +21,7 @@ import depthdial as dd
 from depthdial.files import read_json, write_json, write_text
 
 MODEL = "smollm2-135m"
-OPENERS = (
-    *("Write a", "Write an", "Write", "Create a", "Generate a", "Describe", "Describe the", "Explain", "Explain how", "Explain the"),
-    *("Give me", "Give an example of", "Name", "List", "List three", "Suggest a", "Suggest", "Summarize the following", "Rewrite"),
-    *("Rewrite the following sentence", "Edit the following", "Classify the following", "Identify the", "Find the", "Convert"),
-    *("Translate", "Compare", "Compare and contrast", "Design a", "Compose a", "Construct a", "Develop a", "Provide", "Provide a"),
-    *("Tell me", "What is", "What are", "What is the", "What", "How", "How do", "How can", "How does", "Why", "Why do", "Who"),
-    *("When", "Where", "Which", "Is", "Does", "Should", "Do", "Arrange the following", "Come up with", "Categorize", "Predict"),
-    *("Calculate the", "Discuss", "Analyze", "Outline", "Propose", "Imagine", "Choose", "Make a list of", "Define", "State"),
-)
+OPENERS = tuple((Path(__file__).parent / "openers.txt").read_text(encoding="utf-8").splitlines())
 BEGUN = 0.6
 PROMPT_TOKENS, ANSWER_TOKENS = 72, 112
 AT_ONCE = 256
@@ -43,7 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--own", type=int, default=1900, help="instructions that the model writes")
     parser.add_argument("--given", type=int, default=700, help="instructions of InstructLab")
-    parser.add_argument("--skip", type=int, default=3600, help="of InstructLab's rows, those that an earlier run has learned")
+    parser.add_argument("--skip", type=int, default=3600, help="InstructLab's rows that an earlier run has learned")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     model, tokenizer = dd.load(MODEL, dtype="bfloat16")

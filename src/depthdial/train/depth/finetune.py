@@ -60,9 +60,9 @@ def finetune(
             from this call.
 
     Raises:
-        InputError: for bad settings, routes, rows or an adapter to start from that is for another model, before anything trains; for a loss or weights that are not finite,
-            and where a checkpoint cannot be written, with the last good checkpoint kept; for a time budget in which nothing
-            can be learned.
+        InputError: for bad settings, routes or rows, or an adapter to start from that does not fit, before anything trains;
+            for a loss or weights that are not finite, and where a checkpoint cannot be written, with the last good
+            checkpoint kept; for a time budget in which nothing can be learned.
 
     Example:
         >>> settings = dd.FinetuneSettings(max_tokens=100)
