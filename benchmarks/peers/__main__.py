@@ -19,12 +19,12 @@ from rich.table import Table
 
 from benchmarks.peers import tables
 from benchmarks.peers.figures import draw_quality, draw_speed
-from benchmarks.peers.results import speed_rows
+from benchmarks.peers.results import speed_rows, with_peers
 from benchmarks.peers.roster import roster
 from benchmarks.peers.rounds import Cells
 from benchmarks.peers.run import Run, Settings
 from depthdial.errors import InputError
-from depthdial.files import write_json, write_text
+from depthdial.files import read_json, write_json, write_text
 from depthdial.provenance import environment
 
 
@@ -97,7 +97,8 @@ def _elsewhere(text: str) -> tuple[str, str]:
     return peer, python
 
 
-def read_settings(arguments: Sequence[str] | None = None) -> Settings:
+def read_arguments(arguments: Sequence[str] | None = None) -> tuple[Settings, Path | None]:
+    """The settings of a run, and the `peers.json` that its rows go into as well."""
     known = Settings(Path())
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="a folder; a run in it goes on")
@@ -112,14 +113,20 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
     python = {"metavar": "PEER=PATH", "help": "run a peer under this Python"}
     parser.add_argument("--python", action="append", type=_elsewhere, default=[], **python)
     parser.add_argument("--no-quality", dest="with_quality", action="store_false", help="measure speed alone")
+    parser.add_argument("--into", type=Path, help="a peers.json of more peers, whose rows of these are replaced")
     given = vars(parser.parse_args(arguments))
     given["python"] = tuple(given["python"])
-    return Settings(**given)
+    into = given.pop("into")
+    return Settings(**given), into
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     try:
-        run(read_settings(arguments))
+        settings, into = read_arguments(arguments)
+        known = None if into is None else read_json(into, "run of peers")  # before anything runs
+        run(settings)
+        if into is not None:
+            write_json(into, with_peers(known, read_json(settings.out / "peers.json", "run of peers")))
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import depthdial as dd
-from benchmarks.peers.__main__ import main, read_settings, run
+from benchmarks.peers.__main__ import main, read_arguments, run
 from benchmarks.peers.gguf_files import as_float
 from benchmarks.peers.kinds.hf import Eager
 from benchmarks.peers.layer_calls import counting, layers_per_token
 from benchmarks.peers.peer import REFERENCE, Answers, Peer, Prompt, Subject
 from benchmarks.peers.remote import PeerError, Remote
-from benchmarks.peers.results import speed_rows
+from benchmarks.peers.results import speed_rows, with_peers
 from benchmarks.peers.roster import CUT, chosen, roster
 from benchmarks.peers.rounds import Cells, Sample, measure
 from benchmarks.peers.run import Settings
@@ -215,12 +215,57 @@ def test_a_run_writes_tables_figures_and_provenance_and_repeats_nothing(settings
     assert again["rows"] == document["rows"] and again["quality"] == document["quality"]
     with pytest.raises(InputError, match="another new_tokens"):
         run(replace(settings, new_tokens=5))
+    sizes = ("model", "task", "depth", "depths", "prompts", "scored_prompts", "new_tokens", "rows", "rounds", "threads")
+    values = {name: getattr(settings, name) for name in sizes}
+    texts = {name: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in values.items()}
+    arguments = [part for name, text in texts.items() for part in (f"--{name.replace('_', '-')}", text)]
+    assert main(["--out", str(settings.out), *arguments, "--peers", CUT, "--into", str(settings.out / "nowhere.json")]) == 2
+
+
+def document_of(ms, commit, **settings):
+    """What a run leaves: the reference takes 10 ms, the others what is said."""
+    rows = [
+        {
+            "peer": name,
+            "rows": 1,
+            "ms_per_token": {"p50": value},
+            "over_reference": {"p50": 10 / value},
+            "ms_in_turns": value,
+        }
+        for name, value in {REFERENCE: 10.0, **ms}.items()
+    ]
+    same = ("model", "task", "depth", "depths", "prompts", "scored_prompts", "new_tokens", "threads", "rows")
+    about = {
+        "when": "now",
+        "versions": "v",
+        "hardware": "h",
+        "commit": commit,
+        "settings": {**dict.fromkeys(same, 1), **settings},
+    }
+    return {**about, "rows": rows, "quality": {name: {"kl": commit} for name in ms}}
+
+
+def test_rows_of_a_later_run_take_their_place_by_the_ratio_to_the_reference():
+    before = document_of({"one": 5.0, "two": 4.0}, "old")
+    before["rows"][0]["ms_per_token"]["p50"] = 20.0  # on a machine that was half as fast
+    after = with_peers(before, document_of({"two": 2.5}, "new"))
+    rows = {row["peer"]: row for row in after["rows"]}
+    assert list(rows) == [REFERENCE, "one", "two"]
+    assert rows["two"]["ms_in_turns"] == 5.0 and rows["one"]["ms_in_turns"] == 5.0
+    assert after["quality"] == {"one": {"kl": "old"}, "two": {"kl": "new"}} and after["commit"] == "old"
+    assert after["later"] == {"two": {"when": "now", "versions": "v", "hardware": "h", "commit": "new"}}
+    assert rows[REFERENCE] == before["rows"][0]
+    with pytest.raises(InputError, match="The later run has new_tokens 2, not 1"):
+        with_peers(before, document_of({"two": 2.5}, "new", new_tokens=2))
+    with pytest.raises(InputError, match="There is no row of three yet"):
+        with_peers(before, document_of({"three": 2.5}, "new"))
 
 
 def test_the_command_line(tmp_path, capsys):
-    given = read_settings(
+    given, into = read_arguments(
         ["--out", str(tmp_path), "--peers", "hf*, pruned", "--rows", "1,4", "--python", "tide=/opt/python"]
     )
+    assert into is None
     assert given.peers == ("hf*", "pruned") and given.rows == (1, 4) and given.python == (("tide", "/opt/python"),)
     assert chosen(("pruned",), list(roster())) == [REFERENCE, CUT]
     assert main(["--out", str(tmp_path), "--peers", "vllm"]) == 2
@@ -238,7 +283,7 @@ def test_the_command_line(tmp_path, capsys):
 )
 def test_numbers_and_interpreters_that_are_none(tmp_path, capsys, given, told):
     with pytest.raises(SystemExit) as left:
-        read_settings(["--out", str(tmp_path), *given])
+        read_arguments(["--out", str(tmp_path), *given])
     assert left.value.code == 2 and told in capsys.readouterr().err
 
 
