@@ -19,8 +19,10 @@ from rich.table import Table
 
 from benchmarks.peers import tables
 from benchmarks.peers.figures import draw_quality, draw_speed
-from benchmarks.peers.results import speed_rows, with_peers
-from benchmarks.peers.roster import roster
+from benchmarks.peers.merging import check_fits, with_peers
+from benchmarks.peers.peer import REFERENCE
+from benchmarks.peers.results import speed_rows
+from benchmarks.peers.roster import chosen, roster
 from benchmarks.peers.rounds import Cells
 from benchmarks.peers.run import Run, Settings
 from depthdial.errors import InputError
@@ -120,13 +122,22 @@ def read_arguments(arguments: Sequence[str] | None = None) -> tuple[Settings, Pa
     return Settings(**given), into
 
 
+def _run_again(settings: Settings, into: Path) -> None:
+    """Run some peers, and put their rows into a run of more."""
+    document = read_json(into, "run of peers")
+    names = [name for name in chosen(settings.peers, list(roster(settings.all_depths))) if name != REFERENCE]
+    check_fits(document, vars(settings), names)  # before anything runs
+    run(settings)
+    write_json(into, with_peers(document, read_json(settings.out / "peers.json", "run of peers"), names))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings, into = read_arguments(arguments)
-        known = None if into is None else read_json(into, "run of peers")  # before anything runs
-        run(settings)
-        if into is not None:
-            write_json(into, with_peers(known, read_json(settings.out / "peers.json", "run of peers")))
+        if into is None:
+            run(settings)
+        else:
+            _run_again(settings, into)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -10,11 +10,8 @@ import numpy as np
 
 from benchmarks.peers.peer import REFERENCE, Peer
 from benchmarks.peers.rounds import Sample
-from depthdial.errors import InputError
 
 PERCENTILES = (20, 50, 80)
-# Settings that two runs must share for their rows to stand side by side.
-_SAME = ("model", "task", "depth", "depths", "prompts", "scored_prompts", "new_tokens", "threads", "rows")
 
 
 @dataclass(frozen=True)
@@ -60,39 +57,6 @@ def speed_rows(samples: Sequence[Sample], peers: Mapping[str, Peer]) -> list[dic
             }
         )
     return found
-
-
-def with_peers(document: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """What `peers.json` holds, with the peers of a later run, the reference aside, in the place of what it said of them.
-
-    Milliseconds are the reference's in the document by the ratio to it in the later run's own rounds. `later` names, by
-    peer, where the new rows come from.
-
-    Raises:
-        InputError: if the later run answered other prompts, or others at once.
-    """
-    for name in _SAME:
-        if document["settings"][name] != later["settings"][name]:
-            raise InputError(f"The later run has {name} {later['settings'][name]}, not {document['settings'][name]}.")
-    ms = {row["rows"]: row["ms_per_token"]["p50"] for row in document["rows"] if row["peer"] == REFERENCE}
-    new = {
-        (row["peer"], row["rows"]): {**row, "ms_in_turns": ms[row["rows"]] / row["over_reference"]["p50"]}
-        for row in later["rows"]
-        if row["peer"] != REFERENCE
-    }
-    unknown = new.keys() - {(row["peer"], row["rows"]) for row in document["rows"]}
-    if unknown:
-        raise InputError(f"There is no row of {min(unknown)[0]} yet: it needs a run beside all the others.")
-    rows = [new.get((row["peer"], row["rows"]), row) for row in document["rows"]]
-    names = dict.fromkeys(name for name, _ in new)
-    source = {name: later[name] for name in ("when", "versions", "hardware", "commit")}
-    quality = {name: scores for name, scores in later["quality"].items() if name in names}
-    return {
-        **document,
-        "rows": rows,
-        "quality": {**document["quality"], **quality},
-        "later": {**document.get("later", {}), **dict.fromkeys(names, source)},
-    }
 
 
 def _median_ms(samples: Sequence[Sample]) -> float:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import depthdial as dd
-from depthdial.files import read_json, write_json, write_text
+from depthdial.errors import InputError
+from depthdial.files import claim, read_json, write_json, write_text
 
 MODEL = "smollm2-135m"
 OPENERS = tuple((Path(__file__).parent / "openers.txt").read_text(encoding="utf-8").splitlines())
@@ -38,6 +39,11 @@ def main() -> None:
     parser.add_argument("--skip", type=int, default=3600, help="InstructLab's rows that an earlier run has learned")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    given = dd.task(options.data, split="train", limit=options.skip + options.given, max_prompt_tokens=160)
+    if len(given.examples) < options.skip + options.given:
+        raise InputError(f"{options.data} has {len(given.examples)} rows, too few for --skip and --given: ask for fewer.")
+    about = {name: getattr(options, name) for name in ("own", "given", "skip", "seed")}
+    claim(options.out / "prompts.json", {**about, "data": given.fingerprint}, "set of instructions")
     model, tokenizer = dd.load(MODEL, dtype="bfloat16")
     cue = tokenizer.apply_chat_template([{"role": "user", "content": USER}], tokenize=False).split(USER)[0]
     with dd.Engine(model, tokenizer, max_rows=64) as engine:
@@ -48,8 +54,7 @@ def main() -> None:
             return [text + one.text for text, one in zip(begun, found, strict=True) if one.finish_reason == "eos"]
 
         own = instructions(write, options.own, options.seed, options.out / "own")
-        given = dd.task(options.data, split="train", limit=options.skip + options.given, max_prompt_tokens=160).examples
-        asked = [*own, *(one.instruction for one in given[options.skip :])]
+        asked = [*own, *(one.instruction for one in given.examples[options.skip :])]
         random.Random(options.seed).shuffle(asked)
         rows = answered(engine, asked, options.out / "answers")
     write_text(options.out / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

@@ -127,12 +127,20 @@ Made by Depthdial: {how}.
 {rows}
 
 Drawn from {data["rows"]:,} rows of {data["task"]} ({data["split"]}), answers: {settings.answers}; {record["steps"]:,} steps
-in {record["train_sec"]:,.0f} s on {record["hardware"]}, seed {settings.seed}. Settings: depthdial.json.{_ending(record)}
-"""
+in {record["train_sec"]:,.0f} s on {record["hardware"]}, seed {settings.seed}. Settings: depthdial.json.
+{_beginning(record)}{_ending(record)}"""
+
+
+def _beginning(record: Mapping[str, Any]) -> str:
+    if "started_from" not in record:
+        return ""
+    before = record["started_from"]["response_tokens"]
+    told = "an unknown number of" if before is None else f"{before:,}"
+    return f"Before, the weights had {told} response tokens in an earlier run.\n"
 
 
 def _ending(record: Mapping[str, Any]) -> str:
     if record["ended_by"] == "steps":
         return ""
     by = {"time": "Its time budget ended the run", "checkpoint": "A checkpoint of a run that had not ended"}
-    return f"\n{by[record['ended_by']]}, of {record['scheduled_steps']:,} scheduled steps."
+    return f"{by[record['ended_by']]}, of {record['scheduled_steps']:,} scheduled steps.\n"

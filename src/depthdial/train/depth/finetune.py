@@ -7,7 +7,7 @@ untouched full model would say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from depthdial.train.artefact import save_card
 from depthdial.train.depth.routed import RoutedModel, refuse_checkpointing
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.depth.start import Start
-from depthdial.train.depth.student import student
-from depthdial.train.running import Job, TrainingResult, run_training
+from depthdial.train.depth.student import refuse_adapted, student
+from depthdial.train.running import Job, TrainingResult, own_chance, run_training
 from depthdial.train.schedule import Schedule
 from depthdial.train.timing import Clock, since_now
 from depthdial.train.trainer import DepthTrainer, ScheduledPasses
@@ -53,7 +53,8 @@ def finetune(
         out: folder for the result, its record and the checkpoints; a stopped run resumes there, exactly.
         name: what the model was loaded by.
         start_from: folder of an adapter that an earlier run trained on this model, or `elastic`: train on from its weights.
-            Its rank and scale are the run's, and together its routes run the same layers.
+            The run must have the same rank, scale and prompt depth, and routes that together run the same layers. The
+            folder has to stay until the run has ended.
         in_place: with method `full` and without distillation, train the model itself and not a copy.
         trainer_options: further fields of transformers' TrainingArguments, such as report_to, fsdp, bf16.
         clock: seconds since the time budget `settings.max_minutes` began, such as since the program started; None counts
@@ -82,7 +83,7 @@ def finetune(
             "The option in_place=True is for method='full' without distillation: an adapter or a teacher needs the model."
         )
     identity = ModelIdentity.of(model, name)
-    start = None if start_from is None else Start.of(start_from, model, identity.name, settings)
+    start = None if start_from is None else _start(start_from, model, identity.name, chosen, settings, Path(out))
     started = {} if start is None else {"started_from": start.told}
     teacher = session.model if settings.distill else None
 
@@ -110,3 +111,13 @@ def finetune(
     )
     given: dict[str, Any] = {"task": task, "out": out, "identity": identity, "options": trainer_options}
     return run_training(job, session, tokenizer, **given, progress=progress, clock=clock)
+
+
+def _start(
+    start_from: Path | str, model: Any, name: str, routes: Sequence[Route], settings: FinetuneSettings, out: Path
+) -> Start:
+    """The adapter that a run begins with, put to the test before rows are made and a folder is claimed."""
+    refuse_adapted(model)
+    start = Start.of(start_from, model, name, settings, out)
+    with own_chance(settings.seed), student(model, routes, settings, in_place=False, start=start):
+        return start

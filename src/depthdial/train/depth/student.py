@@ -28,6 +28,9 @@ def student(
     Only layers that some route runs are trained. An adapter (`lora`) is put on a view of the whole model: it shares the
     frozen weights, and the model itself has no adapter. With `full` the weights are copied, in float32. `start` is the
     adapter that another one begins as.
+
+    Raises:
+        InputError: for a model with an adapter, one whose adapter would not load again, and a start on other modules.
     """
     with _unchanged(model) as base:
         skipped = sorted(set(range(decoder_stack(base).n_layers)).difference(*(route.layers for route in routes)))
@@ -47,12 +50,20 @@ def frozen(model: Any) -> Iterator[Any]:
         yield quiet_view(base, range(decoder_stack(base).n_layers)).requires_grad_(False)
 
 
+def refuse_adapted(model: Any) -> None:
+    """InputError for a model that has an adapter."""
+    if hasattr(model, "peft_config") or getattr(unwrap(model), "_hf_peft_config_loaded", False):
+        raise InputError(
+            "The model has an adapter already: merge it (merge_and_unload) and train on the result, or load the model "
+            "without it and train on from it (--start-from)."
+        )
+
+
 @contextmanager
 def _unchanged(model: Any) -> Iterator[Any]:
     """The model inside PEFT's wrapper; afterwards its parameters need gradients, and its modules have modes, as before."""
+    refuse_adapted(model)
     base = unwrap(model)
-    if hasattr(model, "peft_config") or getattr(base, "_hf_peft_config_loaded", False):
-        raise InputError("The model has an adapter already: merge it (merge_and_unload) and train on the result.")
     modes = [(module, module.training) for module in base.modules()]
     needed_gradient = {name: p.requires_grad for name, p in base.named_parameters()}
     try:
