@@ -62,7 +62,7 @@ def test_the_scores_are_those_of_the_rows() -> None:
     means = frame.groupby("route").agreement.mean()
     for route in scores.scores["agreement"].fixed:
         assert route.value == pytest.approx(means[route.route])
-    assert len(frame) == 5 * scores.scores["agreement"].n_sequences
+    assert len(frame) == 6 * scores.scores["agreement"].n_sequences
 
 
 def test_no_row_was_seen_before_it_was_judged() -> None:

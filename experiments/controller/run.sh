@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 alpaca=$1 dolly=$2
 run=runs/controller
 depthdial=${DEPTHDIAL:-.venv/bin/depthdial}
-model="smollm2-135m --adapter ${ADAPTER:-experiments/controller/adapter} --max-prompt-tokens 256 --batch-size 32"
+model="smollm2-135m --adapter ${ADAPTER:-elastic} --max-prompt-tokens 256 --batch-size 32"
 
 $depthdial controller fit $model --data "$alpaca" --limit 960 --response-tokens 48 --out $run/fit
 $depthdial controller evaluate $run/fit $model --data "$alpaca" --limit 320 --calibration-limit 448 --samples 4 --rouge \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The elastic adapter that ships: search its routes, train it, copy it into the package, judge it. A stopped run goes on.
-# (The one before, experiments/controller/adapter, with rows in shorter/, had --layers 30,27,24,20,15, --limit 3000, --max-tokens 120000,
+# (The one before, with rows in shorter/, had --layers 30,27,24,20,15, --limit 3000, --max-tokens 120000,
 # --ends-every 3, --emphasis greedy-kl:24=3,greedy-kl:20=1.5,full=0.2, the default rank and float32.)
 #   experiments/elastic/run.sh DATA_DIR      (a folder with train.jsonl and validation.jsonl of InstructLab's instructions)
 set -euo pipefail
