@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks.peers import tables
 from benchmarks.peers.figures import draw_quality, draw_speed
-from benchmarks.peers.merging import check_fits, with_peers
+from benchmarks.peers.merging import check_fits, with_scores
 from benchmarks.peers.peer import REFERENCE
 from benchmarks.peers.results import speed_rows
 from benchmarks.peers.roster import chosen, roster
@@ -100,7 +100,7 @@ def _elsewhere(text: str) -> tuple[str, str]:
 
 
 def read_arguments(arguments: Sequence[str] | None = None) -> tuple[Settings, Path | None]:
-    """The settings of a run, and the `peers.json` that its rows go into as well."""
+    """The settings of a run, and the `peers.json` that its scores go into as well."""
     known = Settings(Path())
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="a folder; a run in it goes on")
@@ -115,20 +115,20 @@ def read_arguments(arguments: Sequence[str] | None = None) -> tuple[Settings, Pa
     python = {"metavar": "PEER=PATH", "help": "run a peer under this Python"}
     parser.add_argument("--python", action="append", type=_elsewhere, default=[], **python)
     parser.add_argument("--no-quality", dest="with_quality", action="store_false", help="measure speed alone")
-    parser.add_argument("--into", type=Path, help="a peers.json of more peers, whose rows of these are replaced")
+    parser.add_argument("--scores-into", type=Path, help="a peers.json, whose scores of these peers are replaced")
     given = vars(parser.parse_args(arguments))
     given["python"] = tuple(given["python"])
-    into = given.pop("into")
+    into = given.pop("scores_into")
     return Settings(**given), into
 
 
 def _run_again(settings: Settings, into: Path) -> None:
-    """Run some peers, and put their rows into a run of more."""
+    """Run some peers, and put their scores into a run of more."""
     document = read_json(into, "run of peers")
     names = [name for name in chosen(settings.peers, list(roster(settings.all_depths))) if name != REFERENCE]
     check_fits(document, vars(settings), names)  # before anything runs
     run(settings)
-    write_json(into, with_peers(document, read_json(settings.out / "peers.json", "run of peers"), names))
+    write_json(into, with_scores(document, read_json(settings.out / "peers.json", "run of peers"), names))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from benchmarks.peers.__main__ import main, read_arguments, run
 from benchmarks.peers.gguf_files import as_float
 from benchmarks.peers.kinds.hf import Eager
 from benchmarks.peers.layer_calls import counting, layers_per_token
-from benchmarks.peers.merging import check_fits, with_peers
+from benchmarks.peers.merging import check_fits, with_scores
 from benchmarks.peers.peer import REFERENCE, Answers, Peer, Prompt, Subject
 from benchmarks.peers.remote import PeerError, Remote
 from benchmarks.peers.results import speed_rows
@@ -218,51 +218,41 @@ def test_a_run_writes_tables_figures_and_provenance_and_repeats_nothing(settings
         run(replace(settings, new_tokens=5))
 
 
-def document_of(ms, commit, **settings):
-    """What a run leaves: the reference takes 10 ms, the others what is said."""
-    rows = [
-        {
-            "peer": name,
-            "rows": 1,
-            "ms_per_token": {"p50": value},
-            "over_reference": {"p50": 10 / value},
-            "ms_in_turns": value,
-        }
-        for name, value in {REFERENCE: 10.0, **ms}.items()
-    ]
-    same = ("model", "task", "depth", "depths", "prompts", "scored_prompts", "new_tokens", "threads", "rows", "with_quality")
+def document_of(names, commit, **settings):
+    same = ("model", "task", "depth", "depths", "prompts", "scored_prompts", "new_tokens", "with_quality")
     about = {"when": "now", "versions": "v", "hardware": "h", "commit": commit}
-    parts = {"quality": {name: {"kl": commit} for name in ms}, "layers_per_token": dict.fromkeys(ms, commit)}
-    return {**about, **parts, "settings": {**dict.fromkeys(same, 1), "rows": [1], **settings}, "rows": rows}
+    quality = {name: {"kl": commit} for name in (REFERENCE, *names)}
+    return {
+        **about,
+        "quality": quality,
+        "settings": {**dict.fromkeys(same, 1), "depths": ["60%"], **settings},
+        "rows": [commit],
+    }
 
 
-def test_rows_of_a_later_run_take_their_place_by_the_ratio_to_the_reference():
-    before = document_of({"one": 5.0, "two": 4.0}, "old")
-    before["rows"][0]["ms_per_token"]["p50"] = 20.0  # on a machine that was half as fast
-    after = with_peers(before, document_of({"one": 1.0, "two": 2.5}, "new"), [REFERENCE, "two"])
-    rows = {row["peer"]: row for row in after["rows"]}
-    assert list(rows) == [REFERENCE, "one", "two"]
-    assert rows["two"]["ms_in_turns"] == 5.0 and rows["one"] == before["rows"][1] and rows[REFERENCE] == before["rows"][0]
-    assert after["quality"] == {"one": {"kl": "old"}, "two": {"kl": "new"}} and after["commit"] == "old"
-    assert after["layers_per_token"] == {"one": "old", "two": "new"}
+def test_scores_of_a_later_run_take_their_place_and_times_stay():
+    before = document_of(["one", "two"], "old")
+    after = with_scores(before, document_of(["one", "two"], "new"), [REFERENCE, "two"])
+    assert after["quality"] == {REFERENCE: {"kl": "old"}, "one": {"kl": "old"}, "two": {"kl": "new"}}
+    assert after["rows"] == ["old"] and after["commit"] == "old"
     assert after["later"] == {"two": {"when": "now", "versions": "v", "hardware": "h", "commit": "new"}}
 
 
-def test_rows_that_cannot_stand_beside_others_are_refused_before_a_run(tmp_path, capsys):
-    before = document_of({"one": 5.0}, "old")
-    settings = {**before["settings"], "rows": (1,)}
-    check_fits(before, settings, ["one"])
+def test_scores_that_cannot_stand_beside_others_are_refused_before_a_run(tmp_path, capsys):
+    before = document_of(["one"], "old")
+    settings = {**before["settings"], "depths": ("60%",)}
+    check_fits(before, settings, ["one", REFERENCE])
     for document, given, names, told in (
         (before, {**settings, "new_tokens": 2}, ["one"], "has new_tokens 1 and this one 2: give the same"),
         (before, {**settings, "with_quality": False}, ["one"], "has with_quality 1"),
-        (before, settings, ["three"], "There is no row of three"),
+        (before, settings, ["three"], "has no scores of three"),
         ([], settings, ["one"], "no peers.json"),
     ):
         with pytest.raises(InputError, match=told):
             check_fits(document, given, names)
     (tmp_path / "peers.json").write_text(json.dumps(before))
     for into, told in ((tmp_path / "peers.json", "has model 1 and this one smollm2-135m"), (tmp_path / "none", "none")):
-        assert main(["--out", str(tmp_path / "out"), "--peers", CUT, "--into", str(into)]) == 2
+        assert main(["--out", str(tmp_path / "out"), "--peers", CUT, "--scores-into", str(into)]) == 2
         assert told in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
