@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from depthdial.data.tasks import Example, Task
 from depthdial.engine.session import Session
+from depthdial.hf.load import load
 from depthdial.train.depth.settings import FinetuneSettings
 from depthdial.train.rows import TrainingRow, training_rows
 
@@ -36,6 +37,15 @@ def stopped_at(trainer: type, step: int) -> Iterator[None]:
         patch.setattr(trainer, "train", lambda self, **k: (self.add_callback(_StopAt(step)), start(self, **k)))
         with pytest.raises(KeyboardInterrupt):
             yield
+
+
+@pytest.fixture
+def base(model, tokenizer, tmp_path):
+    """The tiny model saved and loaded again, as everybody's is."""
+    folder = tmp_path / "base"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return load(folder)
 
 
 @pytest.fixture

@@ -35,15 +35,6 @@ FAMILY = RouteFamily("hand", 6, (Route((0, 2, 5), 6, "hand:3"), Route((0, 1, 2, 
 
 
 @pytest.fixture
-def base(model, tokenizer, tmp_path):
-    """The tiny model saved and loaded again, as everybody's is."""
-    folder = tmp_path / "base"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return load(folder)
-
-
-@pytest.fixture
 def run(base, lessons, tmp_path, weights_of, assert_same):
     """Trains; whatever comes of it, the model that was given is the same afterwards, unless it is trained in place."""
 

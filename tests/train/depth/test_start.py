@@ -24,14 +24,6 @@ ROUTES = ["uls:3", "full"]
 
 
 @pytest.fixture
-def base(model, tokenizer, tmp_path):
-    folder = tmp_path / "base"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return load(folder)
-
-
-@pytest.fixture
 def run(base, lessons, tmp_path):
     def go(settings, out, routes=ROUTES, **options):
         return finetune(*base, task=lessons, routes=routes, out=tmp_path / out, settings=settings, **options)

@@ -32,15 +32,6 @@ from tests.train.conftest import stopped_at
 
 
 @pytest.fixture
-def base(model, tokenizer, tmp_path):
-    """The tiny model saved and loaded again, as everybody's is."""
-    folder = tmp_path / "base"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return load(folder)
-
-
-@pytest.fixture
 def brief() -> GateSettings:
     """A few steps, with no checkpoint between them: where one is written costs more than a step does."""
     return GateSettings(target=0.6, rank=2, batch_size=4, save_every=1000, learning_rate=1e-2)
