@@ -20,7 +20,6 @@ from rich.table import Table
 from benchmarks.peers import tables
 from benchmarks.peers.figures import draw_quality, draw_speed
 from benchmarks.peers.merging import check_fits, with_scores
-from benchmarks.peers.peer import REFERENCE
 from benchmarks.peers.results import speed_rows
 from benchmarks.peers.roster import chosen, roster
 from benchmarks.peers.rounds import Cells
@@ -125,7 +124,7 @@ def read_arguments(arguments: Sequence[str] | None = None) -> tuple[Settings, Pa
 def _run_again(settings: Settings, into: Path) -> None:
     """Run some peers, and put their scores into a run of more."""
     document = read_json(into, "run of peers")
-    names = [name for name in chosen(settings.peers, list(roster(settings.all_depths))) if name != REFERENCE]
+    names = chosen(settings.peers, list(roster(settings.all_depths)))
     check_fits(document, vars(settings), names)  # before anything runs
     run(settings)
     write_json(into, with_scores(document, read_json(settings.out / "peers.json", "run of peers"), names))

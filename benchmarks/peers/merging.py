@@ -30,13 +30,9 @@ def with_scores(document: Mapping[str, Any], later: Mapping[str, Any], names: Co
     """What `peers.json` holds, with the quality of the peers `names` from a later run, the reference aside.
 
     Times stay: those of other weights of the same sizes are the same, and another machine's do not stand beside these.
-    `later` names, by peer, where the scores come from.
-
-    Raises:
-        InputError: see `check_fits`.
+    `later` names, by peer, where the scores come from. Call `check_fits` first, before the later run.
     """
     names = [name for name in names if name in later["quality"] and name != REFERENCE]
-    check_fits(document, later["settings"], names)
     source = {name: later[name] for name in ("when", "versions", "hardware", "commit")}
     return {
         **document,

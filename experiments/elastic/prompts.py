@@ -101,4 +101,5 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(2)
